@@ -1,0 +1,1 @@
+"""The semantics of PAROAttention: contract, validation, reference, public call."""
