@@ -1,0 +1,190 @@
+"""Every argument check of the op, in one place: types and shapes first, then values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError
+from .mask import unpack_block_mask
+from .spec import (
+    BIT_WIDTHS,
+    BLOCK_SIZES,
+    INPUTS,
+    MASK_WORD_BITS,
+    AttentionConfig,
+    AttentionInputs,
+    InputSpec,
+    block_count,
+    mask_words,
+)
+
+MAX_TOKENS = 2**24
+"""Longest sequence accepted: token indices stay exact in every integer and float type used."""
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Sizes of one call, by the symbols of `spec.INPUTS`."""
+
+    batch: int
+    tokens: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    orders: int
+    bins: int
+    query_blocks: int
+    key_blocks: int
+
+
+def validate_config(config: AttentionConfig) -> None:
+    """Check the attributes. Raises ArgumentError."""
+    for name, value in (("block_q", config.block_q), ("block_k", config.block_k)):
+        _require(value in BLOCK_SIZES, name, _one_of(BLOCK_SIZES), repr(value))
+    for name, value in (("qk_bits", config.qk_bits), ("pv_bits", config.pv_bits)):
+        _require(value in BIT_WIDTHS, name, _one_of(BIT_WIDTHS), repr(value))
+    _require(config.pool_dropped in (0, 1), "pool_dropped", "0 or 1", repr(config.pool_dropped))
+    scale_ok = math.isfinite(config.scale) and config.scale >= 0
+    _require(
+        scale_ok, "scale", "a finite factor above 0, or 0 for 1/sqrt(head_dim)", repr(config.scale)
+    )
+
+
+def validate_shapes(inputs: AttentionInputs, config: AttentionConfig) -> AttentionShape:
+    """Check types, ranks, devices and shapes of all inputs. Raises ArgumentError."""
+    for spec, tensor in zip(INPUTS, inputs, strict=True):
+        _check_type(spec, tensor)
+    query, key = inputs.query, inputs.key
+    batch, tokens, heads, head_dim = query.shape
+    kv_heads = key.shape[2]
+    for symbol, size in (("B", batch), ("S", tokens), ("H", heads), ("D", head_dim)):
+        _require(size > 0, "query", f"at least one element along {symbol}", _shape(query))
+    _require(tokens <= MAX_TOKENS, "query", f"at most {MAX_TOKENS} tokens", f"{tokens}")
+    _require(
+        kv_heads > 0 and heads % kv_heads == 0,
+        "key",
+        f"a number of key/value heads that divides the {heads} query heads",
+        f"{kv_heads}",
+    )
+    key_blocks = block_count(tokens, config.block_k)
+    sizes = {
+        "B": batch,
+        "S": tokens,
+        "H": heads,
+        "Hk": kv_heads,
+        "D": head_dim,
+        "O": inputs.token_order.shape[0],
+        "T": inputs.block_mask.shape[0],
+        "NQ": block_count(tokens, config.block_q),
+        "W": mask_words(key_blocks),
+        "4": 4,
+    }
+    sizes["H*NQ"] = heads * sizes["NQ"]
+    for name, size in (("token_order", sizes["O"]), ("block_mask", sizes["T"])):
+        _require(size > 0, name, "at least one row", "none")
+    for spec, tensor in zip(INPUTS, inputs, strict=True):
+        expected = tuple(sizes[symbol] for symbol in spec.shape)
+        symbols = ", ".join(spec.shape)
+        _require(
+            tuple(tensor.shape) == expected, spec.name, f"[{symbols}] = {expected}", _shape(tensor)
+        )
+    return AttentionShape(
+        batch, tokens, heads, kv_heads, head_dim, sizes["O"], sizes["T"], sizes["NQ"], key_blocks
+    )
+
+
+def validate_values(inputs: AttentionInputs, shape: AttentionShape) -> None:
+    """Check the contents of the plan's tensors and of key_length. Raises ArgumentError.
+
+    mask_bin is not checked: the op clamps it. Query, key and value may hold anything.
+    """
+    _check_permutations("token_order", inputs.token_order, shape.tokens)
+    _check_permutations("tile_order", inputs.tile_order, shape.heads * shape.query_blocks)
+    _check_range("head_order", inputs.head_order, 0, shape.orders - 1)
+    _check_range("key_length", inputs.key_length, 0, shape.tokens)
+    group = inputs.head_order.view(shape.kv_heads, -1)
+    _require(
+        bool((group == group[:, :1]).all()),
+        "head_order",
+        "one order for all query heads that share a key/value head",
+        f"{inputs.head_order.tolist()} with {shape.kv_heads} key/value heads",
+    )
+    _check_padding_bits(inputs.block_mask, shape.key_blocks)
+    affine = inputs.channel_affine
+    finite = bool(torch.isfinite(affine).all())
+    _require(finite, "channel_affine", "finite values", "NaN or infinity")
+    for row, name in ((1, "equalizer e"), (3, "value scale c")):
+        lowest = float(affine[row].min())
+        _require(lowest > 0, "channel_affine", f"{name} above 0", f"{lowest}")
+
+
+def validate(
+    inputs: AttentionInputs, config: AttentionConfig, *, check_values: bool = True
+) -> AttentionShape:
+    """All checks; `check_values=False` leaves out those that read the tensors' contents."""
+    validate_config(config)
+    shape = validate_shapes(inputs, config)
+    if check_values:
+        validate_values(inputs, shape)
+    return shape
+
+
+def _check_type(spec: InputSpec, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ArgumentError(spec.name, expected="a torch.Tensor", actual=type(tensor).__name__)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    _require(dtype in spec.dtypes, spec.name, " or ".join(spec.dtypes), dtype)
+    symbols = ", ".join(spec.shape)
+    _require(
+        tensor.ndim == len(spec.shape),
+        spec.name,
+        f"{len(spec.shape)} dimensions [{symbols}]",
+        _shape(tensor),
+    )
+
+
+def _check_permutations(name: str, rows: Tensor, length: int) -> None:
+    expected = torch.arange(length, dtype=rows.dtype, device=rows.device)
+    wrong = (rows.sort(dim=-1).values != expected).any(dim=-1).nonzero()
+    if len(wrong):
+        raise ArgumentError(
+            name,
+            expected=f"each row a permutation of 0..{length - 1}",
+            actual=f"row {int(wrong[0])} with repeated or missing entries",
+        )
+
+
+def _check_range(name: str, values: Tensor, lowest: int, highest: int) -> None:
+    outside = values[(values < lowest) | (values > highest)]
+    if len(outside):
+        raise ArgumentError(
+            name, expected=f"values in {lowest}..{highest}", actual=f"{int(outside[0])}"
+        )
+
+
+def _check_padding_bits(block_mask: Tensor, key_blocks: int) -> None:
+    words = block_mask.shape[-1]
+    padding = unpack_block_mask(block_mask.cpu().numpy(), words * MASK_WORD_BITS)[..., key_blocks:]
+    if padding.any():
+        raise ArgumentError(
+            "block_mask",
+            expected=f"no bit set at or past key block {key_blocks}",
+            actual=f"{int(padding.sum())} such bits",
+        )
+
+
+def _require(condition: bool, name: str, expected: str, actual: str) -> None:
+    if not condition:
+        raise ArgumentError(name, expected=expected, actual=actual)
+
+
+def _one_of(values: tuple[int, ...]) -> str:
+    return "one of " + ", ".join(map(str, values))
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
