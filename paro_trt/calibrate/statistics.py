@@ -1,0 +1,186 @@
+"""Block statistics of one attention head, streamed over query tiles; never S x S in memory.
+
+Notation: rows i of a query block, tokens j of a key block b, both in a candidate order;
+P = softmax(scale q k^T), o_i = sum_j P_ij v_j, m_ib = sum_{j in b} P_ij. Leaving b out of the
+softmax moves row i by sum_{j in b} P_ij (v_j - o_i), to first order in m_ib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..op.spec import block_count
+
+PAPER_EPSILON = 1e-3
+"""Below it an entry of P counts as empty in the paper's metric; P as is, its rows sum to one."""
+
+
+class HeadSample(NamedTuple):
+    """Attention inputs of one head of one sample, float [S, D] each, after RoPE and any norm.
+
+    scale: the factor on the logits.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+
+
+class Tiling(NamedTuple):
+    """Tokens in a query block and in a key block."""
+
+    block_q: int
+    block_k: int
+
+
+class BlockStatistics(NamedTuple):
+    """Sums over the rows of each (query block, key block); FP32, on the sample's device.
+
+    mass: [n, NK], sum_i m_ib.
+    error: [n, NK], squared output error that leaving the block out costs: with pooling what
+        its summary token does not make up for.
+    energy: [n], sum_i |o_i|^2.
+    empty_share: [n, NK], share of entries of P below `PAPER_EPSILON`.
+    peak_ratio: [n, NK], largest entry of P over the mean entry.
+    """
+
+    mass: Tensor
+    error: Tensor
+    energy: Tensor
+    empty_share: Tensor
+    peak_ratio: Tensor
+
+
+class _KeyBlocks(NamedTuple):
+    """Keys and values of one head in a candidate order, padded with zeros to whole blocks.
+
+    key: [NK*block_k, D]; value: [NK, block_k, D]; key_mean, value_mean: [NK, D];
+    count: [NK], tokens that exist; absent: bool [NK*block_k].
+    """
+
+    key: Tensor
+    value: Tensor
+    key_mean: Tensor
+    value_mean: Tensor
+    count: Tensor
+    absent: Tensor
+
+
+def block_statistics(
+    sample: HeadSample,
+    order: Tensor,
+    tiling: Tiling,
+    *,
+    pooled: bool,
+    key_length: int | None = None,
+    query_blocks: Sequence[int] | None = None,
+    paper: bool = False,
+) -> BlockStatistics:
+    """Statistics of every (query block, key block) of one head under one order.
+
+    Memory beside the inputs: block_q x S and block_q x NK x D floats.
+
+    Args:
+        sample: the head's query, key and value; computed in FP32.
+        order: int64 [S], the candidate permutation, on the sample's device.
+        tiling: block sizes.
+        pooled: key blocks left out are stood for by their summary token.
+        key_length: tokens of the reordered sequence that exist; None means all.
+        query_blocks: the n query blocks to look at; None means all.
+        paper: fill empty_share and peak_ratio (zeros otherwise).
+    """
+    length = order.numel() if key_length is None else key_length
+    query = sample.query.float()[order[:length]]
+    blocks = _key_blocks(sample.key.float(), sample.value.float(), order, tiling.block_k, length)
+    total = block_count(length, tiling.block_q)
+    chosen = range(total) if query_blocks is None else query_blocks
+    tiles = [
+        _tile_statistics(
+            query[index * tiling.block_q : (index + 1) * tiling.block_q],
+            blocks,
+            sample.scale,
+            pooled=pooled,
+            paper=paper,
+        )
+        for index in chosen
+    ]
+    return BlockStatistics(*(torch.stack(parts) for parts in zip(*tiles, strict=True)))
+
+
+def sampled_query_blocks(total: int, limit: int) -> tuple[int, ...]:
+    """At most `limit` of `total` query blocks, spread evenly."""
+    count = min(total, limit)
+    return tuple((2 * index + 1) * total // (2 * count) for index in range(count))
+
+
+def _key_blocks(key: Tensor, value: Tensor, order: Tensor, block: int, length: int) -> _KeyBlocks:
+    tokens = order.numel()
+    number = block_count(tokens, block)
+    kept = order[:length]
+    padded_key = key.new_zeros(number * block, key.shape[1])
+    padded_value = value.new_zeros(number * block, value.shape[1])
+    padded_key[:length] = key[kept]
+    padded_value[:length] = value[kept]
+    starts = torch.arange(number, device=key.device) * block
+    count = (length - starts).clamp(0, block).float()
+    divisor = count.clamp(min=1)[:, None]
+    values = padded_value.view(number, block, -1)
+    return _KeyBlocks(
+        key=padded_key,
+        value=values,
+        key_mean=padded_key.view(number, block, -1).sum(1) / divisor,
+        value_mean=values.sum(1) / divisor,
+        count=count,
+        absent=torch.arange(number * block, device=key.device) >= length,
+    )
+
+
+def _tile_statistics(
+    query: Tensor, blocks: _KeyBlocks, scale: float, *, pooled: bool, paper: bool
+) -> BlockStatistics:
+    """Statistics of one query block [rows, D]: vectors over key blocks and scalars."""
+    rows, (number, width, _) = query.shape[0], blocks.value.shape
+    logits = (query @ blocks.key.T).mul_(scale).masked_fill_(blocks.absent, -torch.inf)
+    log_sum = logits.logsumexp(dim=1, keepdim=True)
+    probability = logits.sub_(log_sum).exp_().view(rows, number, width)
+    block_output = torch.bmm(probability.transpose(0, 1), blocks.value)
+    output = block_output.sum(dim=0)
+    block_mass = probability.sum(dim=2)
+    error = _left_out_error(query, block_output, output, block_mass, log_sum, blocks, scale, pooled)
+    empty_share, peak_ratio = torch.zeros_like(blocks.count), torch.zeros_like(blocks.count)
+    if paper:
+        entries = (blocks.count * rows).clamp(min=1)
+        exists = ~blocks.absent.view(number, width)
+        empty_share = ((probability < PAPER_EPSILON) & exists).sum(dim=(0, 2)) / entries
+        peak_ratio = probability.amax(dim=(0, 2)) * entries / block_mass.sum(dim=0).clamp(1e-30)
+    return BlockStatistics(
+        block_mass.sum(dim=0), error, output.square().sum(), empty_share, peak_ratio
+    )
+
+
+def _left_out_error(
+    query: Tensor,
+    block_output: Tensor,
+    output: Tensor,
+    block_mass: Tensor,
+    log_sum: Tensor,
+    blocks: _KeyBlocks,
+    scale: float,
+    pooled: bool,
+) -> Tensor:
+    """[NK]: sum over rows of |sum_{j in b} P_ij (v_j - o_i)|^2; pooled, of what is left of it
+    after p_ib (mean v - o_i), the summary token's share. Overwrites block_output [NK, rows, D].
+    """
+    excess = block_mass
+    if pooled:
+        summary_logits = (query @ blocks.key_mean.T) * scale + blocks.count.log()
+        summary = (summary_logits - log_sum).exp()
+        excess = block_mass - summary
+        block_output.addcmul_(summary.T[:, :, None], blocks.value_mean[:, None, :], value=-1)
+    block_output.addcmul_(excess.T[:, :, None], output[None], value=-1)
+    return block_output.square_().sum(dim=(1, 2))
