@@ -1,0 +1,1 @@
+"""Model families: their grids, their attention sites, loading, and replacing their attention."""

@@ -1,0 +1,147 @@
+"""Loading a diffusers-format transformer from a directory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from ..plan.identity import model_identity
+from ..plan.records import ModelIdentity
+from .base import ModelFamily
+from .registry import family_for
+from .weights import read_json_object, read_weights, weight_files
+
+CONFIG_NAME = "config.json"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A transformer in eval mode and what is known of it.
+
+    Args:
+        model: the diffusers module, on the CPU.
+        family: how the rest of the package sees it.
+        config: constructor arguments, defaults filled in.
+        path: the directory it came from.
+        identity: class and config hash, as plans and ONNX files record them.
+        dtype: floating-point type of weights, latents and conditioning.
+    """
+
+    model: torch.nn.Module
+    family: ModelFamily
+    config: Mapping[str, Any]
+    path: Path
+    identity: ModelIdentity
+    dtype: torch.dtype = torch.float32
+
+    @torch.no_grad()
+    def velocity(
+        self, latents: Tensor, timestep: Tensor, conditioning: Mapping[str, Tensor]
+    ) -> Tensor:
+        """float32 velocity [B, C, F, H, W] of the model as it is, dense attention."""
+        typed = {name: tensor.to(self.dtype) for name, tensor in conditioning.items()}
+        return self.family.forward(self.model, latents.to(self.dtype), timestep, typed).float()
+
+
+def load_model(path: str | PathLike[str], dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """Load a transformer from its directory, or from a pipeline directory containing it.
+
+    Weights are safetensors files, whole or sharded. As in diffusers, modules that the model class
+    keeps in float32 stay so at any dtype.
+
+    Raises:
+        ModelError: the directory, its config or its weights are missing, damaged, do not belong
+            together, or the model is of an unknown family.
+    """
+    directory = _transformer_directory(Path(path))
+    raw = read_json_object(directory / CONFIG_NAME)
+    class_name = raw.get("_class_name")
+    family = family_for(class_name if isinstance(class_name, str) else repr(class_name))
+    model_class = _diffusers_class(str(class_name))
+    config = _full_config(model_class, raw)
+    family.check_config(config)
+    model = _build(directory, model_class, config, dtype)
+    identity = model_identity(str(class_name), config)
+    return LoadedModel(model, family, config, directory, identity, dtype)
+
+
+def _transformer_directory(path: Path) -> Path:
+    remedy = f"pass a diffusers transformer directory, which holds {CONFIG_NAME} and its weights"
+    if not path.is_dir():
+        actual = "a file" if path.exists() else "no such directory"
+        raise ModelError(str(path), expected="a model directory", actual=actual, remedy=remedy)
+    for directory in (path, path / "transformer"):
+        if (directory / CONFIG_NAME).exists():
+            return directory
+    raise ModelError(
+        str(path), expected=f"{CONFIG_NAME} in it", actual="a directory without it", remedy=remedy
+    )
+
+
+def _diffusers_class(class_name: str) -> Any:
+    import diffusers
+
+    try:
+        return getattr(diffusers, class_name)
+    except (AttributeError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            "diffusers",
+            expected=f"a version that has {class_name}",
+            actual=f"version {diffusers.__version__}",
+            remedy="pip install --upgrade diffusers",
+        ) from error
+
+
+def _full_config(model_class: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments from a config.json; what a version adds or drops is not an error."""
+    parameters = inspect.signature(model_class.__init__).parameters
+    defaults = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    return {name: raw.get(name, default) for name, default in defaults.items()}
+
+
+def _build(
+    directory: Path, model_class: Any, config: Mapping[str, Any], dtype: torch.dtype
+) -> torch.nn.Module:
+    from diffusers.models.modeling_utils import no_init_weights
+
+    files = weight_files(directory)
+    try:
+        with torch.device("meta"):
+            shapes = {
+                name: tuple(tensor.shape)
+                for name, tensor in model_class(**config).state_dict().items()
+            }
+        ignored = model_class._keys_to_ignore_on_load_unexpected or ()
+        weights = read_weights(files, shapes, ignored)
+        with no_init_weights():
+            model: torch.nn.Module = model_class(**config)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(
+            str(directory / CONFIG_NAME),
+            expected=f"arguments that {model_class.__name__} accepts",
+            actual=str(error).strip().splitlines()[0][:200],
+        ) from error
+    kept = model_class._keep_in_fp32_modules or ()
+    typed = {name: tensor.to(_dtype_of(name, dtype, kept)) for name, tensor in weights.items()}
+    model.load_state_dict(typed, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def _dtype_of(name: str, dtype: torch.dtype, kept_in_float32: tuple[str, ...]) -> torch.dtype:
+    """diffusers' rule: a parameter stays float32 where a part of its path is on the list."""
+    kept = any(part in name.split(".") for part in kept_in_float32)
+    return torch.float32 if kept else dtype

@@ -1,0 +1,23 @@
+"""Which model families this package knows."""
+
+from __future__ import annotations
+
+from ..errors import ModelError
+from .base import ModelFamily
+from .wan import WanFamily
+
+FAMILIES: tuple[ModelFamily, ...] = (WanFamily(),)
+
+
+def family_for(class_name: str) -> ModelFamily:
+    """The family that covers a diffusers class; ModelError lists the known ones."""
+    for family in FAMILIES:
+        if class_name in family.class_names:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.class_names)
+    raise ModelError(
+        "config.json: _class_name",
+        expected=f"a known model class ({known})",
+        actual=repr(class_name)[:80],
+        remedy="point at the transformer's own directory, or add a family under paro_trt/models",
+    )
