@@ -1,0 +1,31 @@
+"""Stage 3 in ONNX: undo the reorder, in the inputs' type."""
+
+from __future__ import annotations
+
+from onnx import TensorProto
+
+from .builder import GraphBuilder, Value
+from .prepare import Formals, Prepared
+
+
+def restore(graph: GraphBuilder, attended: Value, prepared: Prepared, formals: Formals) -> Value:
+    """[B, H, P, D] in each head's order -> [B, S, H, D] in the original order.
+
+    Rows at or past key_length become 0.
+    """
+    sizes = prepared.sizes
+    length = formals.key_length.cast(TensorProto.INT64).unsqueeze(1, 2, 3)
+    exists = graph.arange(sizes.query_rows).unsqueeze(1) < length
+    output = graph.where(exists, attended, 0.0)
+    position = inverse_order(graph, prepared.order, sizes.tokens)
+    sample = graph.arange(sizes.batch).unsqueeze(1, 2)
+    rows = (sample * sizes.heads + graph.arange(sizes.heads)) * sizes.query_rows
+    flat = output.reshape(sizes.batch * sizes.heads * sizes.query_rows, sizes.head_dim)
+    return graph.op("CastLike", flat.take(rows + position.transpose(1, 0)), formals.query)
+
+
+def inverse_order(graph: GraphBuilder, order: Value, tokens: Value) -> Value:
+    """INT64 [H, S]: the position of each token, given the token at each position."""
+    zeros = order * 0
+    positions = zeros + graph.arange(tokens)
+    return graph.op("ScatterElements", zeros, order, positions, axis=1)
