@@ -1,0 +1,84 @@
+"""Writing files so that a reader sees the old content or the new, never a part of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import ParoError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the name `path` only once it is complete.
+
+    The bytes go to a temporary file in the same directory, are flushed to the disk, and the file is
+    then renamed. Whatever ends the block early (a full disk, an interrupt) removes the temporary
+    file and leaves a file already at `path` as it was. A symbolic link at `path` is replaced.
+
+    Args:
+        path: where the file shall be; its directory must exist.
+
+    Yields:
+        A binary file object, open for writing.
+
+    Raises:
+        ParoError: the directory is missing or refuses the file, `path` is a directory, or the disk
+            is full. Other exceptions of the block pass unchanged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ParoError(str(path), expected="a file name", actual="a directory")
+    temporary = path.with_name(f".paro-{secrets.token_hex(8)}.tmp")
+    try:
+        # 0o666 leaves the permissions to the user's umask; tempfile would make the file private.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise _refusal(path, error) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, ParoError):
+            raise _refusal(path, error) from error
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename in `directory` survive a loss of power, where the file system allows it."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return  # The file is written; a directory that may not be opened is no failure.
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _refusal(path: Path, error: OSError) -> ParoError:
+    reason = error.strerror or str(error)
+    if not path.parent.is_dir():
+        return ParoError(
+            str(path),
+            expected="an existing directory to write into",
+            actual=reason,
+            remedy=f"create {path.parent} first",
+        )
+    return ParoError(
+        str(path),
+        expected="a file that can be written",
+        actual=reason,
+        remedy="check permissions and free space; nothing was changed",
+    )

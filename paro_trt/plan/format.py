@@ -1,0 +1,155 @@
+"""Plans to and from `*.paro.safetensors`. FORMAT.md beside this file is normative."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from ..errors import PlanError
+from ..files import atomic_write
+from ..op.spec import BLOCK_SIZES, block_count, mask_words
+from . import checks
+from .container import METADATA_KEY, Container, open_container
+from .document import LayerDocument, PlanDocument, describe, parse_document
+from .identity import canonical_json
+from .limits import MAX_HEADER_BYTES, MAX_ORDERS, MAX_TOKENS
+from .mask_codec import decode_mask, encode_mask
+from .plan import LayerPlan, ParoPlan
+from .validate import bin_boundaries, mask_bytes
+
+
+def save_plan(plan: ParoPlan, path: str | os.PathLike[str]) -> None:
+    """Write a plan, all of it or nothing.
+
+    Compressing the masks of a 14-billion-parameter video model takes about a minute.
+
+    Args:
+        plan: what to write.
+        path: the file, by custom `*.paro.safetensors`; its directory must exist.
+
+    Raises:
+        ParoError: the file cannot be written, or the records do not fit a file's header.
+    """
+    target = Path(path)
+    document = canonical_json({**describe(plan), "content_hash": plan.content_hash()}).decode()
+    tensors: dict[str, NDArray] = {"orders": plan.orders}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        streams = pool.map(encode_mask, (layer.block_mask for layer in plan.layers))
+        for i, (layer, stream) in enumerate(zip(plan.layers, streams, strict=True)):
+            tensors[f"layers.{i}.head_order"] = layer.head_order
+            tensors[f"layers.{i}.block_mask"] = np.frombuffer(stream, dtype=np.uint8)
+            tensors[f"layers.{i}.channel_affine"] = layer.channel_affine
+    content = safetensors.numpy.save(tensors, metadata={METADATA_KEY: document})
+    header_bytes = int.from_bytes(content[:8], "little")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise PlanError(
+            f"{target}: header",
+            expected=f"at most {MAX_HEADER_BYTES} bytes",
+            actual=f"{header_bytes}",
+            remedy="shorten the prompts and notes",
+        )
+    with atomic_write(target) as file:
+        file.write(content)
+
+
+def load_plan(path: str | os.PathLike[str]) -> ParoPlan:
+    """Read a plan and check every invariant.
+
+    Safe on hostile files: memory is bounded by the file's size, the limits in `limits.py` and
+    shapes already checked.
+
+    Raises:
+        PlanError: the file is missing, unreadable, damaged, of a newer version or no plan. The
+            message names the file and the tensor or field.
+    """
+    with open_container(Path(path)) as container:
+        document = parse_document(container.document)
+        shapes = _check_tensors(container, document)
+        orders = container.read("orders")
+        plan = ParoPlan(
+            orders=orders,
+            order_names=document.order_names,
+            layers=tuple(
+                _read_layer(container, i, layer, shape)
+                for i, (layer, shape) in enumerate(zip(document.layers, shapes, strict=True))
+            ),
+            model=document.model,
+            grid=document.grid,
+            text=document.text,
+            block_q=document.block_q,
+            block_k=document.block_k,
+            pool_dropped=document.pool_dropped,
+            bin_boundaries=document.bin_boundaries,
+            calibration=document.calibration,
+        )
+        if plan.content_hash() != document.content_hash:
+            raise PlanError(
+                "content_hash",
+                expected=document.content_hash,
+                actual=plan.content_hash(),
+                remedy="the file was altered or damaged; copy it again",
+            )
+        return plan
+
+
+_MaskShape = tuple[int, int, int, int]
+
+
+def _check_tensors(container: Container, document: PlanDocument) -> list[_MaskShape]:
+    """Check the tensors' names, dtypes and shapes; the mask shape [T, H, NQ, W] of each layer."""
+    tokens = checks.integer(
+        "grid with text", document.grid.tokens + document.text.count, 1, MAX_TOKENS
+    )
+    bins = len(bin_boundaries(document.bin_boundaries)) + 1
+    query_blocks = block_count(tokens, checks.choice("block_q", document.block_q, BLOCK_SIZES))
+    key_blocks = block_count(tokens, checks.choice("block_k", document.block_k, BLOCK_SIZES))
+    names = checks.items("order_names", document.order_names)
+    checks.integer("order_names length", len(names), 1, MAX_ORDERS)
+    container.check("orders", "I32", (len(names), tokens), "[O, S]")
+
+    known = {"orders"}
+    for i, layer in enumerate(document.layers):
+        prefix = f"layers.{i}"
+        container.check(f"{prefix}.head_order", "I32", (len(layer.heads),), "[H]")
+        container.check(f"{prefix}.block_mask", "U8", (None,), "[bytes]")
+        container.check(f"{prefix}.channel_affine", "F32", (4, None, None), "[4, Hk, D]")
+        known |= {f"{prefix}.{part}" for part in ("head_order", "block_mask", "channel_affine")}
+    _refuse_unknown(container.entries, known)
+
+    mask_bytes(bins, sum(len(layer.heads) for layer in document.layers), query_blocks, key_blocks)
+    words = mask_words(key_blocks)
+    return [(bins, len(layer.heads), query_blocks, words) for layer in document.layers]
+
+
+def _refuse_unknown(entries: Mapping[str, object], known: set[str]) -> None:
+    if unknown := entries.keys() - known:
+        name = min(unknown)
+        raise PlanError(
+            name if len(name) <= 64 and name.isprintable() else "tensor",
+            expected="only tensors that FORMAT.md names",
+            actual=f"tensor {checks.shown(name)}",
+        )
+
+
+def _read_layer(
+    container: Container, index: int, layer: LayerDocument, shape: _MaskShape
+) -> LayerPlan:
+    prefix = f"layers.{index}"
+    with checks.within(prefix):
+        mask = decode_mask("block_mask", container.read_bytes(f"{prefix}.block_mask"), shape)
+        return LayerPlan(
+            name=layer.name,
+            head_order=container.read(f"{prefix}.head_order"),
+            block_mask=mask,
+            channel_affine=container.read(f"{prefix}.channel_affine"),
+            qk_bits=layer.qk_bits,
+            pv_bits=layer.pv_bits,
+            bits_reason=layer.bits_reason,
+            heads=layer.heads,
+        )
