@@ -17,7 +17,7 @@ from ..plan.identity import model_identity
 from ..plan.records import ModelIdentity
 from .base import ModelFamily
 from .registry import family_for
-from .weights import read_json_object, read_weights, weight_files
+from .weights import first_line, read_json_object, read_weights, weight_files
 
 CONFIG_NAME = "config.json"
 
@@ -117,28 +117,29 @@ def _build(
     from diffusers.models.modeling_utils import no_init_weights
 
     files = weight_files(directory)
-    try:
-        with torch.device("meta"):
-            shapes = {
-                name: tuple(tensor.shape)
-                for name, tensor in model_class(**config).state_dict().items()
-            }
-        ignored = model_class._keys_to_ignore_on_load_unexpected or ()
-        weights = read_weights(files, shapes, ignored)
-        with no_init_weights():
-            model: torch.nn.Module = model_class(**config)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(
-            str(directory / CONFIG_NAME),
-            expected=f"arguments that {model_class.__name__} accepts",
-            actual=str(error).strip().splitlines()[0][:200],
-        ) from error
+    # Shapes come from a model without memory, so that a hostile config allocates nothing.
+    with torch.device("meta"):
+        state = _construct(directory, model_class, config).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    weights = read_weights(files, shapes, model_class._keys_to_ignore_on_load_unexpected or ())
+    with no_init_weights():
+        model = _construct(directory, model_class, config)
     kept = model_class._keep_in_fp32_modules or ()
     typed = {name: tensor.to(_dtype_of(name, dtype, kept)) for name, tensor in weights.items()}
     model.load_state_dict(typed, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def _construct(directory: Path, model_class: Any, config: Mapping[str, Any]) -> torch.nn.Module:
+    try:
+        model: torch.nn.Module = model_class(**config)
+    except Exception as error:  # whatever a model class makes of arguments it does not expect
+        raise ModelError(
+            str(directory / CONFIG_NAME),
+            expected=f"arguments that {model_class.__name__} accepts",
+            actual=first_line(error),
+        ) from error
+    return model
 
 
 def _dtype_of(name: str, dtype: torch.dtype, kept_in_float32: tuple[str, ...]) -> torch.dtype:

@@ -36,6 +36,10 @@ class WanFamily:
         for key, largest in _LARGEST.items():
             require_integer(config, key, largest)
         _patch_size(config)
+        if not isinstance(config.get("eps"), float):
+            raise ModelError(
+                "config.json: eps", expected="a number", actual=repr(config.get("eps"))
+            )
         in_channels = config["in_channels"]
         for key, allowed in {
             "image_dim": (None,),

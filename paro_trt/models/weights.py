@@ -32,7 +32,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
             str(path), expected="a readable file", actual=error.strerror or str(error)
         ) from error
     except (ValueError, RecursionError) as error:
-        raise ModelError(str(path), expected=expected, actual=_first_line(error)) from error
+        raise ModelError(str(path), expected=expected, actual=first_line(error)) from error
     if not isinstance(value, dict):
         raise ModelError(str(path), expected=expected, actual=f"a JSON {type(value).__name__}")
     return value
@@ -90,7 +90,7 @@ def read_weights(
             raise ModelError(
                 str(path),
                 expected="a complete safetensors file",
-                actual=_first_line(error),
+                actual=first_line(error),
                 remedy="copy or download it again",
             ) from error
     missing = sorted(shapes.keys() - weights.keys())
@@ -123,5 +123,6 @@ def _is_weight_map(value: object) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An exception as one short line, for the `actual` of an error of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
