@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..plan.records import Grid, TextLayout
+    from ..plan import Grid, TextLayout
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..plan import ModelIdentity
 from ..plan.identity import model_identity
-from ..plan.records import ModelIdentity
 from .base import ModelFamily
 from .registry import family_for
 from .weights import first_line, read_json_object, read_weights, weight_files

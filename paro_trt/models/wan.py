@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..plan.records import Grid, TextLayout
+from ..plan import Grid, TextLayout
 from .base import AttentionSite, ConditioningInput, require_integer
 
 _LARGEST = {

@@ -7,7 +7,7 @@ from paro_trt.errors import ModelError
 from paro_trt.models.base import AttentionSite
 from paro_trt.models.registry import family_for
 from paro_trt.models.wan import WanFamily
-from paro_trt.plan.records import Grid, TextLayout
+from paro_trt.plan import Grid, TextLayout
 from paro_trt.testing.tiny_wan import LATENT_SHAPE, tiny_wan, tiny_wan_inputs
 
 FAMILY = WanFamily()

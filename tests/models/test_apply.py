@@ -1,0 +1,183 @@
+"""A model with a plan: equal to the stock model when the plan is dense, exportable, and choosy."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from paro_trt.errors import ArgumentError, BackendUnavailableError, ModelError
+from paro_trt.models.apply import ParoTransformer
+from paro_trt.models.bins import mask_bins
+from paro_trt.models.wan import WanFamily
+from paro_trt.plan import TextLayout, TextPosition
+from paro_trt.plan.identity import model_identity
+from paro_trt.testing.plans import small_plan
+from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
+
+FAMILY = WanFamily()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_wan(seed=11)
+
+
+@pytest.fixture(scope="module")
+def identity(model):
+    return model_identity("WanTransformer3DModel", model.config)
+
+
+def dense_plan(identity, **arguments):
+    return small_plan(model=identity, density=1.0, qk_bits=16, pv_bits=16, **arguments)
+
+
+def exact_sample(model, latents, timestep, conditioning):
+    """The stock model in float64."""
+    double = tiny_wan().double()
+    double.load_state_dict(model.state_dict())
+    wide = {name: tensor.double() for name, tensor in conditioning.items()}
+    return FAMILY.forward(double, latents.double(), timestep.double(), wide)
+
+
+def cast(inputs, dtype):
+    latents, timestep, conditioning = inputs
+    narrow = {name: tensor.to(dtype) for name, tensor in conditioning.items()}
+    return latents.to(dtype), timestep, narrow
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dense_plan_is_as_exact_as_the_stock_model(identity, batch, dtype):
+    model = tiny_wan(seed=11).to(dtype)
+    latents, timestep, conditioning = cast(tiny_wan_inputs(batch, seed=batch), dtype)
+    exact = exact_sample(model, latents, timestep, conditioning)
+    stock = FAMILY.forward(model, latents, timestep, conditioning)
+    paro = ParoTransformer(model, FAMILY, dense_plan(identity))
+    mask_bin = torch.arange(batch, dtype=torch.int32) % 2
+    actual = paro(latents, timestep, *conditioning.values(), mask_bin)
+    assert actual.dtype is dtype
+    band = torch.finfo(dtype).eps * float(exact.abs().max())
+    for norm in (float("inf"), 2):
+        error = float((actual.double() - exact).norm(norm))
+        assert error <= 2 * float((stock.double() - exact).norm(norm)) + band
+
+
+def test_sparse_plan_changes_the_output_a_little(model, identity):
+    latents, timestep, conditioning = tiny_wan_inputs(2)
+    stock = FAMILY.forward(model, latents, timestep, conditioning)
+    paro = ParoTransformer(model, FAMILY, small_plan(model=identity, density=0.3))
+    actual = paro.velocity(latents, timestep, conditioning)
+    assert 1e-4 < float((actual - stock).norm() / stock.norm()) < 0.5
+
+
+def test_each_sample_uses_its_own_bin(model, identity):
+    plan = small_plan(model=identity, bins=3, density=0.4, qk_bits=16, pv_bits=16)
+    paro = ParoTransformer(model, FAMILY, plan)
+    latents, timestep, conditioning = tiny_wan_inputs(3)
+    (text,) = conditioning.values()
+    mask_bin = torch.tensor([2, 0, 1], dtype=torch.int32)
+    together = paro(latents, timestep, text, mask_bin)
+    for i in range(3):
+        one = slice(i, i + 1)
+        alone = paro(latents[one], timestep[one], text[one], mask_bin[one])
+        torch.testing.assert_close(together[one], alone, atol=1e-5, rtol=1e-5)
+    swapped = paro(latents, timestep, text, mask_bin.flip(0))
+    assert not torch.allclose(together[0], swapped[0], atol=1e-4)
+    torch.testing.assert_close(together[1], swapped[1], atol=1e-5, rtol=1e-5)
+
+
+def test_velocity_takes_the_bin_from_each_timestep(model, identity):
+    paro = ParoTransformer(model, FAMILY, small_plan(model=identity, bins=2, density=0.2))
+    latents, timestep, conditioning = tiny_wan_inputs(2)
+    (text,) = conditioning.values()
+    expected = paro(latents, timestep, text, torch.tensor([0, 1], dtype=torch.int32))
+    assert torch.equal(paro.velocity(latents, timestep, conditioning), expected)
+
+
+def test_mask_bins_agree_with_the_plan():
+    plan = small_plan(bins=4)
+    edges = [b + d for b in plan.bin_boundaries for d in (-1e-6, 0.0, 1e-6)]
+    timesteps = [0.0, 1000.0, *edges, *np.random.default_rng().uniform(0, 1000, 50)]
+    bins = mask_bins(timesteps, plan.bin_boundaries)
+    assert bins.dtype == np.int32
+    assert bins.tolist() == [plan.bin_of(float(t)) for t in timesteps]
+    assert mask_bins([3.0, 900.0], ()).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("timestep", [-1.0, 1002.0, float("nan"), float("inf")])
+def test_mask_bins_refuse_what_the_plan_refuses(timestep):
+    plan = small_plan(bins=2)
+    with pytest.raises(ArgumentError, match="timestep"):
+        plan.bin_of(timestep)
+    with pytest.raises(ArgumentError, match="timestep"):
+        mask_bins([500.0, timestep], plan.bin_boundaries)
+
+
+def test_plan_tensors_are_buffers_and_the_orders_are_shared(model, identity):
+    paro = ParoTransformer(model, FAMILY, small_plan(model=identity))
+    names = [name for name, _ in paro.named_buffers() if not name.startswith("model.")]
+    per_layer = ["head_order", "block_mask", "tile_order", "channel_affine"]
+    expected = ["token_order"] + [f"layers.{i}.{name}" for i in range(2) for name in per_layer]
+    assert names == expected
+    assert paro.layers[0].channel_affine.dtype is torch.float32
+
+
+def test_export_keeps_the_op_whole_with_a_dynamic_batch(model, identity):
+    paro = ParoTransformer(model, FAMILY, dense_plan(identity))
+    latents, timestep, conditioning = tiny_wan_inputs(2)
+    arguments = (latents, timestep, *conditioning.values(), torch.zeros(2, dtype=torch.int32))
+    batch = torch.export.Dim("batch", min=1, max=8)
+    with torch.no_grad():
+        program = torch.export.export(
+            paro, arguments, strict=False, dynamic_shapes=(*[{0: batch}] * 2, ({0: batch},) * 2)
+        )
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets.count("paro.attention.default") == 2
+    assert sum("scaled_dot_product_attention" in target for target in targets) == 2  # cross
+    latents, timestep, conditioning = tiny_wan_inputs(3, seed=9)
+    arguments = (latents, timestep, *conditioning.values(), torch.zeros(3, dtype=torch.int32))
+    torch.testing.assert_close(program.module()(*arguments), paro(*arguments))
+
+
+def test_impl_passes_through(model, identity):
+    with pytest.raises(ArgumentError, match="impl"):
+        ParoTransformer(model, FAMILY, small_plan(model=identity), impl="fastest")
+    unbuilt = ParoTransformer(model, FAMILY, small_plan(model=identity), impl="cuda")
+    with pytest.raises(BackendUnavailableError, match="impl='cuda'"):
+        unbuilt.velocity(*tiny_wan_inputs(1))
+
+
+def test_refuses_a_plan_of_another_model(model, identity):
+    with pytest.raises(ModelError, match="the plan's model"):
+        ParoTransformer(model, FAMILY, small_plan())
+    other = dataclasses.replace(identity, class_name="OtherTransformer3DModel")
+    with pytest.raises(ModelError, match="OtherTransformer3DModel"):
+        ParoTransformer(model, FAMILY, small_plan(model=other))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "subject"),
+    [
+        ({"layers": 1}, "layers"),
+        ({"layers": 3}, "layers"),
+        ({"layer_names": ("blocks.0.attn1", "blocks.0.attn2")}, "layers"),
+        ({"heads": 3}, "heads"),
+        ({"kv_heads": 1}, "heads"),
+        ({"head_dim": 32}, "head_dim"),
+        ({"text": TextLayout(8, TextPosition.FIRST)}, "text layout"),
+    ],
+)
+def test_refuses_a_plan_that_does_not_fit(model, identity, arguments, subject):
+    with pytest.raises(ModelError, match=subject):
+        ParoTransformer(model, FAMILY, small_plan(model=identity, **arguments))
+
+
+def test_refuses_latents_of_another_grid_and_missing_inputs(model, identity):
+    paro = ParoTransformer(model, FAMILY, small_plan(model=identity))
+    latents, timestep, conditioning = tiny_wan_inputs(1)
+    mask_bin = torch.zeros(1, dtype=torch.int32)
+    with pytest.raises(ModelError, match=r"latents: expected \[B, 4, 2, 16, 16\].*one resolution"):
+        paro(latents[..., :8], timestep, *conditioning.values(), mask_bin)
+    with pytest.raises(ModelError, match="encoder_hidden_states, mask_bin"):
+        paro(latents, timestep, mask_bin)
