@@ -77,7 +77,9 @@ def quantize(x: Tensor, bits: int, group: tuple[int, ...]) -> Quantized:
     maximum = x.abs().amax(dim=group, keepdim=True)
     usable = torch.isfinite(maximum) & (maximum > SMALLEST_MAXIMUM)
     safe_maximum = torch.where(usable, maximum, torch.ones_like(maximum))
-    codes = torch.round(x * (levels / safe_maximum)).clamp(-levels, levels)
+    # A tensor over a tensor: torch turns a number over a tensor into two roundings.
+    inverse = torch.full_like(safe_maximum, levels) / safe_maximum
+    codes = torch.round(x * inverse).clamp(-levels, levels)
     codes = torch.where(usable, codes, torch.zeros_like(codes))
     scale = torch.where(usable, maximum / levels, torch.zeros_like(maximum))
     scale = torch.where(torch.isfinite(maximum), scale, torch.full_like(scale, math.nan))

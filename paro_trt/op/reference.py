@@ -76,12 +76,18 @@ def split_blocks(x: Tensor, block: int, length: int) -> Tensor:
 def summarize_blocks(blocks: Tensor, counts: Tensor, bits: int, precision: Precision) -> Tensor:
     """Mean of each block's existing tokens, FP32 [N, D] (0 for a block with none).
 
-    blocks: FP32 [N, block, D], 0 where no token exists; counts: tokens that exist, [N].
-    At 16 bits the mean is stored in the inputs' type, as the tokens are.
+    The sum is FP32 in one fixed order, halves added until one token is left, so that quantized
+    summaries are equal bit for bit in every implementation. At 16 bits the mean is stored in the
+    inputs' type, as the tokens are.
+
+    blocks: FP32 [N, block, D], block a power of two, 0 where no token exists; counts: tokens
+    that exist, [N].
     """
-    total = blocks.to(precision.compute).sum(dim=1)
-    mean = total / counts.clamp(min=1).to(precision.compute)[:, None]
-    return (precision.stored(mean) if bits == 16 else mean).float()
+    while blocks.shape[1] > 1:
+        lower, upper = blocks.chunk(2, dim=1)
+        blocks = lower + upper
+    mean = blocks[:, 0] / counts.clamp(min=1).float()[:, None]
+    return precision.stored(mean) if bits == 16 else mean
 
 
 def quantize_key_blocks(
@@ -137,7 +143,10 @@ def attention_scores(
     blocks, width, channels = keys.key.codes.shape
     products = query.codes.to(compute) @ keys.key.codes.to(compute).reshape(-1, channels).T
     factor = query.scale.to(compute) * keys.key.scale.to(compute)[:, 0, 0]
-    logits = products.view(len(products), blocks, width) * (factor * (scale * math.log2(math.e)))[:, :, None]
+    logits = (
+        products.view(len(products), blocks, width)
+        * (factor * (scale * math.log2(math.e)))[:, :, None]
+    )
     absent = torch.isneginf(keys.log2_count)
     return torch.where(absent, -math.inf, logits + keys.log2_count.to(compute))
 
