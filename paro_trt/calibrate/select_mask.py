@@ -158,7 +158,7 @@ def _best_of_budget(
     ranked = np.where(forced, np.float32(np.inf), score).ravel()
     budget = max(budget, int(np.isposinf(ranked).sum()))
     threshold = np.partition(ranked, ranked.size - budget)[ranked.size - budget]
-    chosen = ranked > threshold
+    chosen: NDArray[np.bool_] = ranked > threshold
     ties = np.flatnonzero(ranked == threshold)
     chosen[ties[: budget - int(chosen.sum())]] = True
     return chosen.reshape(score.shape)
@@ -175,7 +175,7 @@ def _masks_of_mass(
     short_before = np.pad(held, ((0, 0), (0, 0), (1, 0)))[..., :-1] < wanted * held[..., -1:]
     chosen = np.zeros(flat.shape, dtype=bool)
     np.put_along_axis(chosen, best_first, short_before, axis=-1)
-    return chosen.reshape(mass.shape) | forced
+    return np.asarray(chosen.reshape(mass.shape) | forced)
 
 
 def _describe(layer: LayerScores, mask: NDArray[np.bool_]) -> LayerMasks:

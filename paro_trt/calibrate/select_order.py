@@ -90,7 +90,7 @@ def choose_orders(
 def _paper_costs(terms: NDArray[np.float64]) -> NDArray[np.float64]:
     largest = np.maximum(terms.max(axis=0, keepdims=True), np.finfo(np.float64).tiny)
     sparse, peaked = np.moveaxis(terms / largest, -1, 0)
-    return (1.0 - PAPER_ALPHA) * peaked - PAPER_ALPHA * sparse
+    return np.asarray((1.0 - PAPER_ALPHA) * peaked - PAPER_ALPHA * sparse)
 
 
 def _smallest_sum(score: Tensor, forced: Tensor, count: int) -> float:

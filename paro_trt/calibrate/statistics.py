@@ -60,14 +60,14 @@ class _KeyBlocks(NamedTuple):
     """Keys and values of one head in a candidate order, padded with zeros to whole blocks.
 
     key: [NK*block_k, D]; value: [NK, block_k, D]; key_mean, value_mean: [NK, D];
-    count: [NK], tokens that exist; absent: bool [NK*block_k].
+    tokens: [NK], how many exist; absent: bool [NK*block_k].
     """
 
     key: Tensor
     value: Tensor
     key_mean: Tensor
     value_mean: Tensor
-    count: Tensor
+    tokens: Tensor
     absent: Tensor
 
 
@@ -135,7 +135,7 @@ def _key_blocks(key: Tensor, value: Tensor, order: Tensor, block: int, length: i
         value=values,
         key_mean=padded_key.view(number, block, -1).sum(1) / divisor,
         value_mean=values.sum(1) / divisor,
-        count=count,
+        tokens=count,
         absent=torch.arange(number * block, device=key.device) >= length,
     )
 
@@ -152,9 +152,9 @@ def _tile_statistics(
     output = block_output.sum(dim=0)
     block_mass = probability.sum(dim=2)
     error = _left_out_error(query, block_output, output, block_mass, log_sum, blocks, scale, pooled)
-    empty_share, peak_ratio = torch.zeros_like(blocks.count), torch.zeros_like(blocks.count)
+    empty_share, peak_ratio = torch.zeros_like(blocks.tokens), torch.zeros_like(blocks.tokens)
     if paper:
-        entries = (blocks.count * rows).clamp(min=1)
+        entries = (blocks.tokens * rows).clamp(min=1)
         exists = ~blocks.absent.view(number, width)
         empty_share = ((probability < PAPER_EPSILON) & exists).sum(dim=(0, 2)) / entries
         peak_ratio = probability.amax(dim=(0, 2)) * entries / block_mass.sum(dim=0).clamp(1e-30)
@@ -178,7 +178,7 @@ def _left_out_error(
     """
     excess = block_mass
     if pooled:
-        summary_logits = (query @ blocks.key_mean.T) * scale + blocks.count.log()
+        summary_logits = (query @ blocks.key_mean.T) * scale + blocks.tokens.log()
         summary = (summary_logits - log_sum).exp()
         excess = block_mass - summary
         block_output.addcmul_(summary.T[:, :, None], blocks.value_mean[:, None, :], value=-1)

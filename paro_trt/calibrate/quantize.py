@@ -1,0 +1,239 @@
+"""Bit widths and channel affines, each judged by the error the op makes on captured inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..op.quantization import ChannelAffine
+from ..op.spec import AttentionConfig
+from .op_error import PlannedHead, attended_rows, identity_affine
+from .statistics import HeadSample
+from .work import Contribution
+
+LARGEST_FACTOR = 16.0
+"""Bound on equalizer and value scale, either way: a dead channel must not ruin the others."""
+
+VARIANTS = ((False, False), (True, False), (False, True), (True, True))
+"""Channel affines tried for one product: with or without its mean, its factor. Identity first."""
+
+
+class Product(str, Enum):
+    """The two matrix products of attention, quantized apart."""
+
+    QK = "qk"
+    PV = "pv"
+
+
+class LayerSample(NamedTuple):
+    """One capture of a layer with what has been decided for it, on the CPU.
+
+    query: [S, H, D]; key, value: [S, Hk, D]; orders: int64 [H, S]; masks: bool [H, NQ, NK].
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    orders: Tensor
+    masks: Tensor
+
+    def head(self, index: int) -> HeadSample:
+        """Inputs of one query head."""
+        kv_head = index * self.key.shape[1] // self.query.shape[1]
+        return HeadSample(
+            self.query[:, index], self.key[:, kv_head], self.value[:, kv_head], self.scale
+        )
+
+
+class QuantizationChoice(NamedTuple):
+    """Decided for a layer: channel_affine f32 [4, Hk, D], bits, and why these bits."""
+
+    channel_affine: NDArray[np.float32]
+    qk_bits: int
+    pv_bits: int
+    reason: str
+
+
+def channel_ranges(query: Tensor, key: Tensor, value: Tensor) -> Contribution:
+    """Sums and extremes of each channel of query [S, H, D], key and value [S, Hk, D].
+
+    `*_low` are maxima of the negated values, so that captures combine by the maximum alone.
+    """
+    tokens, kv_heads, channels = key.shape
+    peak = query.float().abs().view(tokens, kv_heads, -1, channels).amax(dim=(0, 2))
+    sums, maxima = {"tokens": np.array([float(tokens)])}, {"query_peak": _array(peak)}
+    for name, tensor in (("key", key.float()), ("value", value.float())):
+        sums[f"{name}_sum"] = _array(tensor.double().sum(dim=0))
+        maxima[f"{name}_high"] = _array(tensor.amax(dim=0))
+        maxima[f"{name}_low"] = _array((-tensor).amax(dim=0))
+    return Contribution(sums, maxima)
+
+
+def product_affine(
+    ranges: Mapping[str, NDArray[Any]], product: Product, with_mean: bool, with_factor: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Shift and factor f32 [Hk, D] of one product: (m, e) of QK or (n, c) of PV.
+
+    m, n: means. e = sqrt(max|k - m| / max|q|), which gives query and key channels equal peaks
+    (SmoothQuant, arXiv 2211.10438, at alpha 1/2); c = max|v - n|. Factors have geometric mean 1
+    over the channels and are clamped to 1/LARGEST_FACTOR..LARGEST_FACTOR.
+    """
+    name = "key" if product is Product.QK else "value"
+    mean = ranges[f"{name}_sum"] / ranges["tokens"]
+    shift = mean if with_mean else np.zeros_like(mean)
+    factor = np.ones_like(mean)
+    if with_factor:
+        peak = np.maximum(ranges[f"{name}_high"] - shift, ranges[f"{name}_low"] + shift)
+        factor = np.maximum(peak, np.finfo(np.float32).tiny)
+        if product is Product.QK:
+            query_peak = np.maximum(ranges["query_peak"], np.finfo(np.float32).tiny)
+            factor = np.sqrt(factor / query_peak)
+        factor = factor / np.exp(np.log(factor).mean(axis=-1, keepdims=True))
+        factor = factor.clip(1 / LARGEST_FACTOR, LARGEST_FACTOR)
+    return shift.astype(np.float32), factor.astype(np.float32)
+
+
+def tried_bits(asked: int) -> tuple[int, ...]:
+    """Integer bit widths to measure where `asked` is the user's wish, narrowest first."""
+    return {16: (), 8: (8,), 4: (4, 8)}[asked]
+
+
+def measure_quantization(
+    sample: LayerSample,
+    ranges: Mapping[str, NDArray[Any]],
+    config: AttentionConfig,
+    query_blocks: Sequence[int],
+) -> Contribution:
+    """Squared errors that quantizing one product at a time adds to a layer's masked attention.
+
+    Args:
+        sample: a capture.
+        ranges: of the whole calibration, combined.
+        config: block sizes and pooling; its bits are those asked for.
+        query_blocks: where to measure.
+
+    Returns:
+        sums "energy" [Hk] of the unquantized op's output and, for each product and width,
+        "qk8" and so on [len(VARIANTS), Hk].
+    """
+    kv_heads = sample.key.shape[1]
+    group = sample.query.shape[1] // kv_heads
+    errors = {
+        f"{product.value}{bits}": np.zeros((len(VARIANTS), kv_heads))
+        for product, asked in _asked(config)
+        for bits in tried_bits(asked)
+    }
+    energy = np.zeros(kv_heads)
+    plain = replace(config, qk_bits=16, pv_bits=16)
+    for head in range(sample.query.shape[1]):
+        inputs, kv_head = sample.head(head), head // group
+        planned = PlannedHead(
+            sample.orders[head], sample.masks[head], identity_affine(sample.key.shape[2])
+        )
+        exact = attended_rows(inputs, planned, plain, query_blocks)
+        energy[kv_head] += float(exact.double().square().sum())
+        for product, asked in _asked(config):
+            for variant, kept in enumerate(VARIANTS):
+                affine = _head_affine(ranges, product, kept, kv_head)
+                for bits in tried_bits(asked):
+                    rough = attended_rows(
+                        inputs,
+                        planned._replace(affine=affine),
+                        _with_bits(plain, product, bits),
+                        query_blocks,
+                    )
+                    error = float((rough - exact).double().square().sum())
+                    errors[f"{product.value}{bits}"][variant, kv_head] += error
+    return Contribution({"energy": energy, **errors})
+
+
+def choose_quantization(
+    measured: Mapping[str, NDArray[Any]],
+    ranges: Mapping[str, NDArray[Any]],
+    config: AttentionConfig,
+    int4_max_error: float,
+) -> QuantizationChoice:
+    """Bits of a layer and, for each key head, the variant with the least measured error.
+
+    The narrowest width asked for stands unless 4 bits add more than `int4_max_error` relative
+    L2 error to the layer's attention; then it is 8. Ties keep the simpler variant.
+    """
+    rows: list[NDArray[np.float32]] = []
+    bits, reasons = {}, []
+    for product, asked in _asked(config):
+        chosen, errors = 16, {}
+        for width in tried_bits(asked):
+            least = measured[f"{product.value}{width}"].min(axis=0).sum()
+            errors[width] = float(np.sqrt(least / max(measured["energy"].sum(), 1e-300)))
+        for width in reversed(tried_bits(asked)):
+            if width != 4 or errors[width] <= int4_max_error:
+                chosen = width
+        bits[product] = chosen
+        reasons.append(_reason(product, asked, chosen, errors, int4_max_error))
+        rows += _chosen_affine(measured, ranges, product, chosen)
+    return QuantizationChoice(
+        np.stack(rows), bits[Product.QK], bits[Product.PV], "; ".join(reasons)
+    )
+
+
+def _asked(config: AttentionConfig) -> tuple[tuple[Product, int], ...]:
+    return (Product.QK, config.qk_bits), (Product.PV, config.pv_bits)
+
+
+def _with_bits(config: AttentionConfig, product: Product, bits: int) -> AttentionConfig:
+    if product is Product.QK:
+        return replace(config, qk_bits=bits)
+    return replace(config, pv_bits=bits)
+
+
+def _head_affine(
+    ranges: Mapping[str, NDArray[Any]], product: Product, kept: tuple[bool, bool], kv_head: int
+) -> ChannelAffine:
+    shift, factor = (
+        torch.from_numpy(rows[kv_head]) for rows in product_affine(ranges, product, *kept)
+    )
+    identity = identity_affine(shift.numel())
+    if product is Product.QK:
+        return identity._replace(key_mean=shift, equalizer=factor)
+    return identity._replace(value_mean=shift, value_scale=factor)
+
+
+def _chosen_affine(
+    measured: Mapping[str, NDArray[Any]],
+    ranges: Mapping[str, NDArray[Any]],
+    product: Product,
+    bits: int,
+) -> list[NDArray[np.float32]]:
+    shift, factor = product_affine(ranges, product, *VARIANTS[0])
+    if bits != 16:
+        best = measured[f"{product.value}{bits}"].argmin(axis=0)
+        for kv_head, variant in enumerate(best):
+            tried = product_affine(ranges, product, *VARIANTS[variant])
+            shift[kv_head], factor[kv_head] = tried[0][kv_head], tried[1][kv_head]
+    return [shift, factor]
+
+
+def _reason(
+    product: Product, asked: int, chosen: int, errors: Mapping[int, float], limit: float
+) -> str:
+    name = product.value.upper()
+    if asked == 16:
+        return f"{name} 16: asked for"
+    if chosen == asked:
+        return f"{name} {chosen}: asked for, adds {errors[chosen]:.2%} error"
+    return (
+        f"{name} {chosen}: {asked} bits would add {errors[asked]:.2%} error, above {limit:.2%}; "
+        f"{chosen} add {errors[chosen]:.2%}"
+    )
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().cpu().numpy()

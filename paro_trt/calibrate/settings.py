@@ -1,0 +1,119 @@
+"""What a user may choose about a calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ArgumentError
+from ..op.spec import BIT_WIDTHS, BLOCK_SIZES
+from .select_mask import Allocation, MaskMetric, MaskTarget
+from .select_order import OrderMetric
+from .statistics import Tiling
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """Options of `calibrate`, checked when made.
+
+    Args:
+        density: attended blocks / all blocks, in (0, 1]; None with `mass`.
+        mass: attention every head keeps, in (0, 1]; None with `density`.
+        block_q: tokens in a query block, 64 or 128.
+        block_k: tokens in a key block, 64 or 128.
+        bins: intervals of the schedule with masks of their own.
+        pool_dropped: left-out key blocks join the softmax as one summary token each.
+        qk_bits: 16, 8 or 4 for query x key.
+        pv_bits: 16, 8 or 4 for probabilities x value.
+        order_metric: what makes an order good.
+        mask_metric: what makes a block worth attending.
+        allocation: who shares a density budget.
+        steps: denoising steps of the run that is captured.
+        captured_steps: how many of them are captured in each bin.
+        shift: the schedule's shift, as in FlowMatchEulerDiscreteScheduler.
+        guidance_scale: of the run; the positive branch is what is captured.
+        seed: of the run's noise.
+        int4_max_error: relative L2 error of a layer's attention that 4 bits may add.
+        candidate_orders: names of orders to try; None means all that suit the grid.
+        order_query_blocks: query blocks, spread over the sequence, that orders are judged by.
+        quantize_query_blocks: query blocks that bit widths and channel affines are judged by.
+        time_attention: time the dense model and record what to expect; without it, the same
+            call makes the same plan to the last bit.
+
+    Raises:
+        ArgumentError: an option is out of range.
+    """
+
+    density: float | None = 0.3
+    mass: float | None = None
+    block_q: int = 128
+    block_k: int = 64
+    bins: int = 2
+    pool_dropped: bool = True
+    qk_bits: int = 8
+    pv_bits: int = 8
+    order_metric: OrderMetric = OrderMetric.OUTPUT_ERROR
+    mask_metric: MaskMetric = MaskMetric.OUTPUT_ERROR
+    allocation: Allocation = Allocation.LAYER
+    steps: int = 20
+    captured_steps: int = 2
+    shift: float = 3.0
+    guidance_scale: float = 1.0
+    seed: int = 0
+    int4_max_error: float = 0.05
+    candidate_orders: tuple[str, ...] | None = None
+    order_query_blocks: int = 8
+    quantize_query_blocks: int = 4
+    time_attention: bool = True
+
+    def __post_init__(self) -> None:
+        self.target.check()
+        for name in ("block_q", "block_k"):
+            _require_one_of(name, getattr(self, name), BLOCK_SIZES)
+        for name in ("qk_bits", "pv_bits"):
+            _require_one_of(name, getattr(self, name), BIT_WIDTHS)
+        counts = ("bins", "captured_steps", "order_query_blocks", "quantize_query_blocks")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ArgumentError(name, expected="at least 1", actual=str(getattr(self, name)))
+        if self.steps < self.bins * self.captured_steps:
+            raise ArgumentError(
+                "steps",
+                expected=f"at least bins x captured_steps = {self.bins * self.captured_steps}",
+                actual=str(self.steps),
+            )
+        if not self.int4_max_error >= 0.0:
+            raise ArgumentError(
+                "int4_max_error", expected="at least 0", actual=str(self.int4_max_error)
+            )
+
+    @property
+    def target(self) -> MaskTarget:
+        """What the masks aim at."""
+        return MaskTarget(self.density, self.mass)
+
+    @property
+    def tiling(self) -> Tiling:
+        """Block sizes."""
+        return Tiling(self.block_q, self.block_k)
+
+    def bin_starts(self) -> tuple[int, ...]:
+        """First step of each bin: the run's steps in equal intervals."""
+        return tuple(index * self.steps // self.bins for index in range(self.bins))
+
+    def captured(self) -> tuple[tuple[int, ...], ...]:
+        """The captured steps of each bin, spread evenly over it."""
+        ends = (*self.bin_starts()[1:], self.steps)
+        return tuple(
+            tuple(
+                start + (2 * index + 1) * (end - start) // (2 * self.captured_steps)
+                for index in range(self.captured_steps)
+            )
+            for start, end in zip(self.bin_starts(), ends, strict=True)
+        )
+
+
+def _require_one_of(name: str, value: int, allowed: tuple[int, ...]) -> None:
+    if value not in allowed:
+        raise ArgumentError(
+            name, expected=f"one of {', '.join(map(str, allowed))}", actual=str(value)
+        )
