@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,12 +40,9 @@ def within(place: str) -> Iterator[None]:
 
 def integer(subject: str, value: object, low: int, high: int) -> int:
     """An int in [low, high]; NumPy integers pass, booleans and floats do not."""
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise PlanError(subject, expected="an integer", actual=shown(value)) from None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise PlanError(subject, expected="an integer", actual=shown(value))
+    number = int(value)
     if not low <= number <= high:
         raise PlanError(subject, expected=f"an integer in [{low}, {high}]", actual=shown(number))
     return number
@@ -59,7 +55,7 @@ def number(subject: str, value: object, low: float = -math.inf, high: float = ma
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         raise PlanError(subject, expected=expected, actual=shown(value))
     try:
-        result = float(value)  # type: ignore[arg-type]
+        result = float(value)
     except (OverflowError, TypeError):
         raise PlanError(subject, expected=expected, actual=shown(value)) from None
     if not math.isfinite(result) or not low <= result <= high:

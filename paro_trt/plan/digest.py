@@ -26,4 +26,4 @@ def content_hash(plan: ParoPlan) -> str:
 
 
 def _bytes(array: NDArray[Any], dtype: str) -> memoryview:
-    return memoryview(array.astype(dtype, copy=False)).cast("B")
+    return array.astype(dtype, copy=False).data

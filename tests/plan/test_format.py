@@ -1,0 +1,205 @@
+"""Plans in memory and on disk: round trips, derived figures, immutability."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+
+from paro_trt.errors import ArgumentError, PlanError
+from paro_trt.op.mask import pack_block_mask, unpack_block_mask
+from paro_trt.plan import Grid, ParoPlan, TextLayout, TextPosition, load_plan, save_plan
+from paro_trt.plan.identity import model_identity
+from paro_trt.plan.mask_codec import decode_mask, encode_mask
+from paro_trt.testing.plans import small_plan
+
+from .forge import PLAN, Forgery
+
+PLANS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one bin": {"bins": 1},
+    "three bins, odd blocks": {"bins": 3, "grid": Grid(3, 7, 11), "block_q": 128},
+    "text first": {"text": TextLayout(77, TextPosition.FIRST)},
+    "padded text last": {"text": TextLayout(30, TextPosition.LAST, padded=True)},
+    "grouped heads": {"heads": 6, "kv_heads": 2, "head_dim": 128, "layers": 3},
+    "mask words full to the last bit": {"grid": Grid(2, 32, 32), "density": 1.0},
+    "pooled": {"pool_dropped": True, "qk_bits": 4, "pv_bits": 16},
+}
+
+
+def contents(value: Any) -> Any:
+    """A plan as nested values with arrays spelled out, for comparison by ==."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if dataclasses.is_dataclass(value):
+        return {f.name: contents(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return tuple(map(contents, value))
+    return value
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_round_trip(name: str, tmp_path: Path) -> None:
+    plan = small_plan(**PLANS[name], seed=3)
+    path = tmp_path / "a.paro.safetensors"
+    save_plan(plan, path)
+    loaded = load_plan(path)
+    assert contents(loaded) == contents(plan)
+    assert loaded.content_hash() == plan.content_hash()
+
+
+def test_a_file_made_by_hand_loads(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(Forgery.of(PLAN).build())
+    assert load_plan(tmp_path / "a").content_hash() == PLAN.content_hash()
+
+
+def test_saving_is_deterministic(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_plan(small_plan(), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_other_tools_can_open_the_file(tmp_path: Path) -> None:
+    save_plan(small_plan(layers=1), tmp_path / "a")
+    with safetensors.safe_open(tmp_path / "a", "numpy") as file:
+        assert sorted(file.keys()) == [
+            "layers.0.block_mask",
+            "layers.0.channel_affine",
+            "layers.0.head_order",
+            "orders",
+        ]
+        assert list(file.metadata()) == ["paro_plan"]
+
+
+def test_a_symbolic_link_to_a_plan_loads(tmp_path: Path) -> None:
+    save_plan(small_plan(), tmp_path / "blob")
+    (tmp_path / "link").symlink_to(tmp_path / "blob")
+    assert load_plan(tmp_path / "link").content_hash() == small_plan().content_hash()
+
+
+def _changed(plan: ParoPlan) -> dict[str, ParoPlan]:
+    layer = plan.layers[0]
+    affine = layer.channel_affine.copy()
+    affine[0, 0, 0] += 1
+
+    def with_layer(**changes: Any) -> ParoPlan:
+        return dataclasses.replace(
+            plan, layers=(dataclasses.replace(layer, **changes), *plan.layers[1:])
+        )
+
+    return {
+        "affine": with_layer(channel_affine=affine),
+        "bits": with_layer(qk_bits=16),
+        "layer name": with_layer(name="other"),
+        "pooling": dataclasses.replace(plan, pool_dropped=not plan.pool_dropped),
+        "boundary": dataclasses.replace(plan, bin_boundaries=(499.0,)),
+        "notes": dataclasses.replace(
+            plan, calibration=dataclasses.replace(plan.calibration, notes=("x",))
+        ),
+        "orders": dataclasses.replace(plan, orders=_swapped(plan.orders)),
+        "mask": small_plan(seed=1),
+    }
+
+
+def _swapped(orders: np.ndarray) -> np.ndarray:
+    orders = orders.copy()
+    orders[0, [0, 1]] = orders[0, [1, 0]]
+    return orders
+
+
+def test_every_change_changes_the_hash() -> None:
+    plan = small_plan()
+    hashes = {name: other.content_hash() for name, other in _changed(plan).items()}
+    assert len({plan.content_hash(), *hashes.values()}) == len(hashes) + 1
+
+
+def test_properties() -> None:
+    plan = small_plan(
+        grid=Grid(3, 7, 11), text=TextLayout(20, TextPosition.LAST), block_q=128, bins=3
+    )
+    assert (plan.tokens, plan.bins, plan.query_blocks, plan.key_blocks) == (251, 3, 2, 4)
+    masks = [unpack_block_mask(layer.block_mask, plan.key_blocks) for layer in plan.layers]
+    assert plan.density() == pytest.approx(np.mean(masks))
+
+
+def test_bin_of() -> None:
+    plan = small_plan(bins=3)
+    plan = dataclasses.replace(plan, bin_boundaries=(800.0, 250.0))
+    steps = {1000.0: 0, 800.0: 0, 799.9: 1, 250.0: 1, 249.9: 2, 0.0: 2}
+    assert {step: plan.bin_of(step) for step in steps} == steps
+    assert small_plan(bins=1).bin_of(500.0) == 0
+    for wrong in (-1.0, 1002.0, float("nan"), float("inf")):
+        with pytest.raises(ArgumentError, match="timestep"):
+            plan.bin_of(wrong)
+
+
+def test_layer_by_name() -> None:
+    plan = small_plan(layers=3)
+    assert plan.layer("blocks.1.attn1") is plan.layers[1]
+    with pytest.raises(ArgumentError, match=r"blocks\.0\.attn1, blocks\.1\.attn1, .*got 'x'"):
+        plan.layer("x")
+
+
+def test_arrays_cannot_be_written(tmp_path: Path) -> None:
+    orders = small_plan().orders.copy()
+    made = dataclasses.replace(small_plan(), orders=orders)
+    save_plan(made, tmp_path / "a")
+    for plan in (made, load_plan(tmp_path / "a")):
+        layer = plan.layers[0]
+        for array in (plan.orders, layer.head_order, layer.block_mask, layer.channel_affine):
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
+    before = made.content_hash()
+    orders[0, [0, 1]] = orders[0, [1, 0]]
+    assert made.content_hash() == before, "the plan shares memory with its maker"
+
+
+def test_numpy_scalars_are_stored_as_plain_numbers(tmp_path: Path) -> None:
+    plan = small_plan()
+    plan = dataclasses.replace(
+        plan,
+        bin_boundaries=(np.float32(500.0),),
+        block_q=np.int64(64),
+        calibration=dataclasses.replace(plan.calibration, measured={"psnr": np.float32(30.5)}),
+    )
+    save_plan(plan, tmp_path / "a")
+    assert load_plan(tmp_path / "a").content_hash() == plan.content_hash()
+
+
+@pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
+def test_masks_survive_their_encoding(density: float) -> None:
+    mask = np.random.default_rng(0).random((2, 3, 37, 70)) < density
+    packed = pack_block_mask(mask)
+    assert np.array_equal(decode_mask("mask", encode_mask(packed), packed.shape), packed)
+
+
+def test_banded_masks_take_little_space() -> None:
+    query, key = np.arange(591)[:, None] * 2, np.arange(1182)
+    mask = np.broadcast_to(abs(query - key) < 150, (2, 8, 591, 1182))
+    packed = pack_block_mask(mask)
+    assert len(encode_mask(packed)) < packed.nbytes / 30
+
+
+def test_model_identity() -> None:
+    config = {"dim": 8, "axes": (1, 2), "_diffusers_version": "0.36"}
+    identity = model_identity("Tiny", config)
+    canonical = b'{"axes":[1,2],"dim":8}'
+    assert identity.config_hash == hashlib.sha256(canonical).hexdigest()
+    assert model_identity("Tiny", {"axes": [1, 2], "dim": 8}) == identity
+    assert model_identity("Tiny", {"axes": [1, 2], "dim": 9}) != identity
+    with pytest.raises(ArgumentError, match="config"):
+        model_identity("Tiny", {"dim": float("nan")})
+
+
+def test_saving_refuses_a_header_no_reader_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paro_trt.plan.format.MAX_HEADER_BYTES", 500)
+    with pytest.raises(PlanError, match="header"):
+        save_plan(small_plan(), tmp_path / "a")
+    assert not list(tmp_path.iterdir())
