@@ -46,7 +46,7 @@ class DenseOracle:
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("tokens, length", [(64, 64), (75, 75), (75, 61), (9, 9)])
+@pytest.mark.parametrize(("tokens", "length"), [(64, 64), (75, 75), (75, 61), (9, 9)])
 def test_statistics_equal_a_dense_float64_computation(tokens, length, pooled):
     sample, order = random_sample(tokens), shuffled(tokens)
     found = block_statistics(sample, order, TILING, pooled=pooled, key_length=length, paper=True)
@@ -109,7 +109,7 @@ def test_half_precision_inputs_are_computed_in_float32():
         assert torch.equal(got, wanted)
 
 
-@pytest.mark.parametrize("total, limit", [(1, 4), (4, 4), (16, 5), (591, 16)])
+@pytest.mark.parametrize(("total", "limit"), [(1, 4), (4, 4), (16, 5), (591, 16)])
 def test_sampled_query_blocks_spread_over_the_sequence(total, limit):
     chosen = sampled_query_blocks(total, limit)
     assert len(set(chosen)) == min(total, limit)
