@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from .builder import GraphBuilder, Value
-from .prepare import Prepared, probability_levels
+from .quantize import probability_levels
+from .stages import Prepared
 
 LOWEST_FLOAT = -3.4028234663852886e38
 
@@ -33,7 +34,7 @@ def attend_sparse(graph: GraphBuilder, prepared: Prepared) -> Value:
     rows_shape = graph.vector(-1, sizes.head_dim)
     blocks_shape = graph.vector(sizes.block_q, -1, sizes.block_k)
     logits_shape = graph.vector(sizes.block_q, -1)
-    levels = probability_levels(graph, prepared.pv)
+    log_levels = graph.op("Log", probability_levels(graph, prepared.pv))
 
     def attend_tile(index: Value) -> Value:
         listed = graph.op("Compress", block_range, attended.take(index))
@@ -47,7 +48,8 @@ def attend_sparse(graph: GraphBuilder, prepared: Prepared) -> Value:
         def by_block() -> Value:
             blocked = graph.op("Reshape", logits, blocks_shape)
             maximum = graph.op("Max", blocked.max(2), LOWEST_FLOAT)
-            codes = graph.op("Round", graph.op("Exp", blocked - maximum) * levels)
+            # exp(x - max + log(levels)) saves a pass over the logits against exp(x - max) * levels.
+            codes = graph.op("Round", graph.op("Exp", blocked - (maximum - log_levels)))
             weight = graph.op("Exp", maximum - maximum.max(1))
             return graph.op("Reshape", codes * weight, logits_shape)
 
@@ -55,7 +57,7 @@ def attend_sparse(graph: GraphBuilder, prepared: Prepared) -> Value:
             maximum = graph.op("Max", logits.max(1), LOWEST_FLOAT)
             return graph.op("Exp", logits - maximum)
 
-        weights = graph.branch(prepared.pv.unquantized, by_row, by_block)
+        weights = graph.choose(prepared.pv.unquantized, by_row, by_block)
         return normalised(graph, graph.op("MatMul", weights, value), weights.sum(1))
 
     rows = graph.stack(tiles, attend_tile)

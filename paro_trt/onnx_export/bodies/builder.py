@@ -99,7 +99,9 @@ class _Scope:
 class GraphBuilder:
     """Collects the nodes of one function body, with its subgraphs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, control_flow: bool) -> None:
+        """`control_flow`: whether If and Loop may be written."""
+        self._control_flow = control_flow
         self._scopes = [_Scope()]
         self._names = 0
 
@@ -156,15 +158,20 @@ class GraphBuilder:
     def where(self, condition: Value, chosen: Operand, other: Operand) -> Value:
         return self.op("Where", condition, chosen, other)
 
-    def branch(
+    def choose(
         self, condition: Value, chosen: Callable[[], Value], other: Callable[[], Value]
     ) -> Value:
-        """If node with a FLOAT output; the functions write its two branches."""
-        branches = {}
-        for name, write in (("then_branch", chosen), ("else_branch", other)):
-            nodes, result = self._written_apart(write)
-            output = helper.make_tensor_value_info(result.name, onnx.TensorProto.FLOAT, None)
-            branches[name] = helper.make_graph(nodes, name, [], [output])
+        """chosen() if the BOOL scalar condition holds, else other(): FLOAT, of equal shapes.
+
+        With control flow an If node, of which a runtime that knows the condition keeps one
+        branch; without, both are computed.
+        """
+        if not self._control_flow:
+            return self.where(condition, chosen(), other())
+        branches = {
+            "then_branch": self._branch("then_branch", chosen),
+            "else_branch": self._branch("else_branch", other),
+        }
         return self.op("If", condition, **branches)
 
     def stack(self, count: Value, slice_of: Callable[[Value], Value]) -> Value:
@@ -184,6 +191,12 @@ class GraphBuilder:
         )
         always = self.constant(1).cast(onnx.TensorProto.BOOL)
         return self.op("Loop", count, always, body=body)
+
+    def _branch(self, name: str, write: Callable[[], Value]) -> onnx.GraphProto:
+        # A branch may not output a tensor of the graph around it: hence the Identity.
+        nodes, result = self._written_apart(lambda: self.op("Identity", write()))
+        output = helper.make_tensor_value_info(result.name, onnx.TensorProto.FLOAT, None)
+        return helper.make_graph(nodes, name, [], [output])
 
     def _written_apart(self, write: Callable[[], Value]) -> tuple[list[onnx.NodeProto], Value]:
         """Nodes that `write` appends, kept out of the current graph, and its result."""

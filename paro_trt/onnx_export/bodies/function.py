@@ -10,8 +10,9 @@ from onnx import helper
 from ...op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE
 from .attend import attend_dense, attend_sparse
 from .builder import GraphBuilder, Value
-from .prepare import Formals, prepare
+from .prepare import prepare
 from .restore import restore
+from .stages import Formals
 
 FORMAL_PREFIX = "paro_"
 """TensorRT's parser clashes when a formal name equals the name of a tensor outside."""
@@ -38,7 +39,7 @@ def attention_function(body: Body, opset: int) -> onnx.FunctionProto:
         body: SPARSE or DENSE.
         opset: the model's version of the standard operators, 18 or later.
     """
-    graph = GraphBuilder()
+    graph = GraphBuilder(control_flow=body is Body.SPARSE)
     formals = Formals(*(Value(graph, FORMAL_PREFIX + entry.name) for entry in INPUTS))
     prepared = prepare(graph, formals)
     attend = attend_sparse if body is Body.SPARSE else attend_dense

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from .builder import GraphBuilder, Value
-from .prepare import Formals, Prepared
+from .stages import Formals, Prepared
 
 
 def restore(graph: GraphBuilder, attended: Value, prepared: Prepared, formals: Formals) -> Value:

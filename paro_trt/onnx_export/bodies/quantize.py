@@ -1,0 +1,51 @@
+"""Quantization in ONNX, operation for operation that of paro_trt/op/quantization.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ...op.quantization import PROBABILITY_LEVELS, SMALLEST_MAXIMUM
+from .builder import GraphBuilder, Value
+from .stages import Bits
+
+Reduce = Callable[..., Value]
+"""`Value.max` or `Value.sum`: called with the values and the axes to reduce."""
+
+
+class Codes(NamedTuple):
+    """`codes * scale` stands for the values."""
+
+    codes: Value
+    scale: Value
+
+    def values(self) -> Value:
+        return self.codes * self.scale
+
+
+def quantized(
+    graph: GraphBuilder, x: Value, levels: Value, grouped: Callable[[Value, Reduce], Value]
+) -> Codes:
+    """As op.quantization.quantize; `grouped(values, reduce)` reduces over what shares a scale.
+
+    Codes need no clamp: x times levels / max|x| exceeds levels by two roundings at most.
+    """
+    magnitude = graph.op("Abs", x)
+    maximum = grouped(magnitude, Value.max)
+    # A maximum may lose a NaN, a sum does not: 0 for finite groups, NaN for all others (also
+    # for a group whose sum overflows FLOAT, which no product would survive).
+    taint = grouped(magnitude, Value.sum) * 0.0
+    usable = maximum > SMALLEST_MAXIMUM
+    codes = graph.op("Round", x * (levels / graph.where(usable, maximum, 1.0)))
+    return Codes(codes, graph.where(usable, maximum / levels, 0.0) + taint)
+
+
+def preconditioned(blocks: Value, mean: Value, factor: Value) -> Value:
+    """(x - mean) * (1 / factor); blocks [B, Hk, N, block_k, D], mean and factor [Hk, D]."""
+    reciprocal = blocks.graph.constant(1.0) / factor
+    return (blocks - mean.unsqueeze(1, 2)) * reciprocal.unsqueeze(1, 2)
+
+
+def probability_levels(graph: GraphBuilder, pv: Bits) -> Value:
+    """Largest code of P; only the ratio of codes matters, so they are not divided by it."""
+    return graph.where(pv.four, float(PROBABILITY_LEVELS[4]), float(PROBABILITY_LEVELS[8]))
