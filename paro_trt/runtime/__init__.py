@@ -1,0 +1,1 @@
+"""Running exported models behind one interface, whoever executes them."""

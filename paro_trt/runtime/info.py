@@ -1,0 +1,98 @@
+"""What an exported file says of itself: the metadata that the exporter writes and runtimes read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import OnnxFileError, PlanError
+from ..plan import Grid, ModelIdentity
+from ..plan.limits import MAX_BINS, MAX_TIMESTEP
+
+FORMAT = 1
+"""Version of the exported graph's inputs, outputs and metadata."""
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """Where an exported model comes from.
+
+    Args:
+        model: class and config hash of the transformer.
+        grid: the token grid it was exported for.
+        plan_hash: content hash of the plan; None for a dense export.
+        bin_boundaries: the plan's, T-1 descending timesteps; None for a dense export.
+    """
+
+    model: ModelIdentity
+    grid: Grid
+    plan_hash: str | None = None
+    bin_boundaries: tuple[float, ...] | None = None
+
+    def to_metadata(self) -> dict[str, str]:
+        """The metadata_props of an ONNX file."""
+        metadata = {
+            "paro.format": str(FORMAT),
+            "paro.model_class": self.model.class_name,
+            "paro.config_hash": self.model.config_hash,
+            "paro.grid": json.dumps([self.grid.frames, self.grid.height, self.grid.width]),
+        }
+        if self.plan_hash is not None:
+            metadata["paro.plan_hash"] = self.plan_hash
+            metadata["paro.bin_boundaries"] = json.dumps(self.bin_boundaries)
+        return metadata
+
+    @classmethod
+    def from_metadata(cls, file: str, metadata: Mapping[str, str]) -> SessionInfo:
+        """Read metadata_props back.
+
+        Args:
+            file: the file's name, for messages.
+            metadata: keys and values.
+
+        Raises:
+            OnnxFileError: no file of this package's exporter, of another format, or damaged.
+        """
+        version = metadata.get("paro.format")
+        if version != str(FORMAT):
+            raise OnnxFileError(
+                f"{file}: metadata paro.format",
+                expected=f'"{FORMAT}"',
+                actual=repr(version)[:80] if version else "none",
+                remedy="export the model with this version of paro-trt export",
+            )
+        try:
+            boundaries = _boundaries(metadata)
+            return cls(
+                ModelIdentity(metadata["paro.model_class"], metadata["paro.config_hash"]),
+                Grid(*json.loads(metadata["paro.grid"])),
+                metadata["paro.plan_hash"] if boundaries is not None else None,
+                boundaries,
+            )
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            detail = f"no {error}" if isinstance(error, KeyError) else str(error)
+            if isinstance(error, PlanError):
+                detail = f"{error.subject} {error.actual}"
+            raise OnnxFileError(
+                f"{file}: metadata",
+                expected="the paro.* keys that paro-trt export writes",
+                actual=detail[:160],
+                remedy="export the model again",
+            ) from error
+
+
+def _boundaries(metadata: Mapping[str, str]) -> tuple[float, ...] | None:
+    text = metadata.get("paro.bin_boundaries")
+    if text is None:
+        return None
+    values: Any = json.loads(text)
+    numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+    if not numbers or len(values) >= MAX_BINS:
+        raise ValueError(f"paro.bin_boundaries {text[:80]}")
+    edges = [MAX_TIMESTEP, *values, 0.0]
+    if not all(above > below for above, below in itertools.pairwise(edges)):
+        raise ValueError(f"paro.bin_boundaries not descending: {text[:80]}")
+    return tuple(float(value) for value in values)

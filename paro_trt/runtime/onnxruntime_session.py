@@ -1,0 +1,166 @@
+"""Exported ONNX files in plain ONNX Runtime on the CPU: no custom library, no GPU."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError, OnnxFileError
+from .info import SessionInfo
+from .session import Arrays, Session, TensorSpec
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+_ERRORS_ONLY = 3
+
+
+class OrtSession(Session):
+    """An exported ONNX file, ready to run on the CPU.
+
+    Args:
+        path: the .onnx file; its external data lies beside it.
+        threads: of one operator; None leaves the choice to ONNX Runtime.
+
+    Raises:
+        OnnxFileError: the file or its external data is missing, damaged, not runnable, or not
+            from this package's exporter.
+        ArgumentError: threads is not positive.
+    """
+
+    def __init__(self, path: str | PathLike[str], threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ArgumentError("threads", expected="at least 1", actual=str(threads))
+        self.path = Path(path)
+        check_onnx_file(self.path)
+        self._session: Any = _load(self.path, threads)
+        self._inputs = _specs(self.path, self._session.get_inputs())
+        self._outputs = _specs(self.path, self._session.get_outputs())
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self._info = SessionInfo.from_metadata(str(self.path), metadata)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` takes, all of it."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` returns."""
+        return self._outputs
+
+    @property
+    def info(self) -> SessionInfo:
+        """What the file says of the model it was made from."""
+        return self._info
+
+    def close(self) -> None:
+        """Release ONNX Runtime's session."""
+        self._session = None
+
+    def _execute(self, inputs: Arrays) -> Arrays:
+        if self._session is None:
+            raise ArgumentError(str(self.path), expected="an open session", actual="a closed one")
+        try:
+            values = self._session.run(None, inputs)
+        except Exception as error:  # ONNX Runtime's errors share no narrower base
+            raise _file_error(self.path, "a graph that runs on these inputs", error) from error
+        return {spec.name: value for spec, value in zip(self._outputs, values, strict=True)}
+
+
+def check_onnx_file(path: Path) -> None:
+    """Raise OnnxFileError unless `path` is an ONNX file with all of its external data."""
+    import onnx
+
+    if not path.is_file():
+        actual = "a directory" if path.is_dir() else "no such file"
+        raise OnnxFileError(str(path), expected="an ONNX file", actual=actual)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's decoding errors vary with its implementation
+        raise _file_error(path, "a complete ONNX file", error) from error
+    if not model.graph.node:
+        raise OnnxFileError(
+            str(path), expected="a complete ONNX file", actual="a file without a graph"
+        )
+    needed: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            location, end = _external_extent(path, tensor)
+            needed[location] = max(needed.get(location, 0), end)
+    for location, end in needed.items():
+        data = path.parent / location
+        if not data.is_file() or data.stat().st_size < end:
+            actual = f"{data.stat().st_size} bytes" if data.is_file() else "no such file"
+            raise OnnxFileError(
+                str(data),
+                expected=f"the external data of {path.name}, at least {end} bytes",
+                actual=actual,
+                remedy=f"keep it beside {path.name}, or export again",
+            )
+
+
+def _external_extent(path: Path, tensor: Any) -> tuple[str, int]:
+    """File name and last byte of a tensor's external data."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    try:
+        end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
+    except ValueError:
+        end = -1
+    inside = location and not Path(location).is_absolute() and ".." not in Path(location).parts
+    if not inside or end < 0:
+        raise OnnxFileError(
+            f"{path}: {tensor.name}"[:200],
+            expected="external data in the same directory",
+            actual=repr(entries)[:120],
+        )
+    return location, end
+
+
+def _load(path: Path, threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no narrower base
+        raise _file_error(path, "an ONNX file that ONNX Runtime can load", error) from error
+
+
+def _specs(path: Path, nodes: list[Any]) -> tuple[TensorSpec, ...]:
+    for node in nodes:
+        if node.type not in _DTYPES:
+            raise OnnxFileError(
+                f"{path}: {node.name}"[:200],
+                expected=f"one of {', '.join(_DTYPES)}",
+                actual=node.type,
+                remedy="export in float32 or float16 for ONNX Runtime",
+            )
+    # ONNX Runtime gives None for a free size without a name; such sizes are independent.
+    return tuple(
+        TensorSpec(
+            node.name,
+            _DTYPES[node.type],
+            tuple(
+                f"{node.name}.{axis}" if size is None else size
+                for axis, size in enumerate(node.shape)
+            ),
+        )
+        for node in nodes
+    )
+
+
+def _file_error(path: Path, expected: str, error: Exception) -> OnnxFileError:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return OnnxFileError(str(path), expected=expected, actual=text[:300])

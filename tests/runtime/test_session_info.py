@@ -1,0 +1,64 @@
+"""Metadata of exported files: written and read back, damaged ones refused."""
+
+import dataclasses
+import json
+
+import pytest
+from conftest import INFO
+
+from paro_trt.errors import OnnxFileError
+from paro_trt.runtime.info import SessionInfo
+
+
+def test_round_trip():
+    assert SessionInfo.from_metadata("m.onnx", INFO.to_metadata()) == INFO
+    dense = dataclasses.replace(INFO, plan_hash=None, bin_boundaries=None)
+    assert SessionInfo.from_metadata("m.onnx", dense.to_metadata()) == dense
+    one_bin = dataclasses.replace(INFO, bin_boundaries=())
+    assert SessionInfo.from_metadata("m.onnx", one_bin.to_metadata()) == one_bin
+
+
+def test_metadata_keys_are_the_documented_ones():
+    metadata = INFO.to_metadata()
+    assert set(metadata) == {
+        "paro.format",
+        "paro.model_class",
+        "paro.config_hash",
+        "paro.grid",
+        "paro.plan_hash",
+        "paro.bin_boundaries",
+    }
+    assert json.loads(metadata["paro.bin_boundaries"]) == [700.0, 250.0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("paro.format", None),
+        ("paro.format", "2"),
+        ("paro.model_class", None),
+        ("paro.model_class", ""),
+        ("paro.config_hash", "xyz"),
+        ("paro.grid", None),
+        ("paro.grid", "[2, 8]"),
+        ("paro.grid", "[2, 8, -8]"),
+        ("paro.grid", "7"),
+        ("paro.grid", "[" * 100_000),
+        ("paro.plan_hash", None),
+        ("paro.plan_hash", "xyz"),
+        ("paro.bin_boundaries", "[1, 2]"),
+        ("paro.bin_boundaries", "[1000.0]"),
+        ("paro.bin_boundaries", "[NaN]"),
+        ("paro.bin_boundaries", '["500"]'),
+        ("paro.bin_boundaries", "{}"),
+        ("paro.bin_boundaries", json.dumps([900 - i for i in range(100)])),
+    ],
+)
+def test_damaged_metadata(key, value):
+    metadata = INFO.to_metadata()
+    del metadata[key]
+    if value is not None:
+        metadata[key] = value
+    with pytest.raises(OnnxFileError, match=r"m\.onnx: metadata") as info:
+        SessionInfo.from_metadata("m.onnx", metadata)
+    assert len(str(info.value)) < 400
