@@ -95,7 +95,10 @@ BYTES: dict[str, tuple[bytes, str]] = {
     "data cut": (HONEST[:-1], "truncated"),
     "data missing": (HONEST[: 8 + int.from_bytes(HONEST[:8], "little")], "truncated"),
     "length of everything": (b"\xff" * 8 + HONEST[8:], "header.*18446744073709551615"),
-    "length over the limit": ((1 << 25).to_bytes(8, "little") + b" " * (1 << 25), "header"),
+    "length over the limit": (
+        (1 << 25).to_bytes(8, "little") + b"{" * (1 << 25),
+        "header.*at most 16777216 bytes.*33554432",
+    ),
     "length zero": (bytes(8) + HONEST[8:], "header.*JSON object"),
     "leading space": (HONEST[:8] + b" " + HONEST[9:], "header.*JSON object"),
     "not UTF-8": (HONEST[:9] + b"\xff" + HONEST[10:], "header"),
