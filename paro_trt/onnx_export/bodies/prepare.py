@@ -11,7 +11,7 @@ from typing import NamedTuple
 from onnx import TensorProto
 
 from .builder import GraphBuilder, Value
-from .mask import attended_blocks, mask_rows, summary_bias
+from .mask import attended_blocks, attends_anything, mask_rows, summary_bias
 from .quantize import Reduce, preconditioned, quantized
 from .stages import Bits, Formals, Prepared, Sizes
 
@@ -47,6 +47,7 @@ def prepare(graph: GraphBuilder, formals: Formals) -> Prepared:
     kv_order = order.take(graph.arange(sizes.heads, step=sizes.group))
     layout = KeyLayout(graph, kv_order, exists, count, sizes)
     listed = mask_rows(graph, formals, sizes) & (count > 0.0).unsqueeze(1, 2)
+    anything = attends_anything(listed, count, sizes.pooled)
     return Prepared(
         sizes=sizes,
         qk=qk,
@@ -55,7 +56,8 @@ def prepare(graph: GraphBuilder, formals: Formals) -> Prepared:
         query=prepared_query(graph, formals.query, order, equalizer, qk, sizes),
         key=prepared_key(layout, formals.key, qk, key_mean, equalizer),
         value=prepared_value(layout, formals.value, pv, value_mean, value_scale),
-        attended=attended_blocks(graph, listed, sizes),
+        anything=anything,
+        attended=attended_blocks(graph, listed, anything, sizes),
         token_bias=graph.where(exists, 0.0, -math.inf),
         summary_bias=summary_bias(graph, listed, count, sizes),
     )

@@ -44,7 +44,7 @@ class Bits(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """INT64 scalars."""
+    """INT64 scalars; `pooled` is the attribute pool_dropped."""
 
     batch: Value
     tokens: Value
@@ -58,6 +58,7 @@ class Sizes(NamedTuple):
     query_rows: Value
     key_blocks: Value
     token_blocks: Value
+    pooled: Value
     summary_blocks: Value
 
     @classmethod
@@ -70,6 +71,7 @@ class Sizes(NamedTuple):
         key_blocks = (tokens + block_k - 1) // block_k
         token_blocks = key_blocks + 1
         groups = (token_blocks + block_k - 1) // block_k
+        pooled = graph.attribute("pool_dropped", int)
         return cls(
             batch=batch,
             tokens=tokens,
@@ -83,7 +85,8 @@ class Sizes(NamedTuple):
             query_rows=query_blocks * block_q,
             key_blocks=key_blocks,
             token_blocks=token_blocks,
-            summary_blocks=groups * graph.attribute("pool_dropped", int),
+            pooled=pooled,
+            summary_blocks=groups * pooled,
         )
 
 
@@ -95,6 +98,7 @@ class Prepared(NamedTuple):
     query: [B, H, P, D], with the softmax scale folded in.
     key, value: [B, Hk, M, block_k, D]; the value affine is undone here, which commutes with
         attention since rows of P sum to one.
+    anything: BOOL [B, H, NQ, 1], whether a query block has anything to attend.
     attended: BOOL [B, H, NQ, M].
     token_bias: [B, N, block_k], 0 for a token and -inf where there is none.
     summary_bias: [B, H, NQ, G, block_k], log of the tokens a summary stands for, -inf where its
@@ -108,6 +112,7 @@ class Prepared(NamedTuple):
     query: Value
     key: Value
     value: Value
+    anything: Value
     attended: Value
     token_bias: Value
     summary_bias: Value

@@ -1,0 +1,117 @@
+"""Models of one PAROAttention node with its local function, and a way to run them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+
+from paro_trt.onnx_export.bodies import Body, attention_function
+from paro_trt.op.spec import (
+    DOMAIN,
+    INPUTS,
+    OP_TYPE,
+    PLUGIN_NAMESPACE,
+    PLUGIN_VERSION,
+    AttentionConfig,
+    AttentionInputs,
+)
+from paro_trt.testing.cases import OpCase
+from paro_trt.testing.numerics import compare
+
+ELEMENT_TYPES = {
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.int32: TensorProto.INT32,
+}
+
+
+def single_node_model(
+    body: Body, inputs: AttentionInputs, config: AttentionConfig, opset: int = 18
+) -> onnx.ModelProto:
+    """All ten inputs are graph inputs; the batch is symbolic."""
+    infos = []
+    for entry, tensor in zip(INPUTS, inputs, strict=True):
+        shape = ["B" if s == "B" else n for s, n in zip(entry.shape, tensor.shape, strict=True)]
+        infos.append(helper.make_tensor_value_info(entry.name, ELEMENT_TYPES[tensor.dtype], shape))
+    output = helper.make_tensor_value_info(
+        "output", ELEMENT_TYPES[inputs.query.dtype], ["B", *inputs.query.shape[1:]]
+    )
+    node = helper.make_node(
+        OP_TYPE,
+        [entry.name for entry in INPUTS],
+        ["output"],
+        domain=DOMAIN,
+        scale=config.scale,
+        block_q=config.block_q,
+        block_k=config.block_k,
+        qk_bits=config.qk_bits,
+        pv_bits=config.pv_bits,
+        pool_dropped=int(config.pool_dropped),
+        plugin_version=PLUGIN_VERSION,
+        plugin_namespace=PLUGIN_NAMESPACE,
+    )
+    return helper.make_model(
+        helper.make_graph([node], "single", infos, [output]),
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)],
+        functions=[attention_function(body, opset)],
+        ir_version=10,
+    )
+
+
+def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def feed_of(
+    inputs: AttentionInputs, session: onnxruntime.InferenceSession | None = None
+) -> dict[str, np.ndarray]:
+    """ORT drops inputs that a body does not read (the schedule); it refuses to be fed them."""
+    feed = {name: tensor.numpy() for name, tensor in inputs._asdict().items()}
+    if session is None:
+        return feed
+    return {entry.name: feed[entry.name] for entry in session.get_inputs()}
+
+
+def run_with_onnxruntime(
+    body: Body, inputs: AttentionInputs, config: AttentionConfig, opset: int = 18
+) -> torch.Tensor:
+    session = session_of(single_node_model(body, inputs, config, opset))
+    return torch.from_numpy(session.run(None, feed_of(inputs, session))[0])
+
+
+EVERYTHING = OpCase(
+    "everything-at-once",
+    203,
+    batch=4,
+    heads=4,
+    kv_heads=2,
+    head_dim=24,
+    bins=3,
+    key_length=(203, 150, 64, 0),
+    empty_rows=True,
+    config=AttentionConfig(block_q=128, block_k=64),
+)
+"""Grouped, ragged, padded, several bins, empty mask rows, a sample without tokens."""
+
+FOLDED_SCALES = 3.0
+"""The bodies fold scales into FP32 operands: logits carry more roundings than the reference's,
+which are exact integer products times one factor. Largest excess seen: 1.6 of an element's bound.
+"""
+
+
+def assert_matches_reference(
+    actual: torch.Tensor, inputs: AttentionInputs, config: AttentionConfig
+) -> None:
+    assert actual.dtype == inputs.query.dtype
+    comparison = compare(actual, inputs, config)
+    others = [text for text in comparison.failures if not text.startswith("element-wise")]
+    assert others == []
+    assert comparison.excess <= FOLDED_SCALES
