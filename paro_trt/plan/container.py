@@ -107,10 +107,6 @@ def open_container(path: Path) -> Iterator[Container]:
         except OSError as error:
             reason = error.strerror or str(error)
             raise PlanError("file", expected="a file that can be read", actual=reason) from error
-        except ValueError as error:
-            if isinstance(error, PlanError):
-                raise
-            raise PlanError("file", expected="a valid path", actual=str(error)) from error
 
 
 def _read_header(file: BinaryIO, size: int) -> bytes:

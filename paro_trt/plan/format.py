@@ -27,8 +27,7 @@ from .validate import bin_boundaries, mask_bytes
 def save_plan(plan: ParoPlan, path: str | os.PathLike[str]) -> None:
     """Write a plan, all of it or nothing.
 
-    Compressing the masks of a 14-billion-parameter video model takes a minute or two of
-    two cores.
+    Compressing the masks of a 14-billion-parameter video model takes a minute or two on two cores.
 
     Args:
         plan: what to write.

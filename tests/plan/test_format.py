@@ -13,7 +13,8 @@ import safetensors
 
 from paro_trt.errors import ArgumentError, PlanError
 from paro_trt.op.mask import pack_block_mask, unpack_block_mask
-from paro_trt.plan import Grid, ParoPlan, TextLayout, TextPosition, load_plan, save_plan
+from paro_trt.plan import Grid, ParoPlan, TextLayout, TextPosition, limits, load_plan, save_plan
+from paro_trt.plan.document import FORMAT_VERSION
 from paro_trt.plan.identity import model_identity
 from paro_trt.plan.mask_codec import decode_mask, encode_mask
 from paro_trt.testing.plans import small_plan
@@ -203,3 +204,22 @@ def test_saving_refuses_a_header_no_reader_takes(
     with pytest.raises(PlanError, match="header"):
         save_plan(small_plan(), tmp_path / "a")
     assert not list(tmp_path.iterdir())
+
+
+def test_format_md_states_every_limit() -> None:
+    text = Path(limits.__file__).with_name("FORMAT.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line[:1] == "|"}
+    stated = {
+        "header": limits.MAX_HEADER_BYTES,
+        "S": limits.MAX_TOKENS,
+        "O": limits.MAX_ORDERS,
+        "layers": limits.MAX_LAYERS,
+        "H": limits.MAX_HEADS,
+        "D": limits.MAX_HEAD_DIM,
+        "T": limits.MAX_BINS,
+        "masks of all layers, decoded": limits.MAX_MASK_BYTES,
+    }
+    for name, limit in stated.items():
+        assert f" {limit:,} " in rows[name]
+    assert f"1 to {limits.MAX_LABEL} printable" in text
+    assert f"# The plan file, format version {FORMAT_VERSION}" in text
