@@ -1,0 +1,52 @@
+# `make demo` and `make test` are all the set-up there is: each makes .venv, installs and does its work.
+# Needed beforehand: Python >= 3.10 with venv, gcc, make. pip's own settings (index, wheel directory)
+# apply, so a machine may prefer torch's CPU wheel; any 2.13.0 build will do.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long lint types format clean
+
+help:
+	@echo "make demo       calibrate, export and run the included video model; pictures in out/demo"
+	@echo "make test       the test suite (some minutes); needs no GPU and no TensorRT"
+	@echo "make test-long  the tests that take minutes each"
+	@echo "make lint       ruff: rules and formatting"
+	@echo "make types      mypy on the package"
+	@echo "make format     let ruff rewrite the files"
+	@echo "make clean      remove .venv, caches and out/"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	  sys.exit(None if v >= (3, 10) else f"Python >= 3.10 is needed, this is {v.major}.{v.minor}; set PYTHON=")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python samples/demo/run.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -m long
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

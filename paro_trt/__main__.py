@@ -1,0 +1,5 @@
+"""`python -m paro_trt`: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,154 @@
+"""`paro-trt calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ArgumentError
+from . import output
+from .choices import AllocationName, MaskMetricName, OrderMetricName
+from .paths import check_output
+from .plan_document import describe_plan, mean_over_heads
+from .policy import when_interrupted
+
+if TYPE_CHECKING:
+    from ..calibrate.settings import CalibrationSettings
+    from ..plan import ParoPlan
+
+DEFAULT_DENSITY = 0.3
+
+
+def calibrate(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Diffusers transformer directory.")
+    ],
+    plan: Annotated[
+        Path, typer.Option("-o", "--output", help="The plan to write (*.paro.safetensors).")
+    ],
+    prompts: Annotated[
+        Path, typer.Option(help="Safetensors file of prompt embeddings to calibrate on.")
+    ],
+    latent: Annotated[
+        str, typer.Option(metavar="F,H,W", help="Size of the latent video: frames,height,width.")
+    ],
+    density: Annotated[
+        float | None,
+        typer.Option(help=f"Share of blocks to attend. [default: {DEFAULT_DENSITY}]"),
+    ] = None,
+    mass: Annotated[
+        float | None, typer.Option(help="Instead: share of attention every head keeps.")
+    ] = None,
+    qk_bits: Annotated[int, typer.Option(help="Query x key: 16, 8 or 4.")] = 8,
+    pv_bits: Annotated[int, typer.Option(help="Probabilities x value: 16, 8 or 4.")] = 8,
+    block_q: Annotated[int, typer.Option(help="Tokens in a query block: 64 or 128.")] = 128,
+    block_k: Annotated[int, typer.Option(help="Tokens in a key block: 64 or 128.")] = 64,
+    bins: Annotated[int, typer.Option(help="Parts of the schedule with their own masks.")] = 2,
+    steps: Annotated[int, typer.Option(help="Denoising steps of the calibration run.")] = 20,
+    captured_steps: Annotated[int, typer.Option(help="Steps captured in each bin.")] = 2,
+    shift: Annotated[float, typer.Option(help="The flow-matching schedule's shift.")] = 3.0,
+    guidance_scale: Annotated[
+        float, typer.Option(help="Guidance of the run; other than 1 needs a negative prompt.")
+    ] = 1.0,
+    pool: Annotated[
+        bool, typer.Option("--pool/--no-pool", help="Left-out blocks count as summary tokens.")
+    ] = True,
+    order_metric: Annotated[
+        OrderMetricName, typer.Option(help="What makes a token order good.")
+    ] = "output-error",
+    mask_metric: Annotated[
+        MaskMetricName, typer.Option(help="What makes a block worth attending.")
+    ] = "output-error",
+    allocate: Annotated[
+        AllocationName, typer.Option(help="Who shares one density budget.")
+    ] = "layer",
+    seed: Annotated[int, typer.Option(help="Of the run's noise.")] = 0,
+    heldout: Annotated[
+        Path | None, typer.Option(help="Prompts to measure the finished plan on.")
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Learn a plan: token orders, block masks and quantization, from runs of the model.
+
+    An interrupted run resumes: repeat the same command.
+    """
+    latent_size = parse_latent(latent)
+    check_output(plan)
+
+    from ..calibrate.pipeline import WORK_SUFFIX
+    from ..calibrate.pipeline import calibrate as learn
+    from ..calibrate.select_mask import Allocation, MaskMetric
+    from ..calibrate.select_order import OrderMetric
+    from ..calibrate.settings import CalibrationSettings
+    from ..models.conditioning import load_prompts
+    from ..models.load import load_model
+    from .progress import StageBars
+
+    settings = CalibrationSettings(
+        density=DEFAULT_DENSITY if density is None and mass is None else density,
+        mass=mass,
+        block_q=block_q,
+        block_k=block_k,
+        bins=bins,
+        pool_dropped=pool,
+        qk_bits=qk_bits,
+        pv_bits=pv_bits,
+        order_metric=OrderMetric(order_metric),
+        mask_metric=MaskMetric(mask_metric),
+        allocation=Allocation(allocate),
+        steps=steps,
+        captured_steps=captured_steps,
+        shift=shift,
+        guidance_scale=guidance_scale,
+        seed=seed,
+    )
+    calibration_prompts = load_prompts(prompts)
+    heldout_prompts = None if heldout is None else load_prompts(heldout)
+    loaded = load_model(model)
+    kept = f"finished work is kept in {plan}{WORK_SUFFIX}; the same command resumes it"
+    with when_interrupted(kept), StageBars() as bars:
+        made = learn(
+            loaded,
+            calibration_prompts,
+            latent_size,
+            settings,
+            plan,
+            heldout=heldout_prompts,
+            progress=bars,
+        )
+    if as_json:
+        output.print_json(describe_plan(made, plan))
+    else:
+        output.print_facts(f"wrote {plan}", _summary(made, settings, plan))
+
+
+def parse_latent(text: str) -> tuple[int, int, int]:
+    """ "F,H,W" as three sizes.
+
+    Raises:
+        ArgumentError: it is anything else.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise ArgumentError(
+            "--latent",
+            expected="frames,height,width of the latent video, such as 21,60,104",
+            actual=repr(text),
+        )
+    frames, height, width = (int(part) for part in parts)
+    return frames, height, width
+
+
+def _summary(plan: ParoPlan, settings: CalibrationSettings, path: Path) -> dict[str, Any]:
+    asked = f"mass {settings.mass:g}" if settings.mass else f"density {settings.density:g}"
+    return {
+        "density": f"{plan.density():.3f} (asked for: {asked})",
+        "mass": f"{mean_over_heads(plan, 'mass'):.4f}",
+        "predicted error": f"{mean_over_heads(plan, 'predicted_error'):.4f}",
+        "size": output.file_size(path.stat().st_size),
+        **{name: f"{value:.4g}" for name, value in plan.calibration.measured.items()},
+        **{f"note {index}": note for index, note in enumerate(plan.calibration.notes, 1)},
+        "next": f"paro-trt export MODEL --plan {path} -o OUT.onnx",
+    }

@@ -1,0 +1,15 @@
+"""Values that options take, spelled here so that `--help` need not import torch.
+
+tests/cli/test_choices.py holds them against the enums they stand for.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+OrderMetricName: TypeAlias = Literal["output-error", "mass", "paper"]
+MaskMetricName: TypeAlias = Literal["output-error", "mass"]
+AllocationName: TypeAlias = Literal["model", "layer", "head"]
+BackendName: TypeAlias = Literal["ort", "cpu", "tensorrt"]
+DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
+BodyName: TypeAlias = Literal["sparse", "dense", "none"]

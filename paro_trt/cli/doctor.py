@@ -1,0 +1,72 @@
+"""`paro-trt doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from .. import __version__
+from . import output
+from .policy import BAD_INPUT
+
+if TYPE_CHECKING:
+    from ..doctor import Diagnosis
+
+
+def doctor(as_json: output.JsonOption = False) -> None:
+    """Say what is here, which backends will run, what is missing and the command that mends it.
+
+    Exit status 0 if calibrate, export, verify and run work on this machine's CPU, else 2.
+    """
+    from ..doctor import examine
+
+    with output.remarks().status("looking at this machine"):
+        diagnosis = examine()
+    if as_json:
+        output.print_json(
+            {"paro_trt": __version__, "cpu_chain": diagnosis.cpu_chain, **asdict(diagnosis)}
+        )
+    else:
+        show(diagnosis)
+    if not diagnosis.cpu_chain:
+        raise typer.Exit(BAD_INPUT)
+
+
+def show(diagnosis: Diagnosis) -> None:
+    """Print a diagnosis as tables."""
+    output.print_facts(f"paro-trt {__version__} on this machine", _machine(diagnosis))
+    components = output.table("What is here", "component", "found", "for")
+    for part in diagnosis.components:
+        mark = "[green]yes[/]" if part.present else "[yellow]no[/]"
+        components.add_row(part.name, f"{mark}  {part.detail}", part.purpose)
+    backends = output.table("What will run", "backend", "state", "what it is")
+    for backend in diagnosis.backends:
+        style = {"runs": "green", "missing": "red"}.get(backend.state.value, "dim")
+        backends.add_row(backend.name, f"[{style}]{backend.state.value}[/]", backend.detail)
+    console = output.results()
+    console.print(components, backends)
+    for part in diagnosis.missing:
+        console.print(f"[red]missing[/] {part.name} ({part.detail}); mend it with: {part.remedy}")
+    if diagnosis.cpu_chain:
+        console.print("The whole chain (calibrate, export, verify, run) works on this CPU.")
+
+
+def _machine(diagnosis: Diagnosis) -> dict[str, object]:
+    machine = diagnosis.machine
+    facts: dict[str, object] = {
+        "processor": machine["cpu"],
+        "usable cores": machine["cores"],
+        "instruction sets": ", ".join(machine["features"]) or "none of those known to help",
+    }
+    if "memory_bytes" in machine:
+        sizes = (machine["memory_bytes"], machine["memory_available_bytes"])
+        facts["memory"] = "{}, {} available".format(*map(output.file_size, sizes))
+    gpus = [
+        f"{gpu['name']}, compute capability {gpu['compute_cap']}, {gpu['memory.total']}, "
+        f"driver {gpu['driver_version']}"
+        for gpu in machine["gpus"]
+    ]
+    facts["NVIDIA GPUs"] = "; ".join(gpus) or "none found (nothing of this release needs one)"
+    return facts

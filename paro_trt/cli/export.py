@@ -1,0 +1,5 @@
+"""`paro-trt export`."""
+
+
+def export() -> None:
+    """Write an ONNX file."""

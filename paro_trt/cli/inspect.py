@@ -1,0 +1,76 @@
+"""`paro-trt inspect`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import NotInThisReleaseError, ParoError
+from . import output
+from .paths import require_file
+
+
+class Content(Enum):
+    """What a file holds, going by its first bytes."""
+
+    SAFETENSORS = "safetensors"
+    JSON = "json"
+    PROTOBUF = "protobuf"
+
+
+def inspect(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A plan, an ONNX model or an engine manifest.")
+    ],
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Of a plan: a line for each head.")
+    ] = False,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Say what a file holds; its content decides what it is, not its name."""
+    require_file(file, "a plan, an ONNX model or an engine manifest")
+    content = content_of(file)
+    if content is Content.SAFETENSORS:
+        from ..plan import load_plan
+        from .plan_document import describe_plan
+        from .plan_tables import show_plan
+
+        plan = load_plan(file)
+        output.print_json(describe_plan(plan, file)) if as_json else show_plan(plan, file, heads)
+    elif content is Content.PROTOBUF:
+        from .onnx_document import describe_onnx, show_onnx
+
+        document = describe_onnx(file)
+        output.print_json(document) if as_json else show_onnx(document)
+    else:
+        raise NotInThisReleaseError(
+            f"{file}: a JSON document",
+            expected="a plan or an ONNX model",
+            actual="what may be an engine manifest, which is not in this release",
+        )
+
+
+def content_of(path: Path) -> Content:
+    """What a file holds.
+
+    Raises:
+        ParoError: none of what this package writes.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+    # safetensors: eight bytes of header length, then the header, a JSON object.
+    if start[8:9] == b"{":
+        return Content.SAFETENSORS
+    if start.lstrip()[:1] == b"{":
+        return Content.JSON
+    # ONNX: field 1 (ir_version) as a varint leads in every writer's output.
+    if start[:1] == b"\x08":
+        return Content.PROTOBUF
+    raise ParoError(
+        str(path),
+        expected="a plan (safetensors), an ONNX model or an engine manifest (JSON)",
+        actual=f"a file that begins with {start[:8].hex(' ')}" if start else "an empty file",
+    )

@@ -1,0 +1,69 @@
+"""A plan as plain values, for JSON and for tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..plan import LayerPlan, ParoPlan
+
+AFFINE_ROWS = ("key_mean", "equalizer", "value_mean", "value_scale")
+_IDENTITY = (0.0, 1.0, 0.0, 1.0)
+
+
+def describe_plan(plan: ParoPlan, path: Path) -> dict[str, Any]:
+    """Everything a plan says, but for its arrays."""
+    return {
+        "kind": "plan",
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "content_hash": plan.content_hash(),
+        "model": asdict(plan.model),
+        "grid": asdict(plan.grid),
+        "text": {**asdict(plan.text), "position": plan.text.position.value},
+        "tokens": plan.tokens,
+        "block_q": plan.block_q,
+        "block_k": plan.block_k,
+        "query_blocks": plan.query_blocks,
+        "key_blocks": plan.key_blocks,
+        "pool_dropped": plan.pool_dropped,
+        "bins": plan.bins,
+        "bin_boundaries": list(plan.bin_boundaries),
+        "orders": list(plan.order_names),
+        "density": plan.density(),
+        "mass": mean_over_heads(plan, "mass"),
+        "predicted_error": mean_over_heads(plan, "predicted_error"),
+        "calibration": asdict(plan.calibration),
+        "layers": [_describe_layer(layer) for layer in plan.layers],
+    }
+
+
+def mean_over_heads(plan: ParoPlan, figure: str) -> float:
+    """Mean of a figure of `HeadRecord` over all layers, heads and bins."""
+    values = [
+        value for layer in plan.layers for head in layer.heads for value in getattr(head, figure)
+    ]
+    return float(sum(values) / len(values))
+
+
+def affine_use(layer: LayerPlan) -> dict[str, int]:
+    """How many key/value heads use each part of channel_affine."""
+    return {
+        name: int((layer.channel_affine[row] != _IDENTITY[row]).any(axis=-1).sum())
+        for row, name in enumerate(AFFINE_ROWS)
+    }
+
+
+def _describe_layer(layer: LayerPlan) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "qk_bits": layer.qk_bits,
+        "pv_bits": layer.pv_bits,
+        "bits_reason": layer.bits_reason,
+        "kv_heads": layer.channel_affine.shape[1],
+        "head_dim": layer.channel_affine.shape[2],
+        "affine_heads": affine_use(layer),
+        "heads": [asdict(head) for head in layer.heads],
+    }

@@ -1,0 +1,118 @@
+"""A plan as tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import output
+from .plan_document import affine_use, mean_over_heads
+
+if TYPE_CHECKING:
+    from ..plan import CalibrationRecord, HeadRecord, LayerPlan, ParoPlan
+
+_FIGURES = ("density", "mass", "error")
+
+
+def show_plan(plan: ParoPlan, path: Path, each_head: bool) -> None:
+    """Print what a plan holds: the whole, its layers or heads, and how it came about."""
+    output.print_facts(f"plan {path}", _facts(plan, path))
+    console = output.results()
+    console.print(_heads_table(plan) if each_head else _layers_table(plan))
+    output.print_facts("calibration", _calibration(plan.calibration))
+
+
+def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
+    grid, text = plan.grid, plan.text
+    layout = "none in the sequence"
+    if text.count:
+        layout = f"{text.count} {text.position.value}{', padded' if text.padded else ''}"
+    edges = ", ".join(f"{boundary:.1f}" for boundary in plan.bin_boundaries)
+    off_mask = "pooled into summary tokens" if plan.pool_dropped else "dropped, as in the paper"
+    return {
+        "model": f"{plan.model.class_name}, config {plan.model.config_hash[:16]}",
+        "grid": f"{grid.frames} x {grid.height} x {grid.width} = {grid.tokens} tokens",
+        "text tokens": layout,
+        "blocks": f"{plan.query_blocks} x {plan.key_blocks} of "
+        f"{plan.block_q} queries x {plan.block_k} keys",
+        "blocks off the mask": off_mask,
+        "schedule bins": f"{plan.bins}{f', parted at timestep {edges}' if edges else ''}",
+        "orders in use": ", ".join(plan.order_names),
+        "density": f"{plan.density():.4f}",
+        "mass": f"{mean_over_heads(plan, 'mass'):.4f}",
+        "predicted error": f"{mean_over_heads(plan, 'predicted_error'):.4f}",
+        "size": output.file_size(path.stat().st_size),
+        "content hash": plan.content_hash(),
+    }
+
+
+def _layers_table(plan: ParoPlan):  # type: ignore[no-untyped-def]
+    title = "layers (density, mass and predicted error: mean over heads, one figure a bin)"
+    right = (*_FIGURES, "QK/PV bits")
+    made = output.table(title, "layer", "orders of heads", *right, "affine", right=right)
+    for layer in plan.layers:
+        counts = Counter(head.order for head in layer.heads)
+        orders = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
+        made.add_row(
+            layer.name,
+            orders,
+            *_figures(layer.heads),
+            f"{layer.qk_bits}/{layer.pv_bits}",
+            _affine(layer),
+        )
+    return made
+
+
+def _heads_table(plan: ParoPlan):  # type: ignore[no-untyped-def]
+    made = output.table(
+        "heads (one figure a bin)", "layer", "head", "order", *_FIGURES, right=("head", *_FIGURES)
+    )
+    for layer in plan.layers:
+        for index, head in enumerate(layer.heads):
+            name = layer.name if index == 0 else ""
+            made.add_row(name, str(index), head.order, *_figures([head]))
+        made.add_section()
+    return made
+
+
+def _figures(heads: Sequence[HeadRecord]) -> tuple[str, ...]:
+    """Density, mass and predicted error, each averaged over heads, bin by bin."""
+    return tuple(
+        "  ".join(
+            f"{sum(values) / len(values):.3f}"
+            for values in zip(*(getattr(head, name) for head in heads), strict=True)
+        )
+        for name in ("density", "mass", "predicted_error")
+    )
+
+
+def _affine(layer: LayerPlan) -> str:
+    """Parts of channel_affine in use; a number where not every key/value head uses it."""
+    short = {
+        "key_mean": "K mean",
+        "equalizer": "equalizer",
+        "value_mean": "V mean",
+        "value_scale": "V scale",
+    }
+    heads = layer.channel_affine.shape[1]
+    parts = [
+        short[name] + ("" if used == heads else f" {used}/{heads}")
+        for name, used in affine_use(layer).items()
+        if used
+    ]
+    return ", ".join(parts) or "none"
+
+
+def _calibration(record: CalibrationRecord) -> dict[str, object]:
+    return {
+        "prompts": "; ".join(record.prompts) or "none recorded",
+        "steps": f"{record.steps}, captured {', '.join(map(str, record.captured_steps))}",
+        "metrics": f"order {record.order_metric}, mask {record.mask_metric}",
+        "density asked for": f"{record.density:g}",
+        "seed": record.seed,
+        "made by": f"paro-trt {record.tool_version}",
+        **{name: f"{value:.4g}" for name, value in record.measured.items()},
+        **{f"note {index}": note for index, note in enumerate(record.notes, 1)},
+    }

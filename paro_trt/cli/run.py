@@ -1,0 +1,87 @@
+"""`paro-trt run`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ArgumentError
+from . import output
+from .choices import BackendName
+from .paths import check_output, require_file
+
+if TYPE_CHECKING:
+    from ..runtime.session import Arrays
+
+
+def run(
+    model: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="An exported model.")],
+    inputs: Annotated[
+        Path, typer.Option(help="Safetensors file with one tensor for each input of the model.")
+    ],
+    target: Annotated[
+        Path, typer.Option("-o", "--output", help="Safetensors file for the outputs.")
+    ],
+    backend: Annotated[BackendName, typer.Option(help="Who executes the model.")] = "ort",
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the backend.")] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Run an exported model once on given inputs."""
+    check_output(target)
+    arrays = _read(require_file(inputs, "a safetensors file of inputs"))
+
+    from ..runtime.backends import open_session
+
+    with open_session(model, backend, threads) as session:
+        started = time.perf_counter()
+        with output.remarks().status(f"running {model.name}"):
+            outputs = session.run(arrays)
+        seconds = time.perf_counter() - started
+    _write(outputs, target)
+    summary = {
+        "model": str(model),
+        "backend": backend,
+        "seconds": round(seconds, 4),
+        "file": str(target),
+        "outputs": {name: _describe(array) for name, array in outputs.items()},
+    }
+    if as_json:
+        output.print_json(summary)
+    else:
+        shapes = {name: f"{array.dtype} {list(array.shape)}" for name, array in outputs.items()}
+        facts = {"backend": backend, "time": f"{seconds:.3f} s", **shapes}
+        output.print_facts(f"wrote {target}", facts)
+
+
+def _read(path: Path) -> Arrays:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays: Arrays = load_file(path)
+    # bfloat16 and 8-bit floats have no NumPy type: safetensors raises a bare error for them.
+    except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
+        raise ArgumentError(
+            str(path),
+            expected="a safetensors file of tensors that NumPy knows",
+            actual=str(error).strip().splitlines()[0][:200] if str(error) else repr(error),
+        ) from error
+    return arrays
+
+
+def _write(outputs: Arrays, target: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save
+
+    from ..files import atomic_write
+
+    content = save({name: np.ascontiguousarray(array) for name, array in outputs.items()})
+    with atomic_write(target) as file:
+        file.write(content)
+
+
+def _describe(array: Any) -> dict[str, Any]:
+    return {"dtype": str(array.dtype), "shape": list(array.shape)}

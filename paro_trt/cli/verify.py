@@ -1,0 +1,5 @@
+"""`paro-trt verify`."""
+
+
+def verify() -> None:
+    """Compare."""
