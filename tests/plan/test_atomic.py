@@ -100,7 +100,7 @@ def test_missing_directory(tmp_path: Path) -> None:
 
 
 def test_directory_in_place_of_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ParoError, match="a directory"):
+    with pytest.raises(ParoError, match="expected a file name, got a directory"):
         save_plan(small_plan(), tmp_path)
     assert not list(tmp_path.iterdir())
 
