@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import OnnxFileError, PlanError
 from ..plan import Grid, ModelIdentity
 from ..plan.limits import MAX_BINS, MAX_TIMESTEP
+from ..plan.records import is_sha256
 
 FORMAT = 1
 """Version of the exported graph's inputs, outputs and metadata."""
@@ -69,7 +70,7 @@ class SessionInfo:
             return cls(
                 ModelIdentity(metadata["paro.model_class"], metadata["paro.config_hash"]),
                 Grid(*json.loads(metadata["paro.grid"])),
-                metadata["paro.plan_hash"] if boundaries is not None else None,
+                _plan_hash(metadata) if boundaries is not None else None,
                 boundaries,
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -82,6 +83,13 @@ class SessionInfo:
                 actual=detail[:160],
                 remedy="export the model again",
             ) from error
+
+
+def _plan_hash(metadata: Mapping[str, str]) -> str:
+    value = metadata["paro.plan_hash"]
+    if not is_sha256(value):
+        raise ValueError(f"paro.plan_hash {value[:80]}")
+    return value
 
 
 def _boundaries(metadata: Mapping[str, str]) -> tuple[float, ...] | None:

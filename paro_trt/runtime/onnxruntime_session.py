@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, OnnxFileError
 from .info import SessionInfo
@@ -40,11 +40,11 @@ class OrtSession(Session):
             raise ArgumentError("threads", expected="at least 1", actual=str(threads))
         self.path = Path(path)
         check_onnx_file(self.path)
-        self._session: Any = _load(self.path, threads)
-        self._inputs = _specs(self.path, self._session.get_inputs())
-        self._outputs = _specs(self.path, self._session.get_outputs())
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self._info = SessionInfo.from_metadata(str(self.path), metadata)
+        loaded = _load(self.path, threads)
+        self._session: Any = loaded.session
+        self._inputs = _specs(self.path, loaded.inputs)
+        self._outputs = _specs(self.path, loaded.outputs)
+        self._info = SessionInfo.from_metadata(str(self.path), loaded.metadata)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -125,7 +125,16 @@ def _external_extent(path: Path, tensor: Any) -> tuple[str, int]:
     return location, end
 
 
-def _load(path: Path, threads: int | None) -> Any:
+class _Loaded(NamedTuple):
+    """ONNX Runtime's session and what it tells of the file."""
+
+    session: Any
+    inputs: list[Any]
+    outputs: list[Any]
+    metadata: dict[str, str]
+
+
+def _load(path: Path, threads: int | None) -> _Loaded:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -133,7 +142,11 @@ def _load(path: Path, threads: int | None) -> Any:
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+        metadata = session.get_modelmeta().custom_metadata_map
+        return _Loaded(session, session.get_inputs(), session.get_outputs(), metadata)
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         raise _file_error(path, "an ONNX file that ONNX Runtime can load", error) from error
 

@@ -1,59 +1,13 @@
-"""A small ONNX file with the inputs and metadata of an exported model."""
+"""A small ONNX file to open."""
 
 import onnx
 import pytest
-from onnx import TensorProto, helper
 
-from paro_trt.plan import Grid, ModelIdentity
-from paro_trt.runtime.info import SessionInfo
-
-INFO = SessionInfo(
-    ModelIdentity("WanTransformer3DModel", "ab" * 32), Grid(2, 8, 8), "cd" * 32, (700.0, 250.0)
-)
-
-
-def small_model(info=INFO, float_type=TensorProto.FLOAT, batch="batch"):
-    """sample = hidden_states + timestep + 10000 * mask_bin + mean(encoder_hidden_states).
-
-    Latents [batch, 4, 2, 16, 16], text [batch, text_tokens, 16].
-    """
-    nodes = [
-        helper.make_node("Cast", ["mask_bin"], ["bin_f"], to=float_type),
-        helper.make_node("Cast", ["timestep"], ["timestep_f"], to=float_type),
-        helper.make_node("Mul", ["bin_f", "weight"], ["weighted"]),
-        helper.make_node("Add", ["timestep_f", "weighted"], ["scalars"]),
-        helper.make_node("ReduceMean", ["encoder_hidden_states", "axes"], ["text"], keepdims=0),
-        helper.make_node("Add", ["scalars", "text"], ["offset"]),
-        helper.make_node("Reshape", ["offset", "shape"], ["offset_5d"]),
-        helper.make_node("Add", ["hidden_states", "offset_5d"], ["sample"]),
-    ]
-    latents = [batch, 4, 2, 16, 16]
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [
-            helper.make_tensor_value_info("hidden_states", float_type, latents),
-            helper.make_tensor_value_info("timestep", TensorProto.FLOAT, [batch]),
-            helper.make_tensor_value_info(
-                "encoder_hidden_states", float_type, [batch, "text_tokens", 16]
-            ),
-            helper.make_tensor_value_info("mask_bin", TensorProto.INT32, [batch]),
-        ],
-        [helper.make_tensor_value_info("sample", float_type, latents)],
-        [
-            helper.make_tensor("weight", float_type, [1], [10000.0]),
-            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
-            helper.make_tensor("shape", TensorProto.INT64, [5], [-1, 1, 1, 1, 1]),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    if info is not None:
-        helper.set_model_props(model, info.to_metadata())
-    return model
+from paro_trt.testing.small_onnx import small_onnx
 
 
 @pytest.fixture
 def onnx_file(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(small_model(), path)
+    onnx.save(small_onnx(), path)
     return path

@@ -3,11 +3,12 @@
 import numpy as np
 import onnx
 import pytest
-from conftest import INFO, small_model
 from onnx import TensorProto, helper
+from onnx.external_data_helper import set_external_data
 
 from paro_trt.errors import ArgumentError, OnnxFileError
 from paro_trt.runtime.onnxruntime_session import OrtSession
+from paro_trt.testing.small_onnx import INFO, small_onnx
 
 
 def small_inputs(batch=2, seed=None):
@@ -111,9 +112,7 @@ def test_missing_file_and_directory(tmp_path):
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.9, 0.999])
 def test_truncated_file(onnx_file, keep):
     data = onnx_file.read_bytes()
-    onnx_file.write_bytes(
-        data[: keep if isinstance(keep, int) and keep > 1 else int(keep * len(data))]
-    )
+    onnx_file.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
     assert_refused(onnx_file, "expected")
 
 
@@ -140,9 +139,15 @@ def test_flipped_bytes_are_refused_or_harmless(onnx_file):
 
 
 def save_with_external_data(path):
-    model = small_model()
-    onnx.save(model, path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
-    return path.parent / "model.onnx.data"
+    """Only `weight`: shape inference must see the others."""
+    model = small_onnx()
+    weight = model.graph.initializer[0]
+    data = path.parent / "model.onnx.data"
+    data.write_bytes(weight.raw_data)
+    set_external_data(weight, data.name, offset=0, length=len(weight.raw_data))
+    weight.ClearField("raw_data")
+    onnx.save(model, path)
+    return data
 
 
 def test_external_data(tmp_path):
@@ -173,7 +178,7 @@ def test_hostile_external_data(tmp_path, key, value):
 
 
 def test_unregistered_op(tmp_path):
-    model = small_model()
+    model = small_onnx()
     model.graph.node[0].domain = "paro"
     model.opset_import.append(helper.make_opsetid("paro", 1))
     onnx.save(model, tmp_path / "model.onnx")
@@ -182,7 +187,7 @@ def test_unregistered_op(tmp_path):
 
 def test_float16_file_takes_float16(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(small_model(float_type=TensorProto.FLOAT16), path)
+    onnx.save(small_onnx(float_type=TensorProto.FLOAT16), path)
     with OrtSession(path) as session:
         assert session.inputs[0].dtype == "float16"
         with pytest.raises(ArgumentError, match="expected float16"):
@@ -191,13 +196,13 @@ def test_float16_file_takes_float16(tmp_path):
 
 def test_bfloat16_file_is_refused(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(small_model(float_type=TensorProto.BFLOAT16), path)
+    onnx.save(small_onnx(float_type=TensorProto.BFLOAT16), path)
     assert_refused(path, "expected")
 
 
 def test_unnamed_free_sizes_are_independent(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(small_model(batch=None), path)
+    onnx.save(small_onnx(batch=None), path)
     inputs = small_inputs(2)
     sample = OrtSession(path).run(inputs)["sample"]
     np.testing.assert_allclose(sample, expected_sample(inputs), rtol=1e-6)

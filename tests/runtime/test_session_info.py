@@ -4,10 +4,10 @@ import dataclasses
 import json
 
 import pytest
-from conftest import INFO
 
 from paro_trt.errors import OnnxFileError
 from paro_trt.runtime.info import SessionInfo
+from paro_trt.testing.small_onnx import INFO
 
 
 def test_round_trip():

@@ -3,7 +3,6 @@
 import onnx
 import pytest
 import torch
-from conftest import INFO, small_model
 from onnx import TensorProto
 
 from paro_trt.errors import ArgumentError, BackendUnavailableError, OnnxFileError
@@ -11,6 +10,7 @@ from paro_trt.models.denoise import denoise, sampling_timesteps, seeded_noise
 from paro_trt.runtime.backends import Backend, open_session
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.velocity import session_velocity
+from paro_trt.testing.small_onnx import INFO, small_onnx
 from paro_trt.testing.tiny_wan import tiny_wan_inputs
 
 
@@ -27,7 +27,7 @@ def test_each_sample_gets_the_bin_of_its_timestep(onnx_file):
 
 def test_tensors_are_cast_to_the_file_s_types(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(small_model(float_type=TensorProto.FLOAT16), path)
+    onnx.save(small_onnx(float_type=TensorProto.FLOAT16), path)
     latents, timestep, conditioning = tiny_wan_inputs(1)
     with OrtSession(path) as session:
         sample = session_velocity(session)(latents.bfloat16(), timestep, conditioning)
@@ -73,6 +73,6 @@ def test_unknown_backend_lists_the_known(onnx_file):
 
 def test_file_without_metadata(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(small_model(info=None), path)
+    onnx.save(small_onnx(info=None), path)
     with pytest.raises(OnnxFileError, match=r"paro\.format.*none.*paro-trt export"):
         open_session(path)
