@@ -89,7 +89,7 @@ def _record(
 ) -> CalibrationRecord:
     settings = run.settings
     return CalibrationRecord(
-        prompts=run.prompts.texts,
+        prompts=tuple(run.prompts.texts[prompt] for prompt in run.prompts_used),
         steps=settings.steps,
         captured_steps=tuple(step for steps in settings.captured() for step in steps),
         order_metric=settings.order_metric.value,

@@ -26,7 +26,7 @@ from .progress import Progress
 from .run import CalibrationRun
 from .statistics import sampled_query_blocks
 
-HELDOUT_PROMPTS = 2
+HELDOUT_PROMPTS = 1
 """Held-out prompts measured; each costs a dense run."""
 
 TIMED_FORWARDS = 3

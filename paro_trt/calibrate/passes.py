@@ -83,6 +83,7 @@ class OrderPass:
                     settings.tiling,
                     pooled=settings.pool_dropped,
                     query_blocks=blocks,
+                    rows_per_block=settings.order_rows,
                     paper=settings.order_metric is OrderMetric.PAPER,
                 )
                 terms[index, head] = order_terms(

@@ -105,7 +105,7 @@ class _Pipeline:
         ]
 
     def _record_trajectories(self) -> None:
-        prompts = range(len(self.run.prompts))
+        prompts = self.run.prompts_used
         missing = [prompt for prompt in prompts if not self.store.units(_trajectory(prompt))]
         self.progress.start("dense runs", len(prompts), len(prompts) - len(missing))
         for prompt in missing:
@@ -117,7 +117,9 @@ class _Pipeline:
     def _choose_orders(self) -> list[NDArray[np.int32]]:
         run = self.run
         learn = OrderPass(run.settings, run.candidates, run.forced).learn
-        self._visit("orders", run.units(), _orders, lambda _layer, _unit, inputs: learn(inputs))
+        self._visit(
+            "orders", run.order_units(), _orders, lambda _layer, _unit, inputs: learn(inputs)
+        )
         chosen = []
         for layer, site in enumerate(run.sites):
             arrays = self.store.arrays(_orders(layer))

@@ -77,6 +77,11 @@ class CalibrationRun:
                 remedy="embed the prompts with the model's own text encoder",
             )
 
+    @property
+    def prompts_used(self) -> range:
+        """Indices of the prompts that are run."""
+        return range(len(self.prompts))[: self.settings.prompt_limit]
+
     @cached_property
     def grid(self) -> Grid:
         """Visual tokens."""
@@ -121,10 +126,16 @@ class CalibrationRun:
         """Every captured step of every prompt."""
         return tuple(
             Unit(prompt, step, mask_bin)
-            for prompt in range(len(self.prompts))
+            for prompt in self.prompts_used
             for mask_bin, steps in enumerate(self.settings.captured())
             for step in steps
         )
+
+    def order_units(self) -> tuple[Unit, ...]:
+        """The middle captured step of each bin, of every prompt: one order serves all steps, and
+        trying every candidate is the dearest part of a calibration."""
+        middles = {steps[len(steps) // 2] for steps in self.settings.captured()}
+        return tuple(unit for unit in self.units() if unit.step in middles)
 
     def trajectory(self, prompt: int) -> dict[int, Tensor]:
         """Latents f32 [1, C, F, H, W] that enter each captured step of a dense run.

@@ -10,6 +10,15 @@ from .select_mask import Allocation, MaskMetric, MaskTarget
 from .select_order import OrderMetric
 from .statistics import Tiling
 
+_COUNTS = (
+    "bins",
+    "captured_steps",
+    "prompt_limit",
+    "order_query_blocks",
+    "order_rows",
+    "quantize_query_blocks",
+)
+
 
 @dataclass(frozen=True)
 class CalibrationSettings:
@@ -34,7 +43,9 @@ class CalibrationSettings:
         seed: of the run's noise.
         int4_max_error: relative L2 error of a layer's attention that 4 bits may add.
         candidate_orders: names of orders to try; None means all that suit the grid.
+        prompt_limit: prompts run, the first of those given; None means all.
         order_query_blocks: query blocks, spread over the sequence, that orders are judged by.
+        order_rows: tokens of each of these query blocks, spread over it.
         quantize_query_blocks: query blocks that bit widths and channel affines are judged by.
         time_attention: time the dense model and record what to expect; without it, the same
             call makes the same plan to the last bit.
@@ -61,7 +72,9 @@ class CalibrationSettings:
     seed: int = 0
     int4_max_error: float = 0.05
     candidate_orders: tuple[str, ...] | None = None
-    order_query_blocks: int = 8
+    prompt_limit: int | None = 4
+    order_query_blocks: int = 16
+    order_rows: int = 16
     quantize_query_blocks: int = 4
     time_attention: bool = True
 
@@ -71,10 +84,10 @@ class CalibrationSettings:
             _require_one_of(name, getattr(self, name), BLOCK_SIZES)
         for name in ("qk_bits", "pv_bits"):
             _require_one_of(name, getattr(self, name), BIT_WIDTHS)
-        counts = ("bins", "captured_steps", "order_query_blocks", "quantize_query_blocks")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ArgumentError(name, expected="at least 1", actual=str(getattr(self, name)))
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(name, expected="at least 1", actual=str(value))
         if self.steps < self.bins * self.captured_steps:
             raise ArgumentError(
                 "steps",

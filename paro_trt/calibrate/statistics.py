@@ -79,6 +79,7 @@ def block_statistics(
     pooled: bool,
     key_length: int | None = None,
     query_blocks: Sequence[int] | None = None,
+    rows_per_block: int | None = None,
     paper: bool = False,
 ) -> BlockStatistics:
     """Statistics of every (query block, key block) of one head under one order.
@@ -92,16 +93,17 @@ def block_statistics(
         pooled: key blocks left out are stood for by their summary token.
         key_length: tokens of the reordered sequence that exist; None means all.
         query_blocks: the n query blocks to look at; None means all.
+        rows_per_block: look at no more rows of each, spread evenly; None means all. The sums
+            are then over these rows.
         paper: fill empty_share and peak_ratio (zeros otherwise).
     """
     length = order.numel() if key_length is None else key_length
-    query = sample.query.float()[order[:length]]
     blocks = _key_blocks(sample.key.float(), sample.value.float(), order, tiling.block_k, length)
     total = block_count(length, tiling.block_q)
     chosen = range(total) if query_blocks is None else query_blocks
     tiles = [
         _tile_statistics(
-            query[index * tiling.block_q : (index + 1) * tiling.block_q],
+            sample.query[order[_rows(index, tiling.block_q, length, rows_per_block)]].float(),
             blocks,
             sample.scale,
             pooled=pooled,
@@ -116,6 +118,12 @@ def sampled_query_blocks(total: int, limit: int) -> tuple[int, ...]:
     """At most `limit` of `total` query blocks, spread evenly."""
     count = min(total, limit)
     return tuple((2 * index + 1) * total // (2 * count) for index in range(count))
+
+
+def _rows(index: int, block_q: int, length: int, limit: int | None) -> slice:
+    """Positions of a query block, every second, third, ... so that no more than `limit` remain."""
+    start, end = index * block_q, min((index + 1) * block_q, length)
+    return slice(start, end, 1 if limit is None else -(-(end - start) // limit))
 
 
 def _key_blocks(key: Tensor, value: Tensor, order: Tensor, block: int, length: int) -> _KeyBlocks:
@@ -145,13 +153,17 @@ def _tile_statistics(
 ) -> BlockStatistics:
     """Statistics of one query block [rows, D]: vectors over key blocks and scalars."""
     rows, (number, width, _) = query.shape[0], blocks.value.shape
-    logits = (query @ blocks.key.T).mul_(scale).masked_fill_(blocks.absent, -torch.inf)
-    log_sum = logits.logsumexp(dim=1, keepdim=True)
-    probability = logits.sub_(log_sum).exp_().view(rows, number, width)
+    query = query * scale
+    weights = (query @ blocks.key.T).masked_fill_(blocks.absent, -torch.inf)
+    row_maximum = weights.amax(dim=1, keepdim=True)
+    weights.sub_(row_maximum).exp_()
+    row_sum = weights.sum(dim=1, keepdim=True)
+    probability = weights.div_(row_sum).view(rows, number, width)
+    log_sum = row_sum.log_().add_(row_maximum)
     block_output = torch.bmm(probability.transpose(0, 1), blocks.value)
     output = block_output.sum(dim=0)
     block_mass = probability.sum(dim=2)
-    error = _left_out_error(query, block_output, output, block_mass, log_sum, blocks, scale, pooled)
+    error = _left_out_error(query, block_output, output, block_mass, log_sum, blocks, pooled)
     empty_share, peak_ratio = torch.zeros_like(blocks.tokens), torch.zeros_like(blocks.tokens)
     if paper:
         entries = (blocks.tokens * rows).clamp(min=1)
@@ -170,17 +182,18 @@ def _left_out_error(
     block_mass: Tensor,
     log_sum: Tensor,
     blocks: _KeyBlocks,
-    scale: float,
     pooled: bool,
 ) -> Tensor:
     """[NK]: sum over rows of |sum_{j in b} P_ij (v_j - o_i)|^2; pooled, of what is left of it
-    after p_ib (mean v - o_i), the summary token's share. Overwrites block_output [NK, rows, D].
+    after p_ib (mean v - o_i), the summary token's share. query: [rows, D], times the scale.
+    Overwrites block_output [NK, rows, D].
     """
     excess = block_mass
     if pooled:
-        summary_logits = (query @ blocks.key_mean.T) * scale + blocks.tokens.log()
+        summary_logits = query @ blocks.key_mean.T + blocks.tokens.log()
         summary = (summary_logits - log_sum).exp()
         excess = block_mass - summary
         block_output.addcmul_(summary.T[:, :, None], blocks.value_mean[:, None, :], value=-1)
     block_output.addcmul_(excess.T[:, :, None], output[None], value=-1)
-    return block_output.square_().sum(dim=(1, 2))
+    error: Tensor = torch.linalg.vector_norm(block_output, dim=(1, 2)).square()
+    return error

@@ -94,7 +94,7 @@ def test_the_plan_has_what_was_asked_for(loaded, prompts, tmp_path):
         "orders": [4, 0],
         "blocks": [4, 0],
         "quantization": [2, 0],
-        "held-out error": [4, 0],
+        "held-out error": [2, 0],
     }
 
 
