@@ -48,9 +48,7 @@ class Container:
         header = _read_header(file, size)
         self._file = file
         self._data_at = _LENGTH_BYTES + len(header)
-        raw = strict_json("header", header)
-        if not isinstance(raw, dict):
-            raise PlanError("header", expected="a JSON object", actual=checks.shown(raw))
+        raw: dict[str, Any] = strict_json("header", header)  # it starts with "{"
         self.document = _document(raw.pop("__metadata__", None))
         self.entries = {name: _entry(name, value) for name, value in raw.items()}
         _cover(self.entries, size - self._data_at)

@@ -70,7 +70,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "an order too few": (drop("order_names", 5), "orders"),
     "config hash": (put("model", "config_hash", value="0" * 63), r"model\.config_hash"),
     "class name": (put("model", "class_name", value=""), r"model\.class_name"),
-    "content hash malformed": (put("content_hash", value="F" * 64), "content_hash"),
+    "content hash malformed": (put("content_hash", value="F" * 64), "content_hash.*a SHA-256"),
     "content hash wrong": (put("content_hash", value="0" * 64), "content_hash.*damaged"),
     "content altered": (put("calibration", "notes", value=["fine"]), "content_hash.*damaged"),
     "captured step past the end": (
