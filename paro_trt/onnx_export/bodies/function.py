@@ -59,3 +59,12 @@ def attention_function(body: Body, opset: int) -> onnx.FunctionProto:
             if entry.default is not None
         ],
     )
+
+
+def body_of(model: onnx.ModelProto) -> Body:
+    """Which body a file carries; NONE also where it has no PAROAttention at all."""
+    for function in model.functions:
+        if (function.domain, function.name) == (DOMAIN, OP_TYPE):
+            loops = any(node.op_type == "Loop" for node in function.node)
+            return Body.SPARSE if loops else Body.DENSE
+    return Body.NONE

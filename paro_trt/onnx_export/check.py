@@ -1,0 +1,183 @@
+"""Reads an exported file back and holds it against the plan and the op's tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ..errors import OnnxFileError
+from ..op.mask import tile_order
+from ..op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE
+from ..plan import LayerPlan, ParoPlan
+from .bodies import Body, body_of
+from .publish import DATA_SUFFIX
+
+_FREE_SCALE = ("scale", "plugin_version", "plugin_namespace")
+"""Attributes that no plan holds: the scale is the model's."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What a checked file holds.
+
+    Args:
+        path: the file.
+        bytes: its size; external_bytes: that of its external data.
+        opset: version of the standard operators.
+        nodes: operators in the graph.
+        layers: layers that are PAROAttention, in order; empty for a dense model.
+        body: what explains them to a runtime without the plugin.
+    """
+
+    path: Path
+    bytes: int
+    external_bytes: int
+    opset: int
+    nodes: int
+    layers: tuple[str, ...]
+    body: Body
+
+    def at(self, path: Path) -> ExportReport:
+        """The same file under another name."""
+        return replace(self, path=path)
+
+
+def check_export(path: Path, plan: ParoPlan | None, body: Body) -> ExportReport:
+    """Check a file against the plan it was made with; None for a dense model.
+
+    ONNX's own full check (with strict shape inference), one node a layer with the plan's
+    attributes and tensors bit for bit, the right function and no other, a free batch.
+
+    Raises:
+        OnnxFileError: anything differs.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # checker, shape inference and protobuf share no narrower base
+        raise OnnxFileError(
+            path.name, expected="a valid ONNX model", actual=str(error).splitlines()[0][:200]
+        ) from error
+    model = onnx.load(path, load_external_data=False)
+    expected_body = Body.NONE if plan is None else body
+    _check_functions(path, model, expected_body)
+    _check_free_batch(path, model)
+    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
+    names = tuple(node.name.removesuffix(f"/{OP_TYPE}") for node in nodes)
+    planned = () if plan is None else tuple(layer.name for layer in plan.layers)
+    _require_equal(path, "PAROAttention nodes", sorted(names), sorted(planned))
+    if plan is not None:
+        constants = Constants(path, model)
+        for node, name in zip(nodes, names, strict=True):
+            _check_node(path, node, plan.layer(name), plan, constants)
+    data = path.with_name(path.name + DATA_SUFFIX)
+    return ExportReport(
+        path=path,
+        bytes=path.stat().st_size,
+        external_bytes=data.stat().st_size if data.exists() else 0,
+        opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
+        nodes=len(model.graph.node),
+        layers=names,
+        body=expected_body,
+    )
+
+
+class Constants:
+    """Initializers of a file by name, external ones read on demand."""
+
+    def __init__(self, path: Path, model: onnx.ModelProto) -> None:
+        self._directory = path.parent
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def get(self, name: str) -> NDArray[np.generic] | None:
+        """The values; None where no initializer has this name."""
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            return None
+        array: NDArray[np.generic] = onnx.numpy_helper.to_array(tensor, str(self._directory))
+        return array
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, float | int | str]:
+    """A node's attributes, text decoded."""
+    values = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    return {
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in values.items()
+    }
+
+
+def _check_functions(path: Path, model: onnx.ModelProto, body: Body) -> None:
+    expected = [] if body is Body.NONE else [(DOMAIN, OP_TYPE)]
+    found = [(function.domain, function.name) for function in model.functions]
+    _require_equal(path, "local functions", found, expected)
+    _require_equal(path, "function body", body_of(model), body)
+    outside = Counter(node.domain for node in model.graph.node if node.domain not in ("", DOMAIN))
+    _require_equal(path, "operators of other domains", dict(outside), {})
+
+
+def _check_free_batch(path: Path, model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        batch = value.type.tensor_type.shape.dim[0]
+        if not batch.dim_param:
+            raise OnnxFileError(
+                f"{path.name}: {value.name}",
+                expected="a free batch size",
+                actual=f"a batch of {batch.dim_value}",
+            )
+
+
+def _check_node(
+    path: Path, node: onnx.NodeProto, layer: LayerPlan, plan: ParoPlan, constants: Constants
+) -> None:
+    attributes = attributes_of(node)
+    names = sorted(entry.name for entry in ATTRIBUTES)
+    _require_equal(path, f"attributes of {node.name}", sorted(attributes), names)
+    expected = {
+        "block_q": plan.block_q,
+        "block_k": plan.block_k,
+        "qk_bits": layer.qk_bits,
+        "pv_bits": layer.pv_bits,
+        "pool_dropped": int(plan.pool_dropped),
+    }
+    actual = {name: attributes[name] for name in names if name not in _FREE_SCALE}
+    _require_equal(path, f"attributes of {node.name}", actual, expected)
+    tensors = {
+        "token_order": plan.orders,
+        "head_order": layer.head_order,
+        "block_mask": layer.block_mask,
+        "tile_order": tile_order(layer.block_mask),
+        "channel_affine": layer.channel_affine,
+    }
+    for entry, source in zip(INPUTS, node.input, strict=True):
+        if entry.name in tensors:
+            _check_constant(
+                f"{path.name}: {entry.name} of {node.name}",
+                constants.get(source),
+                tensors[entry.name],
+            )
+
+
+def _check_constant(
+    subject: str, actual: NDArray[np.generic] | None, expected: NDArray[np.generic]
+) -> None:
+    if actual is None:
+        raise OnnxFileError(subject, expected="a constant", actual="a computed tensor")
+    same = (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+    if not same or actual.tobytes() != expected.tobytes():
+        raise OnnxFileError(
+            subject,
+            expected=f"the plan's {expected.dtype}{list(expected.shape)}",
+            actual=f"{actual.dtype}{list(actual.shape)} with other values",
+        )
+
+
+def _require_equal(path: Path, what: str, actual: object, expected: object) -> None:
+    if actual != expected:
+        raise OnnxFileError(
+            f"{path.name}: {what}", expected=str(expected)[:300], actual=str(actual)[:300]
+        )

@@ -1,0 +1,174 @@
+"""A model and its plan as one ONNX file."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import ArgumentError
+from ..op.spec import DOMAIN, OP_TYPE, OP_VERSION
+from .bodies import Body, attention_function
+from .check import ExportReport, check_export
+from .publish import publish, save, staging_directory
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models.load import LoadedModel
+    from ..plan import ParoPlan
+
+OPSETS = range(18, 26)
+"""Versions of the standard operators that export, check and run in ONNX Runtime."""
+
+DEFAULT_OPSET, BFLOAT16_OPSET = 20, 25
+"""20 is what released TensorRT parsers read best; before 25 bfloat16 convolutions are invalid."""
+
+EXTERNAL_DATA_ABOVE = 1_500_000_000
+"""Bytes of weights from which they go to a file of their own: protobuf's limit is 2 GiB."""
+
+_MODULES, _LAYERS = "pkg.torch.onnx.name_scopes", "layers."
+
+
+def export_onnx(
+    loaded: LoadedModel,
+    plan: ParoPlan,
+    path: str | PathLike[str],
+    *,
+    body: Body = Body.SPARSE,
+    dense_baseline: bool = False,
+    opset: int | None = None,
+    external_data: bool | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> ExportReport:
+    """Write a model with PAROAttention in its visual self-attentions, and check what was written.
+
+    Inputs of the file: `hidden_states` [B, C, F, H, W], `timestep` FLOAT [B], the family's
+    conditioning inputs, `mask_bin` INT32 [B]; output: `sample`. The batch is free, the grid is
+    the plan's. Floating-point inputs are of the loaded model's type.
+
+    Args:
+        loaded: the model; its dtype is the file's.
+        plan: made for this model.
+        path: of the file; replaced only once the new file is whole and checked.
+        body: what the file carries to run without the plugin.
+        dense_baseline: export the model as it is, for comparison; the plan gives the grid.
+        opset: version of the standard operators; None is 20, or 25 for bfloat16.
+        external_data: weights in `path` + ".data"; None: when they exceed 1.5 GB.
+        progress: told what happens next.
+
+    Raises:
+        ModelError: the plan is of another model, or its grid does not fit.
+        ArgumentError: opset is out of range.
+        OnnxFileError: what was written does not match the plan.
+        ParoError: the file cannot be written.
+    """
+    path = Path(path)
+    opset = _checked_opset(opset, loaded)
+    say = progress or (lambda _: None)
+    if path.is_dir():
+        raise ArgumentError(str(path), expected="a file name", actual="a directory")
+    with staging_directory(path) as staging:
+        say("tracing the model")
+        model = _traced(loaded, plan, opset, dense_baseline)
+        _describe(model, loaded, None if dense_baseline else plan, plan)
+        if not dense_baseline:
+            _name_nodes(model, [site.name for site in loaded.family.sites(loaded.model)])
+            _attach(model, body)
+        _drop_traces(model)
+        if external_data is None:
+            external_data = _weight_bytes(model) > EXTERNAL_DATA_ABOVE
+        say("writing")
+        staged = staging / path.name
+        save(model, staged, external_data=external_data)
+        say("checking what was written")
+        report = check_export(staged, None if dense_baseline else plan, body)
+        publish(staged, path)
+    return report.at(path)
+
+
+def _checked_opset(opset: int | None, loaded: LoadedModel) -> int:
+    import torch
+
+    lowest = BFLOAT16_OPSET if loaded.dtype is torch.bfloat16 else OPSETS[0]
+    if opset is None:
+        return max(DEFAULT_OPSET, lowest)
+    if opset not in OPSETS or opset < lowest:
+        raise ArgumentError(
+            "opset",
+            expected=f"{lowest} to {OPSETS[-1]} for {str(loaded.dtype).removeprefix('torch.')}",
+            actual=str(opset),
+        )
+    return opset
+
+
+def _traced(loaded: LoadedModel, plan: ParoPlan, opset: int, dense_baseline: bool) -> Any:
+    from ..models.apply import ParoTransformer, check_plan_fits
+    from .trace import DenseTransformer, trace
+
+    module: torch.nn.Module
+    if dense_baseline:
+        check_plan_fits(loaded.model, loaded.family, plan)
+        spec = loaded.family.conditioning_spec(loaded.config)
+        names = tuple(entry.name for entry in spec)
+        module = DenseTransformer(loaded.model, loaded.family, names)
+    else:
+        module = ParoTransformer(loaded.model, loaded.family, plan)
+    return trace(module, loaded, plan.grid, opset)
+
+
+def _describe(model: Any, loaded: LoadedModel, applied: ParoPlan | None, plan: ParoPlan) -> None:
+    """The file's own account of where it comes from."""
+    from ..runtime.info import SessionInfo
+
+    info = SessionInfo(
+        loaded.identity,
+        plan.grid,
+        applied.content_hash() if applied else None,
+        applied.bin_boundaries if applied else None,
+    )
+    model.metadata_props.clear()
+    model.metadata_props.update(info.to_metadata())
+    model.producer_name, model.producer_version = "paro-trt", __version__
+
+
+def _name_nodes(model: Any, site_names: list[str]) -> None:
+    """Name each PAROAttention node after its layer.
+
+    The tracer records the modules a node came from; PlannedAttention i of ParoTransformer's
+    `layers` belongs to site i.
+    """
+    for node in model.graph:
+        if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
+            modules = ast.literal_eval(node.metadata_props[_MODULES])
+            layers = [name for name in modules if name.startswith(_LAYERS)]
+            node.name = f"{site_names[int(layers[-1].removeprefix(_LAYERS))]}/{OP_TYPE}"
+
+
+def _drop_traces(model: Any) -> None:
+    """Remove the tracer's records, which hold this machine's paths and lines of source."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+
+
+def _attach(model: Any, body: Body) -> None:
+    """Give the file the op's function; last, since exporter and optimizer inline functions."""
+    import onnx_ir
+
+    model.opset_imports[DOMAIN] = OP_VERSION
+    if body is Body.NONE:
+        return
+    proto = attention_function(body, model.opset_imports[""])
+    function = onnx_ir.serde.deserialize_function(proto)
+    model.functions[function.identifier()] = function
+
+
+def _weight_bytes(model: Any) -> int:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

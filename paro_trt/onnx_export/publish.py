@@ -1,0 +1,52 @@
+"""Saving a model, with or without external data, so that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import ParoError
+
+DATA_SUFFIX = ".data"
+"""Name of the external data file: the model's, with this appended."""
+
+
+@contextmanager
+def staging_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory beside `path`, on the same file system, gone afterwards.
+
+    Raises:
+        ParoError: the directory of `path` is missing or cannot be written, or the disk is full.
+    """
+    staging = path.parent / f".paro-{secrets.token_hex(8)}.tmp"
+    try:
+        staging.mkdir()
+        yield staging
+    except OSError as error:
+        raise ParoError(
+            str(path),
+            expected="a file that can be written",
+            actual=error.strerror or str(error),
+            remedy="check the directory, its permissions and free space; nothing was changed",
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def save(model: Any, path: Path, *, external_data: bool) -> None:
+    """Write an IR model to `path` and, if asked, its weights to `path` + DATA_SUFFIX."""
+    import onnx_ir
+
+    onnx_ir.save(model, path, external_data=path.name + DATA_SUFFIX if external_data else None)
+
+
+def publish(staged: Path, path: Path) -> None:
+    """Move a saved model to its place: data first, so that the model never lacks it."""
+    data = staged.with_name(staged.name + DATA_SUFFIX)
+    if data.exists():
+        data.replace(path.with_name(path.name + DATA_SUFFIX))
+    staged.replace(path)

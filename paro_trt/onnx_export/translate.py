@@ -1,0 +1,97 @@
+"""From the torch op `paro::attention` to the ONNX node PAROAttention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import onnx
+import torch
+
+from ..op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE, OP_VERSION, PLUGIN_NAMESPACE
+from ..op.spec import PLUGIN_VERSION as VERSION
+
+_ATTRIBUTE_TYPES = {
+    float: onnx.defs.OpSchema.AttrType.FLOAT,
+    int: onnx.defs.OpSchema.AttrType.INT,
+    str: onnx.defs.OpSchema.AttrType.STRING,
+}
+_ONNX_TYPES = {
+    "float16": "tensor(float16)",
+    "bfloat16": "tensor(bfloat16)",
+    "float32": "tensor(float)",
+    "int32": "tensor(int32)",
+}
+
+
+def translation_table() -> dict[Any, Callable[..., Any]]:
+    """What `torch.onnx.export(custom_translation_table=...)` needs to keep the op whole."""
+    return {torch.ops.paro.attention.default: attention_node}
+
+
+def attention_node(
+    query: Any,
+    key: Any,
+    value: Any,
+    token_order: Any,
+    head_order: Any,
+    block_mask: Any,
+    tile_order: Any,
+    channel_affine: Any,
+    mask_bin: Any,
+    key_length: Any,
+    scale: float,
+    block_q: int,
+    block_k: int,
+    qk_bits: int,
+    pv_bits: int,
+    pool_dropped: int,
+    impl: str,  # noqa: ARG001 (who computes is the runtime's choice)
+) -> Any:
+    """Emit the node, every attribute spelled out.
+
+    TensorRT prefers its plugin to the function in the file only where the node carries
+    `plugin_namespace`.
+    """
+    return _operator()(
+        query, key, value, token_order, head_order, block_mask, tile_order, channel_affine,
+        mask_bin, key_length, scale=scale, block_q=block_q, block_k=block_k, qk_bits=qk_bits,
+        pv_bits=pv_bits, pool_dropped=pool_dropped, plugin_version=VERSION,
+        plugin_namespace=PLUGIN_NAMESPACE,
+    )  # fmt: skip
+
+
+@cache
+def _operator() -> Any:
+    from onnxscript.values import Op, Opset
+
+    return Op(Opset(DOMAIN, OP_VERSION), OP_TYPE, operator_schema())
+
+
+def operator_schema() -> onnx.defs.OpSchema:
+    """The op's ONNX schema, from the tables of `op.spec`."""
+    return onnx.defs.OpSchema(
+        OP_TYPE,
+        DOMAIN,
+        OP_VERSION,
+        inputs=[
+            onnx.defs.OpSchema.FormalParameter(entry.name, _type_of(entry.dtypes))
+            for entry in INPUTS
+        ],
+        outputs=[onnx.defs.OpSchema.FormalParameter("output", "T")],
+        type_constraints=[("T", [_ONNX_TYPES[name] for name in INPUTS[0].dtypes], "")],
+        attributes=[_schema_attribute(entry.name) for entry in ATTRIBUTES],
+    )
+
+
+def _type_of(dtypes: tuple[str, ...]) -> str:
+    return "T" if len(dtypes) > 1 else _ONNX_TYPES[dtypes[0]]
+
+
+def _schema_attribute(name: str) -> Any:
+    entry = next(entry for entry in ATTRIBUTES if entry.name == name)
+    kind = _ATTRIBUTE_TYPES[entry.kind]
+    if entry.default is None:
+        return onnx.defs.OpSchema.Attribute(name, kind, required=True)
+    return onnx.defs.OpSchema.Attribute(name, onnx.helper.make_attribute(name, entry.default))
