@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import ModelError
+from .base import ModelFamily
 
 PROMPT_EMBEDS = "prompt_embeds"
 NEGATIVE_EMBEDS = "negative_prompt_embeds"
@@ -75,6 +78,37 @@ def load_prompts(path: str | PathLike[str]) -> Prompts:
             actual=f"shape {list(negative.shape)}",
         )
     return Prompts(texts, embeds, negative)
+
+
+def text_conditioning(
+    family: ModelFamily, config: Mapping[str, Any], embeds: Tensor
+) -> dict[str, Tensor]:
+    """The conditioning inputs of a model that takes nothing but the text embedding.
+
+    Args:
+        family: the model's family.
+        config: the model's config.
+        embeds: float32 [B, L, C].
+
+    Raises:
+        ModelError: the family takes more, or embeddings of another width.
+    """
+    specs = family.conditioning_spec(config)
+    if len(specs) != 1:
+        raise ModelError(
+            f"conditioning of the {family.name} family",
+            expected="the text embedding alone",
+            actual=", ".join(spec.name for spec in specs),
+        )
+    (spec,) = specs
+    if spec.shape[-1] != embeds.shape[-1]:
+        raise ModelError(
+            "prompt embeddings",
+            expected=f"{spec.shape[-1]} channels, as the model takes",
+            actual=str(embeds.shape[-1]),
+            remedy="embed the prompts with the model's own text encoder",
+        )
+    return {spec.name: embeds}
 
 
 def _embeddings(path: Path, name: str, tensor: Tensor, dimensions: int) -> Tensor:

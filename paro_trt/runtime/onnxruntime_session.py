@@ -19,7 +19,8 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4
+"""ONNX Runtime also logs the errors that it raises; they are reported once."""
 
 
 class OrtSession(Session):
@@ -125,12 +126,20 @@ def _external_extent(path: Path, tensor: Any) -> tuple[str, int]:
     return location, end
 
 
+class _Node(NamedTuple):
+    """An input or output in ONNX Runtime's terms; None is a free size without a name."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
 class _Loaded(NamedTuple):
-    """ONNX Runtime's session and what it tells of the file."""
+    """ONNX Runtime's session and all that it tells of the file."""
 
     session: Any
-    inputs: list[Any]
-    outputs: list[Any]
+    inputs: list[_Node]
+    outputs: list[_Node]
     metadata: dict[str, str]
 
 
@@ -138,20 +147,23 @@ def _load(path: Path, threads: int | None) -> _Loaded:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
-        metadata = session.get_modelmeta().custom_metadata_map
-        return _Loaded(session, session.get_inputs(), session.get_outputs(), metadata)
+        inputs, outputs = (
+            [_Node(node.name, node.type, node.shape) for node in nodes]
+            for nodes in (session.get_inputs(), session.get_outputs())
+        )
+        return _Loaded(session, inputs, outputs, session.get_modelmeta().custom_metadata_map)
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         raise _file_error(path, "an ONNX file that ONNX Runtime can load", error) from error
 
 
-def _specs(path: Path, nodes: list[Any]) -> tuple[TensorSpec, ...]:
+def _specs(path: Path, nodes: list[_Node]) -> tuple[TensorSpec, ...]:
     for node in nodes:
         if node.type not in _DTYPES:
             raise OnnxFileError(
@@ -160,7 +172,7 @@ def _specs(path: Path, nodes: list[Any]) -> tuple[TensorSpec, ...]:
                 actual=node.type,
                 remedy="export in float32 or float16 for ONNX Runtime",
             )
-    # ONNX Runtime gives None for a free size without a name; such sizes are independent.
+    # Free sizes without a name are independent of each other.
     return tuple(
         TensorSpec(
             node.name,

@@ -24,12 +24,14 @@ class OutputErrors:
         relative_l2: |actual - expected| / |expected|, Euclidean norms.
         cosine: of the angle between the two as vectors.
         not_finite: elements of the actual output that are NaN or infinite.
+        expected_not_finite: the same of the expected output.
     """
 
     max_abs: float
     relative_l2: float
     cosine: float
     not_finite: int
+    expected_not_finite: int
 
 
 def output_errors(actual: Tensor, expected: Tensor) -> OutputErrors:
@@ -45,6 +47,7 @@ def output_errors(actual: Tensor, expected: Tensor) -> OutputErrors:
         relative_l2=error / expected_norm if expected_norm else (math.inf if error else 0.0),
         cosine=1.0 if both_zero else cosine,
         not_finite=int((~torch.isfinite(actual)).sum()),
+        expected_not_finite=int((~torch.isfinite(expected)).sum()),
     )
 
 

@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from paro_trt.errors import ModelError
-from paro_trt.models.conditioning import load_prompts
+from paro_trt.models.conditioning import load_prompts, text_conditioning
+from paro_trt.models.wan import WanFamily
+from paro_trt.testing.tiny_wan import TEXT_DIM, TEXT_TOKENS, tiny_wan
 
 TEXTS = ["a red circle", "a blue square, naïve"]
 
@@ -76,3 +78,13 @@ def test_wrong_texts(tmp_path, embeds, prompts):
     path = write(tmp_path / "p.safetensors", {"prompt_embeds": embeds}, prompts)
     with pytest.raises(ModelError, match="a JSON list of 2 texts"):
         load_prompts(path)
+
+
+def test_text_conditioning_names_the_model_s_input():
+    model = tiny_wan()
+    embeds = torch.randn(2, TEXT_TOKENS, TEXT_DIM)
+    conditioning = text_conditioning(WanFamily(), model.config, embeds)
+    assert list(conditioning) == ["encoder_hidden_states"]
+    assert conditioning["encoder_hidden_states"] is embeds
+    with pytest.raises(ModelError, match=r"16 channels.*got 17.*text encoder"):
+        text_conditioning(WanFamily(), model.config, torch.randn(2, TEXT_TOKENS, 17))

@@ -43,7 +43,8 @@ def test_not_finite_elements_are_counted_and_spoil_the_distances(value):
     broken = x.clone()
     broken[[2, 7]] = value
     errors = output_errors(broken, x)
-    assert errors.not_finite == 2
+    assert (errors.not_finite, errors.expected_not_finite) == (2, 0)
+    assert output_errors(x, broken).expected_not_finite == 2
     assert not errors.cosine > 0.99
     assert not errors.relative_l2 < 1
 

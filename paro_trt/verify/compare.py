@@ -1,0 +1,274 @@
+"""An exported model against the model it was made from: single steps, then whole samples."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, ModelError
+from ..models.apply import ParoTransformer
+from ..models.bins import mask_bins
+from ..models.conditioning import Prompts, text_conditioning
+from ..models.denoise import TIMESTEPS, Velocity, denoise, seeded_noise
+from ..models.load import LoadedModel
+from ..plan import ParoPlan
+from ..runtime.backends import open_session
+from ..runtime.session import Session
+from ..runtime.velocity import session_velocity
+from .criteria import find_failures
+from .metrics import SSIM_WINDOW, output_errors, psnr, ssim
+from .report import SampleCheck, VelocityCheck, VerifyReport
+
+ROUNDING_FACTOR = 4.0
+"""How much further than one perturbation of the input the roundings of a whole pass may lead."""
+
+ROUNDING_UNITS = 64.0
+"""Size of that perturbation in units of the float type: large enough to meet quantization's code
+edges. Measured 2026-11-23 on a tiny Wan with 4-bit codes: 16 units met none in half of the draws
+(relative L2 2e-6), 64 units met some in every draw (1e-5 to 9e-5); one code met is about 5e-5."""
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """How to verify.
+
+    Args:
+        steps: of the sampling runs.
+        shift: of the sampling schedule, the model's own.
+        guidance_scale: of the sampling runs; above 1 it needs a negative prompt.
+        samples: prompts sampled at most.
+        seed: of all noise.
+        min_cosine: that every velocity must reach with the dense model's.
+        data_range: span of the latents' values, for PSNR and SSIM; None takes that of the dense
+            sample. 2 suits videos in [-1, 1].
+    """
+
+    steps: int = 20
+    shift: float = 3.0
+    guidance_scale: float = 1.0
+    samples: int = 2
+    seed: int = 0
+    min_cosine: float = 0.99
+    data_range: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ArgumentError("samples", expected="at least 1", actual=str(self.samples))
+        if not -1.0 <= self.min_cosine <= 1.0:
+            raise ArgumentError(
+                "min_cosine", expected="a number in [-1, 1]", actual=str(self.min_cosine)
+            )
+        if self.data_range is not None and not self.data_range > 0:
+            raise ArgumentError(
+                "data_range", expected="a positive number", actual=str(self.data_range)
+            )
+
+
+def verify_model(
+    target: str | PathLike[str] | Session,
+    model: LoadedModel,
+    plan: ParoPlan | None,
+    prompts: Prompts,
+    settings: VerifySettings | None = None,
+) -> VerifyReport:
+    """Compare an exported model with the dense model and, given the plan, with the plan in PyTorch.
+
+    Velocities are compared in every bin of the schedule, on latents between noise and a sample of
+    the dense model, one at a time and in batches of two that mix bins. Then prompts are sampled
+    from the same noise by both models.
+
+    Args:
+        target: an ONNX file, run in ONNX Runtime, or an open session.
+        model: the model it was exported from.
+        plan: the plan it was exported with; None leaves out the comparison with PyTorch, and what
+            is needed of the plan is read from the file.
+        prompts: what to sample.
+        settings: None means defaults.
+
+    Returns:
+        The report. It fails where anything is NaN or infinite, where a velocity's cosine with the
+        dense model is below `min_cosine`, or where one is further from the plan in PyTorch than
+        rounding explains.
+
+    Raises:
+        ModelError: the file is of another model or plan.
+        OnnxFileError: the file cannot be loaded.
+    """
+    if not isinstance(target, Session):
+        with open_session(target) as session:
+            return _verify(session, str(target), model, plan, prompts, settings)
+    return _verify(target, type(target).__name__, model, plan, prompts, settings)
+
+
+def _verify(
+    session: Session,
+    file: str,
+    model: LoadedModel,
+    plan: ParoPlan | None,
+    prompts: Prompts,
+    settings: VerifySettings | None,
+) -> VerifyReport:
+    settings = settings or VerifySettings()
+    check_same_model(file, session, model, plan)
+    work = _Verification(session, model, plan, prompts, settings)
+    samples = work.sample_checks()
+    velocities = work.velocity_checks()
+    bound = work.eager_bound()
+    return VerifyReport(
+        file=file,
+        model_class=model.identity.class_name,
+        plan_hash=session.info.plan_hash,
+        min_cosine=settings.min_cosine,
+        eager_bound=bound,
+        velocities=velocities,
+        samples=samples,
+        failures=find_failures(velocities, samples, settings.min_cosine, bound),
+    )
+
+
+def check_same_model(
+    file: str, session: Session, model: LoadedModel, plan: ParoPlan | None
+) -> None:
+    """Raise ModelError unless the session was exported from this model, with this plan if any."""
+    info = session.info
+    if info.model != model.identity:
+        raise ModelError(
+            f"{file}: model",
+            expected=f"the one at {model.path}, {_short(model.identity.class_name, model)}",
+            actual=f"{info.model.class_name} {info.model.config_hash[:12]}",
+            remedy="verify against the model that was exported, or export again",
+        )
+    if plan is not None and plan.content_hash() != info.plan_hash:
+        raise ModelError(
+            f"{file}: plan",
+            expected=f"the given plan, {plan.content_hash()[:12]}",
+            actual=info.plan_hash[:12] if info.plan_hash else "a dense export",
+            remedy="verify with the plan that was exported, or export again",
+        )
+
+
+def _short(class_name: str, model: LoadedModel) -> str:
+    return f"{class_name} {model.identity.config_hash[:12]}"
+
+
+class _Verification:
+    """The inputs shared by all comparisons: noise, prompts and the dense model's sample."""
+
+    def __init__(
+        self,
+        session: Session,
+        model: LoadedModel,
+        plan: ParoPlan | None,
+        prompts: Prompts,
+        settings: VerifySettings,
+    ) -> None:
+        self.model, self.prompts, self.settings = model, prompts, settings
+        self.exported: Velocity = session_velocity(session)
+        self.eager: Velocity | None = None
+        if plan is not None:
+            self.eager = ParoTransformer(model.model, model.family, plan).velocity
+        self.boundaries = session.info.bin_boundaries or ()
+        self.unit = _float_unit(session, model)
+        self.count = min(len(prompts), settings.samples)
+        shape = model.family.latent_shape(model.config, session.info.grid)
+        self.noise = seeded_noise((self.count, *shape), settings.seed)
+        self.dense_samples: list[Tensor] = []
+
+    def sample_checks(self) -> tuple[SampleCheck, ...]:
+        """Sample each prompt with both models; keeps the dense samples."""
+        checks = []
+        for index in range(self.count):
+            dense = self._sample(self.model.velocity, index)
+            exported = self._sample(self.exported, index)
+            self.dense_samples.append(dense)
+            data_range = self.settings.data_range or float(dense.max() - dense.min())
+            large_enough = min(dense.shape[-2:]) >= SSIM_WINDOW
+            checks.append(
+                SampleCheck(
+                    prompt=self.prompts.texts[index],
+                    psnr=psnr(exported, dense, data_range),
+                    ssim=ssim(exported, dense, data_range) if large_enough else None,
+                    errors=output_errors(exported, dense),
+                )
+            )
+        return tuple(checks)
+
+    def velocity_checks(self) -> tuple[VelocityCheck, ...]:
+        """Compare single evaluations: each timestep alone, then pairs from both ends."""
+        points = schedule_points(self.boundaries)
+        half = len(points) // 2
+        pairs = zip(points[:half], reversed(points[half:]), strict=True)
+        batches: list[tuple[float, ...]] = [(point,) for point in points]
+        return tuple(self._velocity_check(timesteps) for timesteps in (*batches, *pairs))
+
+    def eager_bound(self) -> float | None:
+        """Relative L2 that rounding can explain: what a change of the latents in their last bits
+        does to the plan in PyTorch, at the worst point of the schedule."""
+        if self.eager is None:
+            return None
+        moved = [
+            self._rounding_effect(self.eager, point) for point in schedule_points(self.boundaries)
+        ]
+        return ROUNDING_FACTOR * max(moved) + ROUNDING_UNITS * self.unit
+
+    def _rounding_effect(self, velocity: Velocity, timestep: float) -> float:
+        latents, timesteps, conditioning = self._inputs((timestep,))
+        direction = seeded_noise(tuple(latents.shape), self.settings.seed + 1).sign()
+        moved = latents * (1 + ROUNDING_UNITS * self.unit * direction)
+        before = velocity(latents, timesteps, conditioning)
+        return output_errors(velocity(moved, timesteps, conditioning), before).relative_l2
+
+    def _velocity_check(self, timesteps: tuple[float, ...]) -> VelocityCheck:
+        inputs = self._inputs(timesteps)
+        exported = self.exported(*inputs)
+        return VelocityCheck(
+            timesteps=timesteps,
+            bins=tuple(mask_bins(timesteps, self.boundaries).tolist()),
+            dense=output_errors(exported, self.model.velocity(*inputs)),
+            eager=None if self.eager is None else output_errors(exported, self.eager(*inputs)),
+        )
+
+    def _inputs(self, timesteps: tuple[float, ...]) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        """Latents of a sampling run at these timesteps, a prompt each."""
+        rows = [index % self.count for index in range(len(timesteps))]
+        timestep = torch.tensor(timesteps)
+        sigma = (timestep / TIMESTEPS).view(-1, 1, 1, 1, 1)
+        clean = torch.cat([self.dense_samples[row] for row in rows])
+        latents = sigma * self.noise[rows] + (1 - sigma) * clean
+        return latents, timestep, self._conditioning(self.prompts.embeds[rows])
+
+    def _sample(self, velocity: Velocity, index: int) -> Tensor:
+        negative = self.prompts.negative
+        return denoise(
+            velocity,
+            self.noise[index : index + 1],
+            self._conditioning(self.prompts.embeds[index : index + 1]),
+            steps=self.settings.steps,
+            shift=self.settings.shift,
+            guidance_scale=self.settings.guidance_scale,
+            negative=None if negative is None else self._conditioning(negative[None]),
+        )
+
+    def _conditioning(self, embeds: Tensor) -> dict[str, Tensor]:
+        return text_conditioning(self.model.family, self.model.config, embeds)
+
+
+def schedule_points(bin_boundaries: tuple[float, ...]) -> tuple[float, ...]:
+    """Two timesteps inside each bin, noisiest first."""
+    edges = (float(TIMESTEPS), *bin_boundaries, 0.0)
+    return tuple(
+        high + part * (low - high)
+        for high, low in itertools.pairwise(edges)
+        for part in (0.25, 0.75)
+    )
+
+
+def _float_unit(session: Session, model: LoadedModel) -> float:
+    """Unit in the last place of the coarser of the two float types."""
+    dtypes = [getattr(torch, spec.dtype) for spec in session.outputs] + [model.dtype]
+    return max(torch.finfo(dtype).eps for dtype in dtypes)

@@ -1,0 +1,96 @@
+"""What a verification found, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .metrics import OutputErrors
+
+
+@dataclass(frozen=True)
+class VelocityCheck:
+    """One evaluation of the exported model.
+
+    Args:
+        timesteps: of each sample of the batch.
+        bins: the mask bin of each sample.
+        dense: distances from the model with dense attention.
+        eager: distances from the plan applied in PyTorch; None where no plan was given.
+    """
+
+    timesteps: tuple[float, ...]
+    bins: tuple[int, ...]
+    dense: OutputErrors
+    eager: OutputErrors | None
+
+
+@dataclass(frozen=True)
+class SampleCheck:
+    """One prompt sampled from the same noise by the dense and by the exported model.
+
+    Args:
+        prompt: its text.
+        psnr: dB; infinite where both are equal.
+        ssim: structural similarity; None where frames are smaller than its window.
+        errors: distances between the two.
+    """
+
+    prompt: str
+    psnr: float
+    ssim: float | None
+    errors: OutputErrors
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Outcome of `verify_model`; empty `failures` means that every check passed.
+
+    Args:
+        file: what was verified.
+        model_class: diffusers class of the model.
+        plan_hash: of the plan in the file; None for a dense export.
+        min_cosine: cosine with the dense model that every velocity had to reach.
+        eager_bound: relative L2 from the plan in PyTorch that rounding can explain; None where no
+            plan was given.
+        velocities: single evaluations over the schedule.
+        samples: whole sampling runs.
+        failures: one line each.
+    """
+
+    file: str
+    model_class: str
+    plan_hash: str | None
+    min_cosine: float
+    eager_bound: float | None
+    velocities: tuple[VelocityCheck, ...]
+    samples: tuple[SampleCheck, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return not self.failures
+
+    @property
+    def lowest_cosine(self) -> float:
+        """Lowest cosine of a velocity with the dense model's; NaN if any is."""
+        cosines = [check.dense.cosine for check in self.velocities]
+        return math.nan if any(map(math.isnan, cosines)) else min(cosines)
+
+    def to_json(self) -> str:
+        """All fields, `ok` and `lowest_cosine`; NaN and infinity as strings: JSON has none."""
+        fields = {"ok": self.ok, "lowest_cosine": self.lowest_cosine, **asdict(self)}
+        return json.dumps(_plain(fields), indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
