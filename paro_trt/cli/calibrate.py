@@ -148,7 +148,7 @@ def _summary(plan: ParoPlan, settings: CalibrationSettings, path: Path) -> dict[
         "mass": f"{mean_over_heads(plan, 'mass'):.4f}",
         "predicted error": f"{mean_over_heads(plan, 'predicted_error'):.4f}",
         "size": output.file_size(path.stat().st_size),
-        **{name: f"{value:.4g}" for name, value in plan.calibration.measured.items()},
+        **{f"measured {name}": f"{value:.4g}" for name, value in plan.calibration.measured.items()},
         **{f"note {index}": note for index, note in enumerate(plan.calibration.notes, 1)},
         "next": f"paro-trt export MODEL --plan {path} -o OUT.onnx",
     }

@@ -36,11 +36,13 @@ def doctor(as_json: output.JsonOption = False) -> None:
 
 def show(diagnosis: Diagnosis) -> None:
     """Print a diagnosis as tables."""
+    from rich.markup import escape
+
     output.print_facts(f"paro-trt {__version__} on this machine", _machine(diagnosis))
     components = output.table("What is here", "component", "found", "for")
     for part in diagnosis.components:
         mark = "[green]yes[/]" if part.present else "[yellow]no[/]"
-        components.add_row(part.name, f"{mark}  {part.detail}", part.purpose)
+        components.add_row(part.name, f"{mark}  {escape(part.detail)}", part.purpose)
     backends = output.table("What will run", "backend", "state", "what it is")
     for backend in diagnosis.backends:
         style = {"runs": "green", "missing": "red"}.get(backend.state.value, "dim")
@@ -48,7 +50,8 @@ def show(diagnosis: Diagnosis) -> None:
     console = output.results()
     console.print(components, backends)
     for part in diagnosis.missing:
-        console.print(f"[red]missing[/] {part.name} ({part.detail}); mend it with: {part.remedy}")
+        line = f"missing: {part.name} ({part.detail}); mend it with: {part.remedy}"
+        console.print(line, style="red", markup=False, soft_wrap=True)
     if diagnosis.cpu_chain:
         console.print("The whole chain (calibrate, export, verify, run) works on this CPU.")
 

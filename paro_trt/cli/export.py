@@ -1,5 +1,96 @@
 """`paro-trt export`."""
 
+from __future__ import annotations
 
-def export() -> None:
-    """Write an ONNX file."""
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import output
+from .choices import BodyName, DtypeName
+from .paths import check_output, require_file
+
+if TYPE_CHECKING:
+    from ..onnx_export.check import ExportReport
+
+
+def export(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Diffusers transformer directory.")
+    ],
+    plan: Annotated[Path, typer.Option(help="The plan to apply, made for this model.")],
+    target: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
+    dtype: Annotated[
+        DtypeName, typer.Option(help="Floating-point type of the file; bfloat16 is for TensorRT.")
+    ] = "float32",
+    body: Annotated[
+        BodyName,
+        typer.Option(
+            help="How runtimes without the plugin compute the op: a loop over listed blocks, the "
+            "mask expanded, or not at all."
+        ),
+    ] = "sparse",
+    dense: Annotated[
+        bool, typer.Option("--dense", help="The model as it is, without PARO: a baseline.")
+    ] = False,
+    opset: Annotated[
+        int | None, typer.Option(help="Of the standard operators. [default: 20; 25 for bfloat16]")
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Write the model with its plan as one ONNX file, and check what was written."""
+    check_output(target)
+    require_file(plan, "a plan file")
+
+    import torch
+
+    from ..models.load import load_model
+    from ..onnx_export.bodies import Body
+    from ..onnx_export.exporter import export_onnx
+    from ..plan import load_plan
+
+    loaded_plan = load_plan(plan)
+    with output.remarks().status("loading the model") as status:
+        report = export_onnx(
+            load_model(model, getattr(torch, dtype)),
+            loaded_plan,
+            target,
+            body=Body(body),
+            dense_baseline=dense,
+            opset=opset,
+            progress=status.update,
+        )
+    if as_json:
+        output.print_json(_describe(report))
+    else:
+        output.print_facts(f"wrote {target}", _facts(report, model, plan))
+
+
+def _describe(report: ExportReport) -> dict[str, Any]:
+    return {
+        "file": str(report.path),
+        "bytes": report.bytes,
+        "external_bytes": report.external_bytes,
+        "opset": report.opset,
+        "nodes": report.nodes,
+        "paro_attention": list(report.layers),
+        "body": report.body.value,
+    }
+
+
+def _facts(report: ExportReport, model: Path, plan: Path) -> dict[str, object]:
+    size = output.file_size(report.bytes)
+    if report.external_bytes:
+        size += f" + {output.file_size(report.external_bytes)} of weights beside it"
+    count = len(report.layers)
+    return {
+        "size": size,
+        "opset": report.opset,
+        "nodes": report.nodes,
+        "PAROAttention": f"{count} nodes, body: {report.body.value}" if count else "none: dense",
+        "checked": "full ONNX check"
+        + (", attributes and constants equal to the plan's" if count else ""),
+        "next": f"paro-trt verify {report.path} --model {model}"
+        + (f" --plan {plan}" if count else ""),
+    }

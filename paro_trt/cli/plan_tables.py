@@ -51,7 +51,11 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
 def _layers_table(plan: ParoPlan):  # type: ignore[no-untyped-def]
     title = "layers (density, mass and predicted error: mean over heads, one figure a bin)"
     right = (*_FIGURES, "QK/PV bits")
-    made = output.table(title, "layer", "orders of heads", *right, "affine", right=right)
+    made = output.table(title, "layer", "orders of heads", *right, "m  e  n  c", right=right)
+    made.caption = (
+        "m e n c: key/value heads that use a key mean, an equalizer, a value mean, a value scale"
+    )
+    made.caption_justify = "left"
     for layer in plan.layers:
         counts = Counter(head.order for head in layer.heads)
         orders = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
@@ -89,20 +93,7 @@ def _figures(heads: Sequence[HeadRecord]) -> tuple[str, ...]:
 
 
 def _affine(layer: LayerPlan) -> str:
-    """Parts of channel_affine in use; a number where not every key/value head uses it."""
-    short = {
-        "key_mean": "K mean",
-        "equalizer": "equalizer",
-        "value_mean": "V mean",
-        "value_scale": "V scale",
-    }
-    heads = layer.channel_affine.shape[1]
-    parts = [
-        short[name] + ("" if used == heads else f" {used}/{heads}")
-        for name, used in affine_use(layer).items()
-        if used
-    ]
-    return ", ".join(parts) or "none"
+    return "  ".join(str(used) for used in affine_use(layer).values())
 
 
 def _calibration(record: CalibrationRecord) -> dict[str, object]:
@@ -113,6 +104,6 @@ def _calibration(record: CalibrationRecord) -> dict[str, object]:
         "density asked for": f"{record.density:g}",
         "seed": record.seed,
         "made by": f"paro-trt {record.tool_version}",
-        **{name: f"{value:.4g}" for name, value in record.measured.items()},
+        **{f"measured {name}": f"{value:.4g}" for name, value in record.measured.items()},
         **{f"note {index}": note for index, note in enumerate(record.notes, 1)},
     }

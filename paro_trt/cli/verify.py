@@ -1,5 +1,121 @@
 """`paro-trt verify`."""
 
+from __future__ import annotations
 
-def verify() -> None:
-    """Compare."""
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import output
+from .paths import require_file
+from .policy import UNMET
+
+if TYPE_CHECKING:
+    from ..models.conditioning import Prompts
+    from ..models.load import LoadedModel
+    from ..verify.metrics import OutputErrors
+    from ..verify.report import VerifyReport
+
+RANDOM_TEXT_TOKENS = 16
+"""Text tokens of the random embedding that stands in where no prompts are given."""
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="An exported model.")],
+    model: Annotated[Path, typer.Option(help="The model directory it was exported from.")],
+    plan: Annotated[
+        Path | None, typer.Option(help="The plan it was exported with: compare with PyTorch too.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts to sample. [default: a random embedding]")
+    ] = None,
+    min_cosine: Annotated[
+        float, typer.Option(help="Lowest cosine of a velocity with the dense model's that passes.")
+    ] = 0.99,
+    samples: Annotated[int, typer.Option(help="Prompts sampled at most.")] = 2,
+    steps: Annotated[int, typer.Option(help="Denoising steps of a sample.")] = 20,
+    shift: Annotated[float, typer.Option(help="The flow-matching schedule's shift.")] = 3.0,
+    guidance_scale: Annotated[
+        float, typer.Option(help="Guidance of the samples; other than 1 needs a negative prompt.")
+    ] = 1.0,
+    data_range: Annotated[
+        float | None,
+        typer.Option(help="Span of the samples' values for PSNR and SSIM. [default: as sampled]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Compare an exported model, in ONNX Runtime, with the dense model and the plan in PyTorch.
+
+    Exit status 0 if every check passes, 1 if one does not.
+    """
+    require_file(file, "an exported ONNX model")
+
+    from ..models.conditioning import load_prompts
+    from ..models.load import load_model
+    from ..plan import load_plan
+    from ..verify.compare import VerifySettings, verify_model
+
+    settings = VerifySettings(
+        steps=steps,
+        shift=shift,
+        guidance_scale=guidance_scale,
+        samples=samples,
+        seed=seed,
+        min_cosine=min_cosine,
+        data_range=data_range,
+    )
+    loaded_plan = None if plan is None else load_plan(plan)
+    given = None if prompts is None else load_prompts(prompts)
+    with output.remarks().status("comparing"):
+        loaded = load_model(model)
+        used = given or _random_prompt(loaded, seed)
+        report = verify_model(file, loaded, loaded_plan, used, settings)
+    if as_json:
+        output.print_json(json.loads(report.to_json()))
+    else:
+        _show(report)
+    if not report.ok:
+        raise typer.Exit(UNMET)
+
+
+def _random_prompt(loaded: LoadedModel, seed: int) -> Prompts:
+    """One made-up prompt: of use for comparing numbers, not for judging videos."""
+    from ..models.conditioning import Prompts
+    from ..models.denoise import seeded_noise
+
+    (text, *_) = loaded.family.conditioning_spec(loaded.config)
+    shape = (1, RANDOM_TEXT_TOKENS, int(text.shape[-1]))
+    return Prompts(("random embedding",), seeded_noise(shape, seed))
+
+
+def _show(report: VerifyReport) -> None:
+    plan = f"plan {report.plan_hash[:16]}" if report.plan_hash else "dense"
+    console = output.results()
+    columns = ("max abs", "relative L2", "cosine")
+    title = f"velocities of {report.file} ({report.model_class}, {plan}) in ONNX Runtime"
+    made = output.table(title, "against", "timesteps", *columns, right=columns)
+    for check in report.velocities:
+        timesteps = ", ".join(f"{timestep:g}" for timestep in check.timesteps)
+        made.add_row("dense model", timesteps, *_figures(check.dense))
+    for check in report.velocities:
+        if check.eager is not None:
+            timesteps = ", ".join(f"{timestep:g}" for timestep in check.timesteps)
+            made.add_row("plan in PyTorch", timesteps, *_figures(check.eager))
+    quality = ("PSNR dB", "SSIM", "relative L2", "cosine")
+    samples = output.table("samples against the dense model", "prompt", *quality, right=quality)
+    for sample in report.samples:
+        ssim = "-" if sample.ssim is None else f"{sample.ssim:.4f}"
+        errors = (f"{sample.errors.relative_l2:.2e}", f"{sample.errors.cosine:.5f}")
+        samples.add_row(sample.prompt, f"{sample.psnr:.2f}", ssim, *errors)
+    console.print(made, samples)
+    for failure in report.failures:
+        console.print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
+    if report.ok:
+        console.print(f"passed: lowest cosine {report.lowest_cosine:.5f}", style="green")
+
+
+def _figures(errors: OutputErrors) -> tuple[str, str, str]:
+    return f"{errors.max_abs:.2e}", f"{errors.relative_l2:.2e}", f"{errors.cosine:.5f}"
