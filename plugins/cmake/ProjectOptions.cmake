@@ -1,0 +1,12 @@
+# paro_project_options: what every target of this project is compiled with.
+add_library(paro_project_options INTERFACE)
+target_compile_options(paro_project_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror)
+# Kernels are checked value by value against plain computations: contraction would differ by CPU.
+target_compile_options(paro_project_options INTERFACE -ffp-contract=off)
+
+if(PARO_SANITIZE)
+  target_compile_options(paro_project_options INTERFACE
+    -fsanitize=${PARO_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(paro_project_options INTERFACE -fsanitize=${PARO_SANITIZE})
+endif()

@@ -1,0 +1,13 @@
+// Everything a kernel source and its launcher need to run on the CPU. Include this through
+// ptx/platform.cuh, which chooses between it and the CUDA headers.
+#pragma once
+
+#include "emulator/vector_types.h"
+
+#include "emulator/float16.h"
+#include "emulator/intrinsics.h"
+#include "emulator/keywords.h"
+#include "emulator/launch.h"
+#include "emulator/matrix.h"
+#include "emulator/options.h"
+#include "emulator/stats.h"

@@ -1,0 +1,26 @@
+// Warp-wide matrix instructions: ldmatrix and mma.sync.
+#pragma once
+
+#include <cstdint>
+
+#include "emulator/diagnosis.h"
+
+namespace paro::emulator {
+
+// ldmatrix.m8n8.x1/.x2/.x4.b16: `count` matrices; row i of matrix m is at the address that lane
+// 8 * m + i gives. Thread t receives elements (t / 4, 2 * (t % 4)) and the next, of each matrix,
+// or of its transpose.
+void load_matrices(uint32_t* registers, int count, bool transpose, uint32_t address,
+                   const Place& place);
+
+// Element types of A and B.
+enum class MmaTypes { s8_s8, u8_s8, s4_s4, u4_s4, f16_f16, bf16_bf16 };
+
+// c += A B of one m16n8 tile: A is 16 x K row-major, B K x 8 column-major; K is 16 for 16-bit
+// elements, 32 for 8-bit and 64 for 4-bit ones.
+void multiply_matrices(MmaTypes types, int32_t (&c)[4], const uint32_t (&a)[4],
+                       const uint32_t (&b)[2], const Place& place);
+void multiply_matrices(MmaTypes types, float (&c)[4], const uint32_t (&a)[4],
+                       const uint32_t (&b)[2], const Place& place);
+
+}  // namespace paro::emulator
