@@ -117,26 +117,6 @@ def test_a_subset_of_rows_is_the_sum_over_these_rows():
     torch.testing.assert_close(part.error, one_by_one.view(3, 4, -1).sum(1), rtol=1e-3, atol=1e-6)
 
 
-def test_a_subset_of_rows_is_the_sum_over_these_rows():
-    sample, order = random_sample(40), shuffled(40)
-    part = block_statistics(sample, order, TILING, pooled=True, rows_per_block=4)
-    # Every fourth row of two whole query blocks, every second of the last, which has eight.
-    rows = order[[0, 4, 8, 12, 16, 20, 24, 28, 32, 34, 36, 38]]
-    one_by_one = torch.stack(
-        [
-            block_statistics(
-                sample._replace(query=sample.query[row].expand(40, -1)),
-                order,
-                Tiling(1, TILING.block_k),
-                pooled=True,
-                query_blocks=(0,),
-            ).error[0]
-            for row in rows
-        ]
-    )
-    torch.testing.assert_close(part.error, one_by_one.view(3, 4, -1).sum(1), rtol=1e-3, atol=1e-6)
-
-
 def test_half_precision_inputs_are_computed_in_float32():
     sample = random_sample(64)
     half = HeadSample(*(x.half() for x in sample[:3]), sample.scale)
