@@ -1,0 +1,104 @@
+"""Does the method work? Block-sparse attention policies at equal density on the included model.
+
+    python samples/benchmarks/quality.py
+
+Each policy replaces every self-attention of the model in full sampling runs of held-out prompts
+and is compared with dense attention: PSNR and SSIM of the videos (same noise), and the error of
+attention outputs on the dense runs' own inputs. Whatever a policy has to learn beforehand it
+learns from the calibration prompts. Writes OUTPUT.md, .csv and .png; finished configurations are
+kept under --work, so that an interrupted run goes on where it stopped.
+"""
+
+import platform
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from quality.bench import FULL, QUICK, Bench, Extent, fingerprint, measured_results, weights_hash
+from quality.report import terminal_table, write_csv, write_page, write_plot
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "samples" / "tiny_video_dit" / "model"
+
+
+def facts(bench: Bench, extent: Extent, model: Path) -> list[tuple[str, str]]:
+    """How it was measured."""
+    run, sampling = bench.captures.run, extent.sampling
+    grid = run.grid
+    return [
+        ("command", f"`python samples/benchmarks/quality.py {' '.join(sys.argv[1:])}`"),
+        ("date", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
+        (
+            "hardware",
+            f"{torch.get_num_threads()} threads of {processor()}, torch {torch.__version__}",
+        ),
+        ("weights", f"SHA-256 {weights_hash(model)}"),
+        (
+            "shape",
+            f"{len(run.sites)} layers x {run.sites[0].heads} heads of {run.sites[0].head_dim}, "
+            f"{grid.frames} x {grid.height} x {grid.width} = {grid.tokens} tokens, "
+            f"blocks {run.settings.block_q} x {run.settings.block_k}",
+        ),
+        (
+            "videos",
+            f"{extent.heldout_prompts} held-out prompts x seeds {list(extent.seeds)}, "
+            f"{sampling.steps} Euler steps, shift {sampling.shift:g}, guidance "
+            f"{sampling.guidance_scale:g}; quantized: the first seed only",
+        ),
+        (
+            "calibration",
+            f"{extent.calibration_prompts} other prompts, {run.settings.bins} bins, captured steps "
+            f"{[step for steps in run.settings.captured() for step in steps]}",
+        ),
+        (
+            "attention error",
+            f"{len(bench.runs.calls)} calls x {extent.heldout_prompts} prompts of the dense runs, "
+            f"steps {list(sampling.probed_steps)}",
+        ),
+        (
+            "density",
+            "attended blocks / all blocks; summary tokens of pooled policies come on top: "
+            f"(1 - density) x {grid.tokens // run.settings.block_k} keys a query",
+        ),
+    ]
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="the included model")] = MODEL,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="path without suffix; default docs/measurements/DATE-quality"),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="one prompt, one density")] = False,
+    work: Annotated[Path, typer.Option(help="where finished configurations are kept")] = ROOT
+    / "build"
+    / "quality",
+) -> None:
+    """Measure every configuration and write the report."""
+    extent = QUICK if quick else FULL
+    today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    output = output or ROOT / "docs" / "measurements" / f"{today}-quality"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    bench = Bench(model, extent)
+    results = measured_results(bench, extent, work / fingerprint(model, extent))
+    Console().print(terminal_table(results, bench.tokens))
+    plot = output.with_suffix(".png")
+    write_csv(results, bench.tokens, output.with_suffix(".csv"))
+    write_plot(results, plot)
+    write_page(results, facts(bench, extent, model), plot, output.with_suffix(".md"))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,144 @@
+"""What is measured, on what, and the results on disk as they come."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import track
+
+from paro_trt.calibrate.run import CalibrationRun
+from paro_trt.calibrate.settings import CalibrationSettings
+from paro_trt.files import atomic_write
+from paro_trt.models.conditioning import Prompts, load_prompts
+from paro_trt.models.load import load_model
+
+from .captures import Captures
+from .evaluate import HeldoutRuns, Quality, Sampling, measure
+from .policies import ORDER_DENSITY, SPARSE_KINDS, Configuration, Kind, make_policy
+from .report import Result
+
+LATENT_SIZE = (8, 64, 64)
+"""Frames, height and width of the included model's videos."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much to measure. Quantized configurations run under the first seed only."""
+
+    densities: tuple[float, ...]
+    bits: tuple[tuple[int, int], ...]
+    calibration_prompts: int
+    heldout_prompts: int
+    seeds: tuple[int, ...]
+    sampling: Sampling
+
+    def configurations(self) -> list[Configuration]:
+        """All of them; those at 16 bits first."""
+        sparse = [Configuration(kind, d) for d in self.densities for kind in SPARSE_KINDS]
+        quantized = [
+            Configuration(kind, density, qk_bits, pv_bits)
+            for qk_bits, pv_bits in self.bits
+            for kind, density in (
+                (Kind.DENSE, 1.0),
+                (Kind.PARO_POOLED, 1.0),
+                (Kind.PARO_POOLED, ORDER_DENSITY),
+                (Kind.PARO_DROPPED, ORDER_DENSITY),
+            )
+        ]
+        return [Configuration(Kind.DENSE, 1.0), *sparse, *quantized]
+
+    def settings(self) -> CalibrationSettings:
+        """Calibration on runs like those that are judged."""
+        return CalibrationSettings(
+            steps=self.sampling.steps,
+            shift=self.sampling.shift,
+            guidance_scale=self.sampling.guidance_scale,
+            prompt_limit=self.calibration_prompts,
+        )
+
+
+FULL = Extent(
+    densities=(0.5, 0.3, 0.2, 0.1),
+    bits=((8, 8), (4, 8), (4, 4)),
+    calibration_prompts=4,
+    heldout_prompts=4,
+    seeds=(1000, 1001),
+    sampling=Sampling(LATENT_SIZE, steps=16, probed_steps=(1, 6, 12)),
+)
+QUICK = Extent(
+    densities=(0.3,),
+    bits=(),
+    calibration_prompts=1,
+    heldout_prompts=1,
+    seeds=(1000,),
+    sampling=Sampling(LATENT_SIZE, steps=4, probed_steps=(1,)),
+)
+
+
+class Bench:
+    """The model and its runs; makes policies and measures them."""
+
+    def __init__(self, model: Path, extent: Extent) -> None:
+        loaded = load_model(model)
+        calibration = load_prompts(model / "prompts.safetensors")
+        heldout = load_prompts(model / "heldout_prompts.safetensors")
+        self.captures = Captures(
+            CalibrationRun(
+                loaded,
+                calibration,
+                extent.sampling.latent_size,
+                extent.settings(),
+            )
+        )
+        heldout = first_prompts(heldout, extent.heldout_prompts)
+        self.runs = HeldoutRuns(loaded, heldout, extent.seeds, extent.sampling)
+
+    @property
+    def tokens(self) -> int:
+        """S."""
+        return self.captures.run.tokens
+
+    def measure(self, configuration: Configuration) -> Quality:
+        """Make the configuration's policy and measure it."""
+        policy = make_policy(configuration, self.captures)
+        count = len(self.runs.prompts if configuration.quantized else self.runs.noise)
+        return measure(policy, self.runs, count)
+
+
+def first_prompts(prompts: Prompts, count: int) -> Prompts:
+    """The first `count` of them."""
+    return Prompts(prompts.texts[:count], prompts.embeds[:count], prompts.negative)
+
+
+def fingerprint(model: Path, extent: Extent) -> str:
+    """Of the weights, the extent and this benchmark's own code."""
+    digest = hashlib.sha256(weights_hash(model).encode())
+    digest.update(repr(extent).encode())
+    for source in sorted((Path(__file__).parent).glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def weights_hash(model: Path) -> str:
+    """SHA-256 of the weight files."""
+    digest = hashlib.sha256()
+    for path in sorted(model.glob("diffusion_pytorch_model*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def measured_results(bench: Bench, extent: Extent, work: Path) -> list[Result]:
+    """Every configuration's result, from `work` where it is there already."""
+    work.mkdir(parents=True, exist_ok=True)
+    results = []
+    for configuration in track(extent.configurations(), description="configurations"):
+        name = hashlib.sha256(configuration.label.encode()).hexdigest()[:16]
+        path = work / f"{name}.json"
+        if not path.exists():
+            quality = bench.measure(configuration)
+            with atomic_write(path) as file:
+                file.write(json.dumps(quality._asdict()).encode())
+        quality = Quality(**json.loads(path.read_text()))
+        results.append(Result(configuration, quality))
+    return results

@@ -1,0 +1,180 @@
+"""Held-out runs: dense trajectories, attention errors along them, and videos under a policy."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from paro_trt.calibrate.capture import dense_attention
+from paro_trt.models.base import AttentionSite
+from paro_trt.models.conditioning import Prompts
+from paro_trt.models.denoise import OnStep, Velocity, denoise, sampling_timesteps, seeded_noise
+from paro_trt.models.intercept import intercept_attention
+from paro_trt.models.load import LoadedModel
+from paro_trt.verify.metrics import psnr, ssim
+
+from .attention import AttentionCall
+from .policies import Policy
+
+VIDEO_RANGE = 2.0
+"""Largest minus smallest pixel."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How videos are made.
+
+    latent_size: (frames, height, width); probed_steps: steps at which attention is compared.
+    """
+
+    latent_size: tuple[int, int, int]
+    steps: int = 20
+    shift: float = 3.0
+    guidance_scale: float = 2.0
+    probed_steps: tuple[int, ...] = (1, 8, 16)
+
+
+class Quality(NamedTuple):
+    """Of one configuration. psnr, ssim: of each video; relative_l2: of each call and sample."""
+
+    density: float
+    psnr: list[float]
+    ssim: list[float]
+    relative_l2: list[float]
+
+
+class HeldoutRuns:
+    """Dense videos of held-out prompts x seeds, and attention inputs on the way to them.
+
+    Args:
+        loaded: the model, in float32.
+        prompts: not calibrated on.
+        seeds: of the noise, each with every prompt; attention is compared under the first.
+        sampling: how.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, prompts: Prompts, seeds: Sequence[int], sampling: Sampling
+    ) -> None:
+        self.loaded, self.prompts, self.sampling = loaded, prompts, sampling
+        self.layers = {site.name: i for i, site in enumerate(loaded.family.sites(loaded.model))}
+        grid = loaded.family.grid(loaded.config, sampling.latent_size)
+        shape = loaded.family.latent_shape(loaded.config, grid)
+        self.noise = torch.cat([seeded_noise((len(prompts), *shape), seed) for seed in seeds])
+        self.videos_of = [(text, seed) for seed in seeds for text in prompts.texts]
+        entering = {0: self.noise}
+        self.dense = self._sample(
+            loaded.velocity,
+            len(self.noise),
+            lambda step, _, latents: entering.update({step + 1: latents}),
+        )
+        self.calls = [
+            call for step in sampling.probed_steps for call in self._calls(entering, step)
+        ]
+
+    def videos(self, policy: Policy, count: int) -> tuple[Tensor, float]:
+        """The first `count` videos [N, C, F, H, W] under a policy; mean density of its masks."""
+        densities: list[float] = []
+
+        def attend(call: AttentionCall) -> Tensor:
+            output, density = policy.attend(call)
+            densities.append(density)
+            return output
+
+        def velocity(
+            latents: Tensor, timestep: Tensor, conditioning: Mapping[str, Tensor]
+        ) -> Tensor:
+            return self._velocity(latents, timestep, conditioning, attend)
+
+        return self._sample(velocity, count), sum(densities) / len(densities)
+
+    def attention_errors(self, policy: Policy) -> list[float]:
+        """Relative L2 distance from dense attention, of each recorded call and sample."""
+        errors: list[float] = []
+        for call in self.calls:
+            dense = _dense(call)
+            apart = (policy.attend(call)[0] - dense).flatten(1).norm(dim=1)
+            errors += (apart / dense.flatten(1).norm(dim=1)).tolist()
+        return errors
+
+    def _calls(self, entering: Mapping[int, Tensor], step: int) -> list[AttentionCall]:
+        """The attention of every layer at a step of the first seed's dense runs."""
+        calls: list[AttentionCall] = []
+
+        def record(call: AttentionCall) -> Tensor:
+            calls.append(call)
+            return _dense(call)
+
+        prompts = len(self.prompts)
+        timestep = sampling_timesteps(self.sampling.steps, self.sampling.shift)[step]
+        self._velocity(
+            entering[step][:prompts],
+            torch.full((prompts,), timestep),
+            self._conditioning(self.prompts.embeds),
+            record,
+        )
+        return calls
+
+    def _sample(self, velocity: Velocity, count: int, on_step: OnStep | None = None) -> Tensor:
+        embeds, negative = self.prompts.embeds, self.prompts.negative
+        all_embeds = embeds.repeat(len(self.noise) // len(embeds), 1, 1)
+        return denoise(
+            velocity,
+            self.noise[:count],
+            self._conditioning(all_embeds[:count]),
+            steps=self.sampling.steps,
+            shift=self.sampling.shift,
+            guidance_scale=self.sampling.guidance_scale,
+            negative=None
+            if negative is None
+            else self._conditioning(negative.expand(count, -1, -1)),
+            on_step=on_step,
+        )
+
+    def _velocity(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        conditioning: Mapping[str, Tensor],
+        attend: Callable[[AttentionCall], Tensor],
+    ) -> Tensor:
+        """The model's velocity, its attention computed by `attend`."""
+        loaded = self.loaded
+
+        def handle(
+            site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float
+        ) -> Tensor:
+            layer = self.layers[site.name]
+            return attend(AttentionCall(layer, float(timestep[0]), query, key, value, scale))
+
+        sites = loaded.family.sites(loaded.model)
+        with torch.no_grad(), intercept_attention(loaded.model, sites, handle):
+            return loaded.velocity(latents, timestep, conditioning)
+
+    def _conditioning(self, embeds: Tensor) -> Mapping[str, Tensor]:
+        (spec,) = self.loaded.family.conditioning_spec(self.loaded.config)
+        return {spec.name: embeds}
+
+
+def _dense(call: AttentionCall) -> Tensor:
+    return dense_attention(call.query, call.key, call.value, call.scale)
+
+
+def measure(policy: Policy, runs: HeldoutRuns, count: int) -> Quality:
+    """Everything about one policy, over the first `count` videos.
+
+    Videos are compared as they are shown, clamped to [-1, 1].
+    """
+    videos, density = runs.videos(policy, count)
+    pairs = [
+        (video.clamp(-1, 1), dense.clamp(-1, 1))
+        for video, dense in zip(videos.split(1), runs.dense[:count].split(1), strict=True)
+    ]
+    return Quality(
+        density,
+        [psnr(video, dense, VIDEO_RANGE) for video, dense in pairs],
+        [ssim(video, dense, VIDEO_RANGE) for video, dense in pairs],
+        runs.attention_errors(policy),
+    )
