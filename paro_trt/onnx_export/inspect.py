@@ -1,0 +1,109 @@
+"""An ONNX file as plain values: what `paro-trt inspect` shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..errors import OnnxFileError
+from ..op.spec import DOMAIN, INPUTS, OP_TYPE, block_count
+from .bodies import body_of
+from .check import Constants, attributes_of
+
+_MASK, _ORDER = (
+    next(index for index, entry in enumerate(INPUTS) if entry.name == name)
+    for name in ("block_mask", "token_order")
+)
+
+
+def describe_onnx(path: str | PathLike[str]) -> dict[str, Any]:
+    """What an ONNX file holds, ready for JSON. Of the weights only block masks are read.
+
+    Raises:
+        OnnxFileError: the file or its external data is missing, truncated or damaged.
+    """
+    from ..runtime.onnxruntime_session import check_onnx_file
+
+    path = Path(path)
+    check_onnx_file(path)
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    constants = Constants(path, model)
+    external = sorted(_external_files(model))
+    try:
+        attention = [
+            _attention(node, constants)
+            for node in graph.node
+            if (node.domain, node.op_type) == (DOMAIN, OP_TYPE)
+        ]
+    except Exception as error:  # whatever decoding a hostile tensor or attribute raises
+        raise OnnxFileError(
+            str(path),
+            expected=f"{OP_TYPE} nodes as paro-trt export writes them",
+            actual=" ".join(str(error).split())[:160],
+        ) from error
+    return {
+        "kind": "onnx",
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "external_data": {name: (path.parent / name).stat().st_size for name in external},
+        "ir_version": model.ir_version,
+        "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "metadata": {entry.key: entry.value for entry in model.metadata_props},
+        "inputs": [_tensor(value) for value in graph.input],
+        "outputs": [_tensor(value) for value in graph.output],
+        "nodes": len(graph.node),
+        "operators": dict(Counter(_operator(node) for node in graph.node).most_common()),
+        "initializers": len(graph.initializer),
+        "functions": [f"{function.domain}::{function.name}" for function in model.functions],
+        "body": body_of(model).value,
+        "paro_attention": attention,
+    }
+
+
+def _attention(node: onnx.NodeProto, constants: Constants) -> dict[str, Any]:
+    attributes = attributes_of(node)
+    return {
+        "name": node.name,
+        "attributes": attributes,
+        "density": _densities(node, attributes, constants),
+    }
+
+
+def _densities(
+    node: onnx.NodeProto, attributes: dict[str, Any], constants: Constants
+) -> list[float] | None:
+    """Attended blocks / all blocks of each schedule bin; None where mask or order is computed."""
+    mask, order = (constants.get(node.input[index]) for index in (_MASK, _ORDER))
+    if mask is None or order is None:
+        return None
+    bins, heads, query_blocks, _ = mask.shape
+    attended = np.bitwise_count(mask.astype(np.int32).view(np.uint32)).sum(axis=(1, 2, 3))
+    blocks = heads * query_blocks * block_count(order.shape[1], int(attributes["block_k"]))
+    return [float(attended[index]) / blocks for index in range(bins)]
+
+
+def _external_files(model: onnx.ModelProto) -> set[str]:
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+    return {entry.value for entry in entries if entry.key == "location"}
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    return f"{node.domain}::{node.op_type}" if node.domain else str(node.op_type)
+
+
+def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    kind = value.type.tensor_type
+    known = onnx.TensorProto.DataType.values()
+    dtype = onnx.TensorProto.DataType.Name(kind.elem_type) if kind.elem_type in known else "?"
+    return {
+        "name": value.name,
+        "dtype": dtype.lower(),
+        "shape": [size.dim_param or size.dim_value for size in kind.shape.dim],
+    }

@@ -1,0 +1,99 @@
+"""The ONNX schema, the emitted node and the local function against the op's tables."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir
+import pytest
+import torch
+
+from paro_trt.onnx_export.bodies import Body, attention_function
+from paro_trt.onnx_export.translate import operator_schema, translation_table
+from paro_trt.op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE, OP_VERSION
+from paro_trt.testing.cases import OpCase, random_inputs
+
+REQUIRED = [entry.name for entry in ATTRIBUTES if entry.default is None]
+DEFAULTS = {entry.name: entry.default for entry in ATTRIBUTES if entry.default is not None}
+
+
+@pytest.fixture(scope="module")
+def node() -> onnx.NodeProto:
+    """What torch.onnx.export makes of one call of the op."""
+
+    class Call(torch.nn.Module):
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return torch.ops.paro.attention(*inputs, 0.25, 64, 128, 8, 4, 1, "reference")
+
+    inputs = random_inputs(OpCase("one", 130, head_dim=8), seed=1)
+    program = torch.onnx.export(
+        Call(),
+        tuple(inputs),
+        dynamo=True,
+        custom_translation_table=translation_table(),
+        input_names=[entry.name for entry in INPUTS],
+        verbose=False,
+    )
+    model = onnx_ir.serde.serialize_model(program.model)
+    assert {entry.domain: entry.version for entry in model.opset_import}[DOMAIN] == OP_VERSION
+    (only,) = model.graph.node
+    return only
+
+
+def test_node_is_the_op_with_its_inputs_in_order(node: onnx.NodeProto) -> None:
+    assert (node.domain, node.op_type) == (DOMAIN, OP_TYPE)
+    assert list(node.input) == [entry.name for entry in INPUTS]
+    assert len(node.output) == 1
+
+
+def test_node_spells_out_every_attribute(node: onnx.NodeProto) -> None:
+    values = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    assert values == {
+        "scale": 0.25,
+        "block_q": 64,
+        "block_k": 128,
+        "qk_bits": 8,
+        "pv_bits": 4,
+        "pool_dropped": 1,
+        "plugin_version": b"1",
+        "plugin_namespace": b"",
+    }
+    assert sorted(values) == sorted(entry.name for entry in ATTRIBUTES)
+
+
+@pytest.mark.parametrize("body", [Body.SPARSE, Body.DENSE])
+def test_function_has_the_op_interface(body: Body) -> None:
+    function = attention_function(body, 20)
+    assert (function.domain, function.name) == (DOMAIN, OP_TYPE)
+    assert list(function.input) == [f"paro_{entry.name}" for entry in INPUTS]
+    assert list(function.attribute) == REQUIRED
+    defaults = {
+        entry.name: onnx.helper.get_attribute_value(entry) for entry in function.attribute_proto
+    }
+    assert defaults == {
+        name: value.encode() if isinstance(value, str) else value
+        for name, value in DEFAULTS.items()
+    }
+
+
+@pytest.mark.parametrize("body", [Body.SPARSE, Body.DENSE])
+def test_function_names_cannot_meet_names_of_a_graph(body: Body) -> None:
+    function = attention_function(body, 20)
+    names = {name for node in function.node for name in (*node.input, *node.output)}
+    assert all(name.startswith("paro_") for name in names)
+
+
+@pytest.mark.parametrize("body", [Body.SPARSE, Body.DENSE])
+def test_function_reads_every_attribute_that_changes_the_result(body: Body) -> None:
+    function = attention_function(body, 20)
+    referenced = {entry.ref_attr_name for node in function.node for entry in node.attribute}
+    assert referenced - {""} == {
+        entry.name for entry in ATTRIBUTES if not entry.name.startswith("plugin_")
+    }
+
+
+def test_schema_is_the_tables() -> None:
+    schema = operator_schema()
+    assert (schema.domain, schema.name, schema.since_version) == (DOMAIN, OP_TYPE, OP_VERSION)
+    assert [formal.name for formal in schema.inputs] == [entry.name for entry in INPUTS]
+    assert sorted(schema.attributes) == sorted(entry.name for entry in ATTRIBUTES)
+    assert sorted(n for n, entry in schema.attributes.items() if entry.required) == sorted(REQUIRED)
