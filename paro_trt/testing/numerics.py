@@ -4,7 +4,8 @@ An implementation may be as wrong as a faithful low-precision one, twice over, p
 band. The band is derived, never tuned:
 
 - the output is rounded to its dtype: half a unit in the last place of each element;
-- sums are FP32 in any order: FP32's unit times the largest value a row can average;
+- sums are FP32 in any order: the error of n additions is a random walk of sqrt(n) units, and
+  eight units more cover products, exponentials and the final division;
 - a P that lies within rounding error of a code's edge may take either code. One code more or
   less moves a row by at most 2 max|v| / levels, since the row sum is at least `levels`; edges
   are met with a probability of about levels * 2^-18 an attended key (relative error of P 2^-19:
@@ -82,7 +83,8 @@ def compare_outputs(
     row_error = faithful_error.amax(dim=-1, keepdim=True)
     row_size = exact_f.abs().amax(dim=-1, keepdim=True)
     unit = torch.finfo(storage).eps / 2
-    band = unit * exact_f.abs() + 8 * torch.finfo(torch.float32).eps * row_size + flip
+    steps = 8 + math.sqrt(exact.shape[1])
+    band = unit * exact_f.abs() + steps * torch.finfo(torch.float32).eps * row_size + flip
     bound = FAITHFUL_FACTOR * row_error + band + torch.finfo(storage).tiny
     excess = float((error / bound).max())
     if excess > 1:
