@@ -81,12 +81,8 @@ def heldout_errors(
 
     Every layer sees the dense model's inputs, so that errors of earlier layers do not add up.
     """
-    few = Prompts(
-        heldout.texts[:HELDOUT_PROMPTS], heldout.embeds[:HELDOUT_PROMPTS], heldout.negative
-    )
-    # Other noise than any calibration prompt had.
-    seed = run.settings.seed + len(run.prompts)
-    unseen = replace(run, prompts=few, settings=replace(run.settings, seed=seed))
+    settings = replace(run.settings, seed=heldout_seed(run), prompt_limit=HELDOUT_PROMPTS)
+    unseen = replace(run, prompts=heldout, settings=settings)
     units = unseen.units()
     errors = np.zeros((len(layers), len(units)))
     progress.start("held-out error", len(units), 0)
@@ -108,6 +104,11 @@ def heldout_errors(
     return errors
 
 
+def heldout_seed(run: CalibrationRun) -> int:
+    """Of the first held-out prompt: other noise than any calibration prompt had."""
+    return run.settings.seed + len(run.prompts)
+
+
 def head_errors(
     run: CalibrationRun, decision: LayerDecision, mask_bin: int, inputs: LayerInputs
 ) -> NDArray[np.float64]:
@@ -121,7 +122,7 @@ def head_errors(
     sample = layer_sample(inputs, run.candidates, decision.orders, decision.masks.mask[mask_bin])
     affine = torch.from_numpy(decision.quantization.channel_affine)
     total = block_count(run.tokens, settings.block_q)
-    blocks = sampled_query_blocks(total, settings.order_query_blocks)
+    blocks = sampled_query_blocks(total, settings.error_query_blocks)
     result = np.empty((2, inputs.site.heads))
     for head in range(inputs.site.heads):
         kv_head = head * inputs.site.kv_heads // inputs.site.heads

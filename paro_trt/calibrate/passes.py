@@ -129,8 +129,8 @@ class MaskPass:
 
 
 @dataclass(frozen=True)
-class QuantizePass:
-    """Error that integer products add under the chosen orders and masks.
+class ErrorPass:
+    """Error of the chosen orders and masks, and what integer products add to it.
 
     chosen: int32 [H], masks: bool [T, H, NQ, NK], ranges: of each layer.
     """
@@ -142,14 +142,23 @@ class QuantizePass:
     ranges: Sequence[Mapping[str, NDArray[Any]]]
 
     def learn(self, layer: int, mask_bin: int, inputs: LayerInputs) -> Contribution:
-        """sums as of `measure_quantization`."""
+        """sums as of `measure_quantization`; those of heads are [T, H], of this bin alone."""
         query_blocks = block_count(len(inputs.query), self.settings.block_q)
-        return measure_quantization(
-            layer_sample(inputs, self.candidates, self.chosen[layer], self.masks[layer][mask_bin]),
-            self.ranges[layer],
-            attention_config(self.settings),
-            sampled_query_blocks(query_blocks, self.settings.quantize_query_blocks),
+        sums = dict(
+            measure_quantization(
+                layer_sample(
+                    inputs, self.candidates, self.chosen[layer], self.masks[layer][mask_bin]
+                ),
+                self.ranges[layer],
+                attention_config(self.settings),
+                sampled_query_blocks(query_blocks, self.settings.error_query_blocks),
+            ).sums
         )
+        for name in ("mask_error", "dense_energy"):
+            of_bins = np.zeros((self.settings.bins, inputs.site.heads))
+            of_bins[mask_bin] = sums[name]
+            sums[name] = of_bins
+        return Contribution(sums)
 
 
 def layer_sample(
@@ -179,6 +188,25 @@ def attention_config(settings: CalibrationSettings) -> AttentionConfig:
         settings.pv_bits,
         settings.pool_dropped,
     )
+
+
+def predicted_error(
+    measured: Mapping[str, NDArray[Any]], added_error: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """f64 [T, H]: relative L2 error of each head's output on the captures of `ErrorPass`.
+
+    The blocks' own scores, summed, fall short of it by about half: the errors of neighbouring
+    blocks point the same way.
+
+    Args:
+        measured: the state that `ErrorPass` filled.
+        added_error: f64 [Hk], squared relative error of the integers.
+    """
+    of_mask: NDArray[np.float64] = measured["mask_error"] / np.maximum(
+        measured["dense_energy"], 1e-300
+    )
+    of_integers = np.repeat(added_error, of_mask.shape[1] // len(added_error))
+    return np.asarray(np.sqrt(of_mask + of_integers))
 
 
 def layer_scores(of_bins: Sequence[Mapping[str, NDArray[Any]]]) -> LayerScores:

@@ -18,13 +18,14 @@ from ..plan import ParoPlan, save_plan
 from .assemble import LayerDecision, make_plan, mean_density
 from .forecast import measure_forecast
 from .passes import (
+    ErrorPass,
     LayerInputs,
     MaskPass,
     OrderPass,
-    QuantizePass,
     attention_config,
     combined_ranges,
     layer_scores,
+    predicted_error,
 )
 from .progress import Progress, SilentProgress
 from .quantize import QuantizationChoice, choose_quantization
@@ -101,7 +102,16 @@ class _Pipeline:
         masks = self._choose_masks()
         quantization = self._choose_quantization(orders, masks)
         return [
-            LayerDecision(*of_layer) for of_layer in zip(orders, masks, quantization, strict=True)
+            LayerDecision(
+                orders[layer],
+                masks[layer]._replace(
+                    predicted_error=predicted_error(
+                        self.store.arrays(_errors(layer)), quantization[layer].added_error
+                    )
+                ),
+                quantization[layer],
+            )
+            for layer in self.layers
         ]
 
     def _record_trajectories(self) -> None:
@@ -160,21 +170,19 @@ class _Pipeline:
     ) -> list[QuantizationChoice]:
         run, config = self.run, attention_config(self.run.settings)
         ranges = [combined_ranges(self._block_states(layer)) for layer in self.layers]
-        learn = QuantizePass(
+        learn = ErrorPass(
             run.settings, run.candidates, orders, [layer.mask for layer in masks], ranges
         ).learn
         units = [unit for unit in run.units() if unit.prompt == 0]
-        if (config.qk_bits, config.pv_bits) == (16, 16):
-            units = []
         self._visit(
-            "quantization",
+            "errors",
             units,
-            _quantization,
+            _errors,
             lambda layer, unit, inputs: learn(layer, unit.mask_bin, inputs),
         )
         return [
             choose_quantization(
-                self.store.arrays(_quantization(layer)),
+                self.store.arrays(_errors(layer)),
                 ranges[layer],
                 config,
                 run.settings.int4_max_error,
@@ -230,8 +238,8 @@ def _blocks(layer: int, mask_bin: int) -> str:
     return f"blocks-{layer}-bin{mask_bin}"
 
 
-def _quantization(layer: int, _unit: Unit | None = None) -> str:
-    return f"quantization-{layer}"
+def _errors(layer: int, _unit: Unit | None = None) -> str:
+    return f"errors-{layer}"
 
 
 def _density_notes(

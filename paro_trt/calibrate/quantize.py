@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..op.quantization import ChannelAffine
 from ..op.spec import AttentionConfig
-from .op_error import PlannedHead, attended_rows, identity_affine
+from .op_error import PlannedHead, attended_rows, dense_rows, identity_affine
 from .statistics import HeadSample
 from .work import Contribution
 
@@ -54,12 +54,17 @@ class LayerSample(NamedTuple):
 
 
 class QuantizationChoice(NamedTuple):
-    """Decided for a layer: channel_affine f32 [4, Hk, D], bits, and why these bits."""
+    """Decided for a layer.
+
+    channel_affine: f32 [4, Hk, D]. reason: why these bits. added_error: f64 [Hk], squared
+    relative error that integers add to the masked attention of each key head.
+    """
 
     channel_affine: NDArray[np.float32]
     qk_bits: int
     pv_bits: int
     reason: str
+    added_error: NDArray[np.float64]
 
 
 def channel_ranges(query: Tensor, key: Tensor, value: Tensor) -> Contribution:
@@ -112,7 +117,8 @@ def measure_quantization(
     config: AttentionConfig,
     query_blocks: Sequence[int],
 ) -> Contribution:
-    """Squared errors that quantizing one product at a time adds to a layer's masked attention.
+    """Squared errors of a layer's masked attention: what the mask costs, and what quantizing one
+    product at a time adds.
 
     Args:
         sample: a capture.
@@ -121,8 +127,9 @@ def measure_quantization(
         query_blocks: where to measure.
 
     Returns:
-        sums "energy" [Hk] of the unquantized op's output and, for each product and width,
-        "qk8" and so on [len(VARIANTS), Hk].
+        sums "mask_error" [H] of the unquantized op and "dense_energy" [H]; "energy" [Hk] of the
+        unquantized op's output and, for each product and width, "qk8" and so on
+        [len(VARIANTS), Hk].
     """
     kv_heads = sample.key.shape[1]
     group = sample.query.shape[1] // kv_heads
@@ -132,6 +139,7 @@ def measure_quantization(
         for bits in tried_bits(asked)
     }
     energy = np.zeros(kv_heads)
+    mask_error, dense_energy = np.zeros((2, sample.query.shape[1]))
     plain = replace(config, qk_bits=16, pv_bits=16)
     for head in range(sample.query.shape[1]):
         inputs, kv_head = sample.head(head), head // group
@@ -139,7 +147,9 @@ def measure_quantization(
             sample.orders[head], sample.masks[head], identity_affine(sample.key.shape[2])
         )
         exact = attended_rows(inputs, planned, plain, query_blocks)
-        energy[kv_head] += float(exact.double().square().sum())
+        dense = dense_rows(inputs, planned.order, config.block_q, query_blocks)
+        mask_error[head], dense_energy[head] = _energy(exact - dense), _energy(dense)
+        energy[kv_head] += _energy(exact)
         for product, asked in _asked(config):
             for variant, kept in enumerate(VARIANTS):
                 affine = _head_affine(ranges, product, kept, kv_head)
@@ -150,9 +160,9 @@ def measure_quantization(
                         _with_bits(plain, product, bits),
                         query_blocks,
                     )
-                    error = float((rough - exact).double().square().sum())
-                    errors[f"{product.value}{bits}"][variant, kv_head] += error
-    return Contribution({"energy": energy, **errors})
+                    errors[f"{product.value}{bits}"][variant, kv_head] += _energy(rough - exact)
+    totals = {"mask_error": mask_error, "dense_energy": dense_energy, "energy": energy}
+    return Contribution({**totals, **errors})
 
 
 def choose_quantization(
@@ -168,19 +178,23 @@ def choose_quantization(
     """
     rows: list[NDArray[np.float32]] = []
     bits, reasons = {}, []
+    energy = np.maximum(measured["energy"], 1e-300)
+    added_error = np.zeros(len(energy))
     for product, asked in _asked(config):
         chosen, errors = 16, {}
         for width in tried_bits(asked):
             least = measured[f"{product.value}{width}"].min(axis=0).sum()
-            errors[width] = float(np.sqrt(least / max(measured["energy"].sum(), 1e-300)))
+            errors[width] = float(np.sqrt(least / energy.sum()))
         for width in reversed(tried_bits(asked)):
             if width != 4 or errors[width] <= int4_max_error:
                 chosen = width
         bits[product] = chosen
+        if chosen != 16:
+            added_error += measured[f"{product.value}{chosen}"].min(axis=0) / energy
         reasons.append(_reason(product, asked, chosen, errors, int4_max_error))
         rows += _chosen_affine(measured, ranges, product, chosen)
     return QuantizationChoice(
-        np.stack(rows), bits[Product.QK], bits[Product.PV], "; ".join(reasons)
+        np.stack(rows), bits[Product.QK], bits[Product.PV], "; ".join(reasons), added_error
     )
 
 
@@ -233,6 +247,10 @@ def _reason(
         f"{name} {chosen}: {asked} bits would add {errors[asked]:.2%} error, above {limit:.2%}; "
         f"{chosen} add {errors[chosen]:.2%}"
     )
+
+
+def _energy(rows: Tensor) -> float:
+    return float(rows.double().square().sum())
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

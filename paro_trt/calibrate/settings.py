@@ -16,7 +16,7 @@ _COUNTS = (
     "prompt_limit",
     "order_query_blocks",
     "order_rows",
-    "quantize_query_blocks",
+    "error_query_blocks",
 )
 
 
@@ -46,7 +46,8 @@ class CalibrationSettings:
         prompt_limit: prompts run, the first of those given; None means all.
         order_query_blocks: query blocks, spread over the sequence, that orders are judged by.
         order_rows: tokens of each of these query blocks, spread over it.
-        quantize_query_blocks: query blocks that bit widths and channel affines are judged by.
+        error_query_blocks: query blocks that bit widths, channel affines and the predicted error
+            are measured at.
         time_attention: time the dense model and record what to expect; without it, the same
             call makes the same plan to the last bit.
 
@@ -75,7 +76,7 @@ class CalibrationSettings:
     prompt_limit: int | None = 4
     order_query_blocks: int = 16
     order_rows: int = 16
-    quantize_query_blocks: int = 4
+    error_query_blocks: int = 4
     time_attention: bool = True
 
     def __post_init__(self) -> None:

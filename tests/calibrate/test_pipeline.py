@@ -93,7 +93,7 @@ def test_the_plan_has_what_was_asked_for(loaded, prompts, tmp_path):
         "dense runs": [2, 0],
         "orders": [4, 0],
         "blocks": [4, 0],
-        "quantization": [2, 0],
+        "errors": [2, 0],
         "held-out error": [2, 0],
     }
 
@@ -183,6 +183,18 @@ def test_density_one_at_16_bits_is_dense_attention(loaded, prompts, tmp_path):
     for layer in plan.layers:
         assert (layer.channel_affine[[0, 2]] == 0).all()
         assert (layer.channel_affine[[1, 3]] == 1).all()
+
+
+def test_predicted_error_is_what_the_same_prompt_measures(loaded, prompts, tmp_path, monkeypatch):
+    from paro_trt.calibrate import forecast
+
+    monkeypatch.setattr(forecast, "heldout_seed", lambda run: run.settings.seed)
+    one = Prompts(prompts.texts[:1], prompts.embeds[:1])
+    settings = dataclasses.replace(SETTINGS, density=0.6)
+    plan = calibrate(loaded, one, LATENT_SIZE, settings, tmp_path / "plan", heldout=one)
+    predicted = [h.predicted_error for layer in plan.layers for h in layer.heads]
+    measured = plan.calibration.measured["heldout_error"]
+    assert min(map(min, predicted)) * 0.9 <= measured <= max(map(max, predicted)) * 1.1
 
 
 def test_timing_gives_a_forecast(loaded, prompts, tmp_path):

@@ -101,6 +101,12 @@ def test_measured_error_is_that_of_the_whole_op():
     exact = op_output(layer, identity(), AttentionConfig(64, 64, 16, 16, True))
     energy = exact.square().sum(dim=(0, 2)).view(KV_HEADS, -1).sum(1)
     np.testing.assert_allclose(measured["energy"], energy, rtol=1e-5)
+    logits = torch.einsum("shd,thd->hst", layer.query, layer.key.repeat_interleave(2, 1)) * 0.25
+    dense = torch.einsum("hst,thd->shd", logits.softmax(-1), layer.value.repeat_interleave(2, 1))
+    np.testing.assert_allclose(
+        measured["mask_error"], (exact - dense).square().sum(dim=(0, 2)), rtol=1e-4
+    )
+    np.testing.assert_allclose(measured["dense_energy"], dense.square().sum(dim=(0, 2)), rtol=1e-5)
     for variant, kept in enumerate(VARIANTS):
         affine = identity()
         affine[0], affine[1] = product_affine(ranges_of(layer), Product.QK, *kept)
@@ -131,18 +137,20 @@ def test_a_row_of_the_affine_that_does_not_help_stays_the_identity():
     worse[0] = 0.5
     mean_helps = worse.copy()
     mean_helps[1, 1] = 0.1
-    measured = {"energy": np.ones(KV_HEADS), "qk8": worse, "pv8": mean_helps}
-    affine = choose_quantization(measured, ranges, CONFIG, 0.05).channel_affine
+    measured = {"energy": np.full(KV_HEADS, 2.0), "qk8": worse, "pv8": mean_helps}
+    choice = choose_quantization(measured, ranges, CONFIG, 0.05)
+    affine = choice.channel_affine
+    np.testing.assert_allclose(choice.added_error, [0.5, 0.3])
     assert np.array_equal(affine[:2], identity()[:2])
     assert np.array_equal(affine[:, 0], identity()[:, 0])
     assert (affine[2, 1] != 0).all()
     assert (affine[3] == 1).all()
 
 
-def test_16_bits_have_the_identity_and_need_no_measurement():
+def test_16_bits_have_the_identity():
     layer = random_layer(8)
     config = AttentionConfig(64, 64, 16, 16, True)
-    choice = choose_quantization({}, ranges_of(layer), config, 0.05)
+    choice = choose_quantization({"energy": np.ones(KV_HEADS)}, ranges_of(layer), config, 0.05)
     assert np.array_equal(choice.channel_affine, identity())
     assert (choice.qk_bits, choice.pv_bits) == (16, 16)
 
