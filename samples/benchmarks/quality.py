@@ -11,6 +11,7 @@ kept under --work, so that an interrupted run goes on where it stopped.
 
 import platform
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
@@ -56,8 +57,7 @@ def facts(bench: Bench, extent: Extent, model: Path) -> list[tuple[str, str]]:
         ),
         (
             "attention error",
-            f"{len(bench.runs.calls)} calls x {extent.heldout_prompts} prompts of the dense runs, "
-            f"steps {list(sampling.probed_steps)}",
+            f"every layer at steps {list(sampling.probed_steps)} of each dense run, prompted branch",
         ),
         (
             "density",
@@ -81,13 +81,16 @@ def main(
         Path | None,
         typer.Option(help="path without suffix; default docs/measurements/DATE-quality"),
     ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="seeds to run each prompt with")] = len(
+        FULL.seeds
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="one prompt, one density")] = False,
     work: Annotated[Path, typer.Option(help="where finished configurations are kept")] = ROOT
     / "build"
     / "quality",
 ) -> None:
     """Measure every configuration and write the report."""
-    extent = QUICK if quick else FULL
+    extent = QUICK if quick else replace(FULL, seeds=tuple(range(1000, 1000 + seeds)))
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     output = output or ROOT / "docs" / "measurements" / f"{today}-quality"
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ EXTENT = Extent(
     bits=((8, 8),),
     calibration_prompts=1,
     heldout_prompts=1,
-    seeds=(5,),
+    seeds=(5, 6),
     sampling=Sampling(LATENT_SIZE, steps=4, probed_steps=(1, 3)),
 )
 
@@ -156,7 +156,7 @@ def test_top_blocks_finds_the_block_that_matters() -> None:
 def test_masks_have_the_density_asked_for(kind: Kind, density: float, bench: Bench) -> None:
     policy = make_policy(Configuration(kind, density), bench.captures)
     one_block = 1 / (QUERY_BLOCKS * KEY_BLOCKS)
-    reached = [policy.attend(call)[1] for call in bench.runs.calls]
+    reached = [policy.attend(call)[1] for call, _ in bench.runs[5].calls]
     mean = sum(reached) / len(reached)
     assert density - one_block < mean <= density + 1e-6
 
@@ -178,7 +178,7 @@ def test_paro_masks_are_those_of_calibrate(bench: Bench, model_path: Path, tmp_p
 
 def test_dense_is_exact_and_the_rest_is_not(bench: Bench) -> None:
     def quality(*configuration: object):
-        return measure(make_policy(Configuration(*configuration), bench.captures), bench.runs, 1)
+        return measure(make_policy(Configuration(*configuration), bench.captures), bench.runs[6])
 
     dense = quality(Kind.DENSE, 1.0)
     assert dense.psnr == [math.inf]
@@ -191,20 +191,23 @@ def test_dense_is_exact_and_the_rest_is_not(bench: Bench) -> None:
 def test_results_resume_and_are_reported(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[Configuration] = []
+    drawn: list[tuple[Configuration, int]] = []
 
-    def draw(configuration: Configuration) -> Quality:
-        drawn.append(configuration)
+    def draw(configuration: Configuration, seed: int) -> Quality:
+        drawn.append((configuration, seed))
         psnr, ssim, relative_l2 = torch.rand(3, 4).tolist()
         return Quality(configuration.density, psnr, ssim, relative_l2)
 
     monkeypatch.setattr(bench, "measure", draw)
     results = measured_results(bench, EXTENT, tmp_path / "work")
-    assert drawn == EXTENT.configurations()
-    removed = next((tmp_path / "work").iterdir())
-    removed.unlink()
+    assert drawn == [(c, seed) for seed in EXTENT.seeds for c in EXTENT.configurations(seed)]
+    assert [len(result.quality.psnr) for result in results] == [
+        4 if result.configuration.quantized else 8 for result in results
+    ]
+    measured = len(drawn)
+    next((tmp_path / "work").iterdir()).unlink()
     again = measured_results(bench, EXTENT, tmp_path / "work")
-    assert len(drawn) == len(results) + 1
+    assert len(drawn) == measured + 1
     assert sum(old != new for old, new in zip(results, again, strict=True)) == 1
 
     output = tmp_path / "quality"

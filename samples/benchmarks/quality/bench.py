@@ -33,12 +33,12 @@ class Extent:
     seeds: tuple[int, ...]
     sampling: Sampling
 
-    def configurations(self) -> list[Configuration]:
-        """All of them; those at 16 bits first."""
+    def configurations(self, seed: int) -> list[Configuration]:
+        """What a seed runs; those at 16 bits first."""
         sparse = [Configuration(kind, d) for d in self.densities for kind in SPARSE_KINDS]
         quantized = [
             Configuration(kind, density, qk_bits, pv_bits)
-            for qk_bits, pv_bits in self.bits
+            for qk_bits, pv_bits in (self.bits if seed == self.seeds[0] else ())
             for kind, density in (
                 (Kind.DENSE, 1.0),
                 (Kind.PARO_POOLED, 1.0),
@@ -64,7 +64,7 @@ FULL = Extent(
     calibration_prompts=4,
     heldout_prompts=4,
     seeds=(1000, 1001),
-    sampling=Sampling(LATENT_SIZE, steps=16, probed_steps=(1, 6, 12)),
+    sampling=Sampling(LATENT_SIZE, steps=12, probed_steps=(1, 5, 9)),
 )
 QUICK = Extent(
     densities=(0.3,),
@@ -91,32 +91,30 @@ class Bench:
                 extent.settings(),
             )
         )
-        heldout = first_prompts(heldout, extent.heldout_prompts)
-        self.runs = HeldoutRuns(loaded, heldout, extent.seeds, extent.sampling)
+        first = extent.heldout_prompts
+        prompts = Prompts(heldout.texts[:first], heldout.embeds[:first], heldout.negative)
+        self.runs = {
+            seed: HeldoutRuns(loaded, prompts, seed, extent.sampling) for seed in extent.seeds
+        }
 
     @property
     def tokens(self) -> int:
         """S."""
         return self.captures.run.tokens
 
-    def measure(self, configuration: Configuration) -> Quality:
-        """Make the configuration's policy and measure it."""
-        policy = make_policy(configuration, self.captures)
-        count = len(self.runs.prompts if configuration.quantized else self.runs.noise)
-        return measure(policy, self.runs, count)
-
-
-def first_prompts(prompts: Prompts, count: int) -> Prompts:
-    """The first `count` of them."""
-    return Prompts(prompts.texts[:count], prompts.embeds[:count], prompts.negative)
+    def measure(self, configuration: Configuration, seed: int) -> Quality:
+        """Make the configuration's policy and measure it on the videos of one seed."""
+        return measure(make_policy(configuration, self.captures), self.runs[seed])
 
 
 def fingerprint(model: Path, extent: Extent) -> str:
-    """Of the weights, the extent and this benchmark's own code."""
+    """Of the weights, this benchmark's own code and what decides a single measurement."""
     digest = hashlib.sha256(weights_hash(model).encode())
-    digest.update(repr(extent).encode())
-    for source in sorted((Path(__file__).parent).glob("*.py")):
-        digest.update(source.read_bytes())
+    decisive = (extent.calibration_prompts, extent.heldout_prompts, extent.sampling)
+    digest.update(repr(decisive).encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        if source.name != "report.py":
+            digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -129,16 +127,19 @@ def weights_hash(model: Path) -> str:
 
 
 def measured_results(bench: Bench, extent: Extent, work: Path) -> list[Result]:
-    """Every configuration's result, from `work` where it is there already."""
+    """Every configuration's result, from `work` where it is there already.
+
+    All configurations are measured under the first seed before the next one's turn.
+    """
     work.mkdir(parents=True, exist_ok=True)
-    results = []
-    for configuration in track(extent.configurations(), description="configurations"):
-        name = hashlib.sha256(configuration.label.encode()).hexdigest()[:16]
-        path = work / f"{name}.json"
+    parts: dict[Configuration, list[Quality]] = {}
+    pairs = [(c, seed) for seed in extent.seeds for c in extent.configurations(seed)]
+    for configuration, seed in track(pairs, description="configurations x seeds"):
+        key = hashlib.sha256(f"{configuration.label}, seed {seed}".encode()).hexdigest()
+        path = work / f"{key[:16]}.json"
         if not path.exists():
-            quality = bench.measure(configuration)
+            quality = bench.measure(configuration, seed)
             with atomic_write(path) as file:
                 file.write(json.dumps(quality._asdict()).encode())
-        quality = Quality(**json.loads(path.read_text()))
-        results.append(Result(configuration, quality))
-    return results
+        parts.setdefault(configuration, []).append(Quality(**json.loads(path.read_text())))
+    return [Result(configuration, Quality.merged(of)) for configuration, of in parts.items()]

@@ -35,7 +35,7 @@ def _layer_affine(
 ) -> Tensor:
     ranges = _ranges(captures, layer)
     settings = captures.run.settings
-    rows = sampled_query_blocks(len(captures.run.forced), settings.quantize_query_blocks)
+    rows = sampled_query_blocks(len(captures.run.forced), settings.error_query_blocks)
     measured: dict[str, np.ndarray] = {}
     for unit, inputs in zip(captures.units, captures.layers[layer], strict=True):
         if unit.prompt > 0:  # one prompt is what `paro_trt.calibrate` looks at too

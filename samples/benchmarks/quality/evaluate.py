@@ -1,5 +1,8 @@
 """Held-out runs: dense trajectories, attention errors along them, and videos under a policy."""
 
+from __future__ import annotations
+
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -44,38 +47,45 @@ class Quality(NamedTuple):
     ssim: list[float]
     relative_l2: list[float]
 
+    @classmethod
+    def merged(cls, parts: Sequence[Quality]) -> Quality:
+        """Of all the parts' videos and calls."""
+        return cls(
+            statistics.fmean(part.density for part in parts),
+            [value for part in parts for value in part.psnr],
+            [value for part in parts for value in part.ssim],
+            [value for part in parts for value in part.relative_l2],
+        )
+
 
 class HeldoutRuns:
-    """Dense videos of held-out prompts x seeds, and attention inputs on the way to them.
+    """Dense videos of held-out prompts from one seed, and attention on the way to them.
 
     Args:
         loaded: the model, in float32.
         prompts: not calibrated on.
-        seeds: of the noise, each with every prompt; attention is compared under the first.
+        seed: of the noise.
         sampling: how.
     """
 
     def __init__(
-        self, loaded: LoadedModel, prompts: Prompts, seeds: Sequence[int], sampling: Sampling
+        self, loaded: LoadedModel, prompts: Prompts, seed: int, sampling: Sampling
     ) -> None:
         self.loaded, self.prompts, self.sampling = loaded, prompts, sampling
         self.layers = {site.name: i for i, site in enumerate(loaded.family.sites(loaded.model))}
         grid = loaded.family.grid(loaded.config, sampling.latent_size)
         shape = loaded.family.latent_shape(loaded.config, grid)
-        self.noise = torch.cat([seeded_noise((len(prompts), *shape), seed) for seed in seeds])
-        self.videos_of = [(text, seed) for seed in seeds for text in prompts.texts]
+        self.noise = seeded_noise((len(prompts), *shape), seed)
         entering = {0: self.noise}
         self.dense = self._sample(
-            loaded.velocity,
-            len(self.noise),
-            lambda step, _, latents: entering.update({step + 1: latents}),
+            loaded.velocity, lambda step, _, latents: entering.update({step + 1: latents})
         )
         self.calls = [
-            call for step in sampling.probed_steps for call in self._calls(entering, step)
+            call for step in sampling.probed_steps for call in self._calls(entering[step], step)
         ]
 
-    def videos(self, policy: Policy, count: int) -> tuple[Tensor, float]:
-        """The first `count` videos [N, C, F, H, W] under a policy; mean density of its masks."""
+    def videos(self, policy: Policy) -> tuple[Tensor, float]:
+        """Videos [N, C, F, H, W] under a policy, and the mean density of its masks."""
         densities: list[float] = []
 
         def attend(call: AttentionCall) -> Tensor:
@@ -88,48 +98,44 @@ class HeldoutRuns:
         ) -> Tensor:
             return self._velocity(latents, timestep, conditioning, attend)
 
-        return self._sample(velocity, count), sum(densities) / len(densities)
+        return self._sample(velocity), statistics.fmean(densities)
 
     def attention_errors(self, policy: Policy) -> list[float]:
         """Relative L2 distance from dense attention, of each recorded call and sample."""
         errors: list[float] = []
-        for call in self.calls:
-            dense = _dense(call)
+        for call, dense in self.calls:
             apart = (policy.attend(call)[0] - dense).flatten(1).norm(dim=1)
             errors += (apart / dense.flatten(1).norm(dim=1)).tolist()
         return errors
 
-    def _calls(self, entering: Mapping[int, Tensor], step: int) -> list[AttentionCall]:
-        """The attention of every layer at a step of the first seed's dense runs."""
-        calls: list[AttentionCall] = []
+    def _calls(self, latents: Tensor, step: int) -> list[tuple[AttentionCall, Tensor]]:
+        """The attention of every layer, and its dense output, where the latents enter a step."""
+        calls: list[tuple[AttentionCall, Tensor]] = []
 
         def record(call: AttentionCall) -> Tensor:
-            calls.append(call)
-            return _dense(call)
+            dense = dense_attention(call.query, call.key, call.value, call.scale)
+            calls.append((call, dense))
+            return dense
 
-        prompts = len(self.prompts)
         timestep = sampling_timesteps(self.sampling.steps, self.sampling.shift)[step]
         self._velocity(
-            entering[step][:prompts],
-            torch.full((prompts,), timestep),
+            latents,
+            torch.full((len(latents),), timestep),
             self._conditioning(self.prompts.embeds),
             record,
         )
         return calls
 
-    def _sample(self, velocity: Velocity, count: int, on_step: OnStep | None = None) -> Tensor:
+    def _sample(self, velocity: Velocity, on_step: OnStep | None = None) -> Tensor:
         embeds, negative = self.prompts.embeds, self.prompts.negative
-        all_embeds = embeds.repeat(len(self.noise) // len(embeds), 1, 1)
         return denoise(
             velocity,
-            self.noise[:count],
-            self._conditioning(all_embeds[:count]),
+            self.noise,
+            self._conditioning(embeds),
             steps=self.sampling.steps,
             shift=self.sampling.shift,
             guidance_scale=self.sampling.guidance_scale,
-            negative=None
-            if negative is None
-            else self._conditioning(negative.expand(count, -1, -1)),
+            negative=None if negative is None else self._conditioning(negative.expand_as(embeds)),
             on_step=on_step,
         )
 
@@ -158,19 +164,12 @@ class HeldoutRuns:
         return {spec.name: embeds}
 
 
-def _dense(call: AttentionCall) -> Tensor:
-    return dense_attention(call.query, call.key, call.value, call.scale)
-
-
-def measure(policy: Policy, runs: HeldoutRuns, count: int) -> Quality:
-    """Everything about one policy, over the first `count` videos.
-
-    Videos are compared as they are shown, clamped to [-1, 1].
-    """
-    videos, density = runs.videos(policy, count)
+def measure(policy: Policy, runs: HeldoutRuns) -> Quality:
+    """Everything about one policy; videos are compared as they are shown, clamped to [-1, 1]."""
+    videos, density = runs.videos(policy)
     pairs = [
         (video.clamp(-1, 1), dense.clamp(-1, 1))
-        for video, dense in zip(videos.split(1), runs.dense[:count].split(1), strict=True)
+        for video, dense in zip(videos.split(1), runs.dense.split(1), strict=True)
     ]
     return Quality(
         density,
