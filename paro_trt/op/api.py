@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, BackendUnavailableError
+from ..native import library_path, load_library
 from .reference import paro_attention_reference
 from .spec import AttentionConfig, AttentionInputs
 from .validate import validate
@@ -72,21 +73,23 @@ def paro_attention(
     config = AttentionConfig(block_q, block_k, qk_bits, pv_bits, bool(pool_dropped), scale)
     implementation = parse_implementation(impl)
     validate(inputs, config, check_values=check_values)
-    if implementation is not Implementation.REFERENCE:
+    if implementation in (Implementation.CUDA, Implementation.EMULATED):
         raise BackendUnavailableError(
             f"impl={implementation.value!r}",
             expected="an implementation that is built",
             actual="one that this release does not contain",
-            remedy=f"use impl={Implementation.REFERENCE.value!r}",
+            remedy=f"use impl={Implementation.CPU.value!r}",
         )
     for name, tensor in zip(AttentionInputs._fields, inputs, strict=True):
         if tensor.device.type != "cpu":
             raise BackendUnavailableError(
                 name,
-                expected="a CPU tensor for impl='reference'",
+                expected=f"a CPU tensor for impl={implementation.value!r}",
                 actual=f"a tensor on {tensor.device}",
                 remedy="move the inputs to the CPU",
             )
+    if implementation is Implementation.CPU:
+        return load_library(library_path(implementation.value)).forward(inputs, config)
     return paro_attention_reference(inputs, config)
 
 

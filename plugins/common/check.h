@@ -1,0 +1,31 @@
+// Every argument check of the C ABI, shared by all backends.
+#pragma once
+
+#include <cstdint>
+
+#include "paro/paro_c.h"
+
+namespace paro {
+
+// Sizes derived from a call; valid after check_shape.
+struct Shape {
+  int32_t query_blocks;  // NQ
+  int32_t key_blocks;    // NK
+  int32_t mask_words;    // W
+  int32_t summary_blocks;  // G: blocks of block_k summary tokens; 0 unless pooled
+
+  static Shape of(const paro_attention& call) noexcept;
+};
+
+// Sizes, types and attributes; no pointer of the call is read.
+paro_status check_shape(const paro_attention* call) noexcept;
+
+// Pointers present and aligned to their element; run after check_shape.
+paro_status check_pointers(const paro_attention& call) noexcept;
+
+// What the plan's tensors contain, where the host can read them; run after check_pointers.
+paro_status check_contents(const paro_attention& call) noexcept;
+
+paro_status check_launch(const paro_launch* launch) noexcept;
+
+}  // namespace paro

@@ -1,0 +1,218 @@
+// The C ABI on CPUs: argument checks, choice of instruction set, heads one after another with all
+// threads on each.
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <system_error>
+
+#include "../common/check.h"
+#include "../common/error.h"
+#include "head_job.h"
+#include "paro/paro_c.h"
+#include "parallel.h"
+#include "workspace.h"
+
+namespace paro::cpu {
+namespace {
+
+constexpr size_t kWorkspaceAlignment = 256;
+
+// PARO_CPU_ISA=generic|avx2|avx512 asks for one by name, for tests and comparisons.
+const HeadKernels* choose_kernels() {
+  const HeadKernels* best = &generic_kernels;
+  const char* wanted = std::getenv("PARO_CPU_ISA");
+  const auto offer = [&](const HeadKernels& kernels, bool runs_here) {
+    if (runs_here && (wanted == nullptr || std::strcmp(wanted, kernels.name) == 0)) best = &kernels;
+  };
+#if defined(__x86_64__)
+  offer(avx2_kernels, __builtin_cpu_supports("x86-64-v3"));
+  offer(avx512_kernels, __builtin_cpu_supports("x86-64-v4"));
+#endif
+  if (wanted != nullptr && std::strcmp(wanted, best->name) != 0) return nullptr;
+  return best;
+}
+
+paro_status find_kernels(const HeadKernels** kernels) {
+  *kernels = choose_kernels();
+  if (*kernels != nullptr) return PARO_OK;
+  return fail(PARO_UNSUPPORTED,
+              "PARO_CPU_ISA: expected generic, avx2 or avx512 that this processor has, got %s",
+              std::getenv("PARO_CPU_ISA"));
+}
+
+int thread_count(const paro_launch& launch) {
+  if (launch.threads > 0) return launch.threads;
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+  return std::max(1, CPU_COUNT(&allowed));
+}
+
+size_t workspace_bytes(const paro_attention& call, int threads) {
+  Arena arena(nullptr);
+  HeadJob job{};
+  take_head(arena, call, Shape::of(call), job);
+  const size_t head = arena.used();
+  take_scratch(arena, call);
+  return head + static_cast<size_t>(threads) * (arena.used() - head);
+}
+
+void zero_padding(const paro_attention& call) {
+  const size_t element = call.dtype == PARO_FLOAT32 ? 4 : 2;
+  const size_t row = static_cast<size_t>(call.head_dim) * element;
+  for (int32_t b = 0; b < call.batch; ++b) {
+    for (int32_t head = 0; head < call.heads; ++head) {
+      const int32_t* order = call.token_order + int64_t{call.head_order[head]} * call.tokens;
+      for (int32_t position = call.key_length[b]; position < call.tokens; ++position) {
+        const int64_t token = b * int64_t{call.tokens} + order[position];
+        std::memset(static_cast<char*>(call.output) +
+                        static_cast<size_t>(token * call.heads + head) * row,
+                    0, row);
+      }
+    }
+  }
+}
+
+// Tiles of the group's heads in the schedule's order.
+void list_tiles(const HeadJob& job, std::vector<int32_t>& tiles) {
+  const paro_attention& call = *job.call;
+  const int32_t group = call.heads / call.kv_heads;
+  const int64_t count = int64_t{call.heads} * job.query_blocks;
+  const int32_t* schedule = call.tile_order + job.mask_bin * count;
+  tiles.clear();
+  for (int64_t i = 0; i < count; ++i) {
+    if (schedule[i] / job.query_blocks / group == job.kv_head) tiles.push_back(schedule[i]);
+  }
+}
+
+void run(const paro_attention& call, const HeadKernels& kernels, int threads, void* workspace) {
+  const Shape shape = Shape::of(call);
+  Arena arena(workspace);
+  HeadJob job{};
+  job.call = &call;
+  job.key_blocks = shape.key_blocks;
+  job.query_blocks = shape.query_blocks;
+  take_head(arena, call, shape, job);
+  std::vector<TileScratch> scratch;
+  for (int t = 0; t < threads; ++t) scratch.push_back(take_scratch(arena, call));
+
+  std::vector<int32_t> tiles;
+  tiles.reserve(static_cast<size_t>(call.heads / call.kv_heads) *
+                static_cast<size_t>(shape.query_blocks));
+  Queue blocks, summaries, tile_queue;
+  std::barrier<> together(threads);
+  std::atomic<bool> cancelled{false}, started{false};
+
+  const auto begin_head = [&](int64_t index) {
+    job.sample = static_cast<int32_t>(index / call.kv_heads);
+    job.kv_head = static_cast<int32_t>(index % call.kv_heads);
+    job.length = call.key_length[job.sample];
+    job.mask_bin = std::clamp(call.mask_bin[job.sample], 0, call.bins - 1);
+    const int32_t head = job.kv_head * (call.heads / call.kv_heads);
+    job.order = call.token_order + int64_t{call.head_order[head]} * call.tokens;
+    list_tiles(job, tiles);
+    blocks.reset(shape.key_blocks);
+    summaries.reset(shape.summary_blocks);
+    tile_queue.reset(static_cast<int64_t>(tiles.size()));
+  };
+  run_team(threads, cancelled, started, [&](int thread) {
+    TileScratch& own = scratch[static_cast<size_t>(thread)];
+    const int64_t heads = int64_t{call.batch} * call.kv_heads;
+    for (int64_t head = 0; head < heads; ++head) {
+      if (thread == 0) begin_head(head);
+      together.arrive_and_wait();  // the head's job is written
+      for (int64_t i; (i = blocks.take()) >= 0;) {
+        kernels.prepare_key_block(job, static_cast<int32_t>(i), own);
+      }
+      together.arrive_and_wait();  // keys, values and means are written
+      if (shape.summary_blocks > 0) {
+        for (int64_t i; (i = summaries.take()) >= 0;) {
+          kernels.prepare_summary_block(job, static_cast<int32_t>(i), own);
+        }
+        together.arrive_and_wait();  // summary tokens are written
+      }
+      for (int64_t i; (i = tile_queue.take()) >= 0;) {
+        const int32_t tile = tiles[static_cast<size_t>(i)];
+        kernels.attend_tile(job, tile / job.query_blocks, tile % job.query_blocks, own);
+      }
+      together.arrive_and_wait();  // nobody reads the head's job any more
+    }
+  });
+  zero_padding(call);
+}
+
+}  // namespace
+}  // namespace paro::cpu
+
+using paro::check_contents;
+using paro::check_launch;
+using paro::check_pointers;
+using paro::check_shape;
+using paro::fail;
+
+extern "C" {
+
+uint32_t paro_abi_version(void) { return PARO_ABI_VERSION; }
+
+const char* paro_library_name(void) { return "paro-cpu " PARO_VERSION; }
+
+const char* paro_last_error(void) { return paro::last_error(); }
+
+paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* launch,
+                                 size_t* bytes) {
+  if (const paro_status status = check_shape(call); status != PARO_OK) return status;
+  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
+  if (bytes == nullptr) return fail(PARO_INVALID_ARGUMENT, "bytes: expected a pointer, got NULL");
+  *bytes = paro::cpu::workspace_bytes(*call, paro::cpu::thread_count(*launch));
+  return PARO_OK;
+}
+
+paro_status paro_describe(const paro_attention* call, const paro_launch* launch, char* text,
+                          size_t capacity) {
+  if (const paro_status status = check_shape(call); status != PARO_OK) return status;
+  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
+  if (text == nullptr || capacity == 0) {
+    return fail(PARO_INVALID_ARGUMENT, "text: expected room for one line, got none");
+  }
+  const paro::cpu::HeadKernels* kernels = nullptr;
+  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK) return status;
+  std::snprintf(text, capacity,
+                "%s kernels on %d threads: the widest instruction set of this processor%s",
+                kernels->name, paro::cpu::thread_count(*launch),
+                std::getenv("PARO_CPU_ISA") != nullptr ? ", as PARO_CPU_ISA asks" : "");
+  return PARO_OK;
+}
+
+paro_status paro_forward(const paro_attention* call, const paro_launch* launch, void* workspace,
+                         size_t workspace_bytes) {
+  if (const paro_status status = check_shape(call); status != PARO_OK) return status;
+  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
+  if (const paro_status status = check_pointers(*call); status != PARO_OK) return status;
+  if (const paro_status status = check_contents(*call); status != PARO_OK) return status;
+  const paro::cpu::HeadKernels* kernels = nullptr;
+  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK) return status;
+  const int threads = paro::cpu::thread_count(*launch);
+  const size_t needed = paro::cpu::workspace_bytes(*call, threads);
+  if (workspace == nullptr || workspace_bytes < needed) {
+    return fail(PARO_WORKSPACE_TOO_SMALL, "workspace: expected %zu bytes, got %zu", needed,
+                workspace == nullptr ? size_t{0} : workspace_bytes);
+  }
+  if (reinterpret_cast<uintptr_t>(workspace) % paro::cpu::kWorkspaceAlignment != 0) {
+    return fail(PARO_INVALID_ARGUMENT, "workspace: expected alignment to %zu bytes, got address %p",
+                paro::cpu::kWorkspaceAlignment, workspace);
+  }
+  try {
+    paro::cpu::run(*call, *kernels, threads, workspace);
+  } catch (const std::bad_alloc&) {
+    return fail(PARO_RUNTIME_ERROR, "memory: expected room for the schedule, got none");
+  } catch (const std::system_error& error) {
+    return fail(PARO_RUNTIME_ERROR, "threads: expected %d, the system says: %s", threads,
+                error.what());
+  }
+  return PARO_OK;
+}
+
+}  // extern "C"

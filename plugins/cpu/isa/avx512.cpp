@@ -1,0 +1,9 @@
+#define PARO_ISA avx512
+#define PARO_VECTOR_FLOATS 16
+#include "attend.h"
+#include "prepare.h"
+
+namespace paro::cpu {
+const HeadKernels avx512_kernels = {"avx512", avx512::prepare_key_block, avx512::prepare_summary_block,
+                               avx512::attend_tile};
+}

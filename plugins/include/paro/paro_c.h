@@ -1,0 +1,105 @@
+/* The C ABI of PAROAttention. Every backend library (CPU, CUDA, emulated CUDA) exports these names.
+ *
+ * Semantics: docs/design.md, section 5; paro_trt/op/reference.py is the specification.
+ * Thread safety: all functions may be called from any thread at any time. Nothing is kept between
+ * calls but the calling thread's last error message. No function allocates device memory.
+ */
+#ifndef PARO_C_H
+#define PARO_C_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define PARO_API __attribute__((visibility("default")))
+#else
+#define PARO_API
+#endif
+
+/* Raised when the layout or meaning of anything in this file changes. */
+#define PARO_ABI_VERSION 1
+
+typedef enum paro_status {
+  PARO_OK = 0,
+  PARO_INVALID_ARGUMENT = 1,    /* out of the op's contract */
+  PARO_UNSUPPORTED = 2,         /* within the contract, but not in this library */
+  PARO_WORKSPACE_TOO_SMALL = 3, /* paro_workspace_bytes says how much is needed */
+  PARO_NO_DEVICE = 4,           /* no usable GPU, or its driver is too old */
+  PARO_RUNTIME_ERROR = 5        /* the system refused: memory, threads, a launch */
+} paro_status;
+
+typedef enum paro_dtype { PARO_FLOAT16 = 0, PARO_BFLOAT16 = 1, PARO_FLOAT32 = 2 } paro_dtype;
+
+/* One call of the op. Tensors are contiguous and live where the backend computes.
+ * NQ = ceil(tokens / block_q), NK = ceil(tokens / block_k), W = ceil(NK / 32). */
+typedef struct paro_attention {
+  size_t struct_size; /* sizeof(paro_attention) */
+
+  int32_t batch;    /* B */
+  int32_t tokens;   /* S */
+  int32_t heads;    /* H */
+  int32_t kv_heads; /* Hk, divides H */
+  int32_t head_dim; /* D, 64 or 128 */
+  int32_t orders;   /* O */
+  int32_t bins;     /* T */
+
+  int32_t dtype;        /* paro_dtype of query, key, value and output */
+  int32_t block_q;      /* 64 or 128 */
+  int32_t block_k;      /* 64 or 128 */
+  int32_t qk_bits;      /* 16, 8 or 4 */
+  int32_t pv_bits;      /* 16, 8 or 4 */
+  int32_t pool_dropped; /* 0 or 1 */
+  float scale;          /* 0: 1/sqrt(D) */
+
+  const void* query;           /* [B, S, H, D] */
+  const void* key;             /* [B, S, Hk, D] */
+  const void* value;           /* [B, S, Hk, D] */
+  const int32_t* token_order;  /* [O, S] */
+  const int32_t* head_order;   /* [H] */
+  const int32_t* block_mask;   /* [T, H, NQ, W] */
+  const int32_t* tile_order;   /* [T, H*NQ] */
+  const float* channel_affine; /* [4, Hk, D] */
+  const int32_t* mask_bin;     /* [B], clamped to [0, T) */
+  const int32_t* key_length;   /* [B], in [0, S] */
+  void* output;                /* [B, S, H, D] */
+} paro_attention;
+
+/* Where and how to run. Zeros mean defaults. */
+typedef struct paro_launch {
+  size_t struct_size; /* sizeof(paro_launch) */
+  void* stream;       /* CUDA: a cudaStream_t; CPU: ignored */
+  int32_t threads;    /* CPU: how many; 0: one for each core the process may use. CUDA: ignored */
+} paro_launch;
+
+/* PARO_ABI_VERSION the library was built with. */
+PARO_API uint32_t paro_abi_version(void);
+
+/* "name version", such as "paro-cpu 0.1.0". Static storage. */
+PARO_API const char* paro_library_name(void);
+
+/* Message of the calling thread's last call that did not return PARO_OK: the argument, what was
+ * expected, what arrived. Valid until the thread's next call. Never NULL. */
+PARO_API const char* paro_last_error(void);
+
+/* Bytes of workspace that paro_forward needs for this call. Pointers in `call` are not read. */
+PARO_API paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* launch,
+                                          size_t* bytes);
+
+/* Which kernel would run this call, and why: one line of text, cut to `capacity` bytes with its
+ * terminating zero. Pointers in `call` are not read. */
+PARO_API paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
+                                   char* text, size_t capacity);
+
+/* Compute output. `workspace` is aligned to 256 bytes and not shared with another running call. */
+PARO_API paro_status paro_forward(const paro_attention* call, const paro_launch* launch,
+                                  void* workspace, size_t workspace_bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* PARO_C_H */

@@ -1,0 +1,229 @@
+"""The native CPU backend against the reference, on every instruction set of this processor."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from paro_trt import native
+from paro_trt.errors import BackendUnavailableError
+from paro_trt.op.api import paro_attention
+from paro_trt.op.reference import paro_attention_reference
+from paro_trt.op.spec import AttentionConfig, AttentionInputs
+from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from paro_trt.testing.numerics import compare
+
+ISAS = ("generic", "avx2", "avx512")
+CASE = OpCase("native", 300, batch=2, heads=4, kv_heads=2, bins=2).with_bits(8, 8, True)
+
+
+@pytest.fixture(scope="module")
+def library() -> native.NativeLibrary:
+    return native.load_library(native.library_path("cpu"))
+
+
+def has_isa(library: native.NativeLibrary, isa: str) -> bool:
+    os.environ["PARO_CPU_ISA"] = isa
+    try:
+        library.describe(random_inputs(CASE, 0), CASE.config)
+    except BackendUnavailableError:
+        return False
+    finally:
+        del os.environ["PARO_CPU_ISA"]
+    return True
+
+
+def forward_on_each_isa(library, monkeypatch, inputs, config, threads=2):
+    ran = []
+    for isa in ISAS:
+        if has_isa(library, isa):
+            monkeypatch.setenv("PARO_CPU_ISA", isa)
+            ran.append(isa)
+            yield isa, library.forward(inputs, config, threads)
+            monkeypatch.delenv("PARO_CPU_ISA")
+    assert "generic" in ran
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("bits", [(16, 16), (8, 8), (4, 4)], ids=lambda b: f"qk{b[0]}-pv{b[1]}")
+@pytest.mark.parametrize("pool", [False, True], ids=["dropped", "pooled"])
+def test_every_case_equals_the_reference(case, bits, pool, library, monkeypatch, fresh_seed):
+    case = case.with_bits(*bits, pool)
+    inputs = random_inputs(case, fresh_seed)
+    for isa, output in forward_on_each_isa(library, monkeypatch, inputs, case.config):
+        outcome = compare(output, inputs, case.config)
+        assert outcome.ok, (isa, outcome)
+
+
+@pytest.mark.parametrize("bits", BIT_PAIRS, ids=lambda b: f"qk{b[0]}-pv{b[1]}")
+def test_every_pair_of_bits_equals_the_reference(bits, library, monkeypatch, fresh_seed):
+    case = replace(CASE, key_length=(300, 171)).with_bits(*bits, True)
+    inputs = random_inputs(case, fresh_seed)
+    for isa, output in forward_on_each_isa(library, monkeypatch, inputs, case.config):
+        outcome = compare(output, inputs, case.config)
+        assert outcome.ok, (isa, outcome)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 40])
+def test_threads_do_not_change_a_bit(threads, library, fresh_seed):
+    inputs = random_inputs(CASE, fresh_seed)
+    expected = library.forward(inputs, CASE.config, 2)
+    assert torch.equal(library.forward(inputs, CASE.config, threads), expected)
+
+
+def test_public_call_and_torch_op_reach_it(library, fresh_seed):
+    inputs = random_inputs(CASE, fresh_seed)
+    c = CASE.config
+    expected = library.forward(inputs, c)
+    sizes = {"block_q": c.block_q, "block_k": c.block_k, "qk_bits": 8, "pv_bits": 8}
+    public = paro_attention(*inputs, **sizes, pool_dropped=True, impl="cpu")
+    op = torch.ops.paro.attention(*inputs, 0.0, c.block_q, c.block_k, 8, 8, 1, "cpu")
+    assert torch.equal(public, expected)
+    assert torch.equal(op, expected)
+
+
+@pytest.mark.parametrize("bits", [(16, 16), (8, 8), (4, 4)], ids=lambda b: f"qk{b[0]}-pv{b[1]}")
+@pytest.mark.parametrize("pool", [False, True], ids=["dropped", "pooled"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["query", "key", "value"])
+def test_non_finite_values_stay_where_the_reference_has_them(
+    where, bad, pool, bits, library, monkeypatch, fresh_seed
+):
+    case = OpCase("poison", 200, config=AttentionConfig(64, 64)).with_bits(*bits, pool)
+    inputs = random_inputs(case, fresh_seed)
+    tensor = getattr(inputs, where).clone()
+    tensor[0, 77, 1, 9] = bad
+    inputs = inputs._replace(**{where: tensor})
+    reference = paro_attention_reference(inputs, case.config)
+    for isa, output in forward_on_each_isa(library, monkeypatch, inputs, case.config):
+        assert torch.equal(output.isfinite(), reference.isfinite()), isa
+
+
+@pytest.mark.parametrize("size", [1e4, 1e-30, 1e-40, 0.0])
+def test_huge_and_tiny_inputs(size, library, monkeypatch, fresh_seed):
+    inputs = random_inputs(CASE, fresh_seed)
+    identity = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None, None].expand_as(inputs.channel_affine)
+    scaled = AttentionInputs(*(x * size for x in inputs[:3]), *inputs[3:])
+    scaled = scaled._replace(channel_affine=identity.contiguous())
+    for isa, output in forward_on_each_isa(library, monkeypatch, scaled, CASE.config):
+        outcome = compare(output, scaled, CASE.config)
+        assert outcome.ok, (isa, outcome)
+
+
+def test_unaligned_and_strided_tensors(library, fresh_seed):
+    inputs = random_inputs(CASE, fresh_seed)
+    expected = library.forward(inputs, CASE.config)
+    shifted = torch.empty(inputs.query.numel() + 1)[1:].view_as(inputs.query)
+    shifted.copy_(inputs.query)
+    strided = inputs.key.transpose(1, 2).contiguous().transpose(1, 2)
+    moved = inputs._replace(query=shifted, key=strided)
+    assert torch.equal(library.forward(moved, CASE.config), expected)
+
+
+def test_concurrent_calls(library, fresh_seed):
+    inputs = [random_inputs(CASE, fresh_seed + i) for i in range(4)]
+    expected = [library.forward(x, CASE.config, 1) for x in inputs]
+    results: dict[int, torch.Tensor] = {}
+
+    def work(index: int) -> None:
+        results[index] = library.forward(inputs[index], CASE.config, 2)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(results[i], expected[i]) for i in range(4))
+
+
+def test_fork_after_use():
+    """A forked child may call it again; threads of a pool would be gone."""
+    script = """
+import os
+from paro_trt import native
+from paro_trt.testing.cases import OpCase, random_inputs
+case = OpCase("fork", 200)
+library = native.load_library(native.library_path("cpu"))
+inputs = random_inputs(case, 1)
+library.forward(inputs, case.config, 2)
+child = os.fork()
+if child == 0:
+    library.forward(inputs, case.config, 2)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def damaged(inputs: AttentionInputs, name: str, value: int) -> AttentionInputs:
+    tensor = getattr(inputs, name).clone()
+    tensor.view(-1)[0] = value
+    return inputs._replace(**{name: tensor})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("token_order", 300),
+        ("token_order", -1),
+        ("head_order", 3),
+        ("key_length", 301),
+        ("tile_order", 99),
+        ("block_mask", 1 << 5),
+        ("channel_affine", float("nan")),
+    ],
+)
+def test_hostile_contents_are_refused_by_name(name, value, library, fresh_seed):
+    inputs = damaged(random_inputs(CASE, fresh_seed), name, value)
+    with pytest.raises(native.NativeError, match=name):
+        library.forward(inputs, CASE.config)
+
+
+def test_head_dim_without_a_kernel_is_refused(library, fresh_seed):
+    case = OpCase("narrow", 100, head_dim=32)
+    with pytest.raises(BackendUnavailableError, match="head_dim: expected 64 or 128, got 32"):
+        library.forward(random_inputs(case, fresh_seed), case.config)
+
+
+def test_unknown_instruction_set_is_refused(library, monkeypatch, fresh_seed):
+    monkeypatch.setenv("PARO_CPU_ISA", "sse9")
+    with pytest.raises(BackendUnavailableError, match="PARO_CPU_ISA"):
+        library.forward(random_inputs(CASE, fresh_seed), CASE.config)
+
+
+def test_missing_and_foreign_libraries_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv(native.LIBRARY_DIRECTORY_VARIABLE, str(tmp_path))
+    with pytest.raises(BackendUnavailableError, match=r"libparo_cpu\.so"):
+        native.library_path("cpu")
+    (tmp_path / "libparo_cpu.so").write_bytes(b"not a library")
+    with pytest.raises(BackendUnavailableError, match="C ABI"):
+        native.NativeLibrary(native.library_path("cpu"))
+
+
+def test_workspace_is_bounded(library, fresh_seed):
+    """At most 1.5 times an INT8 copy of Q, K and V beyond inputs and outputs."""
+    case = OpCase("memory", 2048, heads=4, kv_heads=4).with_bits(8, 8, True)
+    inputs = random_inputs(case, fresh_seed)
+    copies = sum(x.numel() for x in inputs[:3])
+    assert library.workspace_bytes(inputs, case.config, 2) <= 1.5 * copies
+
+
+def test_exports_are_the_c_abi_only():
+    path = native.library_path("cpu")
+    listing = subprocess.run(
+        ["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True
+    )
+    names = [line.split()[-1] for line in listing.stdout.splitlines()]
+    header = (Path(__file__).parents[1] / "plugins/include/paro/paro_c.h").read_text()
+    assert names
+    assert all(
+        name.startswith("paro_") and f" {name}(" in header.replace("*", " ") for name in names
+    )
