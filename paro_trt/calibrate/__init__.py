@@ -1,1 +1,18 @@
 """Offline calibration: token orders, block masks and quantization learned from a model's runs."""
+
+from .pipeline import calibrate
+from .progress import Progress, RichProgress, SilentProgress
+from .select_mask import Allocation, MaskMetric
+from .select_order import OrderMetric
+from .settings import CalibrationSettings
+
+__all__ = [
+    "Allocation",
+    "CalibrationSettings",
+    "MaskMetric",
+    "OrderMetric",
+    "Progress",
+    "RichProgress",
+    "SilentProgress",
+    "calibrate",
+]

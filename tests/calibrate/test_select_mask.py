@@ -160,6 +160,15 @@ def test_forced_blocks_are_the_diagonal_and_the_text():
     assert np.array_equal(last[:, :5], expected[:, :5])
 
 
+def test_text_that_ends_with_a_block_forces_no_block_more():
+    tiling = Tiling(16, 8)
+    plain = forced_blocks(50, TextLayout(), tiling)
+    first = forced_blocks(50, TextLayout(8, TextPosition.FIRST), tiling)
+    assert np.array_equal(first[:, 1:], plain[:, 1:])
+    last = forced_blocks(50, TextLayout(10, TextPosition.LAST), tiling)
+    assert np.array_equal(last[:, :5], plain[:, :5])
+
+
 def test_a_query_block_smaller_than_a_key_block_keeps_the_one_around_it():
     forced_small = forced_blocks(256, TextLayout(), Tiling(64, 128))
     assert np.array_equal(forced_small, np.repeat(np.eye(2, dtype=bool), 2, axis=0))
