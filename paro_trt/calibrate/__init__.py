@@ -1,7 +1,7 @@
 """Offline calibration: token orders, block masks and quantization learned from a model's runs."""
 
 from .pipeline import calibrate
-from .progress import Progress, RichProgress, SilentProgress
+from .progress import Progress, SilentProgress
 from .select_mask import Allocation, MaskMetric
 from .select_order import OrderMetric
 from .settings import CalibrationSettings
@@ -12,7 +12,6 @@ __all__ = [
     "MaskMetric",
     "OrderMetric",
     "Progress",
-    "RichProgress",
     "SilentProgress",
     "calibrate",
 ]
