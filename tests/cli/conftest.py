@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,6 +101,26 @@ def plan_file(
     path = tmp_path_factory.mktemp("plan") / "tiny.paro.safetensors"
     outcome = paro("calibrate", model_dir, "-o", path, "--prompts", prompts_file, *QUICK)
     assert outcome.status == 0, outcome.stderr
+    return path
+
+
+@pytest.fixture(scope="session")
+def onnx_file(
+    paro: Paro, model_dir: Path, plan_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The model with its plan, as the command line exports it."""
+    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
+    outcome = paro("export", model_dir, "--plan", plan_file, "-o", path)
+    assert outcome.status == 0, outcome.stderr
+    return path
+
+
+@pytest.fixture
+def another_model(model_dir: Path, tmp_path: Path) -> Path:
+    """A model of the same weights whose config, and so whose identity, differs."""
+    path = tmp_path / "another"
+    shutil.copytree(model_dir, path)
+    change_config(path, eps=2e-6)
     return path
 
 

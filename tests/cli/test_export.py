@@ -1,0 +1,70 @@
+"""export: the file it writes, and what it refuses without leaving a part of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from paro_trt.plan import load_plan
+
+
+@pytest.fixture
+def export(paro, model_dir, plan_file, tmp_path):
+    def run(*extra, model=model_dir, plan=plan_file, output=tmp_path / "out.onnx"):
+        return paro("export", model, "--plan", plan, "-o", output, *extra)
+
+    return run
+
+
+def leftovers(folder):
+    return [path.name for path in folder.iterdir() if path.name.startswith((".paro", "out"))]
+
+
+def test_json_summary(export, plan_file, tmp_path):
+    document = export("--json", "--body", "none", "--dtype", "float16").document()
+    assert document["paro_attention"] == [layer.name for layer in load_plan(plan_file).layers]
+    assert document["body"] == "none"
+    assert document["bytes"] == (tmp_path / "out.onnx").stat().st_size
+
+
+def test_dense_baseline_has_no_paro_nodes(export, paro, tmp_path):
+    assert export("--dense").status == 0
+    document = paro("inspect", tmp_path / "out.onnx", "--json").document()
+    assert document["paro_attention"] == []
+    assert "paro.plan_hash" not in document["metadata"]
+
+
+def test_plan_of_another_model(export, another_model, tmp_path):
+    export(model=another_model).assert_refused("the plan's model", "calibrate a plan")
+    assert leftovers(tmp_path) == []
+
+
+def test_plan_missing_or_damaged(export, plan_file, prompts_file, tmp_path):
+    export(plan=tmp_path / "none").assert_refused("none", "no such file")
+    cut = tmp_path / "cut.paro.safetensors"
+    cut.write_bytes(plan_file.read_bytes()[:-9])
+    export(plan=cut).assert_refused("cut.paro.safetensors")
+    export(plan=prompts_file).assert_refused(str(prompts_file))
+    assert leftovers(tmp_path) == []
+
+
+def test_model_or_output_that_is_not_there(export, tmp_path):
+    export(model=tmp_path / "nowhere").assert_refused("no such directory")
+    export(output=tmp_path / "no" / "out.onnx").assert_refused("mkdir -p")
+    export(output=tmp_path).assert_refused("a directory")
+    export("--opset", "7").assert_refused("opset")
+
+
+def test_full_disk_leaves_nothing_and_keeps_the_old_file(export, monkeypatch, tmp_path):
+    import onnx_ir
+
+    def fill_up(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "out.onnx").write_text("an older model")
+    monkeypatch.setattr(onnx_ir, "save", fill_up)
+    export().assert_refused("No space left on device")
+    assert leftovers(tmp_path) == ["out.onnx"]
+    assert (tmp_path / "out.onnx").read_text() == "an older model"

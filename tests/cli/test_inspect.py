@@ -1,0 +1,80 @@
+"""inspect: what it says of plans and ONNX files, and of everything else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+from paro_trt.plan import load_plan
+
+
+def test_plan_as_json(paro, plan_file):
+    document = paro("inspect", plan_file, "--json").document()
+    plan = load_plan(plan_file)
+    assert document["kind"] == "plan"
+    assert document["content_hash"] == plan.content_hash()
+    assert [layer["name"] for layer in document["layers"]] == [layer.name for layer in plan.layers]
+    head = document["layers"][1]["heads"][0]
+    assert head["density"] == list(plan.layers[1].heads[0].density)
+
+
+def test_plan_as_tables(paro, plan_file):
+    plan = load_plan(plan_file)
+    outcome = paro("inspect", plan_file)
+    assert outcome.status == 0
+    for word in (plan.content_hash(), "WanTransformer3DModel", "2 x 8 x 8", "blocks.1.attn1"):
+        assert word in outcome.stdout
+    figures = plan.layers[0].heads[1].mass
+    assert (
+        "  ".join(f"{mass:.3f}" for mass in figures) in paro("inspect", plan_file, "--heads").stdout
+    )
+
+
+def test_affine_counts_heads_that_use_each_part():
+    from paro_trt.cli.plan_document import affine_use
+    from paro_trt.testing.plans import small_plan
+
+    assert set(affine_use(small_plan(identity_affine=True).layers[0]).values()) == {0}
+    assert set(affine_use(small_plan(heads=4, kv_heads=2).layers[0]).values()) == {2}
+
+
+def test_onnx_as_json_and_tables(paro, onnx_file, plan_file):
+    document = paro("inspect", onnx_file, "--json").document()
+    plan = load_plan(plan_file)
+    assert document["metadata"]["paro.plan_hash"] == plan.content_hash()
+    nodes = document["paro_attention"]
+    assert len(nodes) == len(plan.layers)
+    assert nodes[0]["attributes"]["qk_bits"] == plan.layers[0].qk_bits
+    assert document["functions"] == ["paro::PAROAttention"]
+    assert [tensor["name"] for tensor in document["inputs"]] == [
+        "hidden_states", "timestep", "encoder_hidden_states", "mask_bin",
+    ]  # fmt: skip
+    outcome = paro("inspect", onnx_file)
+    assert plan.content_hash() in outcome.stdout
+    assert "2 nodes, with a function body" in outcome.stdout
+
+
+def test_content_decides_not_the_name(paro, plan_file, onnx_file, tmp_path):
+    for source, kind in ((plan_file, "plan"), (onnx_file, "onnx")):
+        disguised = tmp_path / f"{kind}.engine"
+        shutil.copy(source, disguised)
+        assert paro("inspect", disguised, "--json").document()["kind"] == kind
+
+
+def test_what_it_cannot_read(paro, plan_file, onnx_file, prompts_file, tmp_path):
+    paro("inspect", tmp_path / "none").assert_refused("no such file")
+    paro("inspect", tmp_path).assert_refused("a directory")
+    empty = tmp_path / "empty"
+    empty.touch()
+    paro("inspect", empty).assert_refused("an empty file")
+    (tmp_path / "text").write_text("hello, this is no model")
+    paro("inspect", tmp_path / "text").assert_refused("begins with 68 65")
+    (tmp_path / "manifest").write_text(json.dumps({"engine": 1}))
+    paro("inspect", tmp_path / "manifest").assert_refused("not in this release")
+    paro("inspect", prompts_file).assert_refused(str(prompts_file))
+    for source in (plan_file, onnx_file):
+        cut = tmp_path / f"cut-{source.name}"
+        shutil.copy(source, cut)
+        os.truncate(cut, cut.stat().st_size // 2)
+        paro("inspect", cut).assert_refused(cut.name)

@@ -1,0 +1,61 @@
+"""Ctrl-C, a real one, in the middle of calibrate and export."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from .conftest import QUICK, Outcome
+
+PATIENCE_SECONDS = 120
+
+
+@pytest.fixture
+def interrupted():
+    """Start a command, wait until a condition holds, send SIGINT and see how it ends."""
+
+    def run(ready, *arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "paro_trt", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not ready() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+        return Outcome(process.returncode, stdout, stderr)
+
+    return run
+
+
+def test_calibrate_keeps_its_work_and_says_how_to_resume(
+    interrupted, paro, model_dir, prompts_file, tmp_path
+):
+    output = tmp_path / "out.paro.safetensors"
+    work = tmp_path / "out.paro.safetensors.work"
+    arguments = ("calibrate", model_dir, "-o", output, "--prompts", prompts_file, *QUICK)
+    outcome = interrupted((work / "trajectory-0.safetensors").exists, *arguments)
+    outcome.assert_refused("same command", f"{work}", status=130, begin="interrupted: ")
+    assert not output.exists()
+    assert not list(tmp_path.rglob(".paro-*"))
+    resumed = paro(*arguments)
+    assert resumed.status == 0
+    assert "resuming" in resumed.stderr
+    assert output.exists()
+
+
+def test_export_leaves_nothing(interrupted, model_dir, plan_file, tmp_path):
+    outcome = interrupted(
+        lambda: any(tmp_path.iterdir()),  # the staging directory: tracing has begun
+        *("export", model_dir, "--plan", plan_file, "-o", tmp_path / "out.onnx"),
+    )
+    outcome.assert_refused(status=130, begin="interrupted: ")
+    assert list(tmp_path.iterdir()) == []
