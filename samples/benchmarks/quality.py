@@ -18,7 +18,15 @@ from typing import Annotated
 
 import torch
 import typer
-from quality.bench import FULL, QUICK, Bench, Extent, fingerprint, measured_results, weights_hash
+from quality.bench import (
+    FIRST_SEED,
+    FULL,
+    QUICK,
+    Bench,
+    Extent,
+    fingerprint,
+    measured_results,
+)
 from quality.report import terminal_table, write_csv, write_page, write_plot
 from rich.console import Console
 
@@ -26,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "samples" / "tiny_video_dit" / "model"
 
 
-def facts(bench: Bench, extent: Extent, model: Path) -> list[tuple[str, str]]:
+def facts(bench: Bench, extent: Extent) -> list[tuple[str, str]]:
     """How it was measured."""
     run, sampling = bench.captures.run, extent.sampling
     grid = run.grid
@@ -37,7 +45,7 @@ def facts(bench: Bench, extent: Extent, model: Path) -> list[tuple[str, str]]:
             "hardware",
             f"{torch.get_num_threads()} threads of {processor()}, torch {torch.__version__}",
         ),
-        ("weights", f"SHA-256 {weights_hash(model)}"),
+        ("weights", f"SHA-256 {bench.weights}"),
         (
             "shape",
             f"{len(run.sites)} layers x {run.sites[0].heads} heads of {run.sites[0].head_dim}, "
@@ -46,9 +54,10 @@ def facts(bench: Bench, extent: Extent, model: Path) -> list[tuple[str, str]]:
         ),
         (
             "videos",
-            f"{extent.heldout_prompts} held-out prompts x seeds {list(extent.seeds)}, "
-            f"{sampling.steps} Euler steps, shift {sampling.shift:g}, guidance "
-            f"{sampling.guidance_scale:g}; quantized: the first seed only",
+            f"{extent.prompts_per_seed} held-out prompts under each of the seeds "
+            f"{list(extent.seeds)}, other prompts each time; {sampling.steps} Euler steps, "
+            f"shift {sampling.shift:g}, guidance {sampling.guidance_scale:g}; "
+            "quantized: the first seed only",
         ),
         (
             "calibration",
@@ -57,7 +66,7 @@ def facts(bench: Bench, extent: Extent, model: Path) -> list[tuple[str, str]]:
         ),
         (
             "attention error",
-            f"every layer at steps {list(sampling.probed_steps)} of each dense run, prompted branch",
+            f"all layers at steps {list(sampling.probed_steps)} of each dense run, with the prompt",
         ),
         (
             "density",
@@ -81,26 +90,24 @@ def main(
         Path | None,
         typer.Option(help="path without suffix; default docs/measurements/DATE-quality"),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="seeds to run each prompt with")] = len(
-        FULL.seeds
-    ),
+    seeds: Annotated[int, typer.Option(min=1, help="two videos each")] = len(FULL.seeds),
     quick: Annotated[bool, typer.Option("--quick", help="one prompt, one density")] = False,
     work: Annotated[Path, typer.Option(help="where finished configurations are kept")] = ROOT
     / "build"
     / "quality",
 ) -> None:
     """Measure every configuration and write the report."""
-    extent = QUICK if quick else replace(FULL, seeds=tuple(range(1000, 1000 + seeds)))
+    extent = QUICK if quick else replace(FULL, seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)))
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     output = output or ROOT / "docs" / "measurements" / f"{today}-quality"
     output.parent.mkdir(parents=True, exist_ok=True)
     bench = Bench(model, extent)
-    results = measured_results(bench, extent, work / fingerprint(model, extent))
+    results = measured_results(bench, extent, work / fingerprint(bench.weights, extent))
     Console().print(terminal_table(results, bench.tokens))
     plot = output.with_suffix(".png")
     write_csv(results, bench.tokens, output.with_suffix(".csv"))
     write_plot(results, plot)
-    write_page(results, facts(bench, extent, model), plot, output.with_suffix(".md"))
+    write_page(results, facts(bench, extent), plot, output.with_suffix(".md"))
 
 
 if __name__ == "__main__":

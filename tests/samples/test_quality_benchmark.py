@@ -39,7 +39,7 @@ EXTENT = Extent(
     densities=(0.5,),
     bits=((8, 8),),
     calibration_prompts=1,
-    heldout_prompts=1,
+    prompts_per_seed=1,
     seeds=(5, 6),
     sampling=Sampling(LATENT_SIZE, steps=4, probed_steps=(1, 3)),
 )
@@ -174,6 +174,11 @@ def test_paro_masks_are_those_of_calibrate(bench: Bench, model_path: Path, tmp_p
         assert masks.names[index] == tuple(head.order for head in layer.heads)
         expected = unpack_block_mask(layer.block_mask, KEY_BLOCKS)
         assert torch.equal(masks.masks[index], torch.from_numpy(expected))
+
+
+def test_every_seed_has_its_own_prompts(bench: Bench) -> None:
+    assert [runs.prompts.texts for runs in bench.runs.values()] == [("one",), ("two",)]
+    assert not torch.equal(bench.runs[5].noise, bench.runs[6].noise)
 
 
 def test_dense_is_exact_and_the_rest_is_not(bench: Bench) -> None:

@@ -18,18 +18,25 @@ from .evaluate import HeldoutRuns, Quality, Sampling, measure
 from .policies import ORDER_DENSITY, SPARSE_KINDS, Configuration, Kind, make_policy
 from .report import Result
 
+FIRST_SEED = 1000
+"""Away from the seeds of calibration runs."""
+
 LATENT_SIZE = (8, 64, 64)
 """Frames, height and width of the included model's videos."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much to measure. Quantized configurations run under the first seed only."""
+    """How much to measure.
+
+    seeds: of the noise; each runs its own held-out prompts, `prompts_per_seed` of them.
+    Quantized configurations run under the first seed only.
+    """
 
     densities: tuple[float, ...]
     bits: tuple[tuple[int, int], ...]
     calibration_prompts: int
-    heldout_prompts: int
+    prompts_per_seed: int
     seeds: tuple[int, ...]
     sampling: Sampling
 
@@ -48,6 +55,13 @@ class Extent:
         ]
         return [Configuration(Kind.DENSE, 1.0), *sparse, *quantized]
 
+    def prompts_of(self, seed: int, heldout: Prompts) -> Prompts:
+        """The prompts that run under a seed: the next of them, from the first again at the end."""
+        start = self.seeds.index(seed) * self.prompts_per_seed
+        chosen = [(start + index) % len(heldout) for index in range(self.prompts_per_seed)]
+        texts = tuple(heldout.texts[index] for index in chosen)
+        return Prompts(texts, heldout.embeds[chosen], heldout.negative)
+
     def settings(self) -> CalibrationSettings:
         """Calibration on runs like those that are judged."""
         return CalibrationSettings(
@@ -62,24 +76,28 @@ FULL = Extent(
     densities=(0.5, 0.3, 0.2, 0.1),
     bits=((8, 8), (4, 8), (4, 4)),
     calibration_prompts=4,
-    heldout_prompts=4,
-    seeds=(1000, 1001),
+    prompts_per_seed=2,
+    seeds=tuple(range(FIRST_SEED, FIRST_SEED + 4)),
     sampling=Sampling(LATENT_SIZE, steps=12, probed_steps=(1, 5, 9)),
 )
 QUICK = Extent(
     densities=(0.3,),
     bits=(),
     calibration_prompts=1,
-    heldout_prompts=1,
-    seeds=(1000,),
+    prompts_per_seed=1,
+    seeds=(FIRST_SEED,),
     sampling=Sampling(LATENT_SIZE, steps=4, probed_steps=(1,)),
 )
 
 
 class Bench:
-    """The model and its runs; makes policies and measures them."""
+    """The model and its runs; makes policies and measures them.
+
+    weights: SHA-256 of the weights, when they were loaded.
+    """
 
     def __init__(self, model: Path, extent: Extent) -> None:
+        self.weights = weights_hash(model)
         loaded = load_model(model)
         calibration = load_prompts(model / "prompts.safetensors")
         heldout = load_prompts(model / "heldout_prompts.safetensors")
@@ -91,10 +109,9 @@ class Bench:
                 extent.settings(),
             )
         )
-        first = extent.heldout_prompts
-        prompts = Prompts(heldout.texts[:first], heldout.embeds[:first], heldout.negative)
         self.runs = {
-            seed: HeldoutRuns(loaded, prompts, seed, extent.sampling) for seed in extent.seeds
+            seed: HeldoutRuns(loaded, extent.prompts_of(seed, heldout), seed, extent.sampling)
+            for seed in extent.seeds
         }
 
     @property
@@ -107,10 +124,10 @@ class Bench:
         return measure(make_policy(configuration, self.captures), self.runs[seed])
 
 
-def fingerprint(model: Path, extent: Extent) -> str:
+def fingerprint(weights: str, extent: Extent) -> str:
     """Of the weights, this benchmark's own code and what decides a single measurement."""
-    digest = hashlib.sha256(weights_hash(model).encode())
-    decisive = (extent.calibration_prompts, extent.heldout_prompts, extent.sampling)
+    digest = hashlib.sha256(weights.encode())
+    decisive = (extent.calibration_prompts, extent.prompts_per_seed, extent.sampling)
     digest.update(repr(decisive).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         if source.name != "report.py":
