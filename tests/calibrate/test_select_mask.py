@@ -91,6 +91,7 @@ def test_equal_scores_go_to_the_lower_index():
         for _ in range(2)
     )
     assert np.array_equal(first, again)
+    assert (first.sum(axis=(2, 3)) == first[0, 0].size // 2).all()
     free = first[0, 0][~forced()]
     assert free[: free.sum()].all()
 
