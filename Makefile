@@ -6,7 +6,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+NATIVE := CMakeLists.txt $(shell find plugins -type f -not -path '*/tests/*')
 WORKERS ?= 2
+
+# Threads that spin while they wait make a busy machine several times slower.
+export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long lint types format clean
@@ -20,7 +24,7 @@ help:
 	@echo "make format     let ruff rewrite the files"
 	@echo "make clean      remove .venv, caches and out/"
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
 	  sys.exit(None if v >= (3, 10) else f"Python >= 3.10 is needed, this is {v.major}.{v.minor}; set PYTHON=")'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)

@@ -15,7 +15,7 @@ from .plan_document import describe_plan, mean_over_heads
 from .policy import when_interrupted
 
 if TYPE_CHECKING:
-    from ..calibrate.settings import CalibrationSettings
+    from ..calibrate import CalibrationSettings
     from ..plan import ParoPlan
 
 DEFAULT_DENSITY = 0.3
@@ -46,6 +46,9 @@ def calibrate(
     block_q: Annotated[int, typer.Option(help="Tokens in a query block: 64 or 128.")] = 128,
     block_k: Annotated[int, typer.Option(help="Tokens in a key block: 64 or 128.")] = 64,
     bins: Annotated[int, typer.Option(help="Parts of the schedule with their own masks.")] = 2,
+    prompt_limit: Annotated[
+        int, typer.Option(help="Prompts run at most, the first of the file.")
+    ] = 4,
     steps: Annotated[int, typer.Option(help="Denoising steps of the calibration run.")] = 20,
     captured_steps: Annotated[int, typer.Option(help="Steps captured in each bin.")] = 2,
     shift: Annotated[float, typer.Option(help="The flow-matching schedule's shift.")] = 3.0,
@@ -77,11 +80,9 @@ def calibrate(
     latent_size = parse_latent(latent)
     check_output(plan)
 
+    from ..calibrate import Allocation, CalibrationSettings, MaskMetric, OrderMetric
+    from ..calibrate import calibrate as learn
     from ..calibrate.pipeline import WORK_SUFFIX
-    from ..calibrate.pipeline import calibrate as learn
-    from ..calibrate.select_mask import Allocation, MaskMetric
-    from ..calibrate.select_order import OrderMetric
-    from ..calibrate.settings import CalibrationSettings
     from ..models.conditioning import load_prompts
     from ..models.load import load_model
     from .progress import StageBars
@@ -98,6 +99,7 @@ def calibrate(
         order_metric=OrderMetric(order_metric),
         mask_metric=MaskMetric(mask_metric),
         allocation=Allocation(allocate),
+        prompt_limit=prompt_limit,
         steps=steps,
         captured_steps=captured_steps,
         shift=shift,

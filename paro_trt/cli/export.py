@@ -12,7 +12,7 @@ from .choices import BodyName, DtypeName
 from .paths import check_output, require_file
 
 if TYPE_CHECKING:
-    from ..onnx_export.check import ExportReport
+    from ..onnx_export import ExportReport
 
 
 def export(
@@ -46,8 +46,7 @@ def export(
     import torch
 
     from ..models.load import load_model
-    from ..onnx_export.bodies import Body
-    from ..onnx_export.exporter import export_onnx
+    from ..onnx_export import Body, export_onnx
     from ..plan import load_plan
 
     loaded_plan = load_plan(plan)

@@ -11,6 +11,8 @@ from . import output
 from .plan_document import affine_use, mean_over_heads
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..plan import CalibrationRecord, HeadRecord, LayerPlan, ParoPlan
 
 _FIGURES = ("density", "mass", "error")
@@ -48,7 +50,7 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
     }
 
 
-def _layers_table(plan: ParoPlan):  # type: ignore[no-untyped-def]
+def _layers_table(plan: ParoPlan) -> Table:
     title = "layers (density, mass and predicted error: mean over heads, one figure a bin)"
     right = (*_FIGURES, "QK/PV bits")
     made = output.table(title, "layer", "orders of heads", *right, "m  e  n  c", right=right)
@@ -69,7 +71,7 @@ def _layers_table(plan: ParoPlan):  # type: ignore[no-untyped-def]
     return made
 
 
-def _heads_table(plan: ParoPlan):  # type: ignore[no-untyped-def]
+def _heads_table(plan: ParoPlan) -> Table:
     made = output.table(
         "heads (one figure a bin)", "layer", "head", "order", *_FIGURES, right=("head", *_FIGURES)
     )

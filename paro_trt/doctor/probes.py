@@ -34,6 +34,16 @@ for name in sys.argv[1:]:
 print(json.dumps(failed))
 """
 
+_NATIVE_PROBE = """
+import sys
+from paro_trt.errors import ParoError
+from paro_trt.native import library_path, load_library
+try:
+    print(load_library(library_path(sys.argv[1])).name)
+except ParoError as error:
+    sys.exit(error.actual)
+"""
+
 
 @dataclass(frozen=True)
 class Component:
@@ -74,6 +84,19 @@ def unloaded_package(name: str, purpose: str, distribution: str | None = None) -
     if importlib.util.find_spec(name) is None:
         return Component(name, False, "not installed", purpose)
     return Component(name, True, _version(distribution or name), purpose)
+
+
+def native_library(name: str, purpose: str) -> Component:
+    """A native library of this package, loaded in a fresh process."""
+    title = f"libparo_{name}"
+    remedy = "install g++ 11 or later, then: python -m pip install --force-reinstall --no-deps -e ."
+    try:
+        done = _python(_NATIVE_PROBE, name)
+    except subprocess.TimeoutExpired:
+        return Component(title, False, f"loading took over {_PROBE_SECONDS} s", purpose, remedy)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    detail = lines[-1] if lines else f"loading ended Python with status {done.returncode}"
+    return Component(title, done.returncode == 0, detail, purpose, remedy)
 
 
 def cpu_facts() -> dict[str, object]:
@@ -130,19 +153,20 @@ def _package(name: str, purpose: str, failed: dict[str, str]) -> Component:
 def _failed_imports(names: Sequence[str]) -> dict[str, str]:
     present = [name for name in names if importlib.util.find_spec(name) is not None]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _IMPORT_PROBE, *present],
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_SECONDS,
-            check=False,
-        )
+        done = _python(_IMPORT_PROBE, *present)
         failed: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         return dict.fromkeys(present, f"importing took over {_PROBE_SECONDS} s")
     except (IndexError, ValueError):
         return dict.fromkeys(present, f"importing ended Python with status {done.returncode}")
     return failed
+
+
+def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
+    )
 
 
 def _version(distribution: str) -> str:

@@ -52,7 +52,7 @@ def test_onnx_as_json_and_tables(paro, onnx_file, plan_file):
     ]  # fmt: skip
     outcome = paro("inspect", onnx_file)
     assert plan.content_hash() in outcome.stdout
-    assert "2 nodes, with a function body" in outcome.stdout
+    assert "2 nodes, function body: sparse" in outcome.stdout
 
 
 def test_content_decides_not_the_name(paro, plan_file, onnx_file, tmp_path):
