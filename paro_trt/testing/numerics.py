@@ -4,8 +4,9 @@ An implementation may be as wrong as a faithful low-precision one, twice over, p
 band. The band is derived, never tuned:
 
 - the output is rounded to its dtype: half a unit in the last place of each element;
-- sums are FP32 in any order: the error of n additions is a random walk of sqrt(n) units, and
-  eight units more cover products, exponentials and the final division;
+- sums are FP32 in any order, and the value affine may be undone before or after them: the error
+  of n additions is a random walk of sqrt(n) units of the largest |v| they meet, and eight units
+  more cover products, exponentials and the final division;
 - a P that lies within rounding error of a code's edge may take either code. One code more or
   less moves a row by at most 2 max|v| / levels, since the row sum is at least `levels`; edges
   are met with a probability of about levels * 2^-18 an attended key (relative error of P 2^-19:
@@ -55,16 +56,25 @@ def compare(actual: Tensor, inputs: AttentionInputs, config: AttentionConfig) ->
     """Hold an implementation's output [B,S,H,D] against the float64 oracle."""
     exact = paro_attention_reference(inputs, config, exact=True)
     faithful = paro_attention_reference(inputs, config).double()
-    return compare_outputs(actual, exact, faithful, _flip_size(inputs, config), inputs.query.dtype)
+    largest = _largest_value(inputs)
+    flip = _flips(inputs, config) * largest
+    return compare_outputs(actual, exact, faithful, largest, flip, inputs.query.dtype)
 
 
 def compare_outputs(
-    actual: Tensor, exact: Tensor, faithful: Tensor, flip: Tensor, storage: torch.dtype
+    actual: Tensor,
+    exact: Tensor,
+    faithful: Tensor,
+    largest: Tensor,
+    flip: Tensor,
+    storage: torch.dtype,
 ) -> Comparison:
     """Element-wise, global and NaN/Inf checks.
 
     Args:
-        actual, exact, faithful: [B,S,H,D]; flip: [B,S,H,1], what P's code edges may move.
+        actual, exact, faithful: [B,S,H,D].
+        largest: [B,1,H,1], the largest |v| a head sums; flip: [B,1,H,1], what P's code edges may
+            move a row by.
         storage: dtype of the implementation's inputs and output.
     """
     failures = []
@@ -81,10 +91,9 @@ def compare_outputs(
     error = torch.where(finite, (actual - exact).abs(), zero)
     faithful_error = torch.where(finite, (faithful - exact).abs(), zero)
     row_error = faithful_error.amax(dim=-1, keepdim=True)
-    row_size = exact_f.abs().amax(dim=-1, keepdim=True)
     unit = torch.finfo(storage).eps / 2
     steps = 8 + math.sqrt(exact.shape[1])
-    band = unit * exact_f.abs() + steps * torch.finfo(torch.float32).eps * row_size + flip
+    band = unit * exact_f.abs() + steps * torch.finfo(torch.float32).eps * largest + flip
     bound = FAITHFUL_FACTOR * row_error + band + torch.finfo(storage).tiny
     excess = float((error / bound).max())
     if excess > 1:
@@ -98,15 +107,21 @@ def compare_outputs(
     return Comparison(tuple(failures), excess, relative, relative_bound)
 
 
-def _flip_size(inputs: AttentionInputs, config: AttentionConfig) -> Tensor:
-    """[B,1,H,1]: how far code edges of P may move a row; 0 where P is not quantized."""
-    batch, tokens, heads, _ = inputs.query.shape
+def _largest_value(inputs: AttentionInputs) -> Tensor:
+    """[B,1,H,1]: the largest finite |v| of each head, as it is and off its calibrated mean."""
+    value = inputs.value.double()
+    centred = value - inputs.channel_affine[2].double()
+    magnitude = torch.maximum(value.abs(), centred.abs())
+    magnitude = torch.where(magnitude.isfinite(), magnitude, 0.0)
+    group = inputs.query.shape[2] // value.shape[2]
+    return magnitude.amax(dim=(1, 3), keepdim=True).repeat_interleave(group, dim=2)
+
+
+def _flips(inputs: AttentionInputs, config: AttentionConfig) -> float:
+    """How far code edges of P may move a row, in units of its largest |v|."""
     if config.pv_bits == 16:
-        return torch.zeros(batch, 1, heads, 1, dtype=torch.float64)
+        return 0.0
     levels = PROBABILITY_LEVELS[config.pv_bits]
-    flips = 1 + math.ceil(tokens * levels * _EDGE_PROBABILITY)
-    centred = inputs.value.double() - inputs.channel_affine[2].double()
-    largest = centred.abs().nan_to_num(posinf=0.0).amax(dim=(1, 3), keepdim=True)
-    group = heads // inputs.value.shape[2]
+    flips = 1 + math.ceil(inputs.query.shape[1] * levels * _EDGE_PROBABILITY)
     # The extremes of v differ by at most twice the largest |v|.
-    return (2 * flips / levels) * largest.repeat_interleave(group, dim=2)
+    return 2 * flips / levels
