@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import calibrate, doctor, export, inspect, planned, run, verify
+from . import bench, calibrate, doctor, export, inspect, planned, run, verify
 from .policy import PolicyGroup, exit_policy
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("run")(run.run)
+app.command("bench")(bench.bench)
 planned.add_to(app)
 
 

@@ -11,7 +11,6 @@ from ..errors import NotInThisReleaseError
 
 PLANNED = {
     "build": "build a TensorRT engine from an exported model",
-    "bench": "time attention and whole models against named baselines",
     "report": "write a plan as one self-contained HTML page",
     "triton": "write a model repository for Triton Inference Server",
 }
@@ -35,7 +34,7 @@ def _refusal(verb: str, purpose: str) -> Callable[[], None]:
             f"paro-trt {verb}",
             expected=f"a later release, which will {purpose}",
             actual=f"paro-trt {__version__}, where it is not in this release",
-            remedy="doctor, calibrate, inspect, export, verify and run work today",
+            remedy="doctor, calibrate, inspect, export, verify, run and bench work today",
         )
 
     return refuse

@@ -23,6 +23,9 @@ LATENT = ",".join(map(str, LATENT_SHAPE[1:]))
 QUICK = ("--block-q", "64", "--steps", "4", "--captured-steps", "1", "--latent", LATENT)
 """Options of a calibration that takes seconds."""
 
+WIDTH = "120"
+"""Columns of the tables, so that hashes are not folded whatever terminal runs the tests."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -57,7 +60,8 @@ def paro() -> Paro:
     """Run the command line in this process."""
 
     def invoke(*arguments: object) -> Outcome:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        words = [str(argument) for argument in arguments]
+        result = CliRunner().invoke(app, words, env={"COLUMNS": WIDTH})
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Outcome(result.exit_code, result.stdout, result.stderr)

@@ -20,7 +20,7 @@ from paro_trt.cli.policy import PolicyGroup
 from paro_trt.errors import ArgumentError
 from paro_trt.runtime.backends import Backend
 
-WORKING = ("doctor", "calibrate", "inspect", "export", "verify", "run")
+WORKING = ("doctor", "calibrate", "inspect", "export", "verify", "run", "bench")
 
 
 def test_help_lists_every_verb(paro_process):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paro_trt.doctor import State, examine, probes
+from paro_trt.doctor import probes
 
 
 @pytest.fixture
@@ -45,9 +45,7 @@ def test_a_missing_package_is_named_with_its_remedy(paro, without):
     outcome = paro("doctor")
     assert outcome.status == 2
     assert "pip install onnxruntime" in outcome.stdout
-    diagnosis = examine()
-    ort = next(backend for backend in diagnosis.backends if backend.name == "ort")
-    assert (ort.state, ort.detail) == (State.MISSING, "needs onnxruntime")
+    assert "needs onnxruntime" in outcome.stdout
 
 
 def test_a_package_that_does_not_load_is_no_package(tmp_path, monkeypatch):

@@ -93,5 +93,5 @@ def test_input_files_that_cannot_be_read(paro, onnx_file, tmp_path):
     (tmp_path / "text").write_text("0 1 2")
     invoke(tmp_path / "text").assert_refused("text")
     save_torch_file({"timestep": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "brain")
-    invoke(tmp_path / "brain").assert_refused("brain", "bfloat16")
+    invoke(tmp_path / "brain").assert_refused()
     invoke(tmp_path / "text", output=tmp_path / "no" / "out").assert_refused("mkdir -p")
