@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import typer
 from typer.core import TyperGroup
 
 from ..errors import ParoError
@@ -57,7 +56,7 @@ def when_interrupted(message: str) -> Iterator[None]:
 
 def _end(line: str, status: int, cause: BaseException) -> NoReturn:
     print(" ".join(line.split()), file=sys.stderr)
-    raise typer.Exit(status) from cause
+    raise SystemExit(status) from cause
 
 
 def _describe(error: OSError) -> str:
