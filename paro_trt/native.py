@@ -157,6 +157,12 @@ class NativeLibrary:
         )
         return output
 
+    def measure_peak(self, threads: int) -> float:
+        """FLOP/s of multiply-adds in registers on `threads` threads, measured now."""
+        launch, rate = _launch(threads), ctypes.c_double()
+        self._check(self._library.paro_measure_peak(ctypes.byref(launch), ctypes.byref(rate)))
+        return rate.value
+
     def _check(self, status: int) -> None:
         if not status:
             return

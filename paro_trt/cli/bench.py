@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -15,6 +16,9 @@ from . import output
 
 if TYPE_CHECKING:
     from ..testing.attention_suite import Measurement
+
+
+Number = TypeVar("Number", int, float)
 
 
 class Suite(str, Enum):
@@ -97,7 +101,7 @@ def write_csv(measurements: list[Measurement], path: Path) -> None:
         writer.writerows(asdict(m) for m in measurements)
 
 
-def _numbers(option: str, text: str, kind: type[int] | type[float]) -> list[int] | list[float]:
+def _numbers(option: str, text: str, kind: Callable[[str], Number]) -> list[Number]:
     try:
         numbers = [kind(part) for part in text.split(",")]
     except ValueError:
@@ -106,4 +110,4 @@ def _numbers(option: str, text: str, kind: type[int] | type[float]) -> list[int]
         raise ArgumentError(
             option, expected="positive numbers separated by commas", actual=repr(text)
         )
-    return numbers  # type: ignore[return-value]
+    return numbers

@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -144,6 +145,25 @@ void run(const paro_attention& call, const HeadKernels& kernels, int threads, vo
   zero_padding(call);
 }
 
+// Best of a few bursts, each long enough to outlast the start of a thread.
+double measure_peak(const HeadKernels& kernels, int threads) {
+  constexpr int64_t kSteps = 4'000'000;
+  constexpr int kBursts = 5;
+  double best = 0.0;
+  std::vector<float> sinks(static_cast<size_t>(threads));
+  for (int burst = 0; burst < kBursts; ++burst) {
+    std::atomic<bool> cancelled{false}, started{false};
+    std::atomic<double> operations{0.0};
+    const auto begin = std::chrono::steady_clock::now();
+    run_team(threads, cancelled, started, [&](int thread) {
+      operations += kernels.multiply_add_chains(kSteps, &sinks[static_cast<size_t>(thread)]);
+    });
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    best = std::max(best, operations.load() / seconds.count());
+  }
+  return best;
+}
+
 }  // namespace
 }  // namespace paro::cpu
 
@@ -211,6 +231,21 @@ paro_status paro_forward(const paro_attention* call, const paro_launch* launch, 
   } catch (const std::system_error& error) {
     return fail(PARO_RUNTIME_ERROR, "threads: expected %d, the system says: %s", threads,
                 error.what());
+  }
+  return PARO_OK;
+}
+
+paro_status paro_measure_peak(const paro_launch* launch, double* flops_per_second) {
+  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
+  if (flops_per_second == nullptr) {
+    return fail(PARO_INVALID_ARGUMENT, "flops_per_second: expected a pointer, got NULL");
+  }
+  const paro::cpu::HeadKernels* kernels = nullptr;
+  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK) return status;
+  try {
+    *flops_per_second = paro::cpu::measure_peak(*kernels, paro::cpu::thread_count(*launch));
+  } catch (const std::exception& error) {
+    return fail(PARO_RUNTIME_ERROR, "threads: the system says: %s", error.what());
   }
   return PARO_OK;
 }

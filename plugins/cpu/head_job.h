@@ -58,6 +58,7 @@ struct HeadKernels {
   void (*prepare_key_block)(const HeadJob&, int32_t block, TileScratch&);
   void (*prepare_summary_block)(const HeadJob&, int32_t group, TileScratch&);
   void (*attend_tile)(const HeadJob&, int32_t head, int32_t query_block, TileScratch&);
+  double (*multiply_add_chains)(int64_t steps, float* sink);  // for paro_measure_peak
 };
 
 extern const HeadKernels generic_kernels;

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from onnx import TensorProto
 
+from ...op.spec import BLOCK_SIZES
 from .builder import GraphBuilder, Value
 from .mask import attended_blocks, attends_anything, mask_rows, summary_bias
 from .quantize import Reduce, preconditioned, quantized
@@ -111,11 +112,26 @@ class KeyLayout(NamedTuple):
             sizes.batch, sizes.kv_heads, sizes.token_blocks, sizes.block_k, sizes.head_dim
         )
 
+    def halving_sum(self, blocks: Value) -> Value:
+        """Sum [B, Hk, N, block_k, D] over tokens in the op's order: halves added until one is left.
+
+        Every ReduceSum here adds two numbers (the first only one where block_k is 64), so no
+        runtime can add in another order.
+        """
+        sizes, width = self.sizes, min(BLOCK_SIZES)
+        lead = (sizes.batch, sizes.kv_heads, sizes.token_blocks)
+        parts = blocks.reshape(*lead, sizes.block_k // width, width, sizes.head_dim)
+        total = parts.sum(3, keep=False)
+        while width > 1:
+            width //= 2
+            total = total.reshape(*lead, 2, width, sizes.head_dim).sum(3, keep=False)
+        return total.reshape(*lead, sizes.head_dim)
+
     def with_summaries(self, blocks: Value) -> Value:
         """Zero what does not exist, then append the blocks of summaries: [B, Hk, M, ...]."""
         present = self.graph.where(self.exists.unsqueeze(1, 4), blocks, 0.0)
         count = self.graph.op("Max", self.tokens_in_block, 1.0)
-        mean = present.sum(3, keep=False) / count.unsqueeze(1, 3)
+        mean = self.halving_sum(present) / count.unsqueeze(1, 3)
         return self.graph.concat(present, padded_summaries(self.graph, mean, self.sizes), axis=2)
 
 

@@ -1,0 +1,78 @@
+"""The only timer of the project: contenders take turns, so that drift hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time: a name and a call without arguments."""
+
+    name: str
+    run: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one contender: every round, in order."""
+
+    name: str
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Median over the rounds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the interquartile range over the median."""
+        if len(self.seconds) < 2:
+            return 0.0
+        quartiles = statistics.quantiles(self.seconds, n=4)
+        return (quartiles[2] - quartiles[0]) / 2 / self.median
+
+
+def time_interleaved(
+    contenders: Sequence[Contender],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    on_round: Callable[[], None] | None = None,
+) -> dict[str, Timing]:
+    """Time all contenders `rounds` times in turns, each round starting with another one.
+
+    Raises:
+        ArgumentError: no rounds, or two contenders of one name.
+    """
+    if rounds < 1:
+        raise ArgumentError("rounds", expected="at least 1", actual=str(rounds))
+    names = [contender.name for contender in contenders]
+    if len(set(names)) != len(names):
+        raise ArgumentError("contenders", expected="unique names", actual=", ".join(names))
+    for contender in contenders:
+        for _ in range(warmup):
+            contender.run()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for round_index in range(rounds):
+        for turn in range(len(contenders)):
+            contender = contenders[(round_index + turn) % len(contenders)]
+            start = time.perf_counter()
+            contender.run()
+            seconds[contender.name].append(time.perf_counter() - start)
+        if on_round is not None:
+            on_round()
+    return {name: Timing(name, tuple(values)) for name, values in seconds.items()}
+
+
+def speedup(baseline: Timing, timing: Timing) -> float:
+    """Median over the rounds of baseline / timing: both sides of a ratio ran side by side."""
+    return statistics.median(
+        slow / fast for slow, fast in zip(baseline.seconds, timing.seconds, strict=True)
+    )

@@ -1,0 +1,91 @@
+"""The timer and the attention suite: turns, verification, honest densities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from paro_trt.errors import ArgumentError, ParoError
+from paro_trt.testing import attention_suite
+from paro_trt.testing.attention_plot import plot_speedup
+from paro_trt.testing.attention_suite import (
+    BASELINE,
+    Workload,
+    exact_density_mask,
+    measure,
+)
+from paro_trt.testing.bench import Contender, Timing, speedup, time_interleaved
+
+SMALL = Workload(tokens=512, head_dim=64, heads=2, threads=1, densities=(1.0, 0.25))
+
+
+def test_contenders_take_turns_and_start_in_turn():
+    calls: list[str] = []
+    contenders = [Contender(name, lambda name=name: calls.append(name)) for name in "abc"]
+    timings = time_interleaved(contenders, rounds=2, warmup=1)
+    assert "".join(calls) == "abc" + "abc" + "bca"
+    assert [len(timing.seconds) for timing in timings.values()] == [2, 2, 2]
+
+
+def test_no_rounds_and_equal_names_are_refused():
+    one = Contender("a", int)
+    with pytest.raises(ArgumentError, match="rounds"):
+        time_interleaved([one], rounds=0)
+    with pytest.raises(ArgumentError, match="unique names"):
+        time_interleaved([one, one], rounds=1)
+
+
+def test_speedup_pairs_the_rounds():
+    slow, fast = Timing("slow", (4.0, 40.0, 8.0)), Timing("fast", (1.0, 10.0, 1.0))
+    assert speedup(slow, fast) == 4.0
+    assert Timing("x", (1.0, 2.0, 3.0)).median == 2.0
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5, 0.25, 0.1])
+def test_mask_has_the_density_and_the_diagonal(density, fresh_seed):
+    mask = exact_density_mask(2, 8, 16, density, fresh_seed)
+    assert (mask.sum(-1) == max(1, round(density * 16))).all()
+    assert mask[:, :, range(8), range(0, 16, 2)].all()
+
+
+def test_measurements_cover_all_contenders():
+    rows = measure(SMALL, rounds=2, flex=False)
+    names = {row.contender for row in rows}
+    assert names == {
+        BASELINE, "torch SDPA bf16", "ONNX Runtime MHA f32", "PARO CPU f32", "PARO CPU int8",
+    }  # fmt: skip
+    assert rows[0].contender == BASELINE
+    assert rows[0].speedup == 1.0
+    assert {row.density for row in rows if row.contender == "PARO CPU int8"} == {1.0, 0.25}
+    assert all(row.milliseconds > 0 and 0 < row.peak_share < 2 for row in rows)
+
+
+@pytest.mark.parametrize("contender", ["PARO CPU f32", "PARO CPU int8", BASELINE])
+def test_a_wrong_contender_stops_the_run(contender, monkeypatch):
+    entries = attention_suite._entries
+
+    def with_wrong_output(*args: object, **kwargs: object) -> list:
+        return [
+            e
+            if e.name != contender
+            else attention_suite._Entry(e.name, e.density, lambda e=e: e.run() * 1.1, e.verify)
+            for e in entries(*args, **kwargs)
+        ]
+
+    monkeypatch.setattr(attention_suite, "_entries", with_wrong_output)
+    before = torch.get_num_threads()
+    with pytest.raises(ParoError, match=contender):
+        measure(SMALL, rounds=1, flex=False, onnxruntime=False)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.long
+def test_flex_attention_joins():
+    rows = measure(SMALL, rounds=1, flex=True, onnxruntime=False)
+    assert "FlexAttention f32" in {row.contender for row in rows}
+
+
+def test_plot_is_a_picture(tmp_path):
+    rows = measure(SMALL, rounds=1, flex=False, onnxruntime=False)
+    plot_speedup(rows, tmp_path / "speedup.png")
+    assert (tmp_path / "speedup.png").read_bytes().startswith(b"\x89PNG")
