@@ -4,8 +4,11 @@ x_sigma = (1 - sigma) * video + sigma * noise; the model predicts the velocity n
 timestep input is sigma * 1000.
 """
 
+from pathlib import Path
+
 import torch
 from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file
 
 from text import TEXT_DIM
 
@@ -31,6 +34,16 @@ def build_model() -> WanTransformer3DModel:
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=64,
     )
+
+
+def load_model(directory: Path) -> WanTransformer3DModel:
+    """The transformer of a diffusers directory in FP32, in evaluation mode.
+
+    `from_pretrained` gives the same, but needs the accelerate package for this class.
+    """
+    model = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(directory))
+    model.load_state_dict(load_file(directory / "diffusion_pytorch_model.safetensors"))
+    return model.eval()
 
 
 def shift_sigma(uniform: torch.Tensor, shift: float = SIGMA_SHIFT) -> torch.Tensor:

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import torch
 import typer
-from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image, ImageDraw
 from rich.progress import track
 
 from dataset import FRAME_SIZE, FRAMES
-from flow import SIGMA_SHIFT, TIMESTEPS
+from flow import SIGMA_SHIFT, TIMESTEPS, load_model
 from prompts import HELDOUT_PROMPTS
 from text import embed_prompt, embed_prompts
 
@@ -29,8 +29,8 @@ def sample_videos(
     prompt_embeds: torch.Tensor,
     *,
     seed: int = 0,
-    steps: int = 30,
-    guidance: float = 2.0,
+    steps: int = 20,
+    guidance: float = 2.5,
     shift: float = SIGMA_SHIFT,
 ) -> torch.Tensor:
     """Videos [P, 3, FRAMES, FRAME_SIZE, FRAME_SIZE] f32, nominally in [-1, 1].
@@ -99,8 +99,8 @@ def main(
     ] = None,
     model: Annotated[Path, typer.Option(help="diffusers transformer directory")] = MODEL_DIR,
     seed: Annotated[int, typer.Option(help="of the initial noise")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Euler steps")] = 30,
-    guidance: Annotated[float, typer.Option(help="1 is without guidance")] = 2.0,
+    steps: Annotated[int, typer.Option(min=1, help="Euler steps")] = 20,
+    guidance: Annotated[float, typer.Option(help="1 is without guidance")] = 2.5,
     shift: Annotated[float, typer.Option(help="of the scheduler's noise levels")] = SIGMA_SHIFT,
     output: Annotated[Path, typer.Option(help="path without suffix: writes .png, .gif")] = Path(
         "samples"
@@ -108,7 +108,7 @@ def main(
 ) -> None:
     """Sample one video a prompt; write a contact sheet and an animation."""
     prompts = prompt or list(HELDOUT_PROMPTS)
-    transformer = WanTransformer3DModel.from_pretrained(model, torch_dtype=torch.float32).eval()
+    transformer = load_model(model)
     videos = sample_videos(
         transformer, embed_prompts(prompts), seed=seed, steps=steps, guidance=guidance, shift=shift
     )
