@@ -36,7 +36,7 @@ MODEL = ROOT / "samples" / "tiny_video_dit" / "model"
 
 def facts(bench: Bench, extent: Extent) -> list[tuple[str, str]]:
     """How it was measured."""
-    run, sampling = bench.captures.run, extent.sampling
+    run, sampling = bench.run, extent.sampling
     grid = run.grid
     return [
         ("command", f"`python samples/benchmarks/quality.py {' '.join(sys.argv[1:])}`"),

@@ -156,7 +156,7 @@ def test_top_blocks_finds_the_block_that_matters() -> None:
 def test_masks_have_the_density_asked_for(kind: Kind, density: float, bench: Bench) -> None:
     policy = make_policy(Configuration(kind, density), bench.captures)
     one_block = 1 / (QUERY_BLOCKS * KEY_BLOCKS)
-    reached = [policy.attend(call)[1] for call, _ in bench.runs[5].calls]
+    reached = [policy.attend(call)[1] for call, _ in bench.runs(5).calls]
     mean = sum(reached) / len(reached)
     assert density - one_block < mean <= density + 1e-6
 
@@ -177,13 +177,13 @@ def test_paro_masks_are_those_of_calibrate(bench: Bench, model_path: Path, tmp_p
 
 
 def test_every_seed_has_its_own_prompts(bench: Bench) -> None:
-    assert [runs.prompts.texts for runs in bench.runs.values()] == [("one",), ("two",)]
-    assert not torch.equal(bench.runs[5].noise, bench.runs[6].noise)
+    assert [bench.runs(seed).prompts.texts for seed in (5, 6)] == [("one",), ("two",)]
+    assert not torch.equal(bench.runs(5).noise, bench.runs(6).noise)
 
 
 def test_dense_is_exact_and_the_rest_is_not(bench: Bench) -> None:
     def quality(*configuration: object):
-        return measure(make_policy(Configuration(*configuration), bench.captures), bench.runs[6])
+        return measure(make_policy(Configuration(*configuration), bench.captures), bench.runs(6))
 
     dense = quality(Kind.DENSE, 1.0)
     assert dense.psnr == [math.inf]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rich.progress import track
@@ -78,7 +79,7 @@ FULL = Extent(
     calibration_prompts=4,
     prompts_per_seed=2,
     seeds=tuple(range(FIRST_SEED, FIRST_SEED + 4)),
-    sampling=Sampling(LATENT_SIZE, steps=12, probed_steps=(1, 5, 9)),
+    sampling=Sampling(LATENT_SIZE, steps=12, guidance_scale=2.5, probed_steps=(1, 5, 9)),
 )
 QUICK = Extent(
     densities=(0.3,),
@@ -86,7 +87,7 @@ QUICK = Extent(
     calibration_prompts=1,
     prompts_per_seed=1,
     seeds=(FIRST_SEED,),
-    sampling=Sampling(LATENT_SIZE, steps=4, probed_steps=(1,)),
+    sampling=Sampling(LATENT_SIZE, steps=4, guidance_scale=2.5, probed_steps=(1,)),
 )
 
 
@@ -98,30 +99,37 @@ class Bench:
 
     def __init__(self, model: Path, extent: Extent) -> None:
         self.weights = weights_hash(model)
-        loaded = load_model(model)
-        calibration = load_prompts(model / "prompts.safetensors")
-        heldout = load_prompts(model / "heldout_prompts.safetensors")
-        self.captures = Captures(
-            CalibrationRun(
-                loaded,
-                calibration,
-                extent.sampling.latent_size,
-                extent.settings(),
-            )
+        self.extent = extent
+        self.loaded = load_model(model)
+        self.heldout = load_prompts(model / "heldout_prompts.safetensors")
+        self.run = CalibrationRun(
+            self.loaded,
+            load_prompts(model / "prompts.safetensors"),
+            extent.sampling.latent_size,
+            extent.settings(),
         )
-        self.runs = {
-            seed: HeldoutRuns(loaded, extent.prompts_of(seed, heldout), seed, extent.sampling)
-            for seed in extent.seeds
-        }
+        self._runs: dict[int, HeldoutRuns] = {}
+
+    @cached_property
+    def captures(self) -> Captures:
+        """Of the calibration prompts."""
+        return Captures(self.run)
+
+    def runs(self, seed: int) -> HeldoutRuns:
+        """The dense videos of a seed."""
+        if seed not in self._runs:
+            prompts = self.extent.prompts_of(seed, self.heldout)
+            self._runs[seed] = HeldoutRuns(self.loaded, prompts, seed, self.extent.sampling)
+        return self._runs[seed]
 
     @property
     def tokens(self) -> int:
         """S."""
-        return self.captures.run.tokens
+        return self.run.tokens
 
     def measure(self, configuration: Configuration, seed: int) -> Quality:
         """Make the configuration's policy and measure it on the videos of one seed."""
-        return measure(make_policy(configuration, self.captures), self.runs[seed])
+        return measure(make_policy(configuration, self.captures), self.runs(seed))
 
 
 def fingerprint(weights: str, extent: Extent) -> str:
