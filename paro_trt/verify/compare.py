@@ -208,12 +208,12 @@ class _Verification:
 
     def eager_bound(self) -> float | None:
         """Relative L2 that rounding can explain: what a change of the latents in their last bits
-        does to the plan in PyTorch, at the worst point of the schedule."""
+        does to the plan in PyTorch, at one point of each bin, the worst."""
         if self.eager is None:
             return None
-        moved = [
-            self._rounding_effect(self.eager, point) for point in schedule_points(self.boundaries)
-        ]
+        # The reference is slow, so one point a bin: twice a forward each.
+        points = schedule_points(self.boundaries)[::2]
+        moved = [self._rounding_effect(self.eager, point) for point in points]
         return ROUNDING_FACTOR * max(moved) + ROUNDING_UNITS * self.unit
 
     def _rounding_effect(self, velocity: Velocity, timestep: float) -> float:
