@@ -1,0 +1,127 @@
+#include "attention_op.h"
+
+#include <new>
+
+#include "call.h"
+
+namespace paro::ort {
+namespace {
+
+// What is kept of a node between its executions.
+struct AttentionKernel {
+  const Api& api;
+  paro_attention attributes;
+  int32_t threads;
+};
+
+const AttentionOp& self(const CustomOp* op) { return *static_cast<const AttentionOp*>(op); }
+
+// Whether the node has the attribute, whatever scalar it is.
+bool is_present(const Api& api, const KernelInfo* info, const char* name) {
+  float real;
+  int64_t integer;
+  size_t length = 0;
+  return !discard(api, api.KernelInfoGetAttribute_float(info, name, &real)) ||
+         !discard(api, api.KernelInfoGetAttribute_int64(info, name, &integer)) ||
+         !discard(api, api.KernelInfoGetAttribute_string(info, name, nullptr, &length));
+}
+
+// An attribute without a default must be there; one of another type is never taken for absent.
+Status* read_float(const Api& api, const KernelInfo* info, const char* name, float absent,
+                   float& value) {
+  if (!discard(api, api.KernelInfoGetAttribute_float(info, name, &value))) return nullptr;
+  if (is_present(api, info, name)) {
+    return refuse(api, kInvalidArgument, "%s: expected a FLOAT attribute, got another type", name);
+  }
+  value = absent;
+  return nullptr;
+}
+
+Status* read_int(const Api& api, const KernelInfo* info, const char* name, const int32_t* absent,
+                 int32_t& value) {
+  int64_t wide = 0;
+  if (!discard(api, api.KernelInfoGetAttribute_int64(info, name, &wide))) {
+    value = static_cast<int32_t>(wide);
+    if (value == wide) return nullptr;
+    return refuse(api, kInvalidArgument, "%s: expected a small integer, got %lld", name,
+                  static_cast<long long>(wide));
+  }
+  if (absent == nullptr || is_present(api, info, name)) {
+    return refuse(api, kInvalidArgument, "%s: expected an INT attribute, got none", name);
+  }
+  value = *absent;
+  return nullptr;
+}
+
+Status* read_attributes(const Api& api, const KernelInfo* info, paro_attention& call) {
+  constexpr int32_t kDropped = 0;
+  Status* status = read_float(api, info, "scale", 0.0f, call.scale);
+  const auto next = [&](const char* name, const int32_t* absent, int32_t& value) {
+    if (status == nullptr) status = read_int(api, info, name, absent, value);
+  };
+  next("block_q", nullptr, call.block_q);
+  next("block_k", nullptr, call.block_k);
+  next("qk_bits", nullptr, call.qk_bits);
+  next("pv_bits", nullptr, call.pv_bits);
+  next("pool_dropped", &kDropped, call.pool_dropped);
+  return status;
+}
+
+Status* create_kernel(const CustomOp* op, const Api* api, const KernelInfo* info,
+                      void** kernel) noexcept {
+  paro_attention attributes = {};
+  attributes.struct_size = sizeof attributes;
+  attributes.dtype = self(op).dtype;
+  if (Status* const status = read_attributes(*api, info, attributes)) return status;
+  *kernel = new (std::nothrow) AttentionKernel{*api, attributes, self(op).threads};
+  if (*kernel == nullptr) return refuse(*api, kFail, "memory: expected room for a node, got none");
+  return nullptr;
+}
+
+Status* compute(void* kernel, KernelContext* context) noexcept {
+  const AttentionKernel& own = *static_cast<const AttentionKernel*>(kernel);
+  return run_call(own.api, context, own.attributes, own.threads);
+}
+
+ElementType input_type(const CustomOp* op, size_t index) {
+  if (index < 3) return self(op).element;
+  return index == 7 ? kFloat : kInt32;  // channel_affine is the only other float
+}
+
+Status* infer_output(const CustomOp* op, ShapeContext* context) {
+  const Api& api = self(op).api;
+  TensorInfo* query = nullptr;  // the context's own
+  if (Status* const status = api.ShapeInferContext_GetInputTypeShape(context, 0, &query)) {
+    return status;
+  }
+  return api.ShapeInferContext_SetOutputTypeShape(context, 0, query);
+}
+
+}  // namespace
+
+AttentionOp::AttentionOp(const Api& runtime, ElementType element_type, paro_dtype same_dtype,
+                         int32_t thread_count) noexcept
+    : CustomOp{}, api(runtime), element(element_type), dtype(same_dtype), threads(thread_count) {
+  version = kApiVersion;
+  GetName = [](const CustomOp*) { return "PAROAttention"; };
+  GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU
+  GetInputType = input_type;
+  GetInputTypeCount = [](const CustomOp*) { return kInputs; };
+  GetOutputType = [](const CustomOp* op, size_t) { return self(op).element; };
+  GetOutputTypeCount = [](const CustomOp*) { return size_t{1}; };
+  GetInputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
+  GetOutputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
+  GetInputMemoryType = [](const CustomOp*, size_t) { return kDefaultMemory; };
+  GetVariadicInputMinArity = [](const CustomOp*) { return 0; };
+  GetVariadicInputHomogeneity = [](const CustomOp*) { return 0; };
+  GetVariadicOutputMinArity = [](const CustomOp*) { return 0; };
+  GetVariadicOutputHomogeneity = [](const CustomOp*) { return 0; };
+  CreateKernelV2 = create_kernel;
+  KernelComputeV2 = compute;
+  KernelDestroy = [](void* kernel) { delete static_cast<AttentionKernel*>(kernel); };
+  InferOutputShapeFn = infer_output;
+  GetStartVersion = [](const CustomOp*) { return 1; };
+  GetEndVersion = [](const CustomOp*) { return 1; };
+}
+
+}  // namespace paro::ort

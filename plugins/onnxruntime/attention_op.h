@@ -1,0 +1,20 @@
+// The op PAROAttention as ONNX Runtime sees it: one overload for each float type.
+#pragma once
+
+#include "ort_abi.h"
+#include "paro/paro_c.h"
+
+namespace paro::ort {
+
+// Lives as long as any session that it was registered with.
+struct AttentionOp : CustomOp {
+  AttentionOp(const Api& runtime, ElementType element_type, paro_dtype same_dtype,
+              int32_t thread_count) noexcept;
+
+  const Api& api;
+  ElementType element;  // of query, key, value and output
+  paro_dtype dtype;     // the same in the C ABI
+  int32_t threads;      // 0: one for each core the process may use
+};
+
+}  // namespace paro::ort

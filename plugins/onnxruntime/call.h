@@ -1,0 +1,23 @@
+// One execution of the node: ONNX Runtime's tensors as a call of the C ABI.
+#pragma once
+
+#include "ort_abi.h"
+#include "paro/paro_c.h"
+
+namespace paro::ort {
+
+constexpr size_t kInputs = 10;
+
+// Computes output 0 from inputs 0-9. `attributes` holds the attributes and dtype of the call; its
+// sizes and pointers are not read. Null on success.
+Status* run_call(const Api& api, KernelContext* context, const paro_attention& attributes,
+                 int32_t threads) noexcept;
+
+// Releases `status`, which may be null, and says whether it was an error.
+bool discard(const Api& api, Status* status) noexcept;
+
+// A Status with a printf-style message.
+Status* refuse(const Api& api, ErrorCode code, const char* format, ...) noexcept
+    __attribute__((format(printf, 3, 4)));
+
+}  // namespace paro::ort

@@ -1,0 +1,136 @@
+// The part of ONNX Runtime's C interface that a custom op needs, declared here because no package
+// carries its header. The interface is append-only: a slot, once released, keeps its place and
+// signature. abi_check.cpp proves every declaration against the real header where that is found.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace paro::ort {
+
+// The oldest interface with everything below; runtimes from 1.17 on provide it.
+constexpr uint32_t kApiVersion = 17;
+
+enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kNotImplemented = 9 };
+
+enum ElementType : int { kFloat = 1, kInt32 = 6, kFloat16 = 10, kBFloat16 = 16 };
+
+enum Characteristic : int { kRequired = 0 };
+
+enum MemoryType : int { kDefaultMemory = 0 };
+
+// Opaque; a null Status is success.
+struct Status;
+struct Value;
+struct TensorInfo;
+struct SessionOptions;
+struct CustomOpDomain;
+struct KernelInfo;
+struct KernelContext;
+struct ShapeContext;
+struct CustomOp;
+
+// Function table; `slots_*` are entries that are not used here.
+struct Api {
+  Status* (*CreateStatus)(ErrorCode code, const char* message);
+  void* slots_1[25];
+  Status* (*CreateCustomOpDomain)(const char* domain, CustomOpDomain** out);
+  Status* (*CustomOpDomain_Add)(CustomOpDomain* domain, const CustomOp* op);
+  Status* (*AddCustomOpDomain)(SessionOptions* options, CustomOpDomain* domain);
+  void* slots_29[22];
+  Status* (*GetTensorMutableData)(Value* value, void** out);
+  void* slots_52[9];
+  Status* (*GetDimensionsCount)(const TensorInfo* info, size_t* out);
+  Status* (*GetDimensions)(const TensorInfo* info, int64_t* sizes, size_t count);
+  void* slots_63[2];
+  Status* (*GetTensorTypeAndShape)(const Value* value, TensorInfo** out);
+  void* slots_66[19];
+  Status* (*KernelInfoGetAttribute_float)(const KernelInfo* info, const char* name, float* out);
+  Status* (*KernelInfoGetAttribute_int64)(const KernelInfo* info, const char* name, int64_t* out);
+  Status* (*KernelInfoGetAttribute_string)(const KernelInfo* info, const char* name, char* out,
+                                           size_t* size);
+  void* slots_88[2];
+  Status* (*KernelContext_GetInput)(const KernelContext* context, size_t index, const Value** out);
+  Status* (*KernelContext_GetOutput)(KernelContext* context, size_t index, const int64_t* sizes,
+                                     size_t count, Value** out);
+  void* slot_92;
+  void (*ReleaseStatus)(Status* status);
+  void* slots_94[5];
+  void (*ReleaseTensorTypeAndShapeInfo)(TensorInfo* info);
+  void* slot_100;
+  void (*ReleaseCustomOpDomain)(CustomOpDomain* domain);
+  void* slots_102[135];
+  Status* (*HasSessionConfigEntry)(const SessionOptions* options, const char* key, int* out);
+  Status* (*GetSessionConfigEntry)(const SessionOptions* options, const char* key, char* value,
+                                   size_t* size);
+  void* slots_239[29];
+  Status* (*ShapeInferContext_GetInputTypeShape)(const ShapeContext* context, size_t index,
+                                                 TensorInfo** out);
+  void* slot_269;
+  Status* (*ShapeInferContext_SetOutputTypeShape)(const ShapeContext* context, size_t index,
+                                                  const TensorInfo* info);
+};
+
+struct ApiBase {
+  // Null where the runtime is older than `version`.
+  const Api* (*GetApi)(uint32_t version);
+  const char* (*GetVersionString)();
+};
+
+// What describes one overload of an op. Entries from GetMayInplace on are read only by newer
+// versions than kApiVersion and stay null.
+struct CustomOp {
+  uint32_t version;
+  void* (*CreateKernel)(const CustomOp* op, const Api* api, const KernelInfo* info);
+  const char* (*GetName)(const CustomOp* op);
+  const char* (*GetExecutionProviderType)(const CustomOp* op);
+  ElementType (*GetInputType)(const CustomOp* op, size_t index);
+  size_t (*GetInputTypeCount)(const CustomOp* op);
+  ElementType (*GetOutputType)(const CustomOp* op, size_t index);
+  size_t (*GetOutputTypeCount)(const CustomOp* op);
+  void (*KernelCompute)(void* kernel, KernelContext* context);
+  void (*KernelDestroy)(void* kernel);
+  Characteristic (*GetInputCharacteristic)(const CustomOp* op, size_t index);
+  Characteristic (*GetOutputCharacteristic)(const CustomOp* op, size_t index);
+  MemoryType (*GetInputMemoryType)(const CustomOp* op, size_t index);
+  int (*GetVariadicInputMinArity)(const CustomOp* op);
+  int (*GetVariadicInputHomogeneity)(const CustomOp* op);
+  int (*GetVariadicOutputMinArity)(const CustomOp* op);
+  int (*GetVariadicOutputHomogeneity)(const CustomOp* op);
+  Status* (*CreateKernelV2)(const CustomOp* op, const Api* api, const KernelInfo* info,
+                            void** kernel);
+  Status* (*KernelComputeV2)(void* kernel, KernelContext* context);
+  Status* (*InferOutputShapeFn)(const CustomOp* op, ShapeContext* context);
+  int (*GetStartVersion)(const CustomOp* op);
+  int (*GetEndVersion)(const CustomOp* op);
+  size_t (*GetMayInplace)(int** inputs, int** outputs);
+  void (*ReleaseMayInplace)(int* inputs, int* outputs);
+  size_t (*GetAliasMap)(int** inputs, int** outputs);
+  void (*ReleaseAliasMap)(int* inputs, int* outputs);
+};
+
+#define PARO_ORT_SLOT(name, slot) \
+  static_assert(offsetof(Api, name) == (slot) * sizeof(void*), #name " is slot " #slot)
+PARO_ORT_SLOT(CreateStatus, 0);
+PARO_ORT_SLOT(CreateCustomOpDomain, 26);
+PARO_ORT_SLOT(CustomOpDomain_Add, 27);
+PARO_ORT_SLOT(AddCustomOpDomain, 28);
+PARO_ORT_SLOT(GetTensorMutableData, 51);
+PARO_ORT_SLOT(GetDimensionsCount, 61);
+PARO_ORT_SLOT(GetDimensions, 62);
+PARO_ORT_SLOT(GetTensorTypeAndShape, 65);
+PARO_ORT_SLOT(KernelInfoGetAttribute_float, 85);
+PARO_ORT_SLOT(KernelInfoGetAttribute_int64, 86);
+PARO_ORT_SLOT(KernelInfoGetAttribute_string, 87);
+PARO_ORT_SLOT(KernelContext_GetInput, 90);
+PARO_ORT_SLOT(KernelContext_GetOutput, 91);
+PARO_ORT_SLOT(ReleaseStatus, 93);
+PARO_ORT_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
+PARO_ORT_SLOT(ReleaseCustomOpDomain, 101);
+PARO_ORT_SLOT(HasSessionConfigEntry, 237);
+PARO_ORT_SLOT(GetSessionConfigEntry, 238);
+PARO_ORT_SLOT(ShapeInferContext_GetInputTypeShape, 268);
+PARO_ORT_SLOT(ShapeInferContext_SetOutputTypeShape, 270);
+#undef PARO_ORT_SLOT
+
+}  // namespace paro::ort
