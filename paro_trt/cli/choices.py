@@ -1,6 +1,6 @@
 """Values that options take, spelled here so that `--help` need not import torch.
 
-tests/cli/test_choices.py holds them against the enums they stand for.
+tests/cli/test_app.py holds them against the enums they stand for.
 """
 
 from __future__ import annotations
@@ -13,3 +13,4 @@ AllocationName: TypeAlias = Literal["model", "layer", "head"]
 BackendName: TypeAlias = Literal["ort", "cpu", "tensorrt"]
 DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
 BodyName: TypeAlias = Literal["sparse", "dense", "none"]
+ImplementationName: TypeAlias = Literal["reference", "cpu", "cuda", "emulated"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import output
+from .choices import ImplementationName
 from .paths import require_file
 from .policy import UNMET
 
@@ -45,6 +46,9 @@ def verify(
         typer.Option(help="Span of the samples' values for PSNR and SSIM. [default: as sampled]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
+    impl: Annotated[
+        ImplementationName, typer.Option(help="Who computes the plan in PyTorch.")
+    ] = "reference",
     as_json: output.JsonOption = False,
 ) -> None:
     """Compare an exported model, in ONNX Runtime, with the dense model and the plan in PyTorch.
@@ -66,6 +70,7 @@ def verify(
         seed=seed,
         min_cosine=min_cosine,
         data_range=data_range,
+        impl=impl,
     )
     loaded_plan = None if plan is None else load_plan(plan)
     given = None if prompts is None else load_prompts(prompts)

@@ -16,6 +16,7 @@ from ..models.bins import mask_bins
 from ..models.conditioning import Prompts, text_conditioning
 from ..models.denoise import TIMESTEPS, Velocity, denoise, seeded_noise
 from ..models.load import LoadedModel
+from ..op.api import Implementation, parse_implementation
 from ..plan import ParoPlan
 from ..runtime.backends import open_session
 from ..runtime.session import Session
@@ -46,6 +47,8 @@ class VerifySettings:
         min_cosine: that every velocity must reach with the dense model's.
         data_range: span of the latents' values, for PSNR and SSIM; None takes that of the dense
             sample. 2 suits videos in [-1, 1].
+        impl: who computes the plan in PyTorch: the reference, which is the specification and
+            slow, or "cpu", which is tested against it.
     """
 
     steps: int = 20
@@ -55,8 +58,10 @@ class VerifySettings:
     seed: int = 0
     min_cosine: float = 0.99
     data_range: float | None = None
+    impl: str | Implementation = Implementation.REFERENCE
 
     def __post_init__(self) -> None:
+        parse_implementation(self.impl)
         if self.samples < 1:
             raise ArgumentError("samples", expected="at least 1", actual=str(self.samples))
         if not -1.0 <= self.min_cosine <= 1.0:
@@ -171,7 +176,8 @@ class _Verification:
         self.exported: Velocity = session_velocity(session)
         self.eager: Velocity | None = None
         if plan is not None:
-            self.eager = ParoTransformer(model.model, model.family, plan).velocity
+            paro = ParoTransformer(model.model, model.family, plan, settings.impl)
+            self.eager = paro.velocity
         self.boundaries = session.info.bin_boundaries or ()
         self.unit = _float_unit(session, model)
         self.count = min(len(prompts), settings.samples)
@@ -211,7 +217,7 @@ class _Verification:
         does to the plan in PyTorch, at one point of each bin, the worst."""
         if self.eager is None:
             return None
-        # The reference is slow, so one point a bin: twice a forward each.
+        # The reference may be the one to compute it, and is slow: one point a bin, two forwards.
         points = schedule_points(self.boundaries)[::2]
         moved = [self._rounding_effect(self.eager, point) for point in points]
         return ROUNDING_FACTOR * max(moved) + ROUNDING_UNITS * self.unit

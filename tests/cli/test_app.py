@@ -18,6 +18,7 @@ from paro_trt.cli import choices
 from paro_trt.cli.planned import PLANNED
 from paro_trt.cli.policy import PolicyGroup
 from paro_trt.errors import ArgumentError
+from paro_trt.op.api import Implementation
 from paro_trt.runtime.backends import Backend
 
 WORKING = ("doctor", "calibrate", "inspect", "export", "verify", "run", "bench")
@@ -66,6 +67,7 @@ def test_unknown_options_and_verbs_are_usage_errors(paro):
         (choices.MaskMetricName, MaskMetric),
         (choices.AllocationName, Allocation),
         (choices.BackendName, Backend),
+        (choices.ImplementationName, Implementation),
     ],
 )
 def test_option_values_are_those_of_the_enums(names, enum):

@@ -237,3 +237,11 @@ def test_schedule_points_lie_inside_each_bin():
 def test_settings_out_of_range(arguments):
     with pytest.raises(ArgumentError, match=next(iter(arguments))):
         VerifySettings(**arguments)
+
+
+def test_the_native_backend_may_compute_the_plan(loaded, plan, prompts):
+    settings = dataclasses.replace(QUICK, impl="cpu")
+    report = verify_model(session_of(loaded, plan), loaded, plan, prompts, settings)
+    assert report.ok, report.failures
+    with pytest.raises(ArgumentError, match="impl"):
+        dataclasses.replace(settings, impl="fast")
