@@ -1,4 +1,4 @@
-"""Exported ONNX files in plain ONNX Runtime on the CPU: no custom library, no GPU."""
+"""Exported ONNX files in ONNX Runtime on the CPU, with or without the native op."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, OnnxFileError
+from .custom_op import register_custom_op, unsupported_call
 from .info import SessionInfo
 from .session import Arrays, Session, TensorSpec
 
@@ -28,20 +29,31 @@ class OrtSession(Session):
 
     Args:
         path: the .onnx file; its external data lies beside it.
-        threads: of one operator; None leaves the choice to ONNX Runtime.
+        threads: of one operator; None leaves the choice to ONNX Runtime and to the native op.
+        native_op: PAROAttention is computed by the native CPU kernels; False: by the function that
+            the file carries.
 
     Raises:
+        BackendUnavailableError: the native op was not built; or, from `run`, its kernels lack what
+            the file asks for.
         OnnxFileError: the file or its external data is missing, damaged, not runnable, or not
             from this package's exporter.
         ArgumentError: threads is not positive.
     """
 
-    def __init__(self, path: str | PathLike[str], threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        threads: int | None = None,
+        *,
+        native_op: bool = False,
+    ) -> None:
         if threads is not None and threads < 1:
             raise ArgumentError("threads", expected="at least 1", actual=str(threads))
         self.path = Path(path)
+        self._native_op = native_op
         check_onnx_file(self.path)
-        loaded = _load(self.path, threads)
+        loaded = _load(self.path, threads, native_op)
         self._session: Any = loaded.session
         self._inputs = _specs(self.path, loaded.inputs)
         self._outputs = _specs(self.path, loaded.outputs)
@@ -72,6 +84,8 @@ class OrtSession(Session):
         try:
             values = self._session.run(None, inputs)
         except Exception as error:  # ONNX Runtime's errors share no narrower base
+            if self._native_op and (refusal := unsupported_call(error)):
+                raise refusal from error
             raise _file_error(self.path, "a graph that runs on these inputs", error) from error
         return {spec.name: value for spec, value in zip(self._outputs, values, strict=True)}
 
@@ -143,13 +157,15 @@ class _Loaded(NamedTuple):
     metadata: dict[str, str]
 
 
-def _load(path: Path, threads: int | None) -> _Loaded:
+def _load(path: Path, threads: int | None, native_op: bool) -> _Loaded:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
+    if native_op:
+        register_custom_op(options, threads)
     try:
         session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"], enable_fallback=0
