@@ -25,10 +25,13 @@ from quality.bench import (
     Bench,
     Extent,
     fingerprint,
-    measured_results,
+    measure_missing,
+    stored_results,
 )
 from quality.report import terminal_table, write_csv, write_page, write_plot
 from rich.console import Console
+
+from paro_trt.errors import ArgumentError
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "samples" / "tiny_video_dit" / "model"
@@ -92,6 +95,9 @@ def main(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="two videos each")] = len(FULL.seeds),
     quick: Annotated[bool, typer.Option("--quick", help="one prompt, one density")] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="write what has been measured so far")
+    ] = False,
     work: Annotated[Path, typer.Option(help="where finished configurations are kept")] = ROOT
     / "build"
     / "quality",
@@ -102,12 +108,19 @@ def main(
     output = output or ROOT / "docs" / "measurements" / f"{today}-quality"
     output.parent.mkdir(parents=True, exist_ok=True)
     bench = Bench(model, extent)
-    results = measured_results(bench, extent, work / fingerprint(bench.weights, extent))
+    finished = work / fingerprint(bench.weights, extent)
+    if not report_only:
+        measure_missing(bench, finished)
+    results = stored_results(extent, finished)
+    measured = sum(1 for _ in finished.glob("*.json"))
+    if not results:
+        raise ArgumentError("--report-only", expected=f"results in {finished}", actual="none")
     Console().print(terminal_table(results, bench.tokens))
     plot = output.with_suffix(".png")
     write_csv(results, bench.tokens, output.with_suffix(".csv"))
     write_plot(results, plot)
-    write_page(results, facts(bench, extent), plot, output.with_suffix(".md"))
+    progress = ("measured", f"{measured} of {len(extent.pairs())} configurations x seeds")
+    write_page(results, [*facts(bench, extent), progress], plot, output.with_suffix(".md"))
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ from paro_trt.testing.tiny_wan import TEXT_DIM, TEXT_TOKENS, tiny_wan
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "samples" / "benchmarks"))
 
 from quality.attention import AttentionCall, Selection, selected_attention
-from quality.bench import Bench, Extent, measured_results
+from quality.bench import Bench, Extent, measure_missing, stored_results
 from quality.dynamic import SpatialTemporal, TopBlocks
 from quality.evaluate import Quality, Sampling, measure
 from quality.masks import band_distance, nearest_blocks, window_distance
 from quality.policies import SPARSE_KINDS, Configuration, Kind, make_policy
-from quality.report import terminal_table, write_csv, write_page, write_plot
+from quality.report import Result, terminal_table, write_csv, write_page, write_plot
 
 from paro_trt.calibrate.orders import visual_order
 from paro_trt.calibrate.statistics import Tiling
@@ -204,14 +204,16 @@ def test_results_resume_and_are_reported(
         return Quality(configuration.density, psnr, ssim, relative_l2)
 
     monkeypatch.setattr(bench, "measure", draw)
-    results = measured_results(bench, EXTENT, tmp_path / "work")
-    assert drawn == [(c, seed) for seed in EXTENT.seeds for c in EXTENT.configurations(seed)]
+    measure_missing(bench, tmp_path / "work")
+    results = stored_results(EXTENT, tmp_path / "work")
+    assert drawn == [(c, seed) for seed in (5, 6) for c in EXTENT.configurations(seed)]
     assert [len(result.quality.psnr) for result in results] == [
         4 if result.configuration.quantized else 8 for result in results
     ]
     measured = len(drawn)
     next((tmp_path / "work").iterdir()).unlink()
-    again = measured_results(bench, EXTENT, tmp_path / "work")
+    measure_missing(bench, tmp_path / "work")
+    again = stored_results(EXTENT, tmp_path / "work")
     assert len(drawn) == measured + 1
     assert sum(old != new for old, new in zip(results, again, strict=True)) == 1
 
@@ -224,3 +226,14 @@ def test_results_resume_and_are_reported(
     page = output.with_suffix(".md").read_text()
     assert all(kind.value in page for kind in SPARSE_KINDS)
     assert output.with_suffix(".png").stat().st_size > 0
+
+
+def test_a_report_of_a_few_results_says_what_is_missing(tmp_path: Path) -> None:
+    quality = Quality(0.3, [20.0, 21.0], [0.9, 0.8], [0.1, 0.2])
+    results = [
+        Result(Configuration(Kind.PARO_POOLED, density), quality) for density in (0.5, 0.3)
+    ] + [Result(Configuration(Kind.RANDOM, 0.3), quality)]
+    page = tmp_path / "quality.md"
+    write_page(results, [], tmp_path / "quality.png", page)
+    assert "Density 0.5: not measured" in page.read_text()
+    assert "Density 0.3: PARO, pooled is +0.00" in page.read_text()

@@ -56,6 +56,10 @@ class Extent:
         ]
         return [Configuration(Kind.DENSE, 1.0), *sparse, *quantized]
 
+    def pairs(self) -> list[tuple[Configuration, int]]:
+        """Every measurement: configuration and seed, seed after seed."""
+        return [(c, seed) for seed in self.seeds for c in self.configurations(seed)]
+
     def prompts_of(self, seed: int, heldout: Prompts) -> Prompts:
         """The prompts that run under a seed: the next of them, from the first again at the end."""
         start = self.seeds.index(seed) * self.prompts_per_seed
@@ -133,12 +137,12 @@ class Bench:
 
 
 def fingerprint(weights: str, extent: Extent) -> str:
-    """Of the weights, this benchmark's own code and what decides a single measurement."""
+    """Of the weights, the code that measures, and what decides a single measurement."""
     digest = hashlib.sha256(weights.encode())
     decisive = (extent.calibration_prompts, extent.prompts_per_seed, extent.sampling)
     digest.update(repr(decisive).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        if source.name != "report.py":
+        if source.name not in ("bench.py", "report.py"):
             digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -151,20 +155,27 @@ def weights_hash(model: Path) -> str:
     return digest.hexdigest()
 
 
-def measured_results(bench: Bench, extent: Extent, work: Path) -> list[Result]:
-    """Every configuration's result, from `work` where it is there already.
-
-    All configurations are measured under the first seed before the next one's turn.
-    """
+def measure_missing(bench: Bench, work: Path) -> None:
+    """Measure what is not in `work` yet; everything under one seed before the next one's turn."""
     work.mkdir(parents=True, exist_ok=True)
-    parts: dict[Configuration, list[Quality]] = {}
-    pairs = [(c, seed) for seed in extent.seeds for c in extent.configurations(seed)]
-    for configuration, seed in track(pairs, description="configurations x seeds"):
-        key = hashlib.sha256(f"{configuration.label}, seed {seed}".encode()).hexdigest()
-        path = work / f"{key[:16]}.json"
+    for configuration, seed in track(bench.extent.pairs(), description="configurations x seeds"):
+        path = _result_file(work, configuration, seed)
         if not path.exists():
             quality = bench.measure(configuration, seed)
             with atomic_write(path) as file:
                 file.write(json.dumps(quality._asdict()).encode())
-        parts.setdefault(configuration, []).append(Quality(**json.loads(path.read_text())))
+
+
+def stored_results(extent: Extent, work: Path) -> list[Result]:
+    """What is in `work` of the extent, the seeds of a configuration taken together."""
+    parts: dict[Configuration, list[Quality]] = {}
+    for configuration, seed in extent.pairs():
+        path = _result_file(work, configuration, seed)
+        if path.exists():
+            parts.setdefault(configuration, []).append(Quality(**json.loads(path.read_text())))
     return [Result(configuration, Quality.merged(of)) for configuration, of in parts.items()]
+
+
+def _result_file(work: Path, configuration: Configuration, seed: int) -> Path:
+    key = hashlib.sha256(f"{configuration.label}, seed {seed}".encode()).hexdigest()
+    return work / f"{key[:16]}.json"

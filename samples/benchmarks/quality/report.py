@@ -134,7 +134,8 @@ def write_page(
     ):
         lines += [f"## {title}", "", *_density_table(results, densities, metric, digits), ""]
     lines += ["## Bits", "", *_bits_table(results), ""]
-    lines += ["## Reading", "", *(_reading(results, density) for density in densities), ""]
+    lines += ["## Reading", "", *(_reading(results, density) for density in densities)]
+    lines += [*_bits_reading(results), ""]
     path.write_text("\n".join(lines))
 
 
@@ -153,6 +154,9 @@ def _density_table(
         of_density = {r.configuration.density: r for r in unquantized(results, kind)}
         cells = []
         for density in densities:
+            if density not in of_density:
+                cells.append("not measured")
+                continue
             mean, spread = mean_and_spread(getattr(of_density[density].quality, metric))
             cells.append(f"{mean:.{digits}f} ± {spread:.{digits}f}")
         lines.append(f"| {kind.value} | " + " | ".join(cells) + " |")
@@ -188,13 +192,34 @@ def _reading(results: Sequence[Result], density: float) -> str:
         for r in _sparse(results)
         if r.configuration.density == density
     }
-    ours = at_density[Kind.PARO_POOLED]
     others = [kind for kind in at_density if kind not in (*PARO_KINDS, *ABLATIONS)]
+    if Kind.PARO_POOLED not in at_density or not others:
+        return f"- Density {density:g}: not measured."
+    ours = at_density[Kind.PARO_POOLED]
     best = max(others, key=lambda kind: statistics.fmean(at_density[kind]))
-    gains = [mine - theirs for mine, theirs in zip(ours, at_density[best], strict=True)]
+    gains = [mine - theirs for mine, theirs in zip(ours, at_density[best], strict=False)]
     mean, spread = mean_and_spread(gains)
     won = sum(gain > 0 for gain in gains)
     return (
         f"- Density {density:g}: {Kind.PARO_POOLED.value} is {mean:+.2f} ± {spread:.2f} dB from "
         f"the best other policy, {best.value}; better on {won} of {len(gains)} videos."
     )
+
+
+def _bits_reading(results: Sequence[Result]) -> list[str]:
+    """What integers cost our default at the density they were measured at, video by video."""
+    plain = {r.configuration.density: r for r in unquantized(results, Kind.PARO_POOLED)}
+    lines = []
+    for result in results:
+        configuration = result.configuration
+        if not configuration.quantized or configuration.kind is not Kind.PARO_POOLED:
+            continue
+        if configuration.density not in plain:
+            continue
+        # Quantized runs cover the first videos only.
+        pairs = zip(result.quality.psnr, plain[configuration.density].quality.psnr, strict=False)
+        mean, spread = mean_and_spread([quantized - exact for quantized, exact in pairs])
+        lines.append(
+            f"- {configuration.label}: {mean:+.2f} ± {spread:.2f} dB from 16 bits at this density."
+        )
+    return lines
