@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import ArgumentError, ModelError
-from ..models.base import AttentionSite, ConditioningInput
-from ..models.conditioning import Prompts
+from ..models.base import AttentionSite
+from ..models.conditioning import Prompts, text_conditioning
 from ..models.denoise import sampling_timesteps, seeded_noise
 from ..models.load import LoadedModel
 from ..plan import Grid, TextLayout
@@ -49,8 +49,9 @@ class CalibrationRun:
     """A model, prompts, latents of (frames, height, width) and settings that belong together.
 
     Raises:
-        ArgumentError: no prompts, embeddings of another width, or guidance without a negative.
-        ModelError: the model takes conditioning that a prompt file does not hold.
+        ArgumentError: no prompts, or guidance without a negative.
+        ModelError: the latents do not fit the model's patches, or the model takes conditioning
+            that a prompt file does not hold, or embeddings of another width.
     """
 
     loaded: LoadedModel
@@ -68,14 +69,9 @@ class CalibrationRun:
                 actual=str(self.settings.guidance_scale),
                 remedy="add negative_prompt_embeds to the prompt file",
             )
-        wanted, actual = self._conditioning_spec.shape[-1], self.prompts.embeds.shape[-1]
-        if wanted != actual:
-            raise ArgumentError(
-                "prompt embeddings",
-                expected=f"{wanted} channels, as the model takes",
-                actual=str(actual),
-                remedy="embed the prompts with the model's own text encoder",
-            )
+        self._conditioning(self.prompts.embeds[0])
+        # Everything that may refuse does so before the first work is kept.
+        self.loaded.family.grid(self.loaded.config, self.latent_size)
 
     @property
     def prompts_used(self) -> range:
@@ -189,21 +185,10 @@ class CalibrationRun:
             "prompts": _digest(self.prompts.embeds, self.prompts.negative),
         }
 
-    @property
-    def _conditioning_spec(self) -> ConditioningInput:
-        spec = self.loaded.family.conditioning_spec(self.loaded.config)
-        if len(spec) != 1:
-            raise ModelError(
-                f"conditioning of the {self.loaded.family.name} family",
-                expected="the text embedding alone",
-                actual=", ".join(entry.name for entry in spec),
-                remedy="calibration cannot feed this family yet",
-            )
-        return spec[0]
-
     def _conditioning(self, embedding: Tensor) -> Mapping[str, Tensor]:
         device = next(self.loaded.model.parameters()).device
-        return {self._conditioning_spec.name: embedding[None].to(device)}
+        family, config = self.loaded.family, self.loaded.config
+        return text_conditioning(family, config, embedding[None].to(device))
 
 
 def _weights_digest(model: torch.nn.Module) -> str:

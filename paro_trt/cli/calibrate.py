@@ -109,8 +109,6 @@ def calibrate(
     calibration_prompts = load_prompts(prompts)
     heldout_prompts = None if heldout is None else load_prompts(heldout)
     loaded = load_model(model)
-    # Refused before the first work is kept: no directory is left of a run that cannot begin.
-    loaded.family.grid(loaded.config, latent_size)
     kept = f"finished work is kept in {plan}{WORK_SUFFIX}; the same command resumes it"
     with when_interrupted(kept), StageBars() as bars:
         made = learn(

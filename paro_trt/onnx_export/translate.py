@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import torch
 
+from ..op import api as _registers_the_op  # noqa: F401
 from ..op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE, OP_VERSION, PLUGIN_NAMESPACE
 from ..op.spec import PLUGIN_VERSION as VERSION
 

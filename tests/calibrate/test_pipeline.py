@@ -230,7 +230,7 @@ def test_attention_inputs_are_checked():
 
 def test_prompts_of_another_encoder_are_refused(loaded, tmp_path):
     wrong = Prompts(("x",), torch.ones(1, 4, loaded.config["text_dim"] + 1))
-    with pytest.raises(ArgumentError, match="prompt embeddings"):
+    with pytest.raises(ModelError, match="prompt embeddings"):
         calibrate(loaded, wrong, LATENT_SIZE, SETTINGS, tmp_path / "plan")
     assert not list(tmp_path.iterdir())
 
