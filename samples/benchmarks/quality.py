@@ -115,7 +115,7 @@ def main(
     measured = sum(1 for _ in finished.glob("*.json"))
     if not results:
         raise ArgumentError("--report-only", expected=f"results in {finished}", actual="none")
-    Console().print(terminal_table(results, bench.tokens))
+    Console().print(terminal_table(results))
     plot = output.with_suffix(".png")
     write_csv(results, bench.tokens, output.with_suffix(".csv"))
     write_plot(results, plot)

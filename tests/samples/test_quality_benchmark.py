@@ -221,7 +221,7 @@ def test_results_resume_and_are_reported(
     write_csv(results, TOKENS, output.with_suffix(".csv"))
     write_plot(results, output.with_suffix(".png"))
     write_page(results, [("date", "today")], output.with_suffix(".png"), output.with_suffix(".md"))
-    assert terminal_table(results, TOKENS).row_count == len(results)
+    assert terminal_table(results).row_count == len(results)
     assert len(output.with_suffix(".csv").read_text().splitlines()) == len(results) + 1
     page = output.with_suffix(".md").read_text()
     assert all(kind.value in page for kind in SPARSE_KINDS)

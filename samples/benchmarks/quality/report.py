@@ -67,14 +67,29 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def terminal_table(results: Sequence[Result], tokens: int) -> Table:
-    """A rich table of every result."""
+def terminal_table(results: Sequence[Result]) -> Table:
+    """A rich table of every result, mean ± standard deviation."""
     table = Table(title="Quality against dense attention")
-    for index, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if index == 0 else "right")
+    for index, column in enumerate(("policy", "density", "bits", "PSNR", "SSIM", "relative L2")):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for result in results:
-        table.add_row(*map(str, result.row(tokens)))
+        configuration, quality = result.configuration, result.quality
+        table.add_row(
+            configuration.kind.value,
+            f"{quality.density:.3f}",
+            f"{configuration.qk_bits}/{configuration.pv_bits}",
+            *_cells(quality),
+        )
     return table
+
+
+def _cells(quality: Quality) -> list[str]:
+    """PSNR, SSIM and relative L2 error, each as mean ± standard deviation."""
+    return [
+        f"{mean:.{digits}f} ± {spread:.{digits}f}"
+        for values, digits in ((quality.psnr, 2), (quality.ssim, 3), (quality.relative_l2, 3))
+        for mean, spread in (mean_and_spread(values),)
+    ]
 
 
 def write_csv(results: Sequence[Result], tokens: int, path: Path) -> None:
@@ -100,8 +115,10 @@ def write_plot(results: Sequence[Result], path: Path) -> None:
         for axis, values in zip(axes, ("psnr", "relative_l2"), strict=True):
             spread = [mean_and_spread(getattr(result.quality, values)) for result in line]
             axis.plot(density, [mean for mean, _ in spread], label=kind.value, **style)
-    axes[0].set(xlabel="density", ylabel="PSNR against the dense video (dB)")
-    axes[1].set(xlabel="density", ylabel="relative L2 error of attention", yscale="log")
+    axes[0].set(xlim=(0.0, 0.6), xlabel="density", ylabel="PSNR against the dense video (dB)")
+    axes[1].set(
+        xlim=(0.0, 0.6), xlabel="density", ylabel="relative L2 error of attention", yscale="log"
+    )
     axes[0].legend(fontsize=8)
     for axis in axes:
         axis.grid(alpha=0.3)
@@ -172,14 +189,9 @@ def _bits_table(results: Sequence[Result]) -> list[str]:
         configuration, quality = result.configuration, result.quality
         if not configuration.quantized:
             continue
-        cells = [
-            f"{mean:.{digits}f} ± {spread:.{digits}f}"
-            for values, digits in ((quality.psnr, 2), (quality.ssim, 3), (quality.relative_l2, 3))
-            for mean, spread in (mean_and_spread(values),)
-        ]
         lines.append(
             f"| {configuration.kind.value} | {configuration.density:g} "
-            f"| {configuration.qk_bits}/{configuration.pv_bits} | {' | '.join(cells)} "
+            f"| {configuration.qk_bits}/{configuration.pv_bits} | {' | '.join(_cells(quality))} "
             f"| {len(quality.psnr)} |"
         )
     return lines
