@@ -1,0 +1,105 @@
+// Instantiates every wrapper, to be compiled by nvcc for every target: a typing error in an asm
+// string shows only here. Never run.
+#include "ptx/convert.cuh"
+#include "ptx/cp_async.cuh"
+#include "ptx/launch.cuh"
+#include "ptx/ldmatrix.cuh"
+#include "ptx/mbarrier.cuh"
+#include "ptx/mma.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/warp.cuh"
+#include "ptx/wgmma.cuh"
+
+using namespace paro;
+
+__global__ void ampere(const uint4* in, uint32_t* out, float x, int barrier_id) {
+  DYN_SMEM(shared);
+  const uint32_t base = ptx::shared_u32(shared), lane = threadIdx.x;
+  ptx::cp_async_16(base + lane * 16, in + lane, lane != 3);
+  ptx::cp_async_small<4>(base + 1024 + lane * 4, in + lane);
+  ptx::cp_async_small<8>(base + 2048 + lane * 8, in + lane, lane != 5);
+  ptx::cp_async_commit();
+  ptx::cp_async_wait<1>();
+  ptx::cp_async_wait_all();
+  ptx::named_barrier_sync(barrier_id, 64);
+  ptx::named_barrier_arrive(2, 64);
+  ptx::mbarrier_init(base + 4096, 32);
+  ptx::mbarrier_arrive(base + 4096);
+  ptx::mbarrier_wait(base + 4096, 0);
+  ptx::mbarrier_invalidate(base + 4096);
+  uint32_t a[4], b[2], t[4], u[2];
+  ptx::ldmatrix_x4(a, base + lane * 16);
+  ptx::ldmatrix_x4_trans(t, base + lane * 16);
+  ptx::ldmatrix_x2(b, base + lane * 16);
+  ptx::ldmatrix_x2_trans(u, base + lane * 16);
+  int32_t c[4] = {};
+  float f[4] = {};
+  ptx::mma_s8_s8(c, a, b);
+  ptx::mma_u8_s8(c, t, u);
+  ptx::mma_s4_s4(c, a, b);
+  ptx::mma_u4_s4(c, t, u);
+  ptx::mma_f16(f, a, b);
+  ptx::mma_bf16(f, t, u);
+  const float y = ptx::exp2_approx(x) + ptx::float_from_biased(ptx::biased_zero + c[0]);
+  const ptx::BytePair p = ptx::unpack_s4_interleaved(a[0]), q = ptx::unpack_s4_sequential(a[1]);
+  out[lane] = ptx::pack_u8x4(x, y, f[0], f[1]) ^ ptx::pack_s8x4(x, y, f[2], f[3]) ^
+              ptx::pack_f16x2(x, y) ^ ptx::pack_bf16x2(x, y) ^ p.low ^ p.high ^ q.low ^ q.high ^
+              static_cast<uint32_t>(c[1] ^ c[2] ^ c[3]);
+}
+
+__global__ void hopper_copies(const __grid_constant__ TensorMap map, uint32_t* out) {
+#if PARO_HAS_TMA
+  DYN_SMEM(shared);
+  const uint32_t base = ptx::shared_u32(shared), barrier = base + 8192;
+  if (ptx::elect_one()) {
+    ptx::prefetch_tensor_map(map);
+    ptx::mbarrier_init(barrier, 1);
+    ptx::fence_mbarrier_init();
+    ptx::mbarrier_arrive_expect(barrier, 8192);
+    ptx::tma_load_2d(base, map, 0, 0, barrier);
+    ptx::mbarrier_wait(barrier, 0);
+    out[0] = shared[1];
+    ptx::fence_proxy_async();
+    ptx::tma_store_2d(map, 0, 64, base);
+    ptx::tma_store_commit();
+    ptx::tma_store_wait_read<0>();
+    ptx::tma_store_wait<0>();
+  }
+#endif
+}
+
+template <int N>
+__global__ void __launch_bounds__(384, 1) hopper_products(int32_t* out, const uint32_t* in) {
+#if PARO_HAS_WGMMA
+  DYN_SMEM(shared);
+  const uint32_t base = ptx::shared_u32(shared);
+  if (threadIdx.x < 128) {
+    ptx::registers_decrease<40>();
+    return;
+  }
+  ptx::registers_increase<232>();
+  const uint64_t a = ptx::wgmma_descriptor(base, Swizzle::b128);
+  const uint64_t b = ptx::wgmma_descriptor(base + 16384, Swizzle::none, 256, 128);
+  const uint32_t fragment[4] = {in[threadIdx.x], in[1], in[2], in[3]};
+  int32_t d[N / 2];
+  ptx::wgmma_fence();
+  ptx::wgmma_s8_s8<N>(d, a, b, false);
+  ptx::wgmma_s8_s8<N>(d, fragment, b, true);
+  ptx::wgmma_u8_s8<N>(d, fragment, b + 2, true);
+  ptx::wgmma_commit();
+  ptx::wgmma_wait<0>();
+  for (int i = 0; i < N / 2; i++) out[threadIdx.x * (N / 2) + i] = d[i];
+#endif
+}
+
+template __global__ void hopper_products<64>(int32_t*, const uint32_t*);
+template __global__ void hopper_products<128>(int32_t*, const uint32_t*);
+template __global__ void hopper_products<256>(int32_t*, const uint32_t*);
+
+LaunchStatus launch_all(const TensorTile& tile, const uint4* in, uint32_t* out, Stream stream) {
+  TensorMap map;
+  if (encode_tensor_map(tile, &map) != TensorMapStatus::ok) return LaunchStatus::failed;
+  if (allow_shared_bytes(hopper_copies, 100000) != LaunchStatus::ok) return LaunchStatus::failed;
+  launch(hopper_copies, {1, 32, 100000, stream}, map, out);
+  return launch(ampere, {dim3(1), dim3(64), 8192, stream}, in, out, 1.0f, 1);
+}
