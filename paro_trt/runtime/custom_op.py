@@ -9,6 +9,9 @@ from ..errors import BackendUnavailableError
 THREADS_ENTRY = "paro.threads"
 """Session config entry: threads of the op. It is read when the library is registered."""
 
+_SPINNING_ENTRY = "session.intra_op.allow_spinning"
+"""ONNX Runtime's own threads spin between operators, on the cores that the op's threads need."""
+
 _PLAIN_INSTEAD = "the backend ort runs the file's own function"
 
 
@@ -18,7 +21,8 @@ def register_custom_op(options: Any, threads: int | None = None) -> None:
     A registered op is preferred to the function of the same name in the file.
 
     Args:
-        options: an onnxruntime.SessionOptions, changed in place.
+        options: an onnxruntime.SessionOptions, changed in place: ONNX Runtime's threads no longer
+            spin while they wait.
         threads: of the op, which starts its own; None for one for each core that the process may
             use.
 
@@ -27,6 +31,7 @@ def register_custom_op(options: Any, threads: int | None = None) -> None:
     """
     from ..native import library_path
 
+    options.add_session_config_entry(_SPINNING_ENTRY, "0")
     if threads is not None:
         options.add_session_config_entry(THREADS_ENTRY, str(threads))
     try:
