@@ -1,6 +1,6 @@
 """Trains the tiny video transformer by flow matching; resumes from its checkpoint if there is one.
 
-    python samples/tiny_video_dit/train.py --minutes 55 --seed 0
+    python samples/tiny_video_dit/train.py --minutes 90 --seed 0
 
 The learning rate and the frame sizes follow the share of the allotted minutes (or steps) used, so
 a slower machine runs the same schedule with fewer steps. Interrupt it at any time: --minutes 0
