@@ -79,6 +79,7 @@ def examine() -> Diagnosis:
         probes.python_component(),
         *probes.packages(CHAIN),
         probes.native_library("cpu", "the op on the CPU, fast"),
+        probes.custom_op("the same in ONNX Runtime"),
         *(probes.unloaded_package(name, purpose) for name, purpose in OPTIONAL.items()),
         probes.tool("nvcc", "compiling the CUDA kernels, in a later release", ""),
     )
@@ -93,13 +94,15 @@ def _backends(present: dict[str, bool]) -> tuple[Backend, ...]:
         return (State.MISSING, f"needs {', '.join(lacking)}") if lacking else (State.RUNS, "")
 
     reference, why_not = needs("torch", "numpy")
-    native, why_not_native = needs("torch", "libparo_cpu")
+    native, why_not_native = needs("torch", "onnxruntime", "libparo_cpu", "libparo_onnxruntime")
     ort, why_no_ort = needs("onnx", "onnxruntime", "numpy")
     return (
         Backend("reference", reference, why_not or "the op in eager PyTorch: the specification"),
         Backend("ort", ort, why_no_ort or "exported models in plain ONNX Runtime, on the CPU"),
         Backend(
-            "cpu", native, why_not_native or "the op in native CPU kernels, called from Python"
+            "cpu",
+            native,
+            why_not_native or "the op in native CPU kernels, from Python and in ONNX Runtime",
         ),
         Backend("emulated", State.PLANNED, "the CUDA kernels' source, run on the CPU"),
         Backend("cuda", State.PLANNED, "CUDA kernels, called from Python"),

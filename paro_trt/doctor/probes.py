@@ -44,6 +44,18 @@ except ParoError as error:
     sys.exit(error.actual)
 """
 
+_CUSTOM_OP_PROBE = """
+import sys
+from onnxruntime import SessionOptions
+from paro_trt.errors import ParoError
+from paro_trt.runtime.custom_op import register_custom_op
+try:
+    register_custom_op(SessionOptions())
+    print("registers in this ONNX Runtime")
+except ParoError as error:
+    sys.exit(error.actual)
+"""
+
 
 @dataclass(frozen=True)
 class Component:
@@ -88,10 +100,18 @@ def unloaded_package(name: str, purpose: str, distribution: str | None = None) -
 
 def native_library(name: str, purpose: str) -> Component:
     """A native library of this package, loaded in a fresh process."""
-    title = f"libparo_{name}"
+    return _native(f"libparo_{name}", purpose, _NATIVE_PROBE, name)
+
+
+def custom_op(purpose: str) -> Component:
+    """The op's library for ONNX Runtime, registered in a fresh process."""
+    return _native("libparo_onnxruntime", purpose, _CUSTOM_OP_PROBE)
+
+
+def _native(title: str, purpose: str, probe: str, *arguments: str) -> Component:
     remedy = "install g++ 11 or later, then: python -m pip install --force-reinstall --no-deps -e ."
     try:
-        done = _python(_NATIVE_PROBE, name)
+        done = _python(probe, *arguments)
     except subprocess.TimeoutExpired:
         return Component(title, False, f"loading took over {_PROBE_SECONDS} s", purpose, remedy)
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()

@@ -23,8 +23,10 @@ from .cases import OpCase, random_inputs
 
 BASELINE = "torch SDPA f32"
 BLOCK_Q, BLOCK_K = 128, 64
-INT8_LARGEST_ERROR = 0.02
 FLOAT_LARGEST_ERROR = 1e-4
+INT8_LARGEST_ERROR = 0.05
+"""Gross errors only, before timing: 8 bits leave 2 % on noise whose outputs average out. The
+tests hold every implementation to the tolerance policy."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def test_this_machine_can_run_the_chain(paro):
     document = paro("doctor", "--json").document()
     assert document["cpu_chain"] is True
     found = states(document)
-    assert (found["reference"], found["ort"]) == ("runs", "runs")
+    assert [found[name] for name in ("reference", "ort", "cpu")] == ["runs"] * 3
     assert {found[name] for name in ("cuda", "emulated", "tensorrt")} == {"not in this release"}
     assert document["machine"]["cores"] >= 1
 
@@ -64,3 +64,12 @@ def test_a_package_that_kills_python_does_not_kill_doctor(tmp_path, monkeypatch)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (part,) = probes.packages({"aborting": "nothing"})
     assert (part.present, "status 7" in part.detail) == (False, True)
+
+
+def test_native_libraries_that_are_missing_are_named(paro, tmp_path, monkeypatch):
+    monkeypatch.setenv("PARO_LIBRARY_DIR", str(tmp_path))
+    document = paro("doctor", "--json").document()
+    assert states(document)["cpu"] == "missing"
+    missing = {part["name"] for part in document["components"] if not part["present"]}
+    assert {"libparo_cpu", "libparo_onnxruntime"} <= missing
+    assert document["cpu_chain"] is True
