@@ -55,9 +55,9 @@ void Block::prepare(uint3 new_index) {
   mbarriers.clear();
   transfers.clear();
   const int count = static_cast<int>(threads.size());
-  registers = RegisterFile(count, options.registers_per_thread > 0
-                                      ? options.registers_per_thread
-                                      : RegisterFile::default_for(count));
+  registers =
+      RegisterFile(count, options.registers_per_thread > 0 ? options.registers_per_thread
+                                                           : RegisterFile::default_for(count));
   stats = {};
   found_.reset();
   const uint64_t linear = index.x + static_cast<uint64_t>(shape.grid.x) *
@@ -116,7 +116,7 @@ bool Block::run_round() {
   std::shuffle(warp_order_.begin(), warp_order_.end(), random);
   bool progressed = false;
   for (size_t warp : warp_order_) progressed |= run_warp_ahead(warp);
-  if (!options.late && random() % 4 == 0) transfers.land_one();
+  if (!options.late && random() % 4 == 0) progressed |= transfers.land_one();
   return progressed;
 }
 
@@ -155,6 +155,10 @@ void Block::wait(const Wait& reason) {
   thread.state = Thread::State::waiting;
   thread.waits_for = reason;
   thread.fiber.switch_to(scheduler_);
+}
+
+void Block::preempt() {
+  if (options.seed != 0 && random() % 2 == 0) running->fiber.switch_to(scheduler_);
 }
 
 void Block::abandon(Diagnosis found) {
@@ -205,8 +209,9 @@ void Block::report_deadlock() {
     const std::string text = reason(first);
     while (last + 1 < threads.size() && reason(last + 1) == text) last++;
     char line[400];
-    std::snprintf(line, sizeof line, "\n  threads %zu-%zu (warp %zu lane %zu to warp %zu lane %zu) %s",
-                  first, last, first / 32, first % 32, last / 32, last % 32, text.c_str());
+    std::snprintf(line, sizeof line,
+                  "\n  threads %zu-%zu (warp %zu lane %zu to warp %zu lane %zu) %s", first, last,
+                  first / 32, first % 32, last / 32, last % 32, text.c_str());
     detail += line;
     first = last + 1;
   }

@@ -72,6 +72,9 @@ class Block {
   // Called by the running thread: suspends it until wake().
   void wait(const Wait& reason);
   void wake(Thread& thread) { thread.state = Thread::State::ready; }
+  // Called by the running thread where it has just let others go on: when seeded, they may go on
+  // before it does. What it then does too late shows.
+  void preempt();
   // Called by the running thread: stops the whole block.
   [[noreturn]] void abandon(Diagnosis found);
 

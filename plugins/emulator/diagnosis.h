@@ -51,13 +51,13 @@ class Failure : public std::runtime_error {
 };
 
 // Records the diagnosis for the running thread and stops its block; does not return.
-[[noreturn, gnu::format(printf, 4, 5)]] void fail(
-    Fault fault, const char* operation, const Place& place, const char* format, ...);
+[[noreturn, gnu::format(printf, 4, 5)]] void fail(Fault fault, const char* operation,
+                                                  const Place& place, const char* format, ...);
 
 struct Thread;
 // The same for another thread of the block than the running one.
-[[noreturn, gnu::format(printf, 5, 6)]] void fail_for(
-    const Thread* thread, Fault fault, const char* operation, const Place& place,
-    const char* format, ...);
+[[noreturn, gnu::format(printf, 5, 6)]] void fail_for(const Thread* thread, Fault fault,
+                                                      const char* operation, const Place& place,
+                                                      const char* format, ...);
 
 }  // namespace paro::emulator

@@ -61,15 +61,14 @@ namespace paro::emulator {
 
 void Fiber::announce_switch([[maybe_unused]] Fiber& next, [[maybe_unused]] bool leaving) {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(
-      leaving ? nullptr : &fake_stack_, next.stack_bottom_, next.stack_bytes_);
+  __sanitizer_start_switch_fiber(leaving ? nullptr : &fake_stack_, next.stack_bottom_,
+                                 next.stack_bytes_);
 #endif
 }
 
 void Fiber::announce_arrival() {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(
-      fake_stack_, &previous_->stack_bottom_, &previous_->stack_bytes_);
+  __sanitizer_finish_switch_fiber(fake_stack_, &previous_->stack_bottom_, &previous_->stack_bytes_);
 #endif
 }
 
@@ -88,8 +87,8 @@ void Fiber::start_from_halves(unsigned high, unsigned low) {
   start(reinterpret_cast<void*>(address));
 }
 
-static void prepare_context(
-    ucontext_t& context, void* stack, size_t bytes, void (*start)(unsigned, unsigned), void* self) {
+static void prepare_context(ucontext_t& context, void* stack, size_t bytes,
+                            void (*start)(unsigned, unsigned), void* self) {
   getcontext(&context);
   context.uc_stack.ss_sp = stack;
   context.uc_stack.ss_size = bytes;
@@ -117,12 +116,12 @@ void Fiber::prepare(void* stack, size_t stack_bytes, Entry entry, void* argument
   *--top = nullptr;  // keeps the start routine's stack 16-byte aligned
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&paro_emulator_start);
-  *--top = nullptr;                            // rbp
-  *--top = nullptr;                            // rbx
-  *--top = this;                               // r12
-  *--top = reinterpret_cast<void*>(&start);    // r13
-  *--top = nullptr;                            // r14
-  *--top = nullptr;                            // r15
+  *--top = nullptr;                          // rbp
+  *--top = nullptr;                          // rbx
+  *--top = this;                             // r12
+  *--top = reinterpret_cast<void*>(&start);  // r13
+  *--top = nullptr;                          // r14
+  *--top = nullptr;                          // r15
   stack_pointer_ = top;
 #endif
 }

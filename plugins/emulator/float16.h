@@ -64,9 +64,7 @@ using half2 = __half2;
 inline float __half2float(__half value) { return paro::emulator::float_from_half_bits(value.bits); }
 inline __half __float2half_rn(float value) { return {paro::emulator::half_bits_from_float(value)}; }
 inline __half __float2half(float value) { return __float2half_rn(value); }
-inline float2 __half22float2(__half2 pair) {
-  return {__half2float(pair.x), __half2float(pair.y)};
-}
+inline float2 __half22float2(__half2 pair) { return {__half2float(pair.x), __half2float(pair.y)}; }
 inline __half2 __floats2half2_rn(float x, float y) {
   return {__float2half_rn(x), __float2half_rn(y)};
 }

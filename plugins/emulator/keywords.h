@@ -1,4 +1,5 @@
-// CUDA's declaration keywords and built-in variables, for kernel sources compiled by a C++ compiler.
+// CUDA's declaration keywords and built-in variables, for kernel sources compiled by a C++
+// compiler.
 #pragma once
 
 #include "emulator/block.h"

@@ -99,7 +99,8 @@ void run_grid(const LaunchShape& shape, size_t allowed_shared_bytes,
               const std::function<void()>& body) {
   check_shape(shape, allowed_shared_bytes);
   Grid grid(shape, body);
-  const auto workers = std::min<uint64_t>(static_cast<uint64_t>(options().os_threads), grid.blocks());
+  const auto workers =
+      std::min<uint64_t>(static_cast<uint64_t>(options().os_threads), grid.blocks());
   std::vector<std::thread> helpers;
   for (uint64_t i = 1; i < workers; i++) helpers.emplace_back([&] { grid.work(); });
   grid.work();

@@ -86,6 +86,7 @@ void mbarrier_arrive(uint32_t address, const Place& place) {
   }
   barrier.pending--;
   complete_phase_if_done(barrier);
+  current_block().preempt();
 }
 
 void mbarrier_expect_bytes(uint32_t address, uint32_t bytes, const Place& place) {

@@ -13,6 +13,7 @@
 
 namespace paro::emulator {
 
+#if !defined(__SANITIZE_ADDRESS__)
 namespace {
 
 constexpr uint8_t guard_byte = 0xA9;
@@ -22,6 +23,7 @@ bool all_guard(const uint8_t* begin, const uint8_t* end) {
 }
 
 }  // namespace
+#endif
 
 void SharedMemory::Release::operator()(uint8_t* memory) const { std::free(memory); }
 

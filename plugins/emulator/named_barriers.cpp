@@ -48,8 +48,11 @@ void NamedBarriers::arrive(int id, int expected, bool wait, const char* operatio
   Barrier& barrier = barriers_[static_cast<size_t>(id)];
   check_arrival(barrier, id, expected, operation, place);
   barrier.expected = expected;
-  if (++barrier.arrived == expected) return complete(barrier, id, operation, place);
-  if (!wait) return;
+  if (++barrier.arrived == expected) {
+    complete(barrier, id, operation, place);
+    return current_block().preempt();
+  }
+  if (!wait) return current_block().preempt();
   barrier.waiting.push_back(&current_thread());
   current_block().wait({operation, "barrier %u of %u threads", static_cast<unsigned>(id),
                         static_cast<unsigned>(expected), place});

@@ -19,8 +19,7 @@ struct Span {
 Span existing(const TensorMap2D& map, int64_t x, int64_t row) {
   if (row < 0 || row >= static_cast<int64_t>(map.extent[1])) return {0, 0};
   const int64_t begin = std::max<int64_t>(0, -x);
-  const int64_t end =
-      std::min<int64_t>(map.box[0], static_cast<int64_t>(map.extent[0]) - x);
+  const int64_t end = std::min<int64_t>(map.box[0], static_cast<int64_t>(map.extent[0]) - x);
   return {begin, std::max(begin, end)};
 }
 
@@ -59,8 +58,9 @@ void land(const TransfersInFlight::Load& load) {
                   global_row(map, load.x + span.begin, global),
                   static_cast<size_t>(span.end - span.begin) * map.element_bytes);
     }
-    for_each_chunk(map, load.destination, row, load.place,
-                   [&](uint8_t* shared, uint32_t offset) { std::memcpy(shared, bytes + offset, 16); });
+    for_each_chunk(map, load.destination, row, load.place, [&](uint8_t* shared, uint32_t offset) {
+      std::memcpy(shared, bytes + offset, 16);
+    });
   }
   mbarrier_complete_bytes(load.mbarrier, box_bytes(map), load.place);
 }
@@ -69,8 +69,9 @@ void land(const BulkStores::Store& store) {
   const TensorMap2D& map = store.map;
   for (uint32_t row = 0; row < map.box[1]; row++) {
     uint8_t bytes[1024];
-    for_each_chunk(map, store.source, row, store.place,
-                   [&](uint8_t* shared, uint32_t offset) { std::memcpy(bytes + offset, shared, 16); });
+    for_each_chunk(map, store.source, row, store.place, [&](uint8_t* shared, uint32_t offset) {
+      std::memcpy(bytes + offset, shared, 16);
+    });
     const int64_t global = static_cast<int64_t>(store.y) + row;
     const Span span = existing(map, store.x, global);
     if (span.begin < span.end) {
@@ -87,7 +88,8 @@ const char* tensor_map_error(const TensorMap2D& map) {
   const uint32_t element = map.element_bytes, row = box_row_bytes(map);
   if (element != 1 && element != 2 && element != 4) return "element size is not 1, 2 or 4 bytes";
   if (map.data == nullptr) return "the global address is null";
-  if (reinterpret_cast<uintptr_t>(map.data) % 16 != 0) return "the global address is not 16-byte aligned";
+  if (reinterpret_cast<uintptr_t>(map.data) % 16 != 0)
+    return "the global address is not 16-byte aligned";
   if (map.row_bytes % 16 != 0) return "the row stride is not a multiple of 16 bytes";
   if (map.row_bytes >= uint64_t{1} << 40) return "the row stride is 2^40 bytes or more";
   for (uint64_t extent : map.extent) {
@@ -123,8 +125,9 @@ void tensor_load(uint32_t destination, const TensorMap2D& map, int32_t x, int32_
   block.stats.tma_loads++;
   const TransfersInFlight::Load load{map, x, y, destination, mbarrier, place};
   if (block.options.late) {
-    std::memset(shared_pointer(destination, box_bytes(map), 128, "cp.async.bulk.tensor load", place),
-                poison_byte, box_bytes(map));
+    std::memset(
+        shared_pointer(destination, box_bytes(map), 128, "cp.async.bulk.tensor load", place),
+        poison_byte, box_bytes(map));
     block.transfers.add(load);
   } else if (block.options.seed != 0 && block.random() % 2 == 0) {
     block.transfers.add(load);

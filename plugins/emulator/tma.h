@@ -13,10 +13,10 @@ namespace paro::emulator {
 // dimension 0 is the contiguous one.
 struct TensorMap2D {
   const void* data;
-  uint64_t extent[2];       // elements
-  uint64_t row_bytes;       // from one row to the next
-  uint32_t box[2];          // elements
-  uint32_t element_bytes;   // 1, 2 or 4
+  uint64_t extent[2];      // elements
+  uint64_t row_bytes;      // from one row to the next
+  uint32_t box[2];         // elements
+  uint32_t element_bytes;  // 1, 2 or 4
   Swizzle swizzle;
 };
 

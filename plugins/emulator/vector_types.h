@@ -8,20 +8,16 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-#define PARO_VECTOR_TYPE_2(name, element)                      \
-  struct alignas(2 * sizeof(element)) name {                   \
-    element x, y;                                              \
-  };                                                           \
-  constexpr name make_##name(element x, element y) {           \
-    return {x, y};                                             \
-  }
-#define PARO_VECTOR_TYPE_4(name, element)                                          \
-  struct alignas(4 * sizeof(element)) name {                                       \
-    element x, y, z, w;                                                            \
-  };                                                                               \
-  constexpr name make_##name(element x, element y, element z, element w) {         \
-    return {x, y, z, w};                                                           \
-  }
+#define PARO_VECTOR_TYPE_2(name, element)    \
+  struct alignas(2 * sizeof(element)) name { \
+    element x, y;                            \
+  };                                         \
+  constexpr name make_##name(element x, element y) { return {x, y}; }
+#define PARO_VECTOR_TYPE_4(name, element)    \
+  struct alignas(4 * sizeof(element)) name { \
+    element x, y, z, w;                      \
+  };                                         \
+  constexpr name make_##name(element x, element y, element z, element w) { return {x, y, z, w}; }
 
 PARO_VECTOR_TYPE_2(int2, int)
 PARO_VECTOR_TYPE_2(uint2, unsigned)

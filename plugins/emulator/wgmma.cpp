@@ -21,25 +21,28 @@ struct Descriptor {
 };
 
 Descriptor decode(uint64_t bits, const char* name, const Place& place) {
-  const auto encoded = [&](int shift) { return static_cast<uint32_t>(bits >> shift & 0x3FFF) << 4; };
-  constexpr uint64_t reserved = ~(0x3FFFull | 0x3FFFull << 16 | 0x3FFFull << 32 | 7ull << 49 |
-                                  3ull << 62);
+  const auto encoded = [&](int shift) {
+    return static_cast<uint32_t>(bits >> shift & 0x3FFF) << 4;
+  };
+  constexpr uint64_t reserved =
+      ~(0x3FFFull | 0x3FFFull << 16 | 0x3FFFull << 32 | 7ull << 49 | 3ull << 62);
   if (bits & reserved) {
     fail(Fault::wgmma, "wgmma", place, "%s's descriptor %016llx has reserved bits set", name,
          static_cast<unsigned long long>(bits));
   }
   if (bits >> 49 & 7) {
-    fail(Fault::wgmma, "wgmma", place, "%s's descriptor has a base offset: tiles here start at "
-         "their swizzle pattern's", name);
+    fail(Fault::wgmma, "wgmma", place,
+         "%s's descriptor has a base offset: tiles here start at "
+         "their swizzle pattern's",
+         name);
   }
   constexpr Swizzle layouts[4] = {Swizzle::none, Swizzle::b128, Swizzle::b64, Swizzle::b32};
   const Descriptor result{encoded(0), encoded(16), encoded(32), layouts[bits >> 62]};
   const uint32_t row = swizzle_row_bytes(result.swizzle);
   if (result.swizzle != Swizzle::none && result.start % (8 * row) + tile_bytes > row) {
     fail(Fault::wgmma, "wgmma", place,
-         "%s starts at shared offset %d, not in the first row of its %u-byte swizzle pattern",
-         name, static_cast<int>(result.start) - static_cast<int>(SharedMemory::window_base),
-         8 * row);
+         "%s starts at shared offset %d, not in the first row of its %u-byte swizzle pattern", name,
+         static_cast<int>(result.start) - static_cast<int>(SharedMemory::window_base), 8 * row);
   }
   return result;
 }
@@ -133,7 +136,8 @@ std::shared_ptr<WgmmaQueue::Accumulators> WgmmaQueue::acquire(
   const auto count = static_cast<size_t>(fresh->count);
   fresh->values.resize(128 * count);
   for (size_t thread = 0; thread < 128; thread++) {
-    std::copy_n(registers[thread], count, fresh->values.begin() + static_cast<ptrdiff_t>(thread * count));
+    std::copy_n(registers[thread], count,
+                fresh->values.begin() + static_cast<ptrdiff_t>(thread * count));
     std::fill_n(registers[thread], count, poison_register);
   }
   return fresh;
@@ -241,9 +245,8 @@ void wgmma_commit(const Place& place) {
 }
 
 void wgmma_wait(int allowed_groups, const Place& place) {
-  warpgroup_collective({"wgmma.wait_group", true}, place, allowed_groups, [&](const auto&) {
-    current_queue().wait(allowed_groups, place);
-  });
+  warpgroup_collective({"wgmma.wait_group", true}, place, allowed_groups,
+                       [&](const auto&) { current_queue().wait(allowed_groups, place); });
 }
 
 void wgmma_multiply(WgmmaTypes types, int columns, WgmmaOperand operand, const Place& place) {

@@ -14,11 +14,11 @@ enum class WgmmaTypes { s8_s8, u8_s8 };
 
 // What one thread brings to wgmma.mma_async.
 struct WgmmaOperand {
-  int32_t* accumulators;         // columns / 2 registers
-  uint64_t a_descriptor;         // used where a_registers is null
-  const uint32_t* a_registers;   // 4 registers: 64 x 32 bytes over the warpgroup
+  int32_t* accumulators;        // columns / 2 registers
+  uint64_t a_descriptor;        // used where a_registers is null
+  const uint32_t* a_registers;  // 4 registers: 64 x 32 bytes over the warpgroup
   uint64_t b_descriptor;
-  bool accumulate;               // false: D = A B
+  bool accumulate;  // false: D = A B
 };
 
 // The asynchronous operations of one warpgroup.

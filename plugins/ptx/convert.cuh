@@ -42,9 +42,11 @@ PTX_FN uint32_t pack_u8x4(float x0, float x1, float x2, float x3) {
 #else
   uint32_t high, all;
   asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, %3;"
-      : "=r"(high) : "r"(__float2int_rn(x3)), "r"(__float2int_rn(x2)), "r"(0));
+      : "=r"(high)
+      : "r"(__float2int_rn(x3)), "r"(__float2int_rn(x2)), "r"(0));
   asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, %3;"
-      : "=r"(all) : "r"(__float2int_rn(x1)), "r"(__float2int_rn(x0)), "r"(high));
+      : "=r"(all)
+      : "r"(__float2int_rn(x1)), "r"(__float2int_rn(x0)), "r"(high));
   return all;
 #endif
 }
@@ -55,9 +57,11 @@ PTX_FN uint32_t pack_s8x4(float x0, float x1, float x2, float x3) {
 #else
   uint32_t high, all;
   asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;"
-      : "=r"(high) : "r"(__float2int_rn(x3)), "r"(__float2int_rn(x2)), "r"(0));
+      : "=r"(high)
+      : "r"(__float2int_rn(x3)), "r"(__float2int_rn(x2)), "r"(0));
   asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;"
-      : "=r"(all) : "r"(__float2int_rn(x1)), "r"(__float2int_rn(x0)), "r"(high));
+      : "=r"(all)
+      : "r"(__float2int_rn(x1)), "r"(__float2int_rn(x0)), "r"(high));
   return all;
 #endif
 }

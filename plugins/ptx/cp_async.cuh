@@ -19,8 +19,9 @@ PTX_FN void cp_async_16(uint32_t destination, const void* source, bool valid = t
   emulator::async_copy(destination, source, 16, source_bytes, place);
 #else
   (void)place;
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
-               :: "r"(destination), "l"(source), "r"(source_bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(destination),
+               "l"(source), "r"(source_bytes)
+               : "memory");
 #endif
 }
 
@@ -34,8 +35,9 @@ PTX_FN void cp_async_small(uint32_t destination, const void* source, bool valid 
   emulator::async_copy(destination, source, Bytes, source_bytes, place);
 #else
   (void)place;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
-               :: "r"(destination), "l"(source), "n"(Bytes), "r"(source_bytes) : "memory");
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(destination), "l"(source),
+               "n"(Bytes), "r"(source_bytes)
+               : "memory");
 #endif
 }
 
@@ -55,7 +57,7 @@ PTX_FN void cp_async_wait() {
 #if PARO_EMULATED
   emulator::wait_async_copies(AllowedGroups);
 #else
-  asm volatile("cp.async.wait_group %0;" :: "n"(AllowedGroups) : "memory");
+  asm volatile("cp.async.wait_group %0;" ::"n"(AllowedGroups) : "memory");
 #endif
 }
 

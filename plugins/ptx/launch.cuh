@@ -78,15 +78,15 @@ inline LaunchStatus status_of(cudaError_t error) {
 // Needed once for a kernel that uses more than 48 KB.
 template <class... Parameters>
 LaunchStatus allow_shared_bytes(void (*kernel)(Parameters...), size_t bytes) {
-  return detail::status_of(cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  return detail::status_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                static_cast<int>(bytes)));
 }
 
 // Asynchronous: `ok` says that the launch was accepted.
 template <class... Parameters, class... Arguments>
 LaunchStatus launch(void (*kernel)(Parameters...), const LaunchShape& shape,
                     const Arguments&... arguments) {
-  kernel<<<shape.grid, shape.block, shape.shared_bytes, shape.stream>>>(arguments...);
+  kernel<<<shape.grid, shape.block, shape.shared_bytes, shape.stream> > >(arguments...);
   return detail::status_of(cudaGetLastError());
 }
 

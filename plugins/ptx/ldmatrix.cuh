@@ -16,7 +16,9 @@ PTX_FN void ldmatrix_x4(uint32_t (&r)[4], uint32_t address, Place place = Place:
 #else
   (void)place;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
 #endif
 }
 
@@ -26,7 +28,9 @@ PTX_FN void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address, Place place = 
 #else
   (void)place;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
 #endif
 }
 
@@ -37,7 +41,9 @@ PTX_FN void ldmatrix_x2(uint32_t (&r)[2], uint32_t address, Place place = Place:
 #else
   (void)place;
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(address)
+               : "memory");
 #endif
 }
 
@@ -47,7 +53,9 @@ PTX_FN void ldmatrix_x2_trans(uint32_t (&r)[2], uint32_t address, Place place = 
 #else
   (void)place;
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(address)
+               : "memory");
 #endif
 }
 

@@ -14,7 +14,7 @@ PTX_FN void mbarrier_init(uint32_t barrier, uint32_t arrivals, Place place = Pla
   emulator::mbarrier_init(barrier, arrivals, place);
 #else
   (void)place;
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals) : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 #endif
 }
 
@@ -24,7 +24,7 @@ PTX_FN void mbarrier_invalidate(uint32_t barrier, Place place = Place::current()
   emulator::mbarrier_invalidate(barrier, place);
 #else
   (void)place;
-  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" :: "r"(barrier) : "memory");
+  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 #endif
 }
 
@@ -33,8 +33,8 @@ PTX_FN void mbarrier_arrive(uint32_t barrier, Place place = Place::current()) {
   emulator::mbarrier_arrive(barrier, place);
 #else
   (void)place;
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}"
-               :: "r"(barrier) : "memory");
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}" ::"r"(barrier)
+               : "memory");
 #endif
 }
 
@@ -48,8 +48,8 @@ PTX_FN void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes,
   emulator::mbarrier_arrive(barrier, place);
 #else
   (void)place;
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
-               :: "r"(barrier), "r"(bytes) : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
 #endif
 }
 
@@ -77,10 +77,11 @@ PTX_FN void mbarrier_wait(uint32_t barrier, uint32_t parity, Place place = Place
 #else
 #define PARO_MBARRIER_TEST "mbarrier.test_wait.parity.shared::cta.b64"
 #endif
-  asm volatile(
-      "{\n.reg .pred done;\nwait_%=:\n" PARO_MBARRIER_TEST " done, [%0], %1;\n"
-      "@!done bra wait_%=;\n}"
-      :: "r"(barrier), "r"(parity) : "memory");
+  asm volatile("{\n.reg .pred done;\nwait_%=:\n" PARO_MBARRIER_TEST
+               " done, [%0], %1;\n"
+               "@!done bra wait_%=;\n}" ::"r"(barrier),
+               "r"(parity)
+               : "memory");
 #undef PARO_MBARRIER_TEST
 #endif
 }

@@ -11,14 +11,14 @@
 #include "ptx/platform.cuh"
 
 #if PARO_EMULATED
-#define PARO_MMA(shape_and_types, constraint, types)          \
+#define PARO_MMA(shape_and_types, constraint, types) \
   emulator::multiply_matrices(emulator::MmaTypes::types, c, a, b, place)
 #else
-#define PARO_MMA(shape_and_types, constraint, types)                                          \
-  (void)place;                                                                                \
-  asm volatile("mma.sync.aligned." shape_and_types                                            \
-               " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"             \
-               : constraint(c[0]), constraint(c[1]), constraint(c[2]), constraint(c[3])       \
+#define PARO_MMA(shape_and_types, constraint, types)                                    \
+  (void)place;                                                                          \
+  asm volatile("mma.sync.aligned." shape_and_types                                      \
+               " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"       \
+               : constraint(c[0]), constraint(c[1]), constraint(c[2]), constraint(c[3]) \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #endif
 

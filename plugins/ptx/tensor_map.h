@@ -22,12 +22,12 @@ struct alignas(64) TensorMap {
 
 // A matrix in global memory and the box that one copy moves. Index 0 is the contiguous dimension.
 struct TensorTile {
-  const void* data;         // 16-byte aligned
-  uint64_t extent[2];       // elements; reads outside give zeros, writes outside are dropped
-  uint64_t row_bytes;       // a multiple of 16
-  uint32_t box[2];          // elements, at most 256 each
-  uint32_t element_bytes;   // 1, 2 or 4
-  Swizzle swizzle;          // box rows are as long as its pattern
+  const void* data;        // 16-byte aligned
+  uint64_t extent[2];      // elements; reads outside give zeros, writes outside are dropped
+  uint64_t row_bytes;      // a multiple of 16
+  uint32_t box[2];         // elements, at most 256 each
+  uint32_t element_bytes;  // 1, 2 or 4
+  Swizzle swizzle;         // box rows are as long as its pattern
 };
 
 enum class TensorMapStatus { ok, refused, no_driver };
@@ -67,14 +67,15 @@ inline TensorMapStatus encode_tensor_map(const TensorTile& tile, TensorMap* map)
                                    : tile.element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16
                                                              : CU_TENSOR_MAP_DATA_TYPE_UINT32;
   constexpr CUtensorMapSwizzle swizzles[4] = {CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_SWIZZLE_32B,
-                                              CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_SWIZZLE_128B};
+                                              CU_TENSOR_MAP_SWIZZLE_64B,
+                                              CU_TENSOR_MAP_SWIZZLE_128B};
   const cuuint64_t extent[2] = {tile.extent[0], tile.extent[1]}, stride[1] = {tile.row_bytes};
   const cuuint32_t box[2] = {tile.box[0], tile.box[1]}, step[2] = {1, 1};
   CUtensorMap encoded;
-  const CUresult result = encode(
-      &encoded, type, 2, const_cast<void*>(tile.data), extent, stride, box, step,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzles[static_cast<uint32_t>(tile.swizzle)],
-      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encode(&encoded, type, 2, const_cast<void*>(tile.data), extent, stride, box, step,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, swizzles[static_cast<uint32_t>(tile.swizzle)],
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) return TensorMapStatus::refused;
   std::memcpy(map, &encoded, sizeof encoded);
   return TensorMapStatus::ok;

@@ -29,8 +29,9 @@ PTX_FN void tma_load_2d(uint32_t destination, const TensorMap& map, int32_t x, i
   (void)place;
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%3, %4}], [%2];"
-      :: "r"(destination), "l"(&map), "r"(barrier), "r"(x), "r"(y) : "memory");
+      "[%0], [%1, {%3, %4}], [%2];" ::"r"(destination),
+      "l"(&map), "r"(barrier), "r"(x), "r"(y)
+      : "memory");
 #endif
 }
 
@@ -42,8 +43,10 @@ PTX_FN void tma_store_2d(const TensorMap& map, int32_t x, int32_t y, uint32_t so
   emulator::tensor_store(detail::content(map), x, y, source, place);
 #else
   (void)place;
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];"
-               :: "l"(&map), "r"(source), "r"(x), "r"(y) : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
+      "r"(source), "r"(x), "r"(y)
+      : "memory");
 #endif
 }
 
@@ -61,7 +64,7 @@ PTX_FN void tma_store_wait_read() {
 #if PARO_EMULATED
   emulator::wait_bulk_stores(AllowedGroups);
 #else
-  asm volatile("cp.async.bulk.wait_group.read %0;" :: "n"(AllowedGroups) : "memory");
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(AllowedGroups) : "memory");
 #endif
 }
 
@@ -71,7 +74,7 @@ PTX_FN void tma_store_wait() {
 #if PARO_EMULATED
   emulator::wait_bulk_stores(AllowedGroups);
 #else
-  asm volatile("cp.async.bulk.wait_group %0;" :: "n"(AllowedGroups) : "memory");
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(AllowedGroups) : "memory");
 #endif
 }
 
@@ -90,7 +93,7 @@ PTX_FN void prefetch_tensor_map(const TensorMap& map) {
 #if PARO_EMULATED
   (void)map;
 #else
-  asm volatile("prefetch.tensormap [%0];" :: "l"(&map) : "memory");
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 #endif
 }
 

@@ -13,7 +13,7 @@ PTX_FN void named_barrier_sync(int id, int threads, Place place = Place::current
   emulator::barrier_sync(id, threads, place);
 #else
   (void)place;
-  asm volatile("bar.sync %0, %1;" :: "r"(id), "r"(threads) : "memory");
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 #endif
 }
 
@@ -23,7 +23,7 @@ PTX_FN void named_barrier_arrive(int id, int threads, Place place = Place::curre
   emulator::barrier_arrive(id, threads, place);
 #else
   (void)place;
-  asm volatile("bar.arrive %0, %1;" :: "r"(id), "r"(threads) : "memory");
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 #endif
 }
 
@@ -37,8 +37,8 @@ PTX_FN bool elect_one(Place place = Place::current()) {
 #else
   (void)place;
   uint32_t elected;
-  asm volatile(
-      "{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.u32 %0, 1, 0, p;\n}"
+               : "=r"(elected));
   return elected != 0;
 #endif
 }
@@ -55,7 +55,7 @@ PTX_FN void registers_increase(Place place = Place::current()) {
   emulator::increase_registers(Registers, place);
 #else
   (void)place;
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(Registers));
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
 #endif
 }
 
@@ -65,7 +65,7 @@ PTX_FN void registers_decrease(Place place = Place::current()) {
   emulator::decrease_registers(Registers, place);
 #else
   (void)place;
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(Registers));
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
 #endif
 }
 

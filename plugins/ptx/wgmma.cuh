@@ -58,7 +58,7 @@ PTX_FN void wgmma_wait(Place place = Place::current()) {
   emulator::wgmma_wait(AllowedGroups, place);
 #else
   (void)place;
-  asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(AllowedGroups) : "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(AllowedGroups) : "memory");
 #endif
 }
 
@@ -95,39 +95,45 @@ PTX_FN void wgmma_s8_s8(int32_t (&d)[N / 2], const uint32_t (&a)[4], uint64_t b,
 #define PARO_D32 PARO_D16(0), PARO_D16(16)
 #define PARO_D64 PARO_D32, PARO_D16(32), PARO_D16(48)
 #define PARO_D128 PARO_D64, PARO_D16(64), PARO_D16(80), PARO_D16(96), PARO_D16(112)
-#define PARO_N32 \
+#define PARO_N32                                                         \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
   ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define PARO_N64 PARO_N32 \
+#define PARO_N64                                                                     \
+  PARO_N32                                                                           \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
   ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define PARO_N128 PARO_N64 \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
-  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95" \
+#define PARO_N128                                                                                \
+  PARO_N64                                                                                       \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"             \
+  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"             \
   ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
-  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, " \
+  "%127"
 
 // `accumulate` becomes the scale-d predicate.
-#define PARO_WGMMA_SS(shape, count, A, B, P)                                                \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" P ", 0;\n"                              \
-               "wgmma.mma_async.sync.aligned.m64" shape "k32.s32.s8.s8 {" PARO_N##count     \
-               "}, %" A ", %" B ", p;\n}"                                                   \
-               : PARO_D##count : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)))
+#define PARO_WGMMA_SS(shape, count, A, B, P)                                            \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" P                                   \
+               ", 0;\n"                                                                 \
+               "wgmma.mma_async.sync.aligned.m64" shape "k32.s32.s8.s8 {" PARO_N##count \
+               "}, %" A ", %" B ", p;\n}"                                               \
+               : PARO_D##count                                                          \
+               : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)))
 #define PARO_WGMMA_RS(shape, count, types, A0, A1, A2, A3, B, P)                            \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" P ", 0;\n"                              \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" P                                       \
+               ", 0;\n"                                                                     \
                "wgmma.mma_async.sync.aligned.m64" shape "k32.s32." types " {" PARO_N##count \
                "}, {%" A0 ", %" A1 ", %" A2 ", %" A3 "}, %" B ", p;\n}"                     \
                : PARO_D##count                                                              \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                        \
                  "r"(static_cast<int>(accumulate)))
-#define PARO_WGMMA_RS_SHAPES(types)                                                         \
-  static_assert(N == 64 || N == 128 || N == 256, "shapes that kernels here use");           \
-  if constexpr (N == 64) {                                                                  \
-    PARO_WGMMA_RS("n64", 32, types, "32", "33", "34", "35", "36", "37");                    \
-  } else if constexpr (N == 128) {                                                          \
-    PARO_WGMMA_RS("n128", 64, types, "64", "65", "66", "67", "68", "69");                   \
-  } else {                                                                                  \
-    PARO_WGMMA_RS("n256", 128, types, "128", "129", "130", "131", "132", "133");            \
+#define PARO_WGMMA_RS_SHAPES(types)                                               \
+  static_assert(N == 64 || N == 128 || N == 256, "shapes that kernels here use"); \
+  if constexpr (N == 64) {                                                        \
+    PARO_WGMMA_RS("n64", 32, types, "32", "33", "34", "35", "36", "37");          \
+  } else if constexpr (N == 128) {                                                \
+    PARO_WGMMA_RS("n128", 64, types, "64", "65", "66", "67", "68", "69");         \
+  } else {                                                                        \
+    PARO_WGMMA_RS("n256", 128, types, "128", "129", "130", "131", "132", "133");  \
   }
 
 // d = A B (+ d where `accumulate`), both signed and in shared memory.

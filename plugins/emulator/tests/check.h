@@ -81,8 +81,8 @@ inline std::vector<uint32_t> random_words(size_t count) {
 
 }  // namespace check
 
-#define TEST(name)                                            \
-  static void test_##name();                                  \
+#define TEST(name)                                                  \
+  static void test_##name();                                        \
   static const check::Register register_##name(#name, test_##name); \
   static void test_##name()
 
@@ -90,17 +90,17 @@ inline std::vector<uint32_t> random_words(size_t count) {
 #define CHECK_MESSAGE(condition, message) \
   check::report((condition), __FILE__, __LINE__, std::string(#condition) + ": " + (message))
 // The launch stops with this fault, and its message names `text`.
-#define CHECK_FAULT(expected_fault, text, ...)                                            \
-  do {                                                                                    \
-    const auto found = paro::emulator::try_launch(__VA_ARGS__);                           \
-    CHECK_MESSAGE(found.has_value(), "no diagnosis");                                     \
-    if (found) {                                                                          \
+#define CHECK_FAULT(expected_fault, text, ...)                                                \
+  do {                                                                                        \
+    const auto found = paro::emulator::try_launch(__VA_ARGS__);                               \
+    CHECK_MESSAGE(found.has_value(), "no diagnosis");                                         \
+    if (found) {                                                                              \
       CHECK_MESSAGE(found->fault == paro::emulator::Fault::expected_fault, found->message()); \
-      CHECK_MESSAGE(found->message().find(text) != std::string::npos, found->message());  \
-    }                                                                                     \
+      CHECK_MESSAGE(found->message().find(text) != std::string::npos, found->message());      \
+    }                                                                                         \
   } while (false)
-#define CHECK_RUNS(...)                                                     \
-  do {                                                                      \
-    const auto found = paro::emulator::try_launch(__VA_ARGS__);             \
-    CHECK_MESSAGE(!found.has_value(), found ? found->message() : "");       \
+#define CHECK_RUNS(...)                                               \
+  do {                                                                \
+    const auto found = paro::emulator::try_launch(__VA_ARGS__);       \
+    CHECK_MESSAGE(!found.has_value(), found ? found->message() : ""); \
   } while (false)

@@ -59,9 +59,7 @@ __global__ void mbarrier_misuse(int what) {
     case 3: return ptx::mbarrier_init(barrier, 1);
     case 4: shared[3] = 1; return ptx::mbarrier_arrive(barrier);
     case 5: return ptx::mbarrier_wait(barrier, 0);
-    case 6:
-      ptx::mbarrier_arrive_expect(barrier, 64);
-      return ptx::mbarrier_arrive(barrier);
+    case 6: ptx::mbarrier_arrive_expect(barrier, 64); return ptx::mbarrier_arrive(barrier);
     case 7: ptx::mbarrier_invalidate(barrier); return ptx::mbarrier_arrive(barrier);
     default: break;
   }
@@ -81,8 +79,9 @@ TEST(mbarrier_misuse_is_diagnosed) {
 // ---- TMA ----
 
 // Loads one box, copies its shared image out, and stores it to another place.
-__global__ void move_box(const __grid_constant__ TensorMap from, const __grid_constant__ TensorMap to,
-                         int x, int y, uint32_t bytes, uint8_t* image) {
+__global__ void move_box(const __grid_constant__ TensorMap from,
+                         const __grid_constant__ TensorMap to, int x, int y, uint32_t bytes,
+                         uint8_t* image) {
   DYN_SMEM(shared);
   const uint32_t tile = ptx::shared_u32(shared), barrier = tile + bytes;
   if (threadIdx.x == 0) {
@@ -126,8 +125,8 @@ void check_box(const Box& box, const std::string& mode) {
   auto* in = reinterpret_cast<uint8_t*>(storage.data());
   auto* out = reinterpret_cast<uint8_t*>(target.data());
   for (size_t i = 0; i < row_bytes * rows; i++) in[i] = static_cast<uint8_t>(check::random_word());
-  TensorTile tile{in, {columns, rows}, row_bytes, {box.columns, box.rows}, box.element_bytes,
-                  box.swizzle};
+  TensorTile tile{
+      in, {columns, rows}, row_bytes, {box.columns, box.rows}, box.element_bytes, box.swizzle};
   TensorMap from, to;
   CHECK(encode_tensor_map(tile, &from) == TensorMapStatus::ok);
   tile.data = out;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <climits>
 #include <cstdint>
 #include <vector>
 
@@ -19,14 +20,15 @@ constexpr int key_position(int j) {
   return j / 32 * 32 + key / 16 * 16 + key % 8 / 2 * 4 + key / 8 % 2 * 2 + key % 2;
 }
 
-__device__ inline uint32_t probability(int32_t score) {
-  return static_cast<uint32_t>(min(max((score >> 9) + 40, 0), 255));
+__host__ __device__ inline uint32_t probability(int32_t score) {
+  const int32_t code = (score >> 9) + 40;
+  return static_cast<uint32_t>(code < 0 ? 0 : code > 255 ? 255 : code);
 }
 
 struct Problem {
   int tokens, query_rows;
-  std::vector<int> blocks;     // attended key blocks, any order
-  std::vector<int> row_order;  // result of query row r goes to row_order[r]
+  std::vector<int> blocks;                // attended key blocks, any order
+  std::vector<int> row_order;             // result of query row r goes to row_order[r]
   std::vector<int8_t> query, key, value;  // [rows][head_dim]
   std::vector<int8_t> value_transposed;   // [key block][head_dim][block_keys], key_position order
   std::vector<int32_t> output;            // [query_rows][head_dim]
@@ -43,7 +45,8 @@ struct Problem {
     for (size_t token = 0; token < padded; token++) {
       for (size_t d = 0; d < width; d++) {
         const size_t block = token / block_keys;
-        const auto position = static_cast<size_t>(key_position(static_cast<int>(token % block_keys)));
+        const auto position =
+            static_cast<size_t>(key_position(static_cast<int>(token % block_keys)));
         value_transposed[(block * width + d) * block_keys + position] = value[token * width + d];
       }
     }
@@ -63,17 +66,20 @@ struct Problem {
       std::vector<int32_t> expected(head_dim, 0);
       int32_t sum = 0;
       for (const int block : blocks) {
-        for (int token = block * block_keys; token < std::min(tokens, (block + 1) * block_keys); token++) {
+        for (int token = block * block_keys; token < std::min(tokens, (block + 1) * block_keys);
+             token++) {
           int32_t score = 0;
           for (int d = 0; d < head_dim; d++) score += at(query, row, d) * at(key, token, d);
           const auto p = static_cast<int32_t>(probability(score));
           sum += p;
-          for (int d = 0; d < head_dim; d++) expected[static_cast<size_t>(d)] += p * at(value, token, d);
+          for (int d = 0; d < head_dim; d++)
+            expected[static_cast<size_t>(d)] += p * at(value, token, d);
         }
       }
       const int target = row_order[static_cast<size_t>(row)];
       if (row_sum[static_cast<size_t>(target)] != sum) return false;
-      if (!std::equal(expected.begin(), expected.end(), output.begin() + target * head_dim)) return false;
+      if (!std::equal(expected.begin(), expected.end(), output.begin() + target * head_dim))
+        return false;
     }
     return true;
   }

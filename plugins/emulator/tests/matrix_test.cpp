@@ -55,7 +55,8 @@ void check_integer(int bits, bool a_signed) {
     const Fragments fragments{words, bits};
     for (int row = 0; row < 16; row++) {
       for (int column = 0; column < 8; column++) {
-        const auto at = static_cast<size_t>((row % 8 * 4 + column / 2) * 4 + row / 8 * 2 + column % 2);
+        const auto at =
+            static_cast<size_t>((row % 8 * 4 + column / 2) * 4 + row / 8 * 2 + column % 2);
         int64_t sum = start[at];
         for (int k = 0; k < fragments.k_size(); k++) {
           sum += as_integer(fragments.a(row, k), bits, a_signed) *
@@ -76,7 +77,8 @@ void check_float(float (*decode)(uint32_t), uint32_t keep_bits, uint32_t set_bit
   const Fragments fragments{words, 16};
   for (int row = 0; row < 16; row++) {
     for (int column = 0; column < 8; column++) {
-      const auto at = static_cast<size_t>((row % 8 * 4 + column / 2) * 4 + row / 8 * 2 + column % 2);
+      const auto at =
+          static_cast<size_t>((row % 8 * 4 + column / 2) * 4 + row / 8 * 2 + column % 2);
       double sum = start[at];
       for (int k = 0; k < 16; k++) {
         sum += static_cast<double>(decode(fragments.a(row, k))) *
@@ -98,8 +100,8 @@ TEST(float_mma_matches_plain_products) {
   check_float<FloatMma(ptx::mma_f16)>(
       [](uint32_t bits) { return __half2float(__ushort_as_half(static_cast<uint16_t>(bits))); },
       0x83FF83FFu, 0x3C003C00u);
-  check_float<FloatMma(ptx::mma_bf16)>(
-      [](uint32_t bits) { return __uint_as_float(bits << 16); }, 0x807F807Fu, 0x3F803F80u);
+  check_float<FloatMma(ptx::mma_bf16)>([](uint32_t bits) { return __uint_as_float(bits << 16); },
+                                       0x807F807Fu, 0x3F803F80u);
 }
 
 __global__ void mma_in_two_branches(const uint32_t* words, int32_t* out) {
@@ -142,7 +144,9 @@ TEST(float_to_16_bits_rounds_half_to_even) {
   const auto half = [](uint32_t code) {
     return static_cast<double>(__half2float(__ushort_as_half(static_cast<uint16_t>(code))));
   };
-  const auto bfloat = [](uint32_t code) { return static_cast<double>(__uint_as_float(code << 16)); };
+  const auto bfloat = [](uint32_t code) {
+    return static_cast<double>(__uint_as_float(code << 16));
+  };
   for (int i = 0; i < 20000; i++) {
     const uint32_t code = check::random_word() % 0x7BFFu;
     const double low = half(code), high = half(code + 1);
@@ -188,7 +192,8 @@ TEST(bit_intrinsics) {
   CHECK(__byte_perm(0x80000000u, 0u, 0xBBB3u) == 0xFFFFFF80u);
   CHECK(__dp4a(0x01020304u, 0x01010101u, 5u) == 15u);
   CHECK(__dp4a(static_cast<int>(0xFF02FE04u), 0x01010101, 0) == 3);
-  CHECK(__float2int_rn(2.5f) == 2 && __float2int_rn(NAN) == 0 && __float2int_rn(1e20f) == INT32_MAX);
+  CHECK(__float2int_rn(2.5f) == 2 && __float2int_rn(NAN) == 0 &&
+        __float2int_rn(1e20f) == INT32_MAX);
   CHECK(__ffs(0) == 0 && __ffs(8) == 4 && __clz(1) == 31 && __popc(255u) == 8);
   CHECK(__fns(0b101100u, 3, 2) == 5u && __fns(1u, 0, 2) == ~0u);
 }

@@ -93,8 +93,7 @@ template <bool Transpose>
 void check_fragments(const std::vector<uint32_t>& chunks, const std::string& mode) {
   std::vector<uint4> in(128);
   for (uint4& row : in) {
-    row = {check::random_word(), check::random_word(),
-           check::random_word(), check::random_word()};
+    row = {check::random_word(), check::random_word(), check::random_word(), check::random_word()};
   }
   std::vector<uint32_t> out(32 * 6);
   CHECK_RUNS(load_fragments<Transpose>, {1, 32, 2048}, in.data(), chunks.data(), out.data());

@@ -1,0 +1,178 @@
+// Runs every conformance kernel on fixed pseudo-random inputs and writes what they computed.
+#pragma once
+
+#include "emulator/conformance/device_buffer.h"
+#include "emulator/conformance/dump.h"
+#include "emulator/conformance/kernels.cuh"
+#include "emulator/tests/pipelined_attention.cuh"
+#include "emulator/tests/specialised_attention.cuh"
+
+namespace conformance {
+
+// Checks and notes the failures of one run.
+class Session {
+ public:
+  explicit Session(const char* path) : dump(path) {}
+
+  template <class... Parameters, class... Arguments>
+  void launch(void (*kernel)(Parameters...), const LaunchShape& shape,
+              const Arguments&... arguments) {
+    if (shape.shared_bytes > 48 << 10) {
+      expect(allow_shared_bytes(kernel, shape.shared_bytes) == LaunchStatus::ok);
+    }
+    expect(paro::launch(kernel, shape, arguments...) == LaunchStatus::ok);
+  }
+  void expect(bool condition) {
+    if (!condition && !failed) std::printf("failed: %s\n", last_launch_message());
+    failed |= !condition;
+  }
+  template <class T>
+  void save(const std::string& name, DeviceBuffer<T>& buffer, double tolerance = 0) {
+    const std::vector<T> values = buffer.read();
+    expect(buffer.ok());
+    dump.section(name, values, tolerance);
+  }
+
+  Dump dump;
+  bool failed = false;
+};
+
+inline void basic_sections(Session& session) {
+  for (int round = 0; round < 8; round++) {
+    DeviceBuffer<uint32_t> in(check::random_words(32 * mma_inputs));
+    DeviceBuffer<int32_t> integers(std::vector<int32_t>(32 * mma_integers));
+    DeviceBuffer<float> floats(std::vector<float>(32 * mma_floats));
+    session.launch(matrix_products, {1, 32}, in.get(), integers.get(), floats.get());
+    session.save("mma_integer_" + std::to_string(round), integers);
+    // Tensor cores keep fewer bits than FP32 while they add.
+    session.save("mma_float_" + std::to_string(round), floats, 2e-5);
+  }
+  DeviceBuffer<uint32_t> rows(check::random_words(1024));
+  const auto* in = reinterpret_cast<const uint4*>(rows.get());
+  DeviceBuffer<uint32_t> loaded(std::vector<uint32_t>(32 * load_words));
+  session.launch(shared_loads, {1, 32, 4480}, in, loaded.get());
+  session.save("cp_async_ldmatrix", loaded);
+
+  std::vector<float> numbers(128 * scalar_inputs);
+  for (size_t i = 0; i < numbers.size(); i++) {
+    const auto integer = static_cast<float>(check::random_word() % 400);
+    numbers[i] = i % 5 == 0 ? integer - 50.5f : integer * 0.7f - 30.0f;
+  }
+  numbers[3] = 1e9f;
+  numbers[6] = -1e9f;
+  DeviceBuffer<float> scalar_in(numbers), powers(std::vector<float>(128));
+  DeviceBuffer<uint32_t> words(std::vector<uint32_t>(128 * scalar_words));
+  session.launch(scalars, {1, 128}, scalar_in.get(), words.get(), powers.get());
+  session.save("conversions_shuffles_votes", words);
+  session.save("exp2", powers, 1e-6);
+}
+
+struct BoxCase {
+  const char* name;
+  uint32_t columns, rows, element_bytes;
+  Swizzle swizzle;
+  int x, y;
+};
+
+inline void tensor_section(Session& session, const BoxCase& box) {
+  constexpr uint64_t columns = 96, rows = 50;
+  const uint64_t row_bytes = columns * box.element_bytes;
+  DeviceBuffer<uint32_t> in(check::random_words(row_bytes * rows / 4));
+  DeviceBuffer<uint32_t> out(std::vector<uint32_t>(row_bytes * rows / 4));
+  TensorTile tile{in.get(),          {columns, rows}, row_bytes, {box.columns, box.rows},
+                  box.element_bytes, box.swizzle};
+  TensorMap from, to;
+  session.expect(encode_tensor_map(tile, &from) == TensorMapStatus::ok);
+  tile.data = out.get();
+  session.expect(encode_tensor_map(tile, &to) == TensorMapStatus::ok);
+  const uint32_t bytes = box.columns * box.rows * box.element_bytes;
+  DeviceBuffer<uint32_t> image(std::vector<uint32_t>(bytes / 4));
+  session.launch(tensor_copy, {1, 64, bytes + 8}, from, to, box.x, box.y, bytes, image.get());
+  session.save(std::string("tma_load_") + box.name, image);
+  session.save(std::string("tma_store_") + box.name, out);
+}
+
+template <int N>
+void wgmma_section(Session& session) {
+  DeviceBuffer<uint8_t> a(check::random_integers<uint8_t>(64 * 64, 0, 255));
+  DeviceBuffer<uint8_t> b(check::random_integers<uint8_t>(N * 64, 0, 255));
+  DeviceBuffer<int32_t> out(std::vector<int32_t>(3 * 64 * N));
+  session.launch(warpgroup_products<N>, {1, 128, 4096 + N * 64}, a.get(), b.get(), out.get());
+  session.save("wgmma_n" + std::to_string(N), out);
+}
+
+inline void hopper_sections(Session& session) {
+  tensor_section(session, {"plain", 48, 20, 1, Swizzle::none, 5, 7});
+  tensor_section(session, {"swizzle32", 16, 8, 2, Swizzle::b32, 90, 46});
+  tensor_section(session, {"swizzle64", 64, 40, 1, Swizzle::b64, 40, 20});
+  tensor_section(session, {"swizzle128", 64, 24, 2, Swizzle::b128, -11, -3});
+  wgmma_section<64>(session);
+  wgmma_section<128>(session);
+  wgmma_section<256>(session);
+  DeviceBuffer<uint32_t> roles(std::vector<uint32_t>(384));
+  session.launch(warpgroup_roles, {1, 384, 512}, roles.get());
+  session.save("warpgroup_roles", roles);
+}
+
+// The two kernels of the mutation tests, unmutated, end to end.
+inline void attention_sections(Session& session, bool hopper) {
+  using mutants::block_keys;
+  const mutants::Problem problem(6 * block_keys + 19, 64 + 37, {6, 0, 3, 5, 2, 1});
+  DeviceBuffer<int8_t> query(problem.query), key(problem.key), value(problem.value_transposed);
+  DeviceBuffer<int> blocks(problem.blocks), row_order(problem.row_order);
+  DeviceBuffer<int32_t> output(problem.output), row_sum(problem.row_sum);
+  const int block_count = static_cast<int>(problem.blocks.size());
+  {
+    using namespace mutants::pipelined;
+    const Parameters p{query.get(),     key.get(),         value.get(),   blocks.get(),
+                       row_order.get(), output.get(),      row_sum.get(), block_count,
+                       problem.tokens,  problem.query_rows};
+    session.launch(pipelined_attention<Bug::none>, {2, threads, sizeof(SharedTiles)}, p);
+    session.save("pipelined_output", output);
+    session.save("pipelined_row_sum", row_sum);
+  }
+  if (!hopper) return;
+  using namespace mutants::specialised;
+  const auto map_of = [&](const DeviceBuffer<int8_t>& matrix, size_t rows) {
+    TensorMap map{};
+    session.expect(encode_tensor_map({matrix.get(), {64, rows}, 64, {64, 64}, 1, Swizzle::b64},
+                                     &map) == TensorMapStatus::ok);
+    return map;
+  };
+  const Parameters p{blocks.get(), row_order.get(), output.get(),      row_sum.get(),
+                     block_count,  problem.tokens,  problem.query_rows};
+  session.launch(specialised_attention<Bug::none>, {2, threads, sizeof(SharedTiles)},
+                 map_of(query, static_cast<size_t>(problem.query_rows)),
+                 map_of(key, static_cast<size_t>(problem.tokens)),
+                 map_of(value, problem.value_transposed.size() / block_keys), p);
+  session.save("specialised_output", output);
+  session.save("specialised_row_sum", row_sum);
+}
+
+// Whether TMA and wgmma exist here; other GPUs leave their sections out.
+inline bool has_hopper() {
+#if PARO_EMULATED
+  return true;
+#else
+  cudaDeviceProp properties;
+  return succeeded(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties") &&
+         properties.major == 9;
+#endif
+}
+
+inline int run(int count, char** arguments) {
+  if (count != 2) {
+    std::printf("usage: %s DUMP\n", arguments[0]);
+    return 2;
+  }
+  const bool hopper = has_hopper();
+  Session session(arguments[1]);
+  basic_sections(session);
+  if (hopper) hopper_sections(session);
+  attention_sections(session, hopper);
+  session.expect(session.dump.close());
+  std::printf("%s %s\n", session.failed ? "FAILED, incomplete" : "wrote", arguments[1]);
+  return session.failed;
+}
+
+}  // namespace conformance

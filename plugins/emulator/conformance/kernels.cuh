@@ -1,0 +1,195 @@
+// One kernel for each group of instructions; inputs are random, outputs are compared word by word.
+#pragma once
+
+#include "ptx/convert.cuh"
+#include "ptx/cp_async.cuh"
+#include "ptx/ldmatrix.cuh"
+#include "ptx/mbarrier.cuh"
+#include "ptx/mma.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/warp.cuh"
+#include "ptx/wgmma.cuh"
+
+namespace conformance {
+
+using namespace paro;
+
+constexpr unsigned mma_inputs = 10, mma_integers = 16, mma_floats = 8;
+
+// 32 lanes x 10 words: A, B, integer C. 16-bit floats are brought near 1.
+__global__ void matrix_products(const uint32_t* in, int32_t* integers, float* floats) {
+  const uint32_t* mine = in + threadIdx.x * mma_inputs;
+  const uint32_t a[4] = {mine[0], mine[1], mine[2], mine[3]}, b[2] = {mine[4], mine[5]};
+  int32_t c[4][4];
+  float f[2][4];
+  for (int i = 0; i < 4; i++) {
+    for (int kind = 0; kind < 4; kind++) c[kind][i] = static_cast<int32_t>(mine[6 + i] >> 8);
+    f[0][i] = f[1][i] = static_cast<float>(i) * 0.5f;
+  }
+  ptx::mma_s8_s8(c[0], a, b);
+  ptx::mma_u8_s8(c[1], a, b);
+  ptx::mma_s4_s4(c[2], a, b);
+  ptx::mma_u4_s4(c[3], a, b);
+  uint32_t half_a[4], half_b[2], bfloat_a[4], bfloat_b[2];
+  for (int i = 0; i < 4; i++) {
+    half_a[i] = (a[i] & 0x83FF83FFu) | 0x3C003C00u;
+    bfloat_a[i] = (a[i] & 0x807F807Fu) | 0x3F803F80u;
+  }
+  for (int i = 0; i < 2; i++) {
+    half_b[i] = (b[i] & 0x83FF83FFu) | 0x3C003C00u;
+    bfloat_b[i] = (b[i] & 0x807F807Fu) | 0x3F803F80u;
+  }
+  ptx::mma_f16(f[0], half_a, half_b);
+  ptx::mma_bf16(f[1], bfloat_a, bfloat_b);
+  for (int i = 0; i < 16; i++) integers[threadIdx.x * mma_integers + i] = c[i / 4][i % 4];
+  for (int i = 0; i < 8; i++) floats[threadIdx.x * mma_floats + i] = f[i / 4][i % 4];
+}
+
+constexpr unsigned load_words = 4 * 12 + 3;
+
+// cp.async with zero fill, then every ldmatrix from swizzled rows of 128 bytes.
+__global__ void shared_loads(const uint4* in, uint32_t* out) {
+  DYN_SMEM(shared);
+  const uint32_t base = ptx::shared_u32(shared), lane = threadIdx.x;
+  for (uint32_t i = lane; i < 256; i += 32) ptx::cp_async_16(base + i * 16, in + i, i % 7 != 0);
+  ptx::cp_async_commit();
+  ptx::cp_async_small<8>(base + 4096 + lane * 8, in + lane, lane % 5 != 0);
+  ptx::cp_async_small<4>(base + 4352 + lane * 4, in + lane);
+  ptx::cp_async_wait_all();
+  __syncthreads();  // sync: all copies have landed
+  uint32_t* mine = out + lane * load_words;
+  const uint32_t row = lane % 16;
+  for (uint32_t k = 0; k < 4; k++) {
+    const uint32_t chunk = 2 * k + lane / 16, address = base + row * 128 + ((chunk ^ row % 8) << 4);
+    uint32_t x4[4], x4_trans[4], x2[2], x2_trans[2];
+    ptx::ldmatrix_x4(x4, address);
+    ptx::ldmatrix_x4_trans(x4_trans, address);
+    ptx::ldmatrix_x2(x2, address);
+    ptx::ldmatrix_x2_trans(x2_trans, address);
+    for (uint32_t i = 0; i < 4; i++) mine[k * 12 + i] = x4[i];
+    for (uint32_t i = 0; i < 4; i++) mine[k * 12 + 4 + i] = x4_trans[i];
+    for (uint32_t i = 0; i < 2; i++) mine[k * 12 + 8 + i] = x2[i];
+    for (uint32_t i = 0; i < 2; i++) mine[k * 12 + 10 + i] = x2_trans[i];
+  }
+  const auto* words = reinterpret_cast<const uint32_t*>(shared);
+  mine[48] = words[1024 + lane * 2];
+  mine[49] = words[1024 + lane * 2 + 1];
+  mine[50] = words[1088 + lane];
+}
+
+constexpr unsigned scalar_inputs = 4, scalar_words = 12;
+
+// Conversions, packing, shuffles and votes. exp2 is compared with a tolerance.
+__global__ void scalars(const float* in, uint32_t* words, float* powers) {
+  const float* x = in + threadIdx.x * scalar_inputs;
+  uint32_t* mine = words + threadIdx.x * scalar_words;
+  const uint32_t bytes = ptx::pack_u8x4(x[0], x[1], x[2], x[3]);
+  const ptx::BytePair interleaved = ptx::unpack_s4_interleaved(bytes);
+  const ptx::BytePair sequential = ptx::unpack_s4_sequential(bytes);
+  mine[0] = bytes;
+  mine[1] = ptx::pack_s8x4(x[0], x[1], x[2], x[3]);
+  mine[2] = ptx::pack_f16x2(x[0], x[1]);
+  mine[3] = ptx::pack_bf16x2(x[2], x[3]);
+  mine[4] = interleaved.low ^ interleaved.high * 31u;
+  mine[5] = sequential.low ^ sequential.high * 31u;
+  mine[6] = __dp4a(bytes, 0x01010101u, 7u);
+  mine[7] = __float_as_uint(__shfl_xor_sync(~0u, x[0], 5) + __shfl_sync(~0u, x[1], 3));
+  mine[8] = __ballot_sync(~0u, x[0] > 50.0f);
+  mine[9] = static_cast<uint32_t>(__any_sync(~0u, x[1] > 254.0f) != 0);
+  mine[10] = static_cast<uint32_t>(__reduce_max_sync(~0u, static_cast<int>(bytes & 0xFFFFu)));
+  mine[11] = __float_as_uint(
+      ptx::float_from_biased(ptx::biased_zero + static_cast<int32_t>(bytes & 0xFFFFu) - 9000));
+  powers[threadIdx.x] = ptx::exp2_approx(-fabsf(x[0]) * 0.25f);
+}
+
+// A tensor map's box through shared memory, swizzled, and back to another matrix.
+__global__ void tensor_copy(const __grid_constant__ TensorMap from,
+                            const __grid_constant__ TensorMap to, int x, int y, uint32_t bytes,
+                            uint32_t* image) {
+#if PARO_HAS_TMA
+  DYN_SMEM(shared);
+  const uint32_t tile = ptx::shared_u32(shared), barrier = tile + bytes;
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(barrier, 1);
+    ptx::fence_mbarrier_init();
+  }
+  __syncthreads();  // sync: the barrier is initialised
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_arrive_expect(barrier, bytes);
+    ptx::tma_load_2d(tile, from, x, y, barrier);
+  }
+  ptx::mbarrier_wait(barrier, 0);
+  const auto* words = reinterpret_cast<const uint32_t*>(shared);
+  for (uint32_t i = threadIdx.x; i < bytes / 4; i += blockDim.x) image[i] = words[i];
+  if (threadIdx.x == 0) {
+    ptx::tma_store_2d(to, x, y, tile);
+    ptx::tma_store_commit();
+    ptx::tma_store_wait<0>();
+  }
+#endif
+}
+
+// One 64 x N x 64 product in three forms; tiles are dense rows of 64 bytes, 64-byte swizzle.
+template <int N>
+__global__ void __launch_bounds__(128, 1)
+    warpgroup_products(const uint8_t* a, const uint8_t* b, int32_t* out) {
+#if PARO_HAS_WGMMA
+  DYN_SMEM(shared);
+  const uint32_t thread = threadIdx.x, base = ptx::shared_u32(shared);
+  const auto place = [](uint32_t row, uint32_t byte) {
+    return row * 64 + ((byte / 16 ^ (row >> 1 & 3)) << 4) + byte % 16;
+  };
+  for (uint32_t i = thread; i < 64 * 64; i += 128) shared[place(i / 64, i % 64)] = a[i];
+  for (uint32_t i = thread; i < N * 64; i += 128) shared[4096 + place(i / 64, i % 64)] = b[i];
+  ptx::fence_proxy_async();
+  __syncthreads();  // sync: both tiles are written
+  const uint64_t a_tile = ptx::wgmma_descriptor(base, Swizzle::b64);
+  const uint64_t b_tile = ptx::wgmma_descriptor(base + 4096, Swizzle::b64);
+  for (int form = 0; form < 3; form++) {
+    int32_t d[N / 2];
+    uint32_t fragment[2][4];
+    for (uint32_t k = 0; k < 2; k++) {
+      for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t row = thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8;
+        const uint8_t* bytes = a + row * 64 + k * 32 + i / 2 * 16 + thread % 4 * 4;
+        fragment[k][i] = *reinterpret_cast<const uint32_t*>(bytes);
+      }
+    }
+    ptx::wgmma_fence();
+    if (form == 0) {
+      for (uint32_t k = 0; k < 2; k++)
+        ptx::wgmma_s8_s8<N>(d, a_tile + 2 * k, b_tile + 2 * k, k > 0);
+    } else if (form == 1) {
+      for (uint32_t k = 0; k < 2; k++) ptx::wgmma_s8_s8<N>(d, fragment[k], b_tile + 2 * k, k > 0);
+    } else {
+      for (uint32_t k = 0; k < 2; k++) ptx::wgmma_u8_s8<N>(d, fragment[k], b_tile + 2 * k, k > 0);
+    }
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    for (uint32_t i = 0; i < N / 2; i++) out[(form * 128 + thread) * (N / 2) + i] = d[i];
+  }
+#endif
+}
+
+// setmaxnreg, named barriers and elect.sync among three warpgroups.
+__global__ void __launch_bounds__(384, 1) warpgroup_roles(uint32_t* out) {
+#if PARO_HAS_WGMMA
+  DYN_SMEM(shared);
+  auto* words = reinterpret_cast<uint32_t*>(shared);
+  const uint32_t group = threadIdx.x / 128, thread = threadIdx.x % 128;
+  if (group == 0) {
+    ptx::registers_decrease<40>();
+    words[thread] = thread * thread;
+    ptx::named_barrier_arrive(1, 256);
+    ptx::named_barrier_arrive(2, 256);
+  } else {
+    ptx::registers_increase<232>();
+    // sync: group 0 has written; one barrier for each group that reads
+    ptx::named_barrier_sync(static_cast<int>(group), 256);
+    out[threadIdx.x] = words[thread ^ 5];
+  }
+  if (ptx::elect_one()) out[threadIdx.x / 32] = 0xE1EC7EDu;
+#endif
+}
+
+}  // namespace conformance
