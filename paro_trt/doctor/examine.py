@@ -14,7 +14,6 @@ CHAIN = {
     "torch": "models, calibration, the reference",
     "diffusers": "model classes",
     "safetensors": "weights and plans",
-    "zstandard": "plans",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "running exported models",

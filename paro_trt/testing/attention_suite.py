@@ -222,9 +222,10 @@ def _flex_attention(inputs: AttentionInputs, key_blocks: int) -> Callable[[], Te
     mask = torch.from_numpy(unpack_block_mask(inputs.block_mask.numpy(), key_blocks))
     listed = mask.int().argsort(dim=-1, descending=True, stable=True).int()
     counts = mask.sum(dim=-1).int()
+    tokens = inputs.query.shape[1]
     blocks = BlockMask.from_kv_blocks(
         torch.zeros_like(counts), torch.zeros_like(listed), counts, listed,
-        BLOCK_SIZE=(BLOCK_Q, BLOCK_K),
+        BLOCK_SIZE=(BLOCK_Q, BLOCK_K), seq_lengths=(tokens, tokens),
     )  # fmt: skip
     query, key, value = (x.transpose(1, 2).contiguous() for x in inputs[:3])
     compiled = torch.compile(flex_attention)

@@ -49,7 +49,7 @@ struct TileScratch {
   float* picked_key;   // [block_k][D] summary tokens off the mask
   float* picked_value; // [D][block_k]
   float* picked_bias;  // [block_k]
-  float* block;        // [2][block_k][D] tokens on their way through stage 1
+  float* block;        // [block_k][D] values on their way through stage 1
 };
 
 // The instruction set's versions of the work on a head.

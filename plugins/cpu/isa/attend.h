@@ -21,20 +21,16 @@ inline void load_query(const HeadJob& job, int head, int query_block, int rows,
                           ? call.scale
                           : 1.0f / __builtin_sqrtf(static_cast<float>(head_dim));
   for (int r = 0; r < width; ++r) {
-    float row[128] = {};
+    alignas(64) float row[128] = {};
     Scale s{1.0f, 1.0f};
     if (r < rows) {
       const int64_t token = job.order[query_block * width + r];
       const int64_t index = (job.sample * int64_t{call.tokens} + token) * call.heads + head;
       load_row(call.query, index, head_dim, call.dtype, row);
       if (call.qk_bits != 16) {
-        Magnitude magnitude;
-        for (int d = 0; d < head_dim; ++d) {
-          row[d] *= equalizer[d];
-          magnitude.add(row[d]);
-        }
-        s = scale_of(magnitude.maximum, magnitude.finite, call.qk_bits);
-        for (int d = 0; d < head_dim; ++d) row[d] = code_of(row[d], s);
+        for (int d = 0; d < head_dim; ++d) row[d] *= equalizer[d];
+        s = scale_of(magnitude_of(row, head_dim), call.qk_bits);
+        to_codes(row, head_dim, s);
       }
     }
     scratch.row_factor[r] = s.scale * (scale * kLog2E);

@@ -7,42 +7,49 @@
 
 namespace paro::cpu::PARO_ISA {
 
-// keys [count of block_k][D] -> codes and scale; at 16 bits the values themselves.
-inline void quantize_keys(const float* block, int rows, int head_dim, int bits, float* codes,
-                          float* scale) {
-  const int size = rows * head_dim;
-  Scale s{1.0f, 1.0f};
-  if (bits != 16) {
-    Magnitude magnitude;
-    for (int i = 0; i < size; ++i) magnitude.add(block[i]);
-    s = scale_of(magnitude.maximum, magnitude.finite, bits);
-  }
+// keys [rows][D] -> codes and scale, in place; at 16 bits the values themselves.
+inline void quantize_keys(float* block, int size, int bits, float* scale) {
+  *scale = 1.0f;
+  if (bits == 16) return;
+  const Scale s = scale_of(magnitude_of(block, size), bits);
   *scale = s.scale;
-  for (int i = 0; i < size; ++i) codes[i] = bits == 16 ? block[i] : code_of(block[i], s);
+  to_codes(block, size, s);
 }
 
-// values [block_k][D] -> transposed [D][block_k]. 8 bits: codes with one scale; 4 bits: a scale a
-// channel, multiplied in, since it cannot be folded into a probability.
-inline void quantize_values(const float* block, int rows, int head_dim, int bits, float* transposed,
-                            float* scale) {
+// values [rows][D] -> in place. 8 bits: codes with one scale; 4 bits: a scale a channel, multiplied
+// in, since it cannot be folded into a probability.
+inline void quantize_values(float* block, int rows, int head_dim, int bits, float* scale) {
+  if (bits != 4) return quantize_keys(block, rows * head_dim, bits, scale);
   *scale = 1.0f;
-  Scale s{1.0f, 1.0f};
-  if (bits == 8) {
+  for (int d = 0; d < head_dim; d += kVector) {
     Magnitude magnitude;
-    for (int i = 0; i < rows * head_dim; ++i) magnitude.add(block[i]);
-    s = scale_of(magnitude.maximum, magnitude.finite, bits);
-    *scale = s.scale;
-  }
-  for (int d = 0; d < head_dim; ++d) {
-    if (bits == 4) {
-      Magnitude magnitude;
-      for (int r = 0; r < rows; ++r) magnitude.add(block[r * head_dim + d]);
-      s = scale_of(magnitude.maximum, magnitude.finite, bits);
+    for (int r = 0; r < rows; ++r) magnitude.add(load(block + r * head_dim + d));
+    float inverse[kVector], scales[kVector];
+    for (int i = 0; i < kVector; ++i) {
+      const Scale s = scale_of(magnitude.largest[i], bits);
+      inverse[i] = s.inverse;
+      scales[i] = s.scale;
     }
-    float* row = transposed + d * rows;
     for (int r = 0; r < rows; ++r) {
-      const float x = block[r * head_dim + d];
-      row[r] = bits == 16 ? x : bits == 8 ? code_of(x, s) : code_of(x, s) * s.scale;
+      float* at = block + r * head_dim + d;
+      for (int i = 0; i < kVector; ++i) {
+        const float code = inverse[i] == 0.0f ? 0.0f : __builtin_rintf(at[i] * inverse[i]);
+        at[i] = code * scales[i];
+      }
+    }
+  }
+}
+
+// [rows][D] -> [D][rows], in squares that fit a cache line both ways.
+inline void transpose(const float* block, int rows, int head_dim, float* transposed) {
+  constexpr int kSquare = 16;
+  for (int r = 0; r < rows; r += kSquare) {
+    for (int d = 0; d < head_dim; d += kSquare) {
+      for (int i = 0; i < kSquare; ++i) {
+        for (int j = 0; j < kSquare; ++j) {
+          transposed[(d + i) * rows + r + j] = block[(r + j) * head_dim + d + i];
+        }
+      }
     }
   }
 }
@@ -52,7 +59,7 @@ inline void gather_block(const HeadJob& job, const void* source, int index, cons
                          const float* factor, bool preconditioned, float* out) {
   const paro_attention& call = *job.call;
   const int head_dim = call.head_dim, count = job.tokens_in(index);
-  float reciprocal[128];
+  alignas(64) float reciprocal[128];
   for (int d = 0; d < head_dim; ++d) reciprocal[d] = 1.0f / factor[d];
   for (int r = 0; r < count; ++r) {
     const int64_t token = job.order[index * call.block_k + r];
@@ -66,13 +73,16 @@ inline void gather_block(const HeadJob& job, const void* source, int index, cons
   for (int i = count * head_dim; i < call.block_k * head_dim; ++i) out[i] = 0.0f;
 }
 
-// Mean of a block's tokens in the order the op specifies: halves added until one is left.
-// Destroys the block.
-inline void block_mean(float* block, int rows, int head_dim, int count, float* mean) {
-  for (int half = rows / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half * head_dim; ++i) block[i] = block[i] + block[half * head_dim + i];
+// Mean of a block's tokens in the order the op specifies: halves added until one is left. The
+// first addition reads the block, which stays, and the others work in `sums`.
+inline void block_mean(const float* block, int rows, int head_dim, int count, float* sums,
+                       float* mean) {
+  const float* from = block;
+  for (int size = rows / 2 * head_dim; size >= head_dim; size /= 2) {
+    for (int i = 0; i < size; ++i) sums[i] = from[i] + from[size + i];
+    from = sums;
   }
-  for (int d = 0; d < head_dim; ++d) mean[d] = block[d] / static_cast<float>(count);
+  for (int d = 0; d < head_dim; ++d) mean[d] = sums[d] / static_cast<float>(count);
 }
 
 // At 16 bits a summary token is stored in the inputs' type, as the tokens are.
@@ -90,26 +100,27 @@ inline void prepare_key_block(const HeadJob& job, int32_t index, TileScratch& sc
   const float* affine = call.channel_affine + job.kv_head * head_dim;
   const int row_size = call.kv_heads * head_dim;
   const int count = job.tokens_in(index);
-  float* block = scratch.block;
+  const bool summarized = call.pool_dropped && count > 0;
 
-  gather_block(job, call.key, index, affine, affine + row_size, call.qk_bits != 16, block);
-  quantize_keys(block, rows, head_dim, call.qk_bits, job.key + int64_t{index} * size,
-                job.key_scale + index);
-  if (call.pool_dropped && count > 0) {
+  float* key = job.key + int64_t{index} * size;
+  gather_block(job, call.key, index, affine, affine + row_size, call.qk_bits != 16, key);
+  if (summarized) {
     float* mean = job.key_mean + int64_t{index} * head_dim;
-    block_mean(block, rows, head_dim, count, mean);
+    block_mean(key, rows, head_dim, count, scratch.block, mean);
     if (call.qk_bits == 16) round_to_storage(mean, head_dim, call.dtype);
   }
+  quantize_keys(key, size, call.qk_bits, job.key_scale + index);
 
+  float* value = scratch.block;
   gather_block(job, call.value, index, affine + 2 * row_size, affine + 3 * row_size,
-               call.pv_bits != 16, block);
-  quantize_values(block, rows, head_dim, call.pv_bits, job.value + int64_t{index} * size,
-                  job.value_scale + index);
-  if (call.pool_dropped && count > 0) {
+               call.pv_bits != 16, value);
+  if (summarized) {
     float* mean = job.value_mean + int64_t{index} * head_dim;
-    block_mean(block, rows, head_dim, count, mean);
+    block_mean(value, rows, head_dim, count, scratch.picked_value, mean);
     if (call.pv_bits == 16) round_to_storage(mean, head_dim, call.dtype);
   }
+  quantize_values(value, rows, head_dim, call.pv_bits, job.value_scale + index);
+  transpose(value, rows, head_dim, job.value + int64_t{index} * size);
 }
 
 // Summary tokens group * block_k ... of blocks that hold tokens, zeros for the others.
@@ -117,8 +128,7 @@ inline void prepare_summary_block(const HeadJob& job, int32_t group, TileScratch
   const paro_attention& call = *job.call;
   const int head_dim = call.head_dim, rows = call.block_k, size = rows * head_dim;
   const int first = group * rows;
-  float* block = scratch.block;
-  auto fill = [&](const float* means) {
+  const auto fill = [&](const float* means, float* block) {
     for (int r = 0; r < rows; ++r) {
       const bool exists = first + r < job.key_blocks && job.tokens_in(first + r) > 0;
       for (int d = 0; d < head_dim; ++d) {
@@ -126,12 +136,12 @@ inline void prepare_summary_block(const HeadJob& job, int32_t group, TileScratch
       }
     }
   };
-  fill(job.key_mean);
-  quantize_keys(block, rows, head_dim, call.qk_bits, job.summary_key + int64_t{group} * size,
-                job.summary_key_scale + group);
-  fill(job.value_mean);
-  quantize_values(block, rows, head_dim, call.pv_bits, job.summary_value + int64_t{group} * size,
-                  job.summary_value_scale + group);
+  float* key = job.summary_key + int64_t{group} * size;
+  fill(job.key_mean, key);
+  quantize_keys(key, size, call.qk_bits, job.summary_key_scale + group);
+  fill(job.value_mean, scratch.block);
+  quantize_values(scratch.block, rows, head_dim, call.pv_bits, job.summary_value_scale + group);
+  transpose(scratch.block, rows, head_dim, job.summary_value + int64_t{group} * size);
 }
 
 }  // namespace paro::cpu::PARO_ISA

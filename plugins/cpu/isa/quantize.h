@@ -32,9 +32,15 @@ inline void store_element(void* base, int64_t index, int32_t dtype, float x) {
   }
 }
 
-// One row of [rows, heads, D] tensors as floats.
+// One row of [rows, heads, D] tensors as floats. `out` is aligned, the tensor need not be.
 inline void load_row(const void* base, int64_t row, int32_t head_dim, int32_t dtype, float* out) {
-  for (int d = 0; d < head_dim; ++d) out[d] = load_element(base, row * head_dim + d, dtype);
+  const int64_t first = row * head_dim;
+  if (dtype == PARO_FLOAT32) {
+    __builtin_memcpy(out, static_cast<const float*>(base) + first,
+                     sizeof(float) * static_cast<unsigned>(head_dim));
+    return;
+  }
+  for (int d = 0; d < head_dim; ++d) out[d] = load_element(base, first + d, dtype);
 }
 
 // What values * (levels / maximum) and maximum / levels become for a group's largest magnitude.
@@ -43,28 +49,50 @@ struct Scale {
   float scale;
 };
 
-inline Scale scale_of(float maximum, bool finite, int bits) {
-  if (!finite) return {0.0f, __builtin_nanf("")};
+constexpr uint32_t kInfinityBits = 0x7F800000u;
+
+// `magnitude_bits`: the largest |x| of the group as an integer. Magnitudes order as integers do,
+// and infinity and NaN lie above all others, so that one maximum finds both.
+inline Scale scale_of(int32_t magnitude_bits, int bits) {
+  if (static_cast<uint32_t>(magnitude_bits) >= kInfinityBits) return {0.0f, __builtin_nanf("")};
+  float maximum;
+  __builtin_memcpy(&maximum, &magnitude_bits, sizeof maximum);
   if (!(maximum > kSmallestMaximum)) return {0.0f, 0.0f};
   const float levels = levels_of(bits);
   return {levels / maximum, maximum / levels};
 }
 
-// Largest magnitude of a group and whether all of it is finite.
+// Largest magnitudes of many groups at once, one a lane; or of one group, by `over_lanes`.
 struct Magnitude {
-  float maximum = 0.0f;
-  bool finite = true;
+  VectorInt largest{};
 
-  void add(float x) {
-    const float magnitude = __builtin_fabsf(x);
-    maximum = magnitude > maximum ? magnitude : maximum;
-    finite &= magnitude <= __FLT_MAX__;
+  void add(Vector x) {
+    const VectorInt bits = reinterpret_cast<VectorInt>(x) & 0x7FFFFFFF;
+    largest = bits > largest ? bits : largest;
+  }
+
+  int32_t over_lanes() const {
+    int32_t result = 0;
+    for (int i = 0; i < kVector; ++i) result = largest[i] > result ? largest[i] : result;
+    return result;
   }
 };
 
-inline float code_of(float x, Scale s) {
+inline int32_t magnitude_of(const float* x, int count) {
+  Magnitude magnitude;
+  for (int i = 0; i < count; i += kVector) magnitude.add(load(x + i));
+  return magnitude.over_lanes();
+}
+
+// x -> codes, in place. rint, not the rounding bias: the compiler would contract product and bias
+// into one operation, whose single rounding is not the specification's.
+inline void to_codes(float* x, int count, Scale s) {
   // A poisoned group has codes 0 and all of its NaN in the scale; NaN * 0 would not be 0.
-  return s.inverse == 0.0f ? 0.0f : __builtin_rintf(x * s.inverse);
+  if (s.inverse == 0.0f) {
+    __builtin_memset(x, 0, sizeof(float) * static_cast<unsigned>(count));
+    return;
+  }
+  for (int i = 0; i < count; ++i) x[i] = __builtin_rintf(x[i] * s.inverse);
 }
 
 }  // namespace paro::cpu::PARO_ISA
