@@ -178,7 +178,7 @@ def comparison(plan: Any, plan_file: Path, dense: Sampling, paro: Mapping[str, S
     of_plan("plan file", "", file_size(plan_file.stat().st_size))
     for layer in plan.layers:
         error = plan.calibration.measured[f"heldout_error.{layer.name}"]
-        of_plan(f"attention error, {layer.name}", "0", f"{error:.3f}")
+        of_plan(f"error of {layer.name}", "0", f"{error:.3f}")
     pairs = [(run.video[None], dense.video[None]) for run in paro.values()]
     cosines = [output_errors(*pair).cosine for pair in pairs]
     table.add_row("video: cosine", "1", *(f"{cosine:.5f}" for cosine in cosines))
