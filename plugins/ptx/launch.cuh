@@ -86,7 +86,7 @@ LaunchStatus allow_shared_bytes(void (*kernel)(Parameters...), size_t bytes) {
 template <class... Parameters, class... Arguments>
 LaunchStatus launch(void (*kernel)(Parameters...), const LaunchShape& shape,
                     const Arguments&... arguments) {
-  kernel<<<shape.grid, shape.block, shape.shared_bytes, shape.stream> > >(arguments...);
+  kernel<<<shape.grid, shape.block, shape.shared_bytes, shape.stream>>>(arguments...);
   return detail::status_of(cudaGetLastError());
 }
 

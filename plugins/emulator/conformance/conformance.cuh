@@ -92,13 +92,20 @@ inline void tensor_section(Session& session, const BoxCase& box) {
   session.save(std::string("tma_store_") + box.name, out);
 }
 
-template <int N>
-void wgmma_section(Session& session) {
+template <int N, ProductForm form>
+void wgmma_section(Session& session, const char* name) {
   DeviceBuffer<uint8_t> a(check::random_integers<uint8_t>(64 * 64, 0, 255));
   DeviceBuffer<uint8_t> b(check::random_integers<uint8_t>(N * 64, 0, 255));
-  DeviceBuffer<int32_t> out(std::vector<int32_t>(3 * 64 * N));
-  session.launch(warpgroup_products<N>, {1, 128, 4096 + N * 64}, a.get(), b.get(), out.get());
-  session.save("wgmma_n" + std::to_string(N), out);
+  DeviceBuffer<int32_t> out(std::vector<int32_t>(64 * N));
+  session.launch(warpgroup_product<N, form>, {1, 128, 4096 + N * 64}, a.get(), b.get(), out.get());
+  session.save("wgmma_n" + std::to_string(N) + "_" + name, out);
+}
+
+template <int N>
+void wgmma_sections(Session& session) {
+  wgmma_section<N, ProductForm::shared>(session, "shared");
+  wgmma_section<N, ProductForm::signed_registers>(session, "signed_registers");
+  wgmma_section<N, ProductForm::unsigned_registers>(session, "unsigned_registers");
 }
 
 inline void hopper_sections(Session& session) {
@@ -106,9 +113,9 @@ inline void hopper_sections(Session& session) {
   tensor_section(session, {"swizzle32", 16, 8, 2, Swizzle::b32, 90, 46});
   tensor_section(session, {"swizzle64", 64, 40, 1, Swizzle::b64, 40, 20});
   tensor_section(session, {"swizzle128", 64, 24, 2, Swizzle::b128, -11, -3});
-  wgmma_section<64>(session);
-  wgmma_section<128>(session);
-  wgmma_section<256>(session);
+  wgmma_sections<64>(session);
+  wgmma_sections<128>(session);
+  wgmma_sections<256>(session);
   DeviceBuffer<uint32_t> roles(std::vector<uint32_t>(384));
   session.launch(warpgroup_roles, {1, 384, 512}, roles.get());
   session.save("warpgroup_roles", roles);

@@ -129,10 +129,13 @@ __global__ void tensor_copy(const __grid_constant__ TensorMap from,
 #endif
 }
 
-// One 64 x N x 64 product in three forms; tiles are dense rows of 64 bytes, 64-byte swizzle.
-template <int N>
+// s8 x s8 from shared memory; s8 x s8 and u8 x s8 with A in registers.
+enum class ProductForm { shared, signed_registers, unsigned_registers };
+
+// One 64 x N x 64 product; tiles are dense rows of 64 bytes, 64-byte swizzle.
+template <int N, ProductForm form>
 __global__ void __launch_bounds__(128, 1)
-    warpgroup_products(const uint8_t* a, const uint8_t* b, int32_t* out) {
+    warpgroup_product(const uint8_t* a, const uint8_t* b, int32_t* out) {
 #if PARO_HAS_WGMMA
   DYN_SMEM(shared);
   const uint32_t thread = threadIdx.x, base = ptx::shared_u32(shared);
@@ -145,29 +148,26 @@ __global__ void __launch_bounds__(128, 1)
   __syncthreads();  // sync: both tiles are written
   const uint64_t a_tile = ptx::wgmma_descriptor(base, Swizzle::b64);
   const uint64_t b_tile = ptx::wgmma_descriptor(base + 4096, Swizzle::b64);
-  for (int form = 0; form < 3; form++) {
-    int32_t d[N / 2];
-    uint32_t fragment[2][4];
-    for (uint32_t k = 0; k < 2; k++) {
-      for (uint32_t i = 0; i < 4; i++) {
-        const uint32_t row = thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8;
-        const uint8_t* bytes = a + row * 64 + k * 32 + i / 2 * 16 + thread % 4 * 4;
-        fragment[k][i] = *reinterpret_cast<const uint32_t*>(bytes);
-      }
-    }
-    ptx::wgmma_fence();
-    if (form == 0) {
-      for (uint32_t k = 0; k < 2; k++)
-        ptx::wgmma_s8_s8<N>(d, a_tile + 2 * k, b_tile + 2 * k, k > 0);
-    } else if (form == 1) {
-      for (uint32_t k = 0; k < 2; k++) ptx::wgmma_s8_s8<N>(d, fragment[k], b_tile + 2 * k, k > 0);
-    } else {
-      for (uint32_t k = 0; k < 2; k++) ptx::wgmma_u8_s8<N>(d, fragment[k], b_tile + 2 * k, k > 0);
-    }
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
-    for (uint32_t i = 0; i < N / 2; i++) out[(form * 128 + thread) * (N / 2) + i] = d[i];
+  uint32_t fragment[2][4];
+  for (uint32_t i = 0; i < 8; i++) {
+    const uint32_t row = thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8;
+    const uint8_t* bytes = a + row * 64 + i / 4 * 32 + i / 2 % 2 * 16 + thread % 4 * 4;
+    fragment[i / 4][i % 4] = *reinterpret_cast<const uint32_t*>(bytes);
   }
+  int32_t d[N / 2] = {};
+  ptx::wgmma_fence();
+  for (uint32_t k = 0; k < 2; k++) {
+    if constexpr (form == ProductForm::shared) {
+      ptx::wgmma_s8_s8<N>(d, a_tile + 2 * k, b_tile + 2 * k, k > 0);
+    } else if constexpr (form == ProductForm::signed_registers) {
+      ptx::wgmma_s8_s8<N>(d, fragment[k], b_tile + 2 * k, k > 0);
+    } else {
+      ptx::wgmma_u8_s8<N>(d, fragment[k], b_tile + 2 * k, k > 0);
+    }
+  }
+  ptx::wgmma_commit();
+  ptx::wgmma_wait<0>();
+  for (uint32_t i = 0; i < N / 2; i++) out[thread * (N / 2) + i] = d[i];
 #endif
 }
 

@@ -7,7 +7,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "emulator/tests/check.h"
+#include "emulator/tests/random_inputs.h"
+#include "ptx/platform.cuh"
 
 namespace mutants {
 

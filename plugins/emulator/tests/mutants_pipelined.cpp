@@ -1,4 +1,5 @@
 // Mutants of pipelined_attention.cuh.
+#include "emulator/tests/check.h"
 #include "emulator/tests/mutants.h"
 #include "emulator/tests/pipelined_attention.cuh"
 

@@ -1,4 +1,5 @@
 // Mutants of specialised_attention.cuh.
+#include "emulator/tests/check.h"
 #include "emulator/tests/mutants.h"
 #include "emulator/tests/specialised_attention.cuh"
 

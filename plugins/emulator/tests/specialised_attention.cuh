@@ -160,9 +160,10 @@ __device__ void consume(const Ring& ring, const Parameters& p) {
 }
 
 template <Bug bug>
-__global__ void specialised_attention(const __grid_constant__ paro::TensorMap query,
-                                      const __grid_constant__ paro::TensorMap key,
-                                      const __grid_constant__ paro::TensorMap value, Parameters p) {
+__global__ void __launch_bounds__(threads, 1)
+    specialised_attention(const __grid_constant__ paro::TensorMap query,
+                          const __grid_constant__ paro::TensorMap key,
+                          const __grid_constant__ paro::TensorMap value, Parameters p) {
   DYN_SMEM(shared);
   const Ring ring{paro::ptx::shared_u32(shared)};
   constexpr uint32_t releases = bug == Bug::too_many_arrivals ? 64 : 128;

@@ -1,0 +1,66 @@
+"""The conformance program: the emulator's side runs, the GPU's side compiles, dumps compare."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .emulator_builds import MODES, PLUGINS, require, require_build, run
+
+COMPARE = PLUGINS / "emulator" / "conformance" / "compare.py"
+
+
+def emulator_dump(path: Path, mode: str) -> Path:
+    program = require_build("plain") / "emulator" / "conformance" / "conformance_emulator"
+    run([program, path], {**os.environ, **MODES[mode]})
+    return path
+
+
+def compare(one: Path, other: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(COMPARE), str(one), str(other)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("mode", ["late", "seeded", "late-seeded"])
+def test_modes_agree(tmp_path: Path, mode: str) -> None:
+    one, other = emulator_dump(tmp_path / "early", "early"), emulator_dump(tmp_path / mode, mode)
+    result = compare(one, other)
+    assert result.returncode == 0, result.stdout
+    for name in ("mma_integer_0", "tma_load_swizzle128", "wgmma_n256_shared", "warpgroup_roles"):
+        assert name in result.stdout
+
+
+def test_one_wrong_word_is_found(tmp_path: Path) -> None:
+    one = emulator_dump(tmp_path / "one", "early")
+    content = bytearray(one.read_bytes())
+    content[content.index(b"\n", content.index(b"wgmma_n128_shared")) + 5] ^= 1
+    other = tmp_path / "other"
+    other.write_bytes(content)
+    result = compare(one, other)
+    assert result.returncode == 1
+    assert "first at 1:" in result.stdout
+    assert "DIFFERENT" in result.stdout
+
+
+def test_a_truncated_dump_is_refused(tmp_path: Path) -> None:
+    one = emulator_dump(tmp_path / "one", "early")
+    other = tmp_path / "other"
+    other.write_bytes(one.read_bytes()[:-8])
+    result = compare(one, other)
+    assert result.returncode == 2
+    assert "truncated" in result.stdout
+
+
+def test_gpu_side_compiles(tmp_path: Path) -> None:
+    """For sm_90a, without a remark of ptxas about wgmma or setmaxnreg."""
+    require("nvcc", "g++")
+    command = ["nvcc", "-std=c++20", f"-I{PLUGINS}", "-Werror", "all-warnings"]
+    command += ["-gencode", "arch=compute_90a,code=sm_90a"]
+    command += [str(COMPARE.with_name("conformance.cu")), "-o", str(tmp_path / "conformance_gpu")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=540)
+    assert result.returncode == 0, result.stderr
+    assert "ptxas" not in result.stderr, result.stderr
