@@ -24,6 +24,8 @@ def interrupted():
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A test run in the background of a shell has SIGINT ignored, which children inherit.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not ready() and process.poll() is None and time.monotonic() < deadline:
