@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,3 +262,18 @@ def _feed(
     if mask_bin is not None:
         tensors["mask_bin"] = mask_bin
     return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [(("inspect", "model"), (), "encoder_hidden_states"), (("run",), ("--onnxrt",), "PASSED")],
+    ids=["inspect", "run"],
+)
+def test_polygraphy_reads_and_runs_the_file(
+    before: tuple[str, ...], after: tuple[str, ...], expected: str, exported: Path
+) -> None:
+    program = Path(sys.executable).parent / "polygraphy"
+    command = [program, *before, exported, *after]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert expected in done.stdout
