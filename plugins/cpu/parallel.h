@@ -1,5 +1,5 @@
-// Items handed to threads one by one. Threads live for one call: nothing to break at fork, and
-// starting one costs microseconds beside milliseconds of attention.
+// Items handed to threads one by one. Threads live for one call: nothing to break at fork,
+// and nothing that callers on different threads would share.
 #pragma once
 
 #include <atomic>
