@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..op.blocks import Precision, prepare_keys
 from ..op.quantization import ChannelAffine
-from ..op.reference import Precision, attend_query_block, prepare_keys
+from ..op.reference import attend_query_block
 from ..op.spec import AttentionConfig
 from .statistics import HeadSample
 

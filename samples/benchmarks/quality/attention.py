@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from paro_trt.errors import ArgumentError
+from paro_trt.op.blocks import HeadKeys, Precision, prepare_keys
 from paro_trt.op.quantization import (
     ChannelAffine,
     Quantized,
     quantize,
     quantize_probabilities,
 )
-from paro_trt.op.reference import HeadKeys, Precision, prepare_keys
 from paro_trt.op.spec import AttentionConfig
 
 FLOAT32 = Precision(torch.float32, None)
