@@ -18,7 +18,7 @@ from torch import Tensor
 from .errors import ArgumentError, BackendUnavailableError, ParoError
 from .op.spec import AttentionConfig, AttentionInputs
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 WORKSPACE_ALIGNMENT = 256
 STATUS_UNSUPPORTED = 2
 
@@ -59,6 +59,8 @@ class CLaunch(ctypes.Structure):
         ("struct_size", ctypes.c_size_t),
         ("stream", ctypes.c_void_p),
         ("threads", ctypes.c_int32),
+        ("sm", ctypes.c_int32),
+        ("max_workspace", ctypes.c_size_t),
     )
 
 

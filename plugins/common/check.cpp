@@ -185,7 +185,8 @@ paro_status check_launch(const paro_launch* launch) noexcept {
                 "launch.struct_size: expected %zu, got %zu; rebuild the caller",
                 sizeof(paro_launch), launch->struct_size);
   }
-  return check_range("threads", launch->threads, 0, 4096);
+  PARO_TRY(check_range("threads", launch->threads, 0, 4096));
+  return check_range("sm", launch->sm, 0, 999);
 }
 
 }  // namespace paro

@@ -206,6 +206,13 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
   return PARO_OK;
 }
 
+paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) {
+  if (const paro_status status = check_shape(call); status != PARO_OK) return status;
+  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
+  const paro::cpu::HeadKernels* kernels = nullptr;
+  return paro::cpu::find_kernels(&kernels);
+}
+
 paro_status paro_forward(const paro_attention* call, const paro_launch* launch, void* workspace,
                          size_t workspace_bytes) {
   if (const paro_status status = check_shape(call); status != PARO_OK) return status;

@@ -171,7 +171,9 @@ Status* run_call(const Api& api, KernelContext* context, const paro_attention& a
     if (Status* const status = read_input(api, context, index, tensors[index])) return status;
   }
   paro_attention call = attributes;
-  const paro_launch launch = {sizeof launch, nullptr, threads};
+  paro_launch launch{};
+  launch.struct_size = sizeof launch;
+  launch.threads = threads;
   take_sizes(tensors, call);
   // First, since it also checks what the sizes of the other tensors are computed from.
   size_t workspace = 0;

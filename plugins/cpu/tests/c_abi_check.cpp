@@ -104,8 +104,15 @@ struct Free {
   void operator()(void* p) const { std::free(p); }
 };
 
+paro_launch on_threads(int32_t threads) {
+  paro_launch launch{};
+  launch.struct_size = sizeof launch;
+  launch.threads = threads;
+  return launch;
+}
+
 paro_status forward(const paro_attention& call, int32_t threads) {
-  const paro_launch launch{sizeof launch, nullptr, threads};
+  const paro_launch launch = on_threads(threads);
   size_t bytes = 0;
   if (const paro_status status = paro_workspace_bytes(&call, &launch, &bytes); status != PARO_OK) {
     return status;
@@ -159,7 +166,7 @@ void check_misuse(std::mt19937& random) {
   expect_refusal(random, "scale", PARO_INVALID_ARGUMENT, [](auto& c) { c.scale = NAN; });
 
   const auto owner = random_call(random, 8, 8, 1);
-  const paro_launch launch{sizeof launch, nullptr, 1};
+  const paro_launch launch = on_threads(1);
   expect(paro_forward(nullptr, &launch, nullptr, 0) == PARO_INVALID_ARGUMENT, "a null call");
   expect(paro_forward(&owner->call, nullptr, nullptr, 0) == PARO_INVALID_ARGUMENT, "a null launch");
   expect(paro_forward(&owner->call, &launch, nullptr, 0) == PARO_WORKSPACE_TOO_SMALL,

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Raised when the layout or meaning of anything in this file changes. */
-#define PARO_ABI_VERSION 1
+#define PARO_ABI_VERSION 2
 
 typedef enum paro_status {
   PARO_OK = 0,
@@ -71,8 +71,12 @@ typedef struct paro_attention {
 /* Where and how to run. Zeros mean defaults. */
 typedef struct paro_launch {
   size_t struct_size; /* sizeof(paro_launch) */
-  void* stream;       /* CUDA: a cudaStream_t; CPU: ignored */
-  int32_t threads;    /* CPU: how many; 0: one for each core the process may use. CUDA: ignored */
+  void* stream;       /* CUDA: a cudaStream_t; CPU and emulator: ignored */
+  int32_t threads;    /* CPU, emulator: how many; 0: one for each core the process may use */
+  int32_t sm;         /* CUDA: 10 * major + minor of the GPU to answer for, such as 89; 0: the current
+                         device, or 80 in the emulator, which runs what that GPU would. CPU: ignored */
+  size_t max_workspace; /* CUDA: heads are taken in groups so that the workspace stays below this;
+                           0: all at once. CPU: ignored */
 } paro_launch;
 
 /* PARO_ABI_VERSION the library was built with. */
@@ -94,7 +98,12 @@ PARO_API paro_status paro_workspace_bytes(const paro_attention* call, const paro
 PARO_API paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
                                    char* text, size_t capacity);
 
-/* Compute output. `workspace` is aligned to 256 bytes and not shared with another running call. */
+/* Do now what may be done only once for all calls of this kind: load the kernels and set their
+ * attributes on the current device, so that paro_forward neither loads, allocates nor synchronizes.
+ * Pointers in `call` are not read. */
+PARO_API paro_status paro_prepare(const paro_attention* call, const paro_launch* launch);
+
+/* Compute output: asynchronously in `launch->stream` on a GPU. `workspace` is aligned to 256 bytes and not shared with another running call. */
 PARO_API paro_status paro_forward(const paro_attention* call, const paro_launch* launch,
                                   void* workspace, size_t workspace_bytes);
 
