@@ -1,0 +1,33 @@
+// The op's attributes as plugin fields: what the ONNX parser passes, what an engine stores.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "nv_infer.h"
+#include "paro/paro_c.h"
+
+namespace paro::trt {
+
+struct Attributes {
+  float scale = 0.0f;
+  int32_t block_q = 0;
+  int32_t block_k = 0;
+  int32_t qk_bits = 0;
+  int32_t pv_bits = 0;
+  int32_t pool_dropped = 0;
+};
+
+// Names and types that a node may carry, without data: what IPluginCreatorV3One::getFieldNames
+// gives. `plugin_version` and `plugin_namespace` are TensorRT's own and never reach a plugin.
+const nvinfer1::PluginFieldCollection* advertised_fields() noexcept;
+
+// Reads and checks the fields of a node (kBUILD) or of an engine (kRUNTIME).
+paro_status read_fields(const nvinfer1::PluginFieldCollection* fields,
+                        nvinfer1::TensorRTPhase phase, Attributes& attributes) noexcept;
+
+// Fields that an engine stores. They point into `attributes`, which must outlive them.
+using StoredFields = std::array<nvinfer1::PluginField, 7>;
+StoredFields stored_fields(const Attributes& attributes) noexcept;
+
+}  // namespace paro::trt

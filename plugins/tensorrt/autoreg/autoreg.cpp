@@ -1,0 +1,123 @@
+// Loaded by plain dlopen (trtexec --staticPlugins, Polygraphy --plugins, Triton's plugins=), it
+// registers the plugin library beside it with every TensorRT of this process. Harmless if repeated.
+#include <dlfcn.h>
+#include <link.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "registry.h"
+
+namespace paro::trt {
+namespace {
+
+using nvinfer1::IPluginCreatorInterface;
+
+void complain(const std::string& message) {
+  std::fprintf(stderr, "[paro] error: " PARO_CORE_LIBRARY ": %s\n", message.c_str());
+}
+
+// Paths of all loaded objects; the program itself has an empty one.
+std::vector<std::string> loaded_objects() {
+  std::vector<std::string> paths;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* out) {
+        static_cast<std::vector<std::string>*>(out)->emplace_back(info->dlpi_name);
+        return 0;
+      },
+      &paths);
+  return paths;
+}
+
+// A TensorRT that is loaded already: its version as 10000 * major + 100 * minor + patch.
+struct Runtime {
+  void* registry;
+  int32_t version;
+};
+
+// Found by what it exports, not by name: there are full, lean and dispatch runtimes, and programs
+// that link them statically.
+std::vector<Runtime> loaded_runtimes() {
+  std::vector<Runtime> runtimes;
+  for (const std::string& path : loaded_objects()) {
+    void* const object = dlopen(path.empty() ? nullptr : path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+    if (object == nullptr) continue;
+    auto* const get_registry = reinterpret_cast<void* (*)()>(dlsym(object, "getPluginRegistry"));
+    auto* const get_version = reinterpret_cast<int32_t (*)()>(dlsym(object, "getInferLibVersion"));
+    if (get_registry != nullptr && get_version != nullptr) {
+      void* const registry = get_registry();
+      // dlsym looks into the libraries that an object needs, too.
+      const bool known = std::any_of(runtimes.begin(), runtimes.end(),
+                                     [&](const Runtime& r) { return r.registry == registry; });
+      if (!known && registry != nullptr) runtimes.push_back({registry, get_version()});
+    }
+    dlclose(object);
+  }
+  return runtimes;
+}
+
+std::string own_folder() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0) return ".";
+  const std::string path = info.dli_fname;
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash);
+}
+
+// The plugin library's creators. It is looked up by its full path and never closed.
+std::vector<IPluginCreatorInterface*> core_creators() {
+  const std::string path = own_folder() + "/" PARO_CORE_LIBRARY;
+  void* const core = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (core == nullptr) {
+    complain(std::string("expected it beside the autoreg library, the loader says: ") + dlerror());
+    return {};
+  }
+  using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);
+  auto* const get_creators = reinterpret_cast<GetCreators>(dlsym(core, "getCreators"));
+  if (get_creators == nullptr) {
+    complain("expected it to export getCreators, it does not; install both files of one build");
+    return {};
+  }
+  int32_t count = 0;
+  IPluginCreatorInterface* const* const creators = get_creators(count);
+  return {creators, creators + count};
+}
+
+void register_with(const Runtime& runtime, const std::vector<IPluginCreatorInterface*>& creators) {
+  const int32_t major = runtime.version / 10000;
+  const auto* const slots =
+      std::find_if(std::begin(kRegistrySlots), std::end(kRegistrySlots),
+                   [&](const RegistrySlots& known) { return known.major == major; });
+  if (slots == std::end(kRegistrySlots)) {
+    complain("expected TensorRT 10 or 11, found version " + std::to_string(runtime.version) +
+             "; not registered there");
+    return;
+  }
+  Registry registry(runtime.registry, *slots);
+  for (IPluginCreatorInterface* const creator : creators) {
+    if (registry.holds(creator) || registry.add(*creator)) continue;
+    complain("expected to be the only PAROAttention plugin, another library registered one before;"
+             " load one of them");
+  }
+}
+
+__attribute__((constructor)) void register_everywhere() {
+  try {
+    const std::vector<Runtime> runtimes = loaded_runtimes();
+    if (runtimes.empty()) {
+      complain("expected TensorRT in this process, found none; load it before this library");
+      return;
+    }
+    const std::vector<IPluginCreatorInterface*> creators = core_creators();
+    for (const Runtime& runtime : runtimes) register_with(runtime, creators);
+  } catch (const std::exception& error) {
+    complain(error.what());
+  }
+}
+
+}  // namespace
+}  // namespace paro::trt

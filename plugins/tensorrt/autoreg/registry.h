@@ -1,0 +1,51 @@
+// TensorRT's plugin registry, called by slot: its virtual functions moved between major versions,
+// so that no one declaration of the class fits both.
+#pragma once
+
+#include <cstdint>
+
+#include "../nv_infer.h"
+
+namespace paro::trt {
+
+struct RegistrySlots {
+  int32_t major;
+  int32_t register_creator;
+  int32_t get_all_creators;
+};
+
+inline constexpr RegistrySlots kRegistrySlots[] = {{10, 12, 13}, {11, 8, 9}};
+
+class Registry {
+ public:
+  Registry(void* object, const RegistrySlots& slots) : object_(object), slots_(slots) {}
+
+  bool holds(const nvinfer1::IPluginCreatorInterface* creator) const noexcept {
+    int32_t count = 0;
+    auto* const creators = slot<GetAllCreators>(slots_.get_all_creators)(object_, &count);
+    for (int32_t i = 0; i < count; ++i) {
+      if (creators[i] == creator) return true;
+    }
+    return false;
+  }
+
+  // False where a creator of this name and version is there already.
+  bool add(nvinfer1::IPluginCreatorInterface& creator) noexcept {
+    return slot<RegisterCreator>(slots_.register_creator)(object_, creator, "");
+  }
+
+ private:
+  using GetAllCreators = nvinfer1::IPluginCreatorInterface* const* (*)(void*, int32_t*);
+  using RegisterCreator = bool (*)(void*, nvinfer1::IPluginCreatorInterface&, const char*);
+
+  // In the Itanium C++ ABI a virtual function takes its object as the first argument.
+  template <class Function>
+  Function slot(int32_t index) const noexcept {
+    return reinterpret_cast<Function>((*static_cast<void***>(object_))[index]);
+  }
+
+  void* object_;
+  RegistrySlots slots_;
+};
+
+}  // namespace paro::trt

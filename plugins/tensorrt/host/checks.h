@@ -1,0 +1,34 @@
+// Expectations that a run counts and reports, and what a call says on standard error.
+#pragma once
+
+#include <cstdio>
+#include <functional>
+#include <string>
+#include <utility>
+
+namespace paro::trt::host {
+
+class Checks {
+ public:
+  void expect(bool condition, const std::string& what) {
+    ++count_;
+    if (condition) return;
+    ++failures_;
+    std::printf("FAILED: %s\n", what.c_str());
+  }
+
+  // Ends a run: the process's exit status.
+  int report(const char* name) const {
+    std::printf("%s: %d checks, %d failed\n", name, count_, failures_);
+    return failures_ == 0 ? 0 : 1;
+  }
+
+ private:
+  int count_ = 0;
+  int failures_ = 0;
+};
+
+// What `call` writes on standard error, which then does not reach the caller's.
+std::string errors_of(const std::function<void()>& call);
+
+}  // namespace paro::trt::host

@@ -1,0 +1,49 @@
+#include <cstdio>
+
+#include "commands.h"
+#include "formats.h"
+
+namespace paro::trt::host {
+namespace {
+
+void print_fields(const nvinfer1::PluginFieldCollection& fields) {
+  std::printf("  \"fields\": [");
+  for (int32_t i = 0; i < fields.nbFields; ++i) {
+    const nvinfer1::PluginField& field = fields.fields[i];
+    std::printf("%s{\"name\": \"%s\", \"type\": %d, \"length\": %d}", i ? ", " : "", field.name,
+                static_cast<int>(field.type), field.length);
+  }
+  std::printf("],\n");
+}
+
+void print_combinations(const std::vector<std::vector<TensorKind>>& combinations) {
+  std::printf("  \"combinations\": [");
+  for (size_t i = 0; i < combinations.size(); ++i) {
+    std::printf("%s[", i ? ", " : "");
+    for (size_t tensor = 0; tensor < combinations[i].size(); ++tensor) {
+      const TensorKind& kind = combinations[i][tensor];
+      std::printf("%s{\"type\": %d, \"format\": %d}", tensor ? ", " : "",
+                  static_cast<int>(kind.type), static_cast<int>(kind.format));
+    }
+    std::printf("]");
+  }
+  std::printf("]\n");
+}
+
+}  // namespace
+
+int print_contract(const PluginLibrary& library) {
+  nvinfer1::IPluginCreatorV3One& creator = library.creator();
+  const std::vector<Field> fields = {integer_field("block_q", 64), integer_field("block_k", 64),
+                                     integer_field("qk_bits", 16), integer_field("pv_bits", 16)};
+  const Plugin plugin = create(creator, fields, nvinfer1::TensorRTPhase::kBUILD);
+  if (plugin == nullptr) return 1;
+  std::printf("{\n  \"name\": \"%s\", \"version\": \"%s\", \"namespace\": \"%s\",\n",
+              creator.getPluginName(), creator.getPluginVersion(), creator.getPluginNamespace());
+  print_fields(*creator.getFieldNames());
+  print_combinations(supported_combinations(build_of(plugin), 10, 1));
+  std::printf("}\n");
+  return 0;
+}
+
+}  // namespace paro::trt::host

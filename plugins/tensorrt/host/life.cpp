@@ -1,0 +1,295 @@
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <optional>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "checks.h"
+#include "commands.h"
+#include "expressions.h"
+#include "formats.h"
+
+namespace paro::trt::host {
+namespace {
+
+using nvinfer1::DataType;
+using nvinfer1::DimsExprs;
+using nvinfer1::TensorRTPhase;
+
+constexpr int64_t kSpareBatch = 2;  // how far the profile goes beyond the case
+
+// One life, step by step; each step is what TensorRT does next.
+class Life {
+ public:
+  Life(const PluginLibrary& library, const Case& content)
+      : creator_(library.creator()),
+        content_(content),
+        profile_{1, content.batch(), content.batch() + kSpareBatch} {}
+
+  int run(const std::string& output) {
+    Plugin plugin = create(creator_, content_.fields, TensorRTPhase::kBUILD);
+    checks_.expect(plugin != nullptr, "the creator makes a plugin of the node's fields");
+    if (plugin == nullptr) return checks_.report("life");
+    check_names(plugin);
+    check_types(plugin);
+    check_shapes(plugin);
+    check_formats(plugin);
+    check_cloning(plugin);
+    check_timing_cache_id(plugin);
+    const size_t workspace = configure(plugin);
+    time_on_fake_values(plugin, workspace);
+
+    std::vector<Field> stored = copy_fields(*runtime_of(plugin).getFieldsToSerialize());
+    check_stored(stored);
+    plugin.reset();
+    Plugin loaded = create(creator_, stored, TensorRTPhase::kRUNTIME);
+    checks_.expect(loaded != nullptr, "the creator makes a plugin of the stored fields");
+    if (loaded == nullptr) return checks_.report("life");
+    stored.clear();
+    execute(std::move(loaded), workspace, output);
+    return checks_.report("life");
+  }
+
+ private:
+  void check_names(const Plugin& plugin) {
+    const nvinfer1::IPluginV3OneCore& core = core_of(plugin);
+    checks_.expect(std::string("PAROAttention") == core.getPluginName() &&
+                       std::string("1") == core.getPluginVersion() &&
+                       std::string() == core.getPluginNamespace(),
+                   "name, version and namespace are the node's");
+    checks_.expect(std::string(creator_.getPluginName()) == core.getPluginName() &&
+                       std::string(creator_.getPluginVersion()) == core.getPluginVersion(),
+                   "plugin and creator agree on them");
+    checks_.expect(is_kind(*plugin, "PLUGIN"), "the object is a V3 plugin");
+  }
+
+  void check_types(const Plugin& plugin) {
+    checks_.expect(build_of(plugin).getNbOutputs() == 1, "there is one output");
+    std::vector<DataType> inputs;
+    for (const Tensor& tensor : content_.inputs) inputs.push_back(tensor.type);
+    DataType output = DataType::kBOOL;
+    const int32_t status =
+        build_of(plugin).getOutputDataTypes(&output, 1, inputs.data(), count());
+    checks_.expect(status == 0 && output == inputs[0], "the output has query's type");
+  }
+
+  // The output's sizes follow query's for any batch, not only for the one they were asked with.
+  void check_shapes(const Plugin& plugin) {
+    Expressions expressions;
+    int64_t batch = 3;
+    std::vector<DimsExprs> inputs;
+    for (size_t i = 0; i < content_.inputs.size(); ++i) {
+      const nvinfer1::Dims& shape = content_.inputs[i].shape;
+      DimsExprs& symbols = inputs.emplace_back();
+      symbols.nbDims = shape.nbDims;
+      for (int32_t d = 0; d < shape.nbDims; ++d) {
+        const bool dynamic = d == 0 && has_batch(i);
+        const int64_t size = shape.d[d];
+        symbols.d[d] = expressions.symbol([=, &batch] { return dynamic ? batch : size; });
+      }
+    }
+    DimsExprs output{};
+    const int32_t status = build_of(plugin).getOutputShapes(inputs.data(), count(), nullptr, 0,
+                                                            &output, 1, expressions);
+    checks_.expect(status == 0 && output.nbDims == 4, "the output has query's rank");
+    for (const int64_t now : {int64_t{1}, int64_t{7}}) {
+      batch = now;
+      const nvinfer1::Dims wanted = with_batch(content_.inputs[0].shape, now);
+      for (int32_t d = 0; d < std::min(output.nbDims, 4); ++d) {
+        checks_.expect(Expressions::evaluate(*output.d[d]) == wanted.d[d],
+                       "the output has query's size " + std::to_string(d));
+      }
+    }
+  }
+
+  void check_formats(const Plugin& plugin) {
+    const auto combinations = supported_combinations(build_of(plugin), count(), 1);
+    checks_.expect(combinations.size() == 2, "two combinations: FP16 and BF16");
+    bool found = false;
+    for (const auto& combination : combinations) {
+      bool same = combination.back().type == content_.inputs[0].type;
+      for (size_t i = 0; i < content_.inputs.size(); ++i) {
+        same &= combination[i].type == content_.inputs[i].type;
+        same &= combination[i].format == nvinfer1::TensorFormat::kLINEAR;
+      }
+      found |= same;
+    }
+    checks_.expect(found, "the node's types are one of them, all linear");
+    checks_.expect(static_cast<int32_t>(combinations.size()) <=
+                       build_of(plugin).getFormatCombinationLimit(),
+                   "the limit lets TensorRT see all of them");
+  }
+
+  void check_cloning(const Plugin& plugin) {
+    const Plugin copy(plugin->clone());
+    checks_.expect(copy != nullptr && copy.get() != plugin.get(), "a clone is another object");
+    if (copy == nullptr) return;
+    checks_.expect(same(copy_fields(*runtime_of(copy).getFieldsToSerialize()),
+                        copy_fields(*runtime_of(plugin).getFieldsToSerialize())),
+                   "a clone stores the same fields");
+    checks_.expect(identity(copy) == identity(plugin), "a clone has the same timing cache ID");
+  }
+
+  // Any change of an attribute changes the ID.
+  void check_timing_cache_id(const Plugin& plugin) {
+    checks_.expect(build_of(plugin).getMetadataString() != nullptr, "metadata is text");
+    std::set<std::string> ids = {identity(plugin)};
+    const std::vector<Field> changes = {
+        float_field("scale", 0.1234567f),  float_field("scale", 0.1234568f),
+        integer_field("block_q", 64),      integer_field("block_q", 128),
+        integer_field("block_k", 64),      integer_field("block_k", 128),
+        integer_field("qk_bits", 16),      integer_field("qk_bits", 8),
+        integer_field("qk_bits", 4),       integer_field("pv_bits", 16),
+        integer_field("pv_bits", 8),       integer_field("pv_bits", 4),
+        integer_field("pool_dropped", 0), integer_field("pool_dropped", 1)};
+    size_t distinct = 1;
+    for (const Field& change : changes) {
+      std::vector<Field> fields = content_.fields;
+      const auto field = std::find_if(fields.begin(), fields.end(),
+                                      [&](const Field& f) { return f.name == change.name; });
+      if (field->value == change.value) continue;
+      *field = change;
+      const Plugin other = create(creator_, fields, TensorRTPhase::kBUILD);
+      ids.insert(identity(other));
+      ++distinct;
+    }
+    checks_.expect(ids.size() == distinct, "the timing cache ID covers every attribute");
+  }
+
+  size_t configure(const Plugin& plugin) {
+    nvinfer1::IPluginV3OneBuild& build = build_of(plugin);
+    const ProfileDescriptions all = describe(content_.inputs, profile_);
+    checks_.expect(build.configurePlugin(all.inputs.data(), count(), all.outputs.data(), 1) == 0,
+                   "the profile is accepted");
+    checks_.expect(build.getNbTactics() == 0 && build.getValidTactics(nullptr, 0) == 0,
+                   "there are no tactics");
+    const size_t most =
+        build.getWorkspaceSize(all.inputs.data(), count(), all.outputs.data(), 1);
+    const ProfileDescriptions small = describe(content_.inputs, {1, 1, 1});
+    const size_t least =
+        build.getWorkspaceSize(small.inputs.data(), count(), small.outputs.data(), 1);
+    checks_.expect(least > 0 && most >= least, "the workspace covers the largest batch");
+    return most;
+  }
+
+  // The builder times plugins on whatever memory holds: indices may be anything. The answer may
+  // be a refusal or a result, never an end of the process.
+  void time_on_fake_values(const Plugin& plugin, size_t workspace) {
+    nvinfer1::IPluginV3OneRuntime& original = runtime_of(plugin);
+    const Plugin attached(original.attachToContext(nullptr));
+    checks_.expect(attached != nullptr, "the builder's context is attached to");
+    if (attached == nullptr) return;
+    std::mt19937 random(1);
+    std::vector<Buffer> fakes;
+    std::vector<const void*> inputs;
+    for (const Tensor& tensor : content_.inputs) {
+      Buffer& fake = fakes.emplace_back(tensor.data.size());
+      std::generate_n(fake.data(), fake.size(), [&] { return static_cast<std::byte>(random()); });
+      inputs.push_back(fake.data());
+    }
+    const Descriptions now = describe(content_.inputs, content_.batch());
+    const Buffer space(workspace), result(content_.inputs[0].data.size());
+    void* outputs[] = {result.data()};
+    nvinfer1::IPluginV3OneRuntime& runtime = runtime_of(attached);
+    checks_.expect(runtime.setTactic(0) == 0, "the default tactic");
+    int32_t status = -1;
+    const std::string said = errors_of([&] {
+      runtime.onShapeChange(now.inputs.data(), count(), now.outputs.data(), 1);
+      status = runtime.enqueue(now.inputs.data(), now.outputs.data(), inputs.data(), outputs,
+                               space.data(), nullptr);
+    });
+    std::printf("fake values: status %d %s", status, said.empty() ? "\n" : said.c_str());
+    checks_.expect((status == 0) == said.empty(), "a refusal says why");
+  }
+
+  // What a node carries is stored under the same names, types and values.
+  void check_stored(const std::vector<Field>& stored) {
+    for (const Field& field : content_.fields) {
+      checks_.expect(std::any_of(stored.begin(), stored.end(),
+                                 [&](const Field& other) { return same({field}, {other}); }),
+                     "field " + field.name + " is stored as it came");
+    }
+    const nvinfer1::PluginFieldCollection& names = *creator_.getFieldNames();
+    checks_.expect(names.nbFields == static_cast<int32_t>(content_.fields.size()),
+                   "the case has every field that the creator advertises");
+  }
+
+  // Two contexts at once, and each sample alone: all must agree; the engine's own plugin is gone.
+  void execute(Plugin loaded, size_t workspace, const std::string& output) {
+    const Plugin first(runtime_of(loaded).attachToContext(nullptr));
+    const Plugin second(runtime_of(loaded).attachToContext(nullptr));
+    checks_.expect(first != nullptr && second != nullptr, "two contexts are attached to");
+    loaded.reset();
+    if (first == nullptr || second == nullptr) return;
+    const Buffer whole(content_.inputs[0].data.size()), other(whole.size());
+    std::thread thread([&] { enqueue(second, 0, content_.batch(), workspace, other); });
+    enqueue(first, 0, content_.batch(), workspace, whole);
+    thread.join();
+    checks_.expect(std::memcmp(whole.data(), other.data(), whole.size()) == 0,
+                   "two contexts at once compute the same");
+    const size_t sample_bytes = whole.size() / static_cast<size_t>(content_.batch());
+    for (int64_t sample = 0; sample < content_.batch(); ++sample) {
+      const Buffer alone(sample_bytes);
+      enqueue(first, sample, 1, workspace, alone);
+      checks_.expect(std::memcmp(alone.data(), whole.data() + sample * static_cast<int64_t>(sample_bytes),
+                                 sample_bytes) == 0,
+                     "sample " + std::to_string(sample) + " alone as in the batch");
+    }
+    std::ofstream(output, std::ios::binary)
+        .write(reinterpret_cast<const char*>(whole.data()),
+               static_cast<std::streamsize>(whole.size()));
+  }
+
+  void enqueue(const Plugin& plugin, int64_t sample, int64_t batch, size_t workspace,
+               const Buffer& result) {
+    const Descriptions now = describe(content_.inputs, batch);
+    std::vector<const void*> inputs;
+    for (size_t i = 0; i < content_.inputs.size(); ++i) {
+      const Tensor& tensor = content_.inputs[i];
+      const size_t step = tensor.data.size() / static_cast<size_t>(tensor.shape.d[0]);
+      const size_t offset = has_batch(i) ? static_cast<size_t>(sample) * step : 0;
+      inputs.push_back(tensor.data.data() + offset);
+    }
+    const Buffer space(workspace);
+    std::memset(space.data(), 0xff, space.size());
+    std::memset(result.data(), 0xff, result.size());
+    void* outputs[] = {result.data()};
+    nvinfer1::IPluginV3OneRuntime& runtime = runtime_of(plugin);
+    const bool done =
+        runtime.onShapeChange(now.inputs.data(), count(), now.outputs.data(), 1) == 0 &&
+        runtime.enqueue(now.inputs.data(), now.outputs.data(), inputs.data(), outputs,
+                        space.data(), nullptr) == 0;
+    const std::lock_guard lock(mutex_);
+    checks_.expect(done, "enqueue of " + std::to_string(batch));
+  }
+
+  static bool same(const std::vector<Field>& some, const std::vector<Field>& others) {
+    return std::equal(some.begin(), some.end(), others.begin(), others.end(),
+                      [](const Field& a, const Field& b) {
+                        return a.name == b.name && a.type == b.type && a.length == b.length &&
+                               a.value == b.value;
+                      });
+  }
+
+  static std::string identity(const Plugin& plugin) {
+    return build_of(plugin).getTimingCacheID();
+  }
+
+  int32_t count() const { return static_cast<int32_t>(content_.inputs.size()); }
+
+  nvinfer1::IPluginCreatorV3One& creator_;
+  const Case& content_;
+  Profile profile_;
+  std::mutex mutex_;
+  Checks checks_;
+};
+
+}  // namespace
+
+int live(const PluginLibrary& library, const Case& content, const std::string& output) {
+  return Life(library, content).run(output);
+}
+
+}  // namespace paro::trt::host

@@ -1,0 +1,253 @@
+#include "plugin.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <new>
+
+#include "log.h"
+#include "tensors.h"
+
+namespace paro::trt {
+namespace {
+
+using nvinfer1::DataType;
+using nvinfer1::Dims;
+using nvinfer1::DynamicPluginTensorDesc;
+using nvinfer1::PluginTensorDesc;
+using nvinfer1::TensorFormat;
+
+// TensorRT says which device and stream; kernels take all heads at once.
+paro_launch launch_in(cudaStream_t stream) {
+  paro_launch launch{};
+  launch.struct_size = sizeof launch;
+  launch.stream = stream;
+  return launch;
+}
+
+// The op's inputs at one set of sizes.
+struct Inputs {
+  // At the sizes that the tensors have now.
+  static Inputs now(const PluginTensorDesc* tensors) {
+    Inputs inputs;
+    for (size_t i = 0; i < kInputCount; ++i) inputs.set(i, tensors[i], tensors[i].dims);
+    return inputs;
+  }
+
+  // At one end of an optimization profile.
+  static Inputs at(Dims DynamicPluginTensorDesc::*bound, const DynamicPluginTensorDesc* tensors) {
+    Inputs inputs;
+    for (size_t i = 0; i < kInputCount; ++i) inputs.set(i, tensors[i].desc, tensors[i].*bound);
+    return inputs;
+  }
+
+  void set(size_t index, const PluginTensorDesc& tensor, const Dims& shape) {
+    types[index] = tensor.type;
+    formats[index] = tensor.format;
+    shapes[index] = &shape;
+  }
+
+  std::array<DataType, kInputCount> types;
+  std::array<TensorFormat, kInputCount> formats;
+  std::array<const Dims*, kInputCount> shapes;
+};
+
+paro_status describe(const Attributes& attributes, const Inputs& inputs, paro_attention& call) {
+  for (size_t i = 0; i < inputs.formats.size(); ++i) {
+    if (inputs.formats[i] == TensorFormat::kLINEAR) continue;
+    return refuse(PARO_INVALID_ARGUMENT, "input %zu: expected the linear format, got format %d", i,
+                  static_cast<int>(inputs.formats[i]));
+  }
+  if (const paro_status status = check_types(inputs.types)) return status;
+  return describe_call(attributes, inputs.types[0], inputs.shapes, call);
+}
+
+paro_status check_present(const void* inputs, const void* outputs) {
+  if (inputs != nullptr && outputs != nullptr) return PARO_OK;
+  return refuse(PARO_INVALID_ARGUMENT, "tensors: expected their descriptions, got NULL");
+}
+
+// Loads the kernels of every type and head size, since neither is known before the first shapes;
+// what this GPU cannot run is refused when the shapes ask for it.
+paro_status prepare_all_kernels(const Attributes& attributes) {
+  const paro_launch launch = launch_in(nullptr);
+  for (const paro_dtype dtype : {PARO_FLOAT16, PARO_BFLOAT16}) {
+    for (const int32_t head_dim : {64, 128}) {
+      paro_attention call{};
+      call.struct_size = sizeof call;
+      call.batch = call.tokens = call.heads = call.kv_heads = call.orders = call.bins = 1;
+      call.head_dim = head_dim;
+      call.dtype = dtype;
+      call.block_q = attributes.block_q;
+      call.block_k = attributes.block_k;
+      call.qk_bits = attributes.qk_bits;
+      call.pv_bits = attributes.pv_bits;
+      call.pool_dropped = attributes.pool_dropped;
+      call.scale = attributes.scale;
+      const paro_status status = paro_prepare(&call, &launch);
+      if (status != PARO_OK && status != PARO_UNSUPPORTED) return status;
+    }
+  }
+  return PARO_OK;
+}
+
+}  // namespace
+
+AttentionPlugin::AttentionPlugin(const Attributes& attributes) noexcept : attributes_(attributes) {
+  // %a gives every bit of the scale.
+  std::snprintf(identity_.data(), identity_.size(),
+                "scale=%a block_q=%d block_k=%d qk_bits=%d pv_bits=%d pool_dropped=%d kernels=%s/%u",
+                static_cast<double>(attributes.scale), attributes.block_q, attributes.block_k,
+                attributes.qk_bits, attributes.pv_bits, attributes.pool_dropped,
+                paro_library_name(), paro_abi_version());
+}
+
+nvinfer1::IPluginCapability* AttentionPlugin::getCapabilityInterface(
+    nvinfer1::PluginCapabilityType type) noexcept {
+  switch (type) {
+    case nvinfer1::PluginCapabilityType::kCORE:
+      return static_cast<nvinfer1::IPluginV3OneCore*>(this);
+    case nvinfer1::PluginCapabilityType::kBUILD:
+      return static_cast<nvinfer1::IPluginV3OneBuild*>(this);
+    case nvinfer1::PluginCapabilityType::kRUNTIME:
+      return static_cast<nvinfer1::IPluginV3OneRuntime*>(this);
+  }
+  refuse(PARO_INVALID_ARGUMENT, "capability: expected core, build or runtime, got %d",
+         static_cast<int>(type));
+  return nullptr;
+}
+
+nvinfer1::IPluginV3* AttentionPlugin::clone() noexcept {
+  auto* const copy = new (std::nothrow) AttentionPlugin(attributes_);
+  if (copy == nullptr) refuse(PARO_RUNTIME_ERROR, "memory: expected room for a clone, got none");
+  return copy;
+}
+
+int32_t AttentionPlugin::getNbOutputs() const noexcept { return kOutputCount; }
+
+int32_t AttentionPlugin::getOutputDataTypes(DataType* outputTypes, int32_t nbOutputs,
+                                            const DataType* inputTypes,
+                                            int32_t nbInputs) const noexcept {
+  if (const paro_status status = check_present(inputTypes, outputTypes)) return status;
+  if (const paro_status status = check_counts(nbInputs, nbOutputs)) return status;
+  std::array<DataType, kInputCount> types;
+  std::copy_n(inputTypes, kInputCount, types.begin());
+  if (const paro_status status = check_types(types)) return status;
+  outputTypes[0] = types[0];
+  return PARO_OK;
+}
+
+int32_t AttentionPlugin::getOutputShapes(const nvinfer1::DimsExprs* inputs, int32_t nbInputs,
+                                         const nvinfer1::DimsExprs*, int32_t,
+                                         nvinfer1::DimsExprs* outputs, int32_t nbOutputs,
+                                         nvinfer1::IExprBuilder&) noexcept {
+  if (const paro_status status = check_present(inputs, outputs)) return status;
+  if (const paro_status status = check_counts(nbInputs, nbOutputs)) return status;
+  if (inputs[0].nbDims != 4) {
+    return refuse(PARO_INVALID_ARGUMENT, "input query: expected 4 dimensions, got %d",
+                  inputs[0].nbDims);
+  }
+  outputs[0] = inputs[0];
+  return PARO_OK;
+}
+
+bool AttentionPlugin::supportsFormatCombination(int32_t pos, const DynamicPluginTensorDesc* inOut,
+                                                int32_t nbInputs, int32_t nbOutputs) noexcept {
+  if (check_present(inOut, inOut) != PARO_OK || check_counts(nbInputs, nbOutputs) != PARO_OK) {
+    return false;
+  }
+  if (pos < 0 || pos >= kInputCount + kOutputCount) return false;
+  const PluginTensorDesc& tensor = inOut[pos].desc;
+  if (tensor.format != TensorFormat::kLINEAR) return false;
+  const DataType query = inOut[0].desc.type;
+  if (pos == 0) return is_query_type(query);
+  return tensor.type == (pos < kInputCount ? input_type(pos, query) : query);
+}
+
+int32_t AttentionPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int32_t nbInputs,
+                                         const DynamicPluginTensorDesc* out,
+                                         int32_t nbOutputs) noexcept {
+  if (const paro_status status = check_present(in, out)) return status;
+  if (const paro_status status = check_counts(nbInputs, nbOutputs)) return status;
+  for (Dims DynamicPluginTensorDesc::*const bound :
+       {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt,
+        &DynamicPluginTensorDesc::max}) {
+    paro_attention call;
+    if (const paro_status status = describe(attributes_, Inputs::at(bound, in), call)) return status;
+    if (call.batch == 0) continue;
+    const paro_launch launch = launch_in(nullptr);
+    size_t bytes = 0;
+    if (const paro_status status = paro_workspace_bytes(&call, &launch, &bytes)) {
+      return refuse_as_kernels_did(status, "configure");
+    }
+  }
+  return PARO_OK;
+}
+
+size_t AttentionPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t nbInputs,
+                                         const DynamicPluginTensorDesc* outputs,
+                                         int32_t nbOutputs) const noexcept {
+  // 0 is also the answer to misuse, since the interface has no other; enqueue then refuses.
+  if (check_present(inputs, outputs) || check_counts(nbInputs, nbOutputs)) return 0;
+  paro_attention call;
+  const Inputs largest = Inputs::at(&DynamicPluginTensorDesc::max, inputs);
+  if (describe(attributes_, largest, call)) return 0;
+  if (call.batch == 0) return 0;
+  const paro_launch launch = launch_in(nullptr);
+  size_t bytes = 0;
+  if (const paro_status status = paro_workspace_bytes(&call, &launch, &bytes)) {
+    refuse_as_kernels_did(status, "workspace");
+    return 0;
+  }
+  return bytes;
+}
+
+int32_t AttentionPlugin::setTactic(int32_t tactic) noexcept {
+  if (tactic == 0) return PARO_OK;
+  return refuse(PARO_INVALID_ARGUMENT, "tactic: expected 0, the only one, got %d", tactic);
+}
+
+int32_t AttentionPlugin::onShapeChange(const PluginTensorDesc* in, int32_t nbInputs,
+                                       const PluginTensorDesc* out, int32_t nbOutputs) noexcept {
+  if (const paro_status status = check_present(in, out)) return status;
+  if (const paro_status status = check_counts(nbInputs, nbOutputs)) return status;
+  paro_attention call;
+  if (const paro_status status = describe(attributes_, Inputs::now(in), call)) return status;
+  if (call.batch == 0) return PARO_OK;
+  const paro_launch launch = launch_in(nullptr);
+  const paro_status status = paro_prepare(&call, &launch);
+  return status == PARO_OK ? status : refuse_as_kernels_did(status, "shape change");
+}
+
+int32_t AttentionPlugin::enqueue(const PluginTensorDesc* inputDesc,
+                                 const PluginTensorDesc* outputDesc, const void* const* inputs,
+                                 void* const* outputs, void* workspace,
+                                 cudaStream_t stream) noexcept {
+  if (const paro_status status = check_present(inputDesc, outputDesc)) return status;
+  paro_attention call;
+  if (const paro_status status = describe(attributes_, Inputs::now(inputDesc), call)) return status;
+  // Empty tensors may come with null pointers, and ask for nothing.
+  if (call.batch == 0) return PARO_OK;
+  if (const paro_status status = check_present(inputs, outputs)) return status;
+  point_to(inputs, outputs, call);
+  const paro_launch launch = launch_in(stream);
+  size_t bytes = 0;
+  paro_status status = paro_workspace_bytes(&call, &launch, &bytes);
+  if (status == PARO_OK) status = paro_forward(&call, &launch, workspace, bytes);
+  return status == PARO_OK ? status : refuse_as_kernels_did(status, "enqueue");
+}
+
+nvinfer1::IPluginV3* AttentionPlugin::attachToContext(nvinfer1::IPluginResourceContext*) noexcept {
+  if (const paro_status status = prepare_all_kernels(attributes_)) {
+    refuse_as_kernels_did(status, "attach to context");
+    return nullptr;
+  }
+  return clone();
+}
+
+const nvinfer1::PluginFieldCollection* AttentionPlugin::getFieldsToSerialize() noexcept {
+  stored_ = stored_fields(attributes_);
+  stored_collection_ = {static_cast<int32_t>(stored_.size()), stored_.data()};
+  return &stored_collection_;
+}
+
+}  // namespace paro::trt

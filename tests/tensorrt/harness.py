@@ -1,0 +1,113 @@
+"""Builds of the plugin on the CPU backend with its harness, and cases for it to read."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from paro_trt.op.spec import AttentionConfig, AttentionInputs
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGINS = ROOT / "plugins"
+SOURCES = PLUGINS / "tensorrt"
+
+# What CMake is told beside the common options.
+VARIANTS: dict[str, list[str]] = {
+    "plain": [],
+    "sanitizers": ["-DPARO_SANITIZE=address,undefined"],
+}
+
+TYPE_NAMES = {
+    torch.float16: "FP16",
+    torch.bfloat16: "BF16",
+    torch.float32: "FP32",
+    torch.int32: "INT32",
+}
+
+
+def run(*words: object, status: int = 0, **environment: str) -> str:
+    """Standard output and errors; the test fails where the command ends with another status."""
+    done = subprocess.run(
+        [str(word) for word in words],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+    )
+    if done.returncode != status:
+        command = " ".join(map(str, words))
+        pytest.fail(f"{command} ended with {done.returncode}:\n{done.stdout[-6000:]}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class HostBuild:
+    """One build: the plugin's libraries and the program that drives them."""
+
+    folder: Path
+
+    @property
+    def library(self) -> Path:
+        """The plugin on the CPU backend."""
+        return self.folder / "tensorrt/host/libparo_attention_cpu_host.so"
+
+    @property
+    def autoreg(self) -> Path:
+        """What registers it when loaded by dlopen."""
+        return self.folder / "tensorrt/host/libparo_attention_cpu_host_autoreg.so"
+
+    @property
+    def program(self) -> Path:
+        """The harness."""
+        return self.folder / "tensorrt/host/paro_plugin_harness"
+
+
+@functools.cache
+def host_build(variant: str = "plain") -> HostBuild:
+    """A build under build/, made once and kept; skips where the tools for it are missing."""
+    for tool in ("cmake", "g++"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not on the PATH")
+    folder = ROOT / "build" / f"tensorrt-{variant}"
+    run(
+        "cmake", "-S", PLUGINS, "-B", folder, "-DCMAKE_CXX_COMPILER=g++",
+        "-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1", "-DPARO_BUILD_EMULATOR=OFF",
+        "-DPARO_BUILD_ONNXRUNTIME=OFF", "-DPARO_BUILD_TENSORRT_HOST=ON", "-DPARO_TRT_ABI_SHIM=ON",
+        *VARIANTS[variant],
+    )  # fmt: skip
+    run("cmake", "--build", folder, "--parallel", "2")
+    return HostBuild(folder)
+
+
+def write_case(folder: Path, inputs: AttentionInputs, config: AttentionConfig) -> Path:
+    """A folder in the form that plugins/tensorrt/host/case.h describes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"field scale FLOAT32 {config.scale!r}"]
+    for name in ("block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped"):
+        lines.append(f"field {name} INT32 {int(getattr(config, name))}")
+    for name, tensor in inputs._asdict().items():
+        sizes = " ".join(map(str, tensor.shape))
+        lines.append(f"tensor {name} {TYPE_NAMES[tensor.dtype]} {sizes}")
+        tensor.contiguous().view(torch.uint8).numpy().tofile(folder / f"{name}.bin")
+    (folder / "case.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def live(
+    build: HostBuild, folder: Path, inputs: AttentionInputs, library: Path | None = None
+) -> torch.Tensor:
+    """The output of the last enqueue in a plugin's whole life."""
+    output = folder / "output.bin"
+    said = run(build.program, "life", library or build.library, folder, output)
+    assert "FAILED" not in said
+    content = torch.from_numpy(np.fromfile(output, np.uint8))
+    return content.view(inputs.query.dtype).view(inputs.query.shape)

@@ -1,0 +1,60 @@
+"""The plugin's whole life in the harness: every step checked, the output equal to the reference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from paro_trt.op.spec import AttentionConfig
+from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from paro_trt.testing.numerics import compare
+
+from .harness import host_build, live, run, write_case
+
+BATCHED = OpCase(
+    "batched", 203, batch=3, heads=4, kv_heads=2, bins=2, key_length=(203, 77, 0),
+    empty_rows=True, config=AttentionConfig(block_q=128, block_k=64, scale=0.11),
+)  # fmt: skip
+
+
+def assert_life_ends_in_the_reference(case: OpCase, seed: int, folder: Path) -> None:
+    inputs = random_inputs(case, seed)
+    output = live(host_build(), write_case(folder, inputs, case.config), inputs)
+    comparison = compare(output, inputs, case.config)
+    assert comparison.ok, comparison.failures
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_case(case: OpCase, fresh_seed: int, tmp_path: Path) -> None:
+    narrow = case if case.dtype is not torch.float32 else replace(case, dtype=torch.float16)
+    assert_life_ends_in_the_reference(narrow, fresh_seed, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bits", BIT_PAIRS[1::3], ids=str)
+def test_dynamic_batch_of_grouped_heads(
+    dtype: torch.dtype, bits: tuple[int, int], fresh_seed: int, tmp_path: Path
+) -> None:
+    case = replace(BATCHED, dtype=dtype).with_bits(*bits, pool_dropped=True)
+    assert_life_ends_in_the_reference(case, fresh_seed, tmp_path)
+
+
+@pytest.mark.parametrize("variant", ["plain", "sanitizers"])
+def test_misuse_is_answered_by_a_status_and_one_line(
+    variant: str, fresh_seed: int, tmp_path: Path
+) -> None:
+    case = replace(BATCHED, dtype=torch.bfloat16).with_bits(8, 8, pool_dropped=False)
+    folder = write_case(tmp_path, random_inputs(case, fresh_seed), case.config)
+    build = host_build(variant)
+    said = run(build.program, "misuse", build.library, folder)
+    assert ", 0 failed" in said
+
+
+def test_life_under_sanitizers(fresh_seed: int, tmp_path: Path) -> None:
+    case = replace(BATCHED, dtype=torch.float16).with_bits(8, 4, pool_dropped=True)
+    inputs = random_inputs(case, fresh_seed)
+    output = live(host_build("sanitizers"), write_case(tmp_path, inputs, case.config), inputs)
+    assert compare(output, inputs, case.config).ok
