@@ -13,7 +13,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint types format clean
+.PHONY: help demo test test-long lint types format abi-check clean
 
 help:
 	@echo "make demo       calibrate, export and run the included video model; pictures in out/demo"
@@ -22,6 +22,7 @@ help:
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make types      mypy on the package"
 	@echo "make format     let ruff rewrite the files"
+	@echo "make abi-check HEADERS=dir  the plugin's declarations against TensorRT's headers"
 	@echo "make clean      remove .venv, caches and out/"
 
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
@@ -51,6 +52,10 @@ types: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Needs no set-up: Python and g++ alone. HEADERS may name several include directories.
+abi-check:
+	$(PYTHON) plugins/tensorrt/abi/check.py $(HEADERS)
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

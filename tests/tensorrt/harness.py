@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +52,15 @@ def run(*words: object, status: int = 0, **environment: str) -> str:
     return done.stdout
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time makes a folder, also where tests run in several."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True)
 class HostBuild:
     """One build: the plugin's libraries and the program that drives them."""
@@ -78,6 +90,12 @@ def host_build(variant: str = "plain") -> HostBuild:
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not on the PATH")
     folder = ROOT / "build" / f"tensorrt-{variant}"
+    with locked(folder):
+        _make(folder, variant)
+    return HostBuild(folder)
+
+
+def _make(folder: Path, variant: str) -> None:
     run(
         "cmake", "-S", PLUGINS, "-B", folder, "-DCMAKE_CXX_COMPILER=g++",
         "-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1", "-DPARO_BUILD_EMULATOR=OFF",
@@ -85,7 +103,6 @@ def host_build(variant: str = "plain") -> HostBuild:
         *VARIANTS[variant],
     )  # fmt: skip
     run("cmake", "--build", folder, "--parallel", "2")
-    return HostBuild(folder)
 
 
 def write_case(folder: Path, inputs: AttentionInputs, config: AttentionConfig) -> Path:

@@ -1,0 +1,54 @@
+"""Virtual environments with real TensorRT packages, made once and kept under build/.
+
+Each package gets its own, apart from the tests': the lean runtimes of both majors have one module
+name, and a probe that crashes must not take the tests with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+
+import pytest
+
+from .harness import ROOT, locked
+
+PROBES = Path(__file__).parent / "probes"
+
+
+class Package(str, Enum):
+    """What can be had of TensorRT without NVIDIA's own download, pinned."""
+
+    LEAN_10 = "tensorrt-lean-cu12==10.16.1.11"
+    LEAN_11 = "tensorrt-lean-cu13==11.4.0.106"
+    RTX = "tensorrt-rtx==1.7.1.116"
+
+
+@functools.cache
+def python_with(package: Package) -> Path:
+    """The interpreter of an environment with the package; skips where it cannot be installed."""
+    folder = ROOT / "build" / "venvs" / package.value.replace("==", "-")
+    python, ready = folder / "bin" / "python", folder / ".installed"
+    with locked(folder):
+        if not ready.exists():
+            _call(sys.executable, "-m", "venv", "--clear", folder)
+            pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+            _call(*pip, "--retries", "1", "--timeout", "10", package.value, "numpy")
+            ready.touch()
+    return python
+
+
+def probe(package: Package, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script of probes/ in the package's environment; its status is the caller's to judge."""
+    words = [python_with(package), PROBES / script, *arguments]
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)
+
+
+def _call(*words: object) -> None:
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=500)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.skip(f"{words[-2]} cannot be installed here: {reason}")

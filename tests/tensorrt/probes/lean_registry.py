@@ -1,0 +1,33 @@
+"""Load the plugin into a lean runtime's registry in the ways named, and say what is there.
+
+python lean_registry.py CORE AUTOREG STEPS, where STEPS is a word of these letters:
+c load_library of the core, a dlopen of the autoreg library, d deregister what c gave last.
+"""
+
+import ctypes
+import json
+import sys
+
+import tensorrt_lean as trt
+
+registry = trt.get_plugin_registry()
+core, autoreg, steps = sys.argv[1:]
+handle = None
+for step in steps:
+    if step == "c":
+        handle = registry.load_library(core) or handle
+    elif step == "a":
+        ctypes.CDLL(autoreg)
+    elif step == "d":
+        registry.deregister_library(handle)
+
+creators = [c for c in registry.all_creators if c.name == "PAROAttention"]
+print(
+    json.dumps(
+        {
+            "tensorrt": trt.__version__,
+            "creators": [[c.name, c.plugin_version, c.plugin_namespace] for c in creators],
+            "fields": {f.name: str(f.type) for c in creators for f in c.field_names},
+        }
+    )
+)

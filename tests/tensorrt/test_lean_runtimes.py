@@ -1,0 +1,116 @@
+"""The real lean runtimes of TensorRT 10.16 and 11.4: one library serves both registries."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from paro_trt.op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
+
+from .environments import Package, probe
+from .harness import host_build
+
+LEAN = pytest.mark.parametrize("package", [Package.LEAN_10, Package.LEAN_11], ids=lambda p: p.name)
+
+# Ways to load: c core by load_library, a autoreg by dlopen, d deregister the core.
+LOADS = ["c", "a", "cc", "aa", "ac", "ca", "acac", "cdc", "cda"]
+
+NODE = {
+    "scale": ["FLOAT32", 0.25],
+    "block_q": ["INT32", 128],
+    "block_k": ["INT32", 64],
+    "qk_bits": ["INT32", 8],
+    "pv_bits": ["INT32", 4],
+    "pool_dropped": ["INT32", 1],
+}
+
+
+@LEAN
+@pytest.mark.parametrize("steps", LOADS)
+def test_loading_in_any_way_leaves_one_creator(package: Package, steps: str) -> None:
+    build = host_build()
+    done = probe(package, "lean_registry.py", build.library, build.autoreg, steps)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert found["tensorrt"] == package.value.split("==")[1]
+    assert found["creators"] == [[OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE]]
+    assert found["fields"] == {
+        entry.name: f"PluginFieldType.{'FLOAT32' if entry.kind is float else 'INT32'}"
+        for entry in ATTRIBUTES
+        if not entry.name.startswith("plugin_")
+    }
+
+
+def create(package: Package, phase: str, **changes: list) -> tuple[dict | None, str]:
+    """What the creator makes of the node's fields after some changes, and what it says."""
+    request = json.dumps([{"phase": phase, "fields": NODE | changes}])
+    done = probe(package, "lean_plugin.py", host_build().library, request)
+    assert done.returncode == 0, done.stderr
+    (plugin,) = json.loads(done.stdout)
+    return plugin, done.stderr
+
+
+@LEAN
+@pytest.mark.parametrize("phase", ["BUILD", "RUNTIME"])
+def test_creator_makes_a_plugin_of_fields(package: Package, phase: str) -> None:
+    stored = {"kernel_library": ["CHAR", "paro-cpu 0.1.0\0"]} if phase == "RUNTIME" else {}
+    plugin, said = create(package, phase, **stored)
+    assert said == ""
+    assert plugin == {
+        "kinds": [
+            ["PLUGIN", 1],
+            ["PLUGIN_V3ONE_CORE", 1],
+            ["PLUGIN_V3ONE_BUILD", 1],
+            ["PLUGIN_V3ONE_RUNTIME", 1],
+        ],
+        "names": [OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE],
+        "outputs": 1,
+        "timing_cache_id": "scale=0x1p-2 block_q=128 block_k=64 qk_bits=8 pv_bits=4 "
+        "pool_dropped=1 kernels=paro-cpu 0.1.0/2",
+        "format_combination_limit": 100,
+    }
+
+
+@LEAN
+@pytest.mark.parametrize(
+    ("phase", "changes", "words"),
+    [
+        ("BUILD", {"block_q": ["INT32", 100]}, ["block_q", "64 or 128", "100"]),
+        ("BUILD", {"qk_bits": ["INT64", 8]}, ["qk_bits", "INT32", "INT64"]),
+        ("BUILD", {"window": ["INT32", 8]}, ["window"]),
+        ("RUNTIME", {"kernel_library": ["CHAR", "paro-cuda 9.9.9"]}, ["build the engine again"]),
+    ],
+)
+def test_refusals_come_back_as_none(
+    package: Package, phase: str, changes: dict, words: list[str]
+) -> None:
+    plugin, said = create(package, phase, **changes)
+    assert plugin is None
+    assert said.startswith("[paro] error: PAROAttention: ")
+    assert said.count("\n") == 1
+    assert all(word in said for word in words), said
+
+
+@LEAN
+def test_two_plugins_of_one_name_are_told_apart(package: Package, tmp_path: Path) -> None:
+    build = host_build()
+    shutil.copy(build.library, tmp_path)
+    other = shutil.copy(build.autoreg, tmp_path)
+    done = probe(package, "lean_registry.py", build.library, other, "ca")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["creators"]) == 1
+    assert "expected to be the only PAROAttention plugin" in done.stderr
+
+
+@LEAN
+def test_autoreg_without_its_core_says_so(package: Package, tmp_path: Path) -> None:
+    build = host_build()
+    alone = shutil.copy(build.autoreg, tmp_path)
+    done = probe(package, "lean_registry.py", build.library, alone, "a")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["creators"] == []
+    assert "expected it beside the autoreg library" in done.stderr

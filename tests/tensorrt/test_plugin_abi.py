@@ -1,0 +1,162 @@
+"""The project's own declarations of TensorRT: against what was measured, and the tool itself."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .harness import ROOT, SOURCES, host_build, run
+
+ABI = SOURCES / "abi"
+CHECK = ABI / "check.py"
+DECLARATIONS = ABI / "nv_infer_runtime.h"
+
+# What the declarations leave out, for a directory that passes for an SDK's.
+REST_OF_AN_SDK = """
+#define NV_TENSORRT_MAJOR 11
+namespace nvinfer1 {
+class IPluginRegistry {
+ protected:
+  virtual ~IPluginRegistry() noexcept = 0;
+
+ public:
+  virtual void slot_2() = 0;
+  virtual void slot_3() = 0;
+  virtual void slot_4() = 0;
+  virtual void slot_5() = 0;
+  virtual void slot_6() = 0;
+  virtual void slot_7() = 0;
+  virtual bool registerCreator(IPluginCreatorInterface&, const AsciiChar*) noexcept = 0;
+  virtual IPluginCreatorInterface* const* getAllCreators(int32_t*) const noexcept = 0;
+};
+}  // namespace nvinfer1
+"""
+
+# Changes that a future TensorRT could make, and a word of the line that must report each.
+CHANGES = {
+    "a slot moved": (
+        "virtual int32_t getNbOutputs() const noexcept = 0;",
+        "virtual void added() noexcept = 0;\n  virtual int32_t getNbOutputs() const noexcept = 0;",
+        "+ IPluginV3OneBuild::getNbOutputs: slot 9",
+    ),
+    "an argument changed": (
+        "virtual int32_t setTactic(int32_t)",
+        "virtual int32_t setTactic(int64_t)",
+        "- IPluginV3OneRuntime::setTactic: slot 4, int",
+    ),
+    "an enumerator renumbered": ("kBF16 = 7,", "kBF16 = 17,", "+ DataType::kBF16 = 17"),
+    "a version raised": (
+        '{"PLUGIN_V3ONE_RUNTIME", 1, 0}',
+        '{"PLUGIN_V3ONE_RUNTIME", 2, 0}',
+        "+ IPluginV3OneRuntime: kind 'PLUGIN_V3ONE_RUNTIME' 2.0",
+    ),
+    "a member moved": (
+        "  Dims dims;\n  DataType type;",
+        "  DataType type;\n  Dims dims;",
+        "- PluginTensorDesc::dims: offset 0",
+    ),
+    "the registry moved": (
+        "virtual void slot_7() = 0;",
+        "",
+        "+ IPluginRegistry of TensorRT 11: registerCreator slot 7",
+    ),
+}
+
+
+def check(*headers: Path) -> subprocess.CompletedProcess[str]:
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not on the PATH")
+    command = [sys.executable, str(CHECK), *map(str, headers)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def sdk(folder: Path, old: str = "", new: str = "") -> Path:
+    text = DECLARATIONS.read_text() + REST_OF_AN_SDK
+    assert old in text
+    (folder / "NvInferRuntime.h").write_text(_without_asserts(text.replace(old, new)))
+    return folder
+
+
+def _without_asserts(text: str) -> str:
+    """They would stop the compiler before anything could be compared."""
+    before, _, rest = text.partition("static_assert(")
+    while rest:
+        rest = rest.partition(");\n")[2]
+        more, _, rest = rest.partition("static_assert(")
+        before += more
+    return before
+
+
+def test_declarations_are_what_was_measured_on_releases() -> None:
+    done = check()
+    assert done.returncode == 0, done.stdout
+    assert done.stdout == "measured_layout.txt: 130 facts, 0 lines differ\n"
+
+
+def test_equal_headers_agree(tmp_path: Path) -> None:
+    done = check(sdk(tmp_path))
+    assert done.returncode == 0, done.stdout
+    assert f"{tmp_path}: 129 facts, 0 lines differ" in done.stdout
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_other_headers_are_told_line_by_line(change: str, tmp_path: Path) -> None:
+    old, new, line = CHANGES[change]
+    done = check(sdk(tmp_path, old, new))
+    assert done.returncode == 1
+    assert line in done.stdout
+
+
+@pytest.mark.parametrize("content", [None, "#error broken"])
+def test_what_is_no_header_is_refused(content: str | None, tmp_path: Path) -> None:
+    if content:
+        (tmp_path / "NvInferRuntime.h").write_text(content)
+    done = check(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("abi-check: expected ")
+
+
+def test_make_runs_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "-s", "-C", ROOT, "abi-check", f"HEADERS={sdk(tmp_path)}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "129 facts, 0 lines differ" in done.stdout
+
+
+def exported_names(library: Path) -> set[str]:
+    lines = run("nm", "-D", "--defined-only", library).splitlines()
+    return {line.split()[-1] for line in lines}
+
+
+def test_libraries_export_their_entry_points_and_nothing_else() -> None:
+    build = host_build()
+    c_abi = {
+        "paro_abi_version", "paro_describe", "paro_forward", "paro_last_error",
+        "paro_library_name", "paro_measure_peak", "paro_prepare", "paro_workspace_bytes",
+    }  # fmt: skip
+    assert exported_names(build.library) == {"getCreators", "setLoggerFinder", *c_abi}
+    assert exported_names(build.autoreg) == set()
+
+
+def test_libraries_need_nothing_but_the_c_library() -> None:
+    build = host_build()
+    for library in (build.library, build.autoreg):
+        dynamic = run("readelf", "-d", library)
+        needed = {
+            line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "NEEDED" in line
+        }
+        assert needed <= {"libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2"}
+
+
+def test_autoreg_without_tensorrt_says_so() -> None:
+    load = f"import ctypes; ctypes.CDLL({str(host_build().autoreg)!r})"
+    said = run(sys.executable, "-c", load)
+    assert "expected TensorRT in this process, found none; load it before this library" in said
