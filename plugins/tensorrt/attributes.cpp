@@ -22,7 +22,7 @@ constexpr const char* kKernelLibrary = "kernel_library";
 
 struct IntegerField {
   const char* name;
-  int32_t Attributes::*value;
+  int32_t Attributes::* value;
   std::array<int32_t, 3> allowed;  // a repeated entry fills the row
   const char* allowed_text;
   bool has_default;
@@ -37,7 +37,7 @@ constexpr IntegerField kIntegerFields[] = {
 };
 
 constexpr std::array<const char*, 14> kTypeNames = {
-    "FLOAT16", "FLOAT32", "FLOAT64", "INT8", "INT16", "INT32", "CHAR",
+    "FLOAT16", "FLOAT32", "FLOAT64", "INT8",  "INT16", "INT32", "CHAR",
     "DIMS",    "UNKNOWN", "BF16",    "INT64", "FP8",   "INT4",  "FP4"};
 
 const char* type_name(PluginFieldType type) {
@@ -69,14 +69,12 @@ paro_status read_integer(const PluginField& field, const IntegerField& known,
     attributes.*known.value = value;
     return PARO_OK;
   }
-  return refuse(PARO_INVALID_ARGUMENT,
-                "attribute %s: expected %s, got %d; export the model again", known.name,
-                known.allowed_text, value);
+  return refuse(PARO_INVALID_ARGUMENT, "attribute %s: expected %s, got %d; export the model again",
+                known.name, known.allowed_text, value);
 }
 
 paro_status read_scale(const PluginField& field, Attributes& attributes) {
-  if (const paro_status status =
-          read_scalar(field, PluginFieldType::kFLOAT32, attributes.scale)) {
+  if (const paro_status status = read_scalar(field, PluginFieldType::kFLOAT32, attributes.scale)) {
     return status;
   }
   if (std::isfinite(attributes.scale) && attributes.scale >= 0.0f) return PARO_OK;
@@ -176,7 +174,8 @@ StoredFields stored_fields(const Attributes& attributes) noexcept {
   fields[0] = PluginField(kScale, &attributes.scale, PluginFieldType::kFLOAT32, 1);
   size_t count = 1;
   for (const IntegerField& known : kIntegerFields) {
-    fields[count++] = PluginField(known.name, &(attributes.*known.value), PluginFieldType::kINT32, 1);
+    fields[count++] =
+        PluginField(known.name, &(attributes.*known.value), PluginFieldType::kINT32, 1);
   }
   const char* const library = paro_library_name();
   const auto length = static_cast<int32_t>(std::strlen(library)) + 1;

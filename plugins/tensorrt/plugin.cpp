@@ -34,7 +34,7 @@ struct Inputs {
   }
 
   // At one end of an optimization profile.
-  static Inputs at(Dims DynamicPluginTensorDesc::*bound, const DynamicPluginTensorDesc* tensors) {
+  static Inputs at(Dims DynamicPluginTensorDesc::* bound, const DynamicPluginTensorDesc* tensors) {
     Inputs inputs;
     for (size_t i = 0; i < kInputCount; ++i) inputs.set(i, tensors[i].desc, tensors[i].*bound);
     return inputs;
@@ -94,11 +94,12 @@ paro_status prepare_all_kernels(const Attributes& attributes) {
 
 AttentionPlugin::AttentionPlugin(const Attributes& attributes) noexcept : attributes_(attributes) {
   // %a gives every bit of the scale.
-  std::snprintf(identity_.data(), identity_.size(),
-                "scale=%a block_q=%d block_k=%d qk_bits=%d pv_bits=%d pool_dropped=%d kernels=%s/%u",
-                static_cast<double>(attributes.scale), attributes.block_q, attributes.block_k,
-                attributes.qk_bits, attributes.pv_bits, attributes.pool_dropped,
-                paro_library_name(), paro_abi_version());
+  std::snprintf(
+      identity_.data(), identity_.size(),
+      "scale=%a block_q=%d block_k=%d qk_bits=%d pv_bits=%d pool_dropped=%d kernels=%s/%u",
+      static_cast<double>(attributes.scale), attributes.block_q, attributes.block_k,
+      attributes.qk_bits, attributes.pv_bits, attributes.pool_dropped, paro_library_name(),
+      paro_abi_version());
 }
 
 nvinfer1::IPluginCapability* AttentionPlugin::getCapabilityInterface(
@@ -168,11 +169,12 @@ int32_t AttentionPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int3
                                          int32_t nbOutputs) noexcept {
   if (const paro_status status = check_present(in, out)) return status;
   if (const paro_status status = check_counts(nbInputs, nbOutputs)) return status;
-  for (Dims DynamicPluginTensorDesc::*const bound :
+  for (Dims DynamicPluginTensorDesc::* const bound :
        {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt,
         &DynamicPluginTensorDesc::max}) {
     paro_attention call;
-    if (const paro_status status = describe(attributes_, Inputs::at(bound, in), call)) return status;
+    if (const paro_status status = describe(attributes_, Inputs::at(bound, in), call))
+      return status;
     if (call.batch == 0) continue;
     const paro_launch launch = launch_in(nullptr);
     size_t bytes = 0;

@@ -59,8 +59,7 @@ class AttentionPlugin final : public nvinfer1::IPluginV3,
   int32_t enqueue(const nvinfer1::PluginTensorDesc* inputDesc,
                   const nvinfer1::PluginTensorDesc* outputDesc, const void* const* inputs,
                   void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
-  nvinfer1::IPluginV3* attachToContext(
-      nvinfer1::IPluginResourceContext* context) noexcept override;
+  nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext* context) noexcept override;
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:

@@ -45,8 +45,9 @@ constexpr std::array<InputSpec, kInputCount> kInputs = {{
 
 constexpr int64_t kMaskWordBits = 32;
 
-constexpr std::array<const char*, 12> kTypeNames = {"FP32", "FP16", "INT8", "INT32", "BOOL", "UINT8",
-                                                    "FP8",  "BF16", "INT64", "INT4",  "FP4",  "E8M0"};
+constexpr std::array<const char*, 12> kTypeNames = {"FP32",  "FP16",  "INT8", "INT32",
+                                                    "BOOL",  "UINT8", "FP8",  "BF16",
+                                                    "INT64", "INT4",  "FP4",  "E8M0"};
 
 const char* type_name(DataType type) {
   const auto index = static_cast<size_t>(type);
@@ -78,9 +79,8 @@ paro_status check_ranks(const Shapes& shapes) {
     const Dims& shape = *shapes[static_cast<size_t>(i)];
     const InputSpec& input = kInputs[static_cast<size_t>(i)];
     const bool fits = shape.nbDims == input.rank &&
-                      std::all_of(shape.d, shape.d + input.rank, [](int64_t size) {
-                        return size >= 0 && size <= INT32_MAX;
-                      });
+                      std::all_of(shape.d, shape.d + input.rank,
+                                  [](int64_t size) { return size >= 0 && size <= INT32_MAX; });
     if (fits) continue;
     return refuse(PARO_INVALID_ARGUMENT,
                   "input %s: expected %d dimensions of sizes in 0..2^31-1, got %s", input.name,
@@ -89,7 +89,8 @@ paro_status check_ranks(const Shapes& shapes) {
   return PARO_OK;
 }
 
-paro_status check_shape(const Shapes& shapes, Input input, std::initializer_list<int64_t> expected) {
+paro_status check_shape(const Shapes& shapes, Input input,
+                        std::initializer_list<int64_t> expected) {
   const Dims& shape = *shapes[input];
   if (std::equal(expected.begin(), expected.end(), shape.d, shape.d + shape.nbDims)) {
     return PARO_OK;

@@ -48,12 +48,13 @@ void print_method(const char* name, Method method) {
 }
 
 #define CLASS(name) print_class<name>(#name)
-#define MEMBER(owner, name)                                                                    \
-  std::printf("%s::%s: offset %zu, size %zu\n", #owner, #name, offsetof(owner, name),         \
+#define MEMBER(owner, name)                                                           \
+  std::printf("%s::%s: offset %zu, size %zu\n", #owner, #name, offsetof(owner, name), \
               sizeof(owner::name))
 #define METHOD(owner, name) print_method(#owner "::" #name, &owner::name)
-#define ENUMERATOR(owner, name) \
-  std::printf("%s::%s = %d, size %zu\n", #owner, #name, static_cast<int>(owner::name), sizeof(owner))
+#define ENUMERATOR(owner, name)                                                        \
+  std::printf("%s::%s = %d, size %zu\n", #owner, #name, static_cast<int>(owner::name), \
+              sizeof(owner))
 
 void print_data() {
   CLASS(InterfaceInfo);

@@ -100,8 +100,7 @@ void register_with(const Runtime& runtime, const std::vector<IPluginCreatorInter
   Registry registry(runtime.registry, *slots);
   for (IPluginCreatorInterface* const creator : creators) {
     if (registry.holds(creator) || registry.add(*creator)) continue;
-    complain("expected to be the only PAROAttention plugin, another library registered one before;"
-             " load one of them");
+    complain("expected the only PAROAttention plugin, another library registered one; load either");
   }
 }
 

@@ -2,7 +2,7 @@
 //
 // case.txt has a line for each field and for each input, in the op's order:
 //   field NAME TYPE VALUE            TYPE is INT32 or FLOAT32
-//   tensor NAME TYPE SIZE SIZE ...   TYPE is FP16, BF16, FP32 or INT32; its elements are in NAME.bin
+//   tensor NAME TYPE SIZE SIZE ...   TYPE is FP16, BF16, FP32 or INT32; elements are in NAME.bin
 #pragma once
 
 #include <string>

@@ -51,9 +51,8 @@ const IDimensionExpr* Expressions::constant(int64_t value) {
 const IDimensionExpr* Expressions::operation(DimensionOperation op, const IDimensionExpr& first,
                                              const IDimensionExpr& second) {
   const bool constant = first.isConstant() && second.isConstant();
-  return &expressions_.emplace_back(constant, [op, &first, &second] {
-    return apply(op, evaluate(first), evaluate(second));
-  });
+  return &expressions_.emplace_back(
+      constant, [op, &first, &second] { return apply(op, evaluate(first), evaluate(second)); });
 }
 
 const IDimensionExpr* Expressions::declareSizeTensor(int32_t, const IDimensionExpr&,

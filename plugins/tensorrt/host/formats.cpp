@@ -20,6 +20,7 @@ class Search {
   }
 
   void decide(size_t position) {
+    if (static_cast<int32_t>(found.size()) >= build_.getFormatCombinationLimit()) return;
     if (position == tensors_.size()) {
       std::vector<TensorKind>& combination = found.emplace_back();
       for (const auto& [desc, min, max, opt] : tensors_) {

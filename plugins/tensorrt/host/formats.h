@@ -12,8 +12,9 @@ struct TensorKind {
   nvinfer1::TensorFormat format;
 };
 
-// Every supported combination over `inputs` inputs and `outputs` outputs, out of all types and
-// formats. Tensors that are not yet decided hold values that no tensor can have.
+// Supported combinations over `inputs` inputs and `outputs` outputs, out of all types and formats,
+// up to the plugin's own limit. Tensors that are not yet decided hold values that no tensor can
+// have.
 std::vector<std::vector<TensorKind>> supported_combinations(nvinfer1::IPluginV3OneBuild& build,
                                                             int32_t inputs, int32_t outputs);
 

@@ -70,8 +70,7 @@ class Life {
     std::vector<DataType> inputs;
     for (const Tensor& tensor : content_.inputs) inputs.push_back(tensor.type);
     DataType output = DataType::kBOOL;
-    const int32_t status =
-        build_of(plugin).getOutputDataTypes(&output, 1, inputs.data(), count());
+    const int32_t status = build_of(plugin).getOutputDataTypes(&output, 1, inputs.data(), count());
     checks_.expect(status == 0 && output == inputs[0], "the output has query's type");
   }
 
@@ -117,9 +116,9 @@ class Life {
       found |= same;
     }
     checks_.expect(found, "the node's types are one of them, all linear");
-    checks_.expect(static_cast<int32_t>(combinations.size()) <=
-                       build_of(plugin).getFormatCombinationLimit(),
-                   "the limit lets TensorRT see all of them");
+    checks_.expect(
+        static_cast<int32_t>(combinations.size()) <= build_of(plugin).getFormatCombinationLimit(),
+        "the limit lets TensorRT see all of them");
   }
 
   void check_cloning(const Plugin& plugin) {
@@ -137,12 +136,12 @@ class Life {
     checks_.expect(build_of(plugin).getMetadataString() != nullptr, "metadata is text");
     std::set<std::string> ids = {identity(plugin)};
     const std::vector<Field> changes = {
-        float_field("scale", 0.1234567f),  float_field("scale", 0.1234568f),
-        integer_field("block_q", 64),      integer_field("block_q", 128),
-        integer_field("block_k", 64),      integer_field("block_k", 128),
-        integer_field("qk_bits", 16),      integer_field("qk_bits", 8),
-        integer_field("qk_bits", 4),       integer_field("pv_bits", 16),
-        integer_field("pv_bits", 8),       integer_field("pv_bits", 4),
+        float_field("scale", 0.1234567f), float_field("scale", 0.1234568f),
+        integer_field("block_q", 64),     integer_field("block_q", 128),
+        integer_field("block_k", 64),     integer_field("block_k", 128),
+        integer_field("qk_bits", 16),     integer_field("qk_bits", 8),
+        integer_field("qk_bits", 4),      integer_field("pv_bits", 16),
+        integer_field("pv_bits", 8),      integer_field("pv_bits", 4),
         integer_field("pool_dropped", 0), integer_field("pool_dropped", 1)};
     size_t distinct = 1;
     for (const Field& change : changes) {
@@ -165,8 +164,7 @@ class Life {
                    "the profile is accepted");
     checks_.expect(build.getNbTactics() == 0 && build.getValidTactics(nullptr, 0) == 0,
                    "there are no tactics");
-    const size_t most =
-        build.getWorkspaceSize(all.inputs.data(), count(), all.outputs.data(), 1);
+    const size_t most = build.getWorkspaceSize(all.inputs.data(), count(), all.outputs.data(), 1);
     const ProfileDescriptions small = describe(content_.inputs, {1, 1, 1});
     const size_t least =
         build.getWorkspaceSize(small.inputs.data(), count(), small.outputs.data(), 1);
@@ -233,9 +231,10 @@ class Life {
     for (int64_t sample = 0; sample < content_.batch(); ++sample) {
       const Buffer alone(sample_bytes);
       enqueue(first, sample, 1, workspace, alone);
-      checks_.expect(std::memcmp(alone.data(), whole.data() + sample * static_cast<int64_t>(sample_bytes),
-                                 sample_bytes) == 0,
-                     "sample " + std::to_string(sample) + " alone as in the batch");
+      checks_.expect(
+          std::memcmp(alone.data(), whole.data() + sample * static_cast<int64_t>(sample_bytes),
+                      sample_bytes) == 0,
+          "sample " + std::to_string(sample) + " alone as in the batch");
     }
     std::ofstream(output, std::ios::binary)
         .write(reinterpret_cast<const char*>(whole.data()),
@@ -259,23 +258,20 @@ class Life {
     nvinfer1::IPluginV3OneRuntime& runtime = runtime_of(plugin);
     const bool done =
         runtime.onShapeChange(now.inputs.data(), count(), now.outputs.data(), 1) == 0 &&
-        runtime.enqueue(now.inputs.data(), now.outputs.data(), inputs.data(), outputs,
-                        space.data(), nullptr) == 0;
+        runtime.enqueue(now.inputs.data(), now.outputs.data(), inputs.data(), outputs, space.data(),
+                        nullptr) == 0;
     const std::lock_guard lock(mutex_);
     checks_.expect(done, "enqueue of " + std::to_string(batch));
   }
 
   static bool same(const std::vector<Field>& some, const std::vector<Field>& others) {
-    return std::equal(some.begin(), some.end(), others.begin(), others.end(),
-                      [](const Field& a, const Field& b) {
-                        return a.name == b.name && a.type == b.type && a.length == b.length &&
-                               a.value == b.value;
-                      });
+    return std::equal(
+        some.begin(), some.end(), others.begin(), others.end(), [](const Field& a, const Field& b) {
+          return a.name == b.name && a.type == b.type && a.length == b.length && a.value == b.value;
+        });
   }
 
-  static std::string identity(const Plugin& plugin) {
-    return build_of(plugin).getTimingCacheID();
-  }
+  static std::string identity(const Plugin& plugin) { return build_of(plugin).getTimingCacheID(); }
 
   int32_t count() const { return static_cast<int32_t>(content_.inputs.size()); }
 

@@ -47,8 +47,8 @@ class Misuse {
     bool refused = false;
     const std::string said = errors_of([&] { refused = !call(); });
     checks_.expect(refused, what + ": refused");
-    const bool one_line = said.starts_with("[paro] error: PAROAttention: ") &&
-                          said.find('\n') == said.size() - 1;
+    const bool one_line =
+        said.starts_with("[paro] error: PAROAttention: ") && said.find('\n') == said.size() - 1;
     checks_.expect(one_line, what + ": one line, got '" + said + "'");
     for (const std::string& word : words) {
       checks_.expect(said.find(word) != std::string::npos,
@@ -73,8 +73,8 @@ class Misuse {
     refuses_fields("3 bits", {"qk_bits", "16, 8 or 4", "3"}, set("qk_bits", 3));
     refuses_fields("-8 bits", {"pv_bits", "16, 8 or 4", "-8"}, set("pv_bits", -8));
     refuses_fields("pooling of 2", {"pool_dropped", "0 or 1", "2"}, set("pool_dropped", 2));
-    for (const float scale : {-1.0f, std::numeric_limits<float>::infinity(),
-                              std::numeric_limits<float>::quiet_NaN()}) {
+    for (const float scale :
+         {-1.0f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
       refuses_fields("a scale of " + std::to_string(scale), {"scale", "finite"},
                      [=](Fields& fields) { named(fields, "scale") = float_field("scale", scale); });
     }
@@ -93,15 +93,12 @@ class Misuse {
                      {"pv_bits", "one INT32", std::to_string(length)},
                      [=](Fields& fields) { named(fields, "pv_bits").length = length; });
     }
-    refuses_fields("an unknown attribute", {"window", "block_q"}, [](Fields& fields) {
-      fields.push_back(integer_field("window", 1));
-    });
-    refuses_fields("an attribute of engines in a node", {"kernel_library"}, [](Fields& fields) {
-      fields.push_back(integer_field("kernel_library", 1));
-    });
-    refuses_fields("an attribute twice", {"block_q", "again"}, [](Fields& fields) {
-      fields.push_back(integer_field("block_q", 64));
-    });
+    refuses_fields("an unknown attribute", {"window", "block_q"},
+                   [](Fields& fields) { fields.push_back(integer_field("window", 1)); });
+    refuses_fields("an attribute of engines in a node", {"kernel_library"},
+                   [](Fields& fields) { fields.push_back(integer_field("kernel_library", 1)); });
+    refuses_fields("an attribute twice", {"block_q", "again"},
+                   [](Fields& fields) { fields.push_back(integer_field("block_q", 64)); });
     for (const char* name : {"block_q", "block_k", "qk_bits", "pv_bits"}) {
       refuses_fields(std::string("no ") + name, {name, "none"}, [=](Fields& fields) {
         fields.erase(fields.begin() + (&named(fields, name) - fields.data()));
@@ -133,20 +130,24 @@ class Misuse {
   void refuse_stored_fields() {
     const auto text = [](const std::string& value) {
       const auto* const bytes = reinterpret_cast<const std::byte*>(value.data());
-      return Field{"kernel_library", PluginFieldType::kCHAR, static_cast<int32_t>(value.size()),
+      return Field{"kernel_library",
+                   PluginFieldType::kCHAR,
+                   static_cast<int32_t>(value.size()),
                    {bytes, bytes + value.size()}};
     };
     for (const std::string& other : {std::string("paro-other 9.9.9"), std::string()}) {
-      refuses_fields("an engine of other kernels", {"engine", "build the engine again"},
-                     [&](Fields& fields) { fields.push_back(text(other)); },
-                     TensorRTPhase::kRUNTIME);
+      refuses_fields(
+          "an engine of other kernels", {"engine", "build the engine again"},
+          [&](Fields& fields) { fields.push_back(text(other)); }, TensorRTPhase::kRUNTIME);
     }
-    refuses_fields("a kernel library of another type", {"kernel_library", "text"},
-                   [](Fields& fields) { fields.push_back(integer_field("kernel_library", 1)); },
-                   TensorRTPhase::kRUNTIME);
-    refuses_fields("a corrupted engine", {"block_k", "got 4000"},
-                   [](Fields& fields) { named(fields, "block_k") = integer_field("block_k", 4000); },
-                   TensorRTPhase::kRUNTIME);
+    refuses_fields(
+        "a kernel library of another type", {"kernel_library", "text"},
+        [](Fields& fields) { fields.push_back(integer_field("kernel_library", 1)); },
+        TensorRTPhase::kRUNTIME);
+    refuses_fields(
+        "a corrupted engine", {"block_k", "got 4000"},
+        [](Fields& fields) { named(fields, "block_k") = integer_field("block_k", 4000); },
+        TensorRTPhase::kRUNTIME);
   }
 
   void refuse_capability(const Plugin& plugin) {
@@ -179,12 +180,10 @@ class Misuse {
             [&] { return accepts(changed(5, DataType::kINT64)); });
     refuses("a 16-bit affine", {"channel_affine", "FP32", "FP16"},
             [&] { return accepts(changed(7, DataType::kHALF)); });
-    refuses("nine inputs", {"10 inputs", "got 9"}, [&] {
-      return accepts({types.begin(), types.end() - 1});
-    });
-    refuses("null types", {"NULL"}, [&] {
-      return build.getOutputDataTypes(&output, 1, nullptr, 10) == 0;
-    });
+    refuses("nine inputs", {"10 inputs", "got 9"},
+            [&] { return accepts({types.begin(), types.end() - 1}); });
+    refuses("null types", {"NULL"},
+            [&] { return build.getOutputDataTypes(&output, 1, nullptr, 10) == 0; });
   }
 
   void refuse_shapes(const Plugin& plugin) {
@@ -219,10 +218,10 @@ class Misuse {
       int64_t size;
       const char* name;
     } wrong[] = {
-        {1, 1, 7, "key"},          {2, 3, 32, "value"},        {3, 1, 7, "token_order"},
-        {4, 0, 99, "head_order"},  {5, 3, 99, "block_mask"},   {5, 2, 99, "block_mask"},
-        {6, 1, 99, "tile_order"},  {7, 0, 3, "channel_affine"}, {8, 0, 99, "mask_bin"},
-        {9, 0, 99, "key_length"},  {0, 1, -1, "query"},        {0, 1, int64_t{1} << 40, "query"},
+        {1, 1, 7, "key"},         {2, 3, 32, "value"},         {3, 1, 7, "token_order"},
+        {4, 0, 99, "head_order"}, {5, 3, 99, "block_mask"},    {5, 2, 99, "block_mask"},
+        {6, 1, 99, "tile_order"}, {7, 0, 3, "channel_affine"}, {8, 0, 99, "mask_bin"},
+        {9, 0, 99, "key_length"}, {0, 1, -1, "query"},         {0, 1, int64_t{1} << 40, "query"},
     };
     for (const auto& [input, dimension, size, name] : wrong) {
       refuses("a wrong shape of " + std::string(name), {std::string("input ") + name},
@@ -247,9 +246,8 @@ class Misuse {
     refuses("the workspace of a head of 80 channels", {"head_dim", "80"}, [&] {
       return build.getWorkspaceSize(narrow.inputs.data(), 10, narrow.outputs.data(), 1) != 0;
     });
-    refuses("the workspace of nothing", {"NULL"}, [&] {
-      return build.getWorkspaceSize(nullptr, 10, nullptr, 1) != 0;
-    });
+    refuses("the workspace of nothing", {"NULL"},
+            [&] { return build.getWorkspaceSize(nullptr, 10, nullptr, 1) != 0; });
     refuses("a null profile", {"NULL"},
             [&] { return build.configurePlugin(nullptr, 10, nullptr, 1) == 0; });
   }
@@ -263,8 +261,7 @@ class Misuse {
     std::vector<const void*> inputs;
     for (const Tensor& tensor : content_.inputs) inputs.push_back(tensor.data.data());
     const ProfileDescriptions all = describe(content_.inputs, {1, 1, content_.batch()});
-    const Buffer space(
-        build.getWorkspaceSize(all.inputs.data(), 10, all.outputs.data(), 1));
+    const Buffer space(build.getWorkspaceSize(all.inputs.data(), 10, all.outputs.data(), 1));
     const auto enqueues = [&](const void* const* in, void* const* out) {
       return runtime.enqueue(now.inputs.data(), now.outputs.data(), in, out, space.data(),
                              nullptr) == 0;
@@ -300,8 +297,9 @@ class Misuse {
   // An empty batch is no mistake: there is nothing to do, and pointers may be null.
   void accept_empty_batch(const Plugin& plugin) {
     const ProfileDescriptions all = describe(content_.inputs, {0, 1, 2});
-    checks_.expect(build_of(plugin).configurePlugin(all.inputs.data(), 10, all.outputs.data(), 1) == 0,
-                   "a profile from batch 0");
+    checks_.expect(
+        build_of(plugin).configurePlugin(all.inputs.data(), 10, all.outputs.data(), 1) == 0,
+        "a profile from batch 0");
     const Descriptions now = describe(content_.inputs, 0);
     nvinfer1::IPluginV3OneRuntime& runtime = runtime_of(plugin);
     checks_.expect(runtime.onShapeChange(now.inputs.data(), 10, now.outputs.data(), 1) == 0,

@@ -32,8 +32,8 @@ PluginLibrary::PluginLibrary(const std::string& path)
     : handle_(dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) {
   if (handle_ == nullptr) throw std::runtime_error(dlerror());
   // A finder whose use would crash at once: the plugin must leave it alone.
-  symbol<void (*)(nvinfer1::ILoggerFinder*)>(handle_, "setLoggerFinder")(
-      reinterpret_cast<nvinfer1::ILoggerFinder*>(uintptr_t{8}));
+  symbol<void (*)(nvinfer1::ILoggerFinder*)>(
+      handle_, "setLoggerFinder")(reinterpret_cast<nvinfer1::ILoggerFinder*>(uintptr_t{8}));
   int32_t count = -1;
   using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);
   IPluginCreatorInterface* const* const list = symbol<GetCreators>(handle_, "getCreators")(count);
