@@ -4,6 +4,7 @@
 #include <string>
 
 #include "case.h"
+#include "memory.h"
 #include "plugin_library.h"
 
 namespace paro::trt::host {
@@ -13,9 +14,10 @@ int print_contract(const PluginLibrary& library);
 
 // Leads a plugin from creation to the end as an engine's build and use do; writes what the last
 // enqueue computed to `output`.
-int live(const PluginLibrary& library, const Case& content, const std::string& output);
+int live(const PluginLibrary& library, const Case& content, Memory& memory,
+         const std::string& output);
 
 // Does what no caller should, and expects a status and one line that says why.
-int misuse(const PluginLibrary& library, const Case& content);
+int misuse(const PluginLibrary& library, const Case& content, Memory& memory);
 
 }  // namespace paro::trt::host

@@ -1,13 +1,13 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
-#include <optional>
+#include <future>
 #include <random>
 #include <set>
-#include <thread>
 
 #include "checks.h"
 #include "commands.h"
+#include "execution.h"
 #include "expressions.h"
 #include "formats.h"
 
@@ -23,9 +23,10 @@ constexpr int64_t kSpareBatch = 2;  // how far the profile goes beyond the case
 // One life, step by step; each step is what TensorRT does next.
 class Life {
  public:
-  Life(const PluginLibrary& library, const Case& content)
+  Life(const PluginLibrary& library, const Case& content, Memory& memory)
       : creator_(library.creator()),
         content_(content),
+        memory_(memory),
         profile_{1, content.batch(), content.batch() + kSpareBatch} {}
 
   int run(const std::string& output) {
@@ -180,23 +181,18 @@ class Life {
     checks_.expect(attached != nullptr, "the builder's context is attached to");
     if (attached == nullptr) return;
     std::mt19937 random(1);
-    std::vector<Buffer> fakes;
-    std::vector<const void*> inputs;
+    std::vector<Tensor> fakes;
     for (const Tensor& tensor : content_.inputs) {
-      Buffer& fake = fakes.emplace_back(tensor.data.size());
-      std::generate_n(fake.data(), fake.size(), [&] { return static_cast<std::byte>(random()); });
-      inputs.push_back(fake.data());
+      Tensor& fake = fakes.emplace_back(
+          Tensor{tensor.name, tensor.type, tensor.shape, Buffer(tensor.data.size())});
+      std::generate_n(fake.data.data(), fake.data.size(),
+                      [&] { return static_cast<std::byte>(random()); });
     }
-    const Descriptions now = describe(content_.inputs, content_.batch());
-    const Buffer space(workspace), result(content_.inputs[0].data.size());
-    void* outputs[] = {result.data()};
-    nvinfer1::IPluginV3OneRuntime& runtime = runtime_of(attached);
-    checks_.expect(runtime.setTactic(0) == 0, "the default tactic");
+    checks_.expect(runtime_of(attached).setTactic(0) == 0, "the default tactic");
+    const Execution execution(memory_, fakes);
     int32_t status = -1;
     const std::string said = errors_of([&] {
-      runtime.onShapeChange(now.inputs.data(), count(), now.outputs.data(), 1);
-      status = runtime.enqueue(now.inputs.data(), now.outputs.data(), inputs.data(), outputs,
-                               space.data(), nullptr);
+      status = execution.run(runtime_of(attached), 0, content_.batch(), workspace).status;
     });
     std::printf("fake values: status %d %s", status, said.empty() ? "\n" : said.c_str());
     checks_.expect((status == 0) == said.empty(), "a refusal says why");
@@ -221,47 +217,31 @@ class Life {
     checks_.expect(first != nullptr && second != nullptr, "two contexts are attached to");
     loaded.reset();
     if (first == nullptr || second == nullptr) return;
-    const Buffer whole(content_.inputs[0].data.size()), other(whole.size());
-    std::thread thread([&] { enqueue(second, 0, content_.batch(), workspace, other); });
-    enqueue(first, 0, content_.batch(), workspace, whole);
-    thread.join();
-    checks_.expect(std::memcmp(whole.data(), other.data(), whole.size()) == 0,
-                   "two contexts at once compute the same");
-    const size_t sample_bytes = whole.size() / static_cast<size_t>(content_.batch());
+    const Execution execution(memory_, content_.inputs);
+    const auto compute = [&](const Plugin& plugin, int64_t sample, int64_t batch) {
+      return execution.run(runtime_of(plugin), sample, batch, workspace);
+    };
+    std::future<Execution::Outcome> future =
+        std::async(std::launch::async, [&] { return compute(second, 0, content_.batch()); });
+    const Execution::Outcome whole = compute(first, 0, content_.batch());
+    const Execution::Outcome other = future.get();
+    checks_.expect(whole.status == 0 && other.status == 0, "both compute");
+    checks_.expect(equal(whole.result, 0, other.result), "two contexts at once compute the same");
     for (int64_t sample = 0; sample < content_.batch(); ++sample) {
-      const Buffer alone(sample_bytes);
-      enqueue(first, sample, 1, workspace, alone);
-      checks_.expect(
-          std::memcmp(alone.data(), whole.data() + sample * static_cast<int64_t>(sample_bytes),
-                      sample_bytes) == 0,
-          "sample " + std::to_string(sample) + " alone as in the batch");
+      const Execution::Outcome alone = compute(first, sample, 1);
+      const size_t offset = static_cast<size_t>(sample) * alone.result.size();
+      checks_.expect(alone.status == 0 && equal(whole.result, offset, alone.result),
+                     "sample " + std::to_string(sample) + " alone as in the batch");
     }
     std::ofstream(output, std::ios::binary)
-        .write(reinterpret_cast<const char*>(whole.data()),
-               static_cast<std::streamsize>(whole.size()));
+        .write(reinterpret_cast<const char*>(whole.result.data()),
+               static_cast<std::streamsize>(whole.result.size()));
   }
 
-  void enqueue(const Plugin& plugin, int64_t sample, int64_t batch, size_t workspace,
-               const Buffer& result) {
-    const Descriptions now = describe(content_.inputs, batch);
-    std::vector<const void*> inputs;
-    for (size_t i = 0; i < content_.inputs.size(); ++i) {
-      const Tensor& tensor = content_.inputs[i];
-      const size_t step = tensor.data.size() / static_cast<size_t>(tensor.shape.d[0]);
-      const size_t offset = has_batch(i) ? static_cast<size_t>(sample) * step : 0;
-      inputs.push_back(tensor.data.data() + offset);
-    }
-    const Buffer space(workspace);
-    std::memset(space.data(), 0xff, space.size());
-    std::memset(result.data(), 0xff, result.size());
-    void* outputs[] = {result.data()};
-    nvinfer1::IPluginV3OneRuntime& runtime = runtime_of(plugin);
-    const bool done =
-        runtime.onShapeChange(now.inputs.data(), count(), now.outputs.data(), 1) == 0 &&
-        runtime.enqueue(now.inputs.data(), now.outputs.data(), inputs.data(), outputs, space.data(),
-                        nullptr) == 0;
-    const std::lock_guard lock(mutex_);
-    checks_.expect(done, "enqueue of " + std::to_string(batch));
+  // Whether `whole` holds `part` at `offset`.
+  static bool equal(const Buffer& whole, size_t offset, const Buffer& part) {
+    return offset + part.size() <= whole.size() &&
+           std::memcmp(whole.data() + offset, part.data(), part.size()) == 0;
   }
 
   static bool same(const std::vector<Field>& some, const std::vector<Field>& others) {
@@ -277,15 +257,16 @@ class Life {
 
   nvinfer1::IPluginCreatorV3One& creator_;
   const Case& content_;
+  Memory& memory_;
   Profile profile_;
-  std::mutex mutex_;
   Checks checks_;
 };
 
 }  // namespace
 
-int live(const PluginLibrary& library, const Case& content, const std::string& output) {
-  return Life(library, content).run(output);
+int live(const PluginLibrary& library, const Case& content, Memory& memory,
+         const std::string& output) {
+  return Life(library, content, memory).run(output);
 }
 
 }  // namespace paro::trt::host

@@ -1,29 +1,44 @@
-// paro_plugin_harness: leads the plugin through its life as TensorRT would, on a machine with
-// neither TensorRT nor a GPU. Tensors are in host memory, so the library must be one whose kernels
-// run there: the CPU backend's or the emulator's.
+// paro_plugin_harness: leads the plugin through its life as TensorRT would, on a machine without
+// TensorRT. Kernels compute in host memory (the CPU backend's, the emulator's) or, where the last
+// argument is `cuda`, on the first GPU.
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <vector>
 
 #include "commands.h"
 
-int main(int argc, char** argv) {
+namespace {
+
+constexpr const char* kUsage =
+    "usage: paro_plugin_harness contract LIBRARY\n"
+    "       paro_plugin_harness life LIBRARY CASE_FOLDER OUTPUT [cuda]\n"
+    "       paro_plugin_harness misuse LIBRARY CASE_FOLDER [cuda]\n";
+
+int run(std::vector<std::string> words) {
   using namespace paro::trt::host;
-  const std::string command = argc > 2 ? argv[1] : "";
+  const bool cuda = !words.empty() && words.back() == "cuda";
+  if (cuda) words.pop_back();
+  const std::string command = words.size() > 1 ? words[0] : "";
+  const auto memory = [&] { return cuda ? cuda_memory() : host_memory(); };
+  if (command == "contract" && words.size() == 2) return print_contract(PluginLibrary(words[1]));
+  if (command == "life" && words.size() == 4) {
+    return live(PluginLibrary(words[1]), read_case(words[2]), *memory(), words[3]);
+  }
+  if (command == "misuse" && words.size() == 3) {
+    return misuse(PluginLibrary(words[1]), read_case(words[2]), *memory());
+  }
+  std::fputs(kUsage, stderr);
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
   try {
-    if (command == "contract" && argc == 3) return print_contract(PluginLibrary(argv[2]));
-    if (command == "life" && argc == 5) {
-      return live(PluginLibrary(argv[2]), read_case(argv[3]), argv[4]);
-    }
-    if (command == "misuse" && argc == 4) return misuse(PluginLibrary(argv[2]), read_case(argv[3]));
+    return run({argv + 1, argv + argc});
   } catch (const std::exception& error) {
     std::printf("FAILED: %s\n", error.what());
     return 1;
   }
-  std::fprintf(stderr,
-               "usage: %s contract LIBRARY\n"
-               "       %s life LIBRARY CASE_FOLDER OUTPUT\n"
-               "       %s misuse LIBRARY CASE_FOLDER\n",
-               argv[0], argv[0], argv[0]);
-  return 2;
 }

@@ -3,6 +3,7 @@
 
 #include "checks.h"
 #include "commands.h"
+#include "execution.h"
 #include "expressions.h"
 
 namespace paro::trt::host {
@@ -22,8 +23,8 @@ Field& named(Fields& fields, const std::string& name) {
 
 class Misuse {
  public:
-  Misuse(const PluginLibrary& library, const Case& content)
-      : creator_(library.creator()), content_(content) {}
+  Misuse(const PluginLibrary& library, const Case& content, Memory& memory)
+      : creator_(library.creator()), content_(content), memory_(memory) {}
 
   int run() {
     refuse_fields();
@@ -319,27 +320,30 @@ class Misuse {
     const Plugin plugin = create(creator_, content_.fields, TensorRTPhase::kRUNTIME);
     checks_.expect(plugin != nullptr, "an engine's plugin without the name of its kernels");
     const ProfileDescriptions all = describe(content_.inputs, {1, 1, content_.batch()});
-    const Buffer space(
-        build_of(plugin).getWorkspaceSize(all.inputs.data(), 10, all.outputs.data(), 1));
+    const DeviceBuffer space(
+        memory_, build_of(plugin).getWorkspaceSize(all.inputs.data(), 10, all.outputs.data(), 1));
     const Descriptions now = describe(content_.inputs, content_.batch());
-    const Buffer result(content_.inputs[0].data.size());
-    void* output = result.data();
-    std::vector<const void*> inputs;
-    for (const Tensor& tensor : content_.inputs) inputs.push_back(tensor.data.data());
-    checks_.expect(runtime_of(plugin).enqueue(now.inputs.data(), now.outputs.data(), inputs.data(),
-                                              &output, space.data(), nullptr) == 0,
-                   "enqueue before everything else");
+    const DeviceBuffer result(memory_, content_.inputs[0].data.size());
+    void* const outputs[] = {result.data()};
+    const Execution execution(memory_, content_.inputs);
+    const cudaStream_t stream = memory_.create_stream();
+    const int32_t status =
+        runtime_of(plugin).enqueue(now.inputs.data(), now.outputs.data(),
+                                   execution.inputs_from(0).data(), outputs, space.data(), stream);
+    memory_.finish(stream);
+    checks_.expect(status == 0, "enqueue before everything else");
   }
 
   nvinfer1::IPluginCreatorV3One& creator_;
   const Case& content_;
+  Memory& memory_;
   Checks checks_;
 };
 
 }  // namespace
 
-int misuse(const PluginLibrary& library, const Case& content) {
-  return Misuse(library, content).run();
+int misuse(const PluginLibrary& library, const Case& content, Memory& memory) {
+  return Misuse(library, content, memory).run();
 }
 
 }  // namespace paro::trt::host

@@ -20,6 +20,9 @@ class Buffer {
   std::byte* data() const { return data_.get(); }
   size_t size() const { return size_; }
 
+  // The caller frees what it gets.
+  std::byte* give_up() { return data_.release(); }
+
  private:
   struct Free {
     void operator()(std::byte* data) const { std::free(data); }

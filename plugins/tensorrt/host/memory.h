@@ -1,0 +1,55 @@
+// Where the kernels of a plugin library compute: host memory, or a GPU's by the CUDA driver.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "../nv_infer.h"
+#include "tensors.h"
+
+namespace paro::trt::host {
+
+class Memory {
+ public:
+  virtual ~Memory() = default;
+
+  // To be called once in each thread that uses the memory.
+  virtual void enter_thread() = 0;
+  virtual void* allocate(size_t size) = 0;
+  virtual void release(void* data) = 0;
+  virtual void copy_in(void* data, const void* host, size_t size) = 0;
+  virtual void copy_out(void* host, const void* data, size_t size) = 0;
+
+  // A stream of one's own, and waiting for what was launched in it.
+  virtual cudaStream_t create_stream() = 0;
+  virtual void finish(cudaStream_t stream) = 0;
+};
+
+// Throw std::runtime_error where there is no such memory.
+std::unique_ptr<Memory> host_memory();
+std::unique_ptr<Memory> cuda_memory();
+
+// Owns one allocation.
+class DeviceBuffer {
+ public:
+  DeviceBuffer(Memory& memory, size_t size);
+  DeviceBuffer(Memory& memory, const Buffer& content);
+  ~DeviceBuffer();
+  DeviceBuffer(DeviceBuffer&& other) noexcept;
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+
+  std::byte* data() const { return data_; }
+  Buffer content() const;
+
+ private:
+  Memory& memory_;
+  size_t size_;
+  std::byte* data_;
+};
+
+// Every byte 0xff: NaN as a float, -1 as an index.
+Buffer poison(size_t size);
+
+}  // namespace paro::trt::host
