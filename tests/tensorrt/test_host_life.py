@@ -14,6 +14,8 @@ from paro_trt.testing.numerics import compare
 
 from .harness import host_build, live, run, write_case
 
+STAND_IN_DRIVER = Path(__file__).parent / "stand_in_driver.c"
+
 BATCHED = OpCase(
     "batched", 203, batch=3, heads=4, kv_heads=2, bins=2, key_length=(203, 77, 0),
     empty_rows=True, config=AttentionConfig(block_q=128, block_k=64, scale=0.11),
@@ -58,3 +60,28 @@ def test_life_under_sanitizers(fresh_seed: int, tmp_path: Path) -> None:
     inputs = random_inputs(case, fresh_seed)
     output = live(host_build("sanitizers"), write_case(tmp_path, inputs, case.config), inputs)
     assert compare(output, inputs, case.config).ok
+
+
+def test_life_through_the_driver(fresh_seed: int, tmp_path: Path) -> None:
+    """The harness's way to a GPU, with a stand-in for the driver."""
+    build = host_build()
+    run("gcc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", STAND_IN_DRIVER)
+    case = replace(BATCHED, dtype=torch.float16).with_bits(8, 8, pool_dropped=True)
+    inputs = random_inputs(case, fresh_seed)
+    folder = write_case(tmp_path / "case", inputs, case.config)
+    words = (build.library, folder, tmp_path / "out.bin", "cuda")
+    said = run(build.program, "life", *words, LD_LIBRARY_PATH=str(tmp_path))
+    assert ", 0 failed" in said
+    expected = live(build, folder, inputs).view(torch.uint8).numpy().tobytes()
+    assert (tmp_path / "out.bin").read_bytes() == expected
+    words = (build.library, folder, "cuda")
+    assert ", 0 failed" in run(build.program, "misuse", *words, LD_LIBRARY_PATH=str(tmp_path))
+
+
+def test_without_a_driver_the_gpu_is_refused(tmp_path: Path, fresh_seed: int) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a GPU's driver")
+    build = host_build()
+    folder = write_case(tmp_path, random_inputs(BATCHED, fresh_seed), BATCHED.config)
+    said = run(build.program, "life", build.library, folder, tmp_path / "o", "cuda", status=1)
+    assert "FAILED: libcuda.so.1" in said

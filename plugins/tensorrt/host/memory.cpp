@@ -29,7 +29,6 @@ class HostMemory final : public Memory {
 class CudaMemory final : public Memory {
  public:
   CudaMemory() {
-    if (driver_ == nullptr) throw std::runtime_error(dlerror());
     int device = 0;
     check("cuInit", find<int (*)(unsigned)>("cuInit")(0));
     check("cuDeviceGet", find<int (*)(int*, int)>("cuDeviceGet")(&device, 0));
@@ -59,6 +58,12 @@ class CudaMemory final : public Memory {
   void finish(cudaStream_t stream) override { check("cuStreamSynchronize", finish_(stream)); }
 
  private:
+  static void* load_driver() {
+    void* const driver = dlopen("libcuda.so.1", RTLD_NOW);
+    if (driver == nullptr) throw std::runtime_error(dlerror());
+    return driver;
+  }
+
   template <class Function>
   Function find(const char* name) const {
     void* const address = dlsym(driver_, name);
@@ -73,7 +78,7 @@ class CudaMemory final : public Memory {
 
   static uint64_t address_of(const void* data) { return reinterpret_cast<uint64_t>(data); }
 
-  void* driver_ = dlopen("libcuda.so.1", RTLD_NOW);
+  void* driver_ = load_driver();
   void* context_ = nullptr;
   int (*set_current_)(void*) = find<int (*)(void*)>("cuCtxSetCurrent");
   int (*allocate_)(uint64_t*, size_t) = find<int (*)(uint64_t*, size_t)>("cuMemAlloc_v2");
