@@ -136,7 +136,8 @@ class Misuse {
                    static_cast<int32_t>(value.size()),
                    {bytes, bytes + value.size()}};
     };
-    for (const std::string& other : {std::string("paro-other 9.9.9"), std::string()}) {
+    for (const std::string& other :
+         {std::string("paro-other 9.9.9"), std::string("two\nlines\033[2J"), std::string()}) {
       refuses_fields(
           "an engine of other kernels", {"engine", "build the engine again"},
           [&](Fields& fields) { fields.push_back(text(other)); }, TensorRTPhase::kRUNTIME);
