@@ -142,6 +142,9 @@ MUTANTS = {
     "engines of other kernels taken": Mutant(
         "attributes.cpp", "if (stored == paro_library_name())", "if (stored != nullptr)"
     ),
+    "control characters printed": Mutant(
+        "log.cpp", "if (static_cast<unsigned char>(*byte) < ' ') *byte = '?';", ""
+    ),
     "other name": Mutant("plugin.h", '"PAROAttention";', '"ParoAttention";'),
 }  # fmt: skip
 
