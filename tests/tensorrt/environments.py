@@ -27,18 +27,12 @@ class Package(str, Enum):
     RTX = "tensorrt-rtx==1.7.1.116"
 
 
-@functools.cache
 def python_with(package: Package) -> Path:
     """The interpreter of an environment with the package; skips where it cannot be installed."""
-    folder = ROOT / "build" / "venvs" / package.value.replace("==", "-")
-    python, ready = folder / "bin" / "python", folder / ".installed"
-    with locked(folder):
-        if not ready.exists():
-            _call(sys.executable, "-m", "venv", "--clear", folder)
-            pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-            _call(*pip, "--retries", "1", "--timeout", "10", package.value, "numpy")
-            ready.touch()
-    return python
+    reason = _why_not_installed(package)
+    if reason:
+        pytest.skip(f"{package.value} cannot be installed here: {reason}")
+    return _folder(package) / "bin" / "python"
 
 
 def probe(package: Package, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -47,8 +41,28 @@ def probe(package: Package, script: str, *arguments: object) -> subprocess.Compl
     return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)
 
 
-def _call(*words: object) -> None:
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=500)
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        pytest.skip(f"{words[-2]} cannot be installed here: {reason}")
+def _folder(package: Package) -> Path:
+    return ROOT / "build" / "venvs" / package.value.replace("==", "-")
+
+
+@functools.cache
+def _why_not_installed(package: Package) -> str:
+    """Install it; the reason where that fails, else nothing. Asked once in a run."""
+    folder = _folder(package)
+    ready = folder / ".installed"
+    pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install"]
+    options = ["--quiet", "--retries", "1", "--timeout", "10"]
+    with locked(folder):
+        if ready.exists():
+            return ""
+        for words in (
+            [sys.executable, "-m", "venv", "--clear", folder],
+            [*pip, *options, package.value, "numpy"],
+        ):
+            done = subprocess.run(
+                list(map(str, words)), capture_output=True, text=True, timeout=500
+            )
+            if done.returncode != 0:
+                return (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        ready.touch()
+    return ""
