@@ -73,6 +73,11 @@ class HostBuild:
         return self.folder / "tensorrt/host/libparo_attention_cpu_host.so"
 
     @property
+    def emulated_library(self) -> Path:
+        """The plugin on the emulated CUDA kernels, in a build of `emulated_build`."""
+        return self.folder / "tensorrt/libparo_attention_emulated.so"
+
+    @property
     def autoreg(self) -> Path:
         """What registers it when loaded by dlopen."""
         return self.folder / "tensorrt/host/libparo_attention_cpu_host_autoreg.so"
@@ -86,23 +91,36 @@ class HostBuild:
 @functools.cache
 def host_build(variant: str = "plain") -> HostBuild:
     """A build under build/, made once and kept; skips where the tools for it are missing."""
-    for tool in ("cmake", "g++"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not on the PATH")
     folder = ROOT / "build" / f"tensorrt-{variant}"
     with locked(folder):
-        _make(folder, variant)
+        _configure(folder, *VARIANTS[variant])
+        run("cmake", "--build", folder, "--parallel", "2")
     return HostBuild(folder)
 
 
-def _make(folder: Path, variant: str) -> None:
+@functools.cache
+def emulated_build() -> HostBuild:
+    """The same with the emulated CUDA kernels; skips where the sources have none."""
+    folder = ROOT / "build" / "tensorrt-emulated"
+    with locked(folder):
+        _configure(folder, "-DPARO_BUILD_EMULATOR=ON")
+        if "paro_attention_emulated" not in run("cmake", "--build", folder, "--target", "help"):
+            pytest.skip("plugins/ defines no paro_emulated_objects")
+        targets = ("paro_attention_emulated", "paro_plugin_harness")
+        run("cmake", "--build", folder, "--parallel", "2", "--target", *targets)
+    return HostBuild(folder)
+
+
+def _configure(folder: Path, *options: str) -> None:
+    for tool in ("cmake", "g++"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not on the PATH")
     run(
         "cmake", "-S", PLUGINS, "-B", folder, "-DCMAKE_CXX_COMPILER=g++",
         "-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1", "-DPARO_BUILD_EMULATOR=OFF",
         "-DPARO_BUILD_ONNXRUNTIME=OFF", "-DPARO_BUILD_TENSORRT_HOST=ON", "-DPARO_TRT_ABI_SHIM=ON",
-        *VARIANTS[variant],
+        *options,
     )  # fmt: skip
-    run("cmake", "--build", folder, "--parallel", "2")
 
 
 def write_case(folder: Path, inputs: AttentionInputs, config: AttentionConfig) -> Path:
