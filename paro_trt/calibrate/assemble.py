@@ -54,8 +54,8 @@ def make_plan(
         order_names=names,
         layers=tuple(plans),
         model=run.loaded.identity,
-        grid=run.grid,
-        text=run.text,
+        grid=run.geometry.grid,
+        text=run.geometry.text,
         block_q=run.settings.block_q,
         block_k=run.settings.block_k,
         pool_dropped=run.settings.pool_dropped,
@@ -91,7 +91,9 @@ def _record(
     return CalibrationRecord(
         prompts=tuple(run.prompts.texts[prompt] for prompt in run.prompts_used),
         steps=settings.steps,
-        captured_steps=tuple(step for steps in settings.captured() for step in steps),
+        captured_steps=tuple(
+            step for steps in settings.captured(run.served_steps) for step in steps
+        ),
         order_metric=settings.order_metric.value,
         mask_metric=settings.mask_metric.value,
         density=mean_density(layers) if settings.density is None else settings.density,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..models.base import AttentionSite
-from ..models.conditioning import Prompts
 from ..models.intercept import intercept_attention
+from ..models.prompts import Prompts
 from ..op.quantization import ChannelAffine
 from ..op.spec import block_count
 from .assemble import LayerDecision, mean_density
@@ -94,8 +94,9 @@ def heldout_errors(
         def consume(
             layer: int, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor,
             scale: float, column: int = column, mask_bin: int = unit.mask_bin,
+            prompt: int = unit.prompt,
         ) -> None:  # fmt: skip
-            inputs = LayerInputs(site, query, key, value, scale)
+            inputs = LayerInputs(site, query, key, value, scale, unseen.key_length(prompt))
             of_heads = head_errors(run, layers[layer], mask_bin, inputs)
             errors[layer, column] = of_heads[0].sum() / max(of_heads[1].sum(), 1e-300)
 
@@ -121,7 +122,7 @@ def head_errors(
     )
     sample = layer_sample(inputs, run.candidates, decision.orders, decision.masks.mask[mask_bin])
     affine = torch.from_numpy(decision.quantization.channel_affine)
-    total = block_count(run.tokens, settings.block_q)
+    total = block_count(inputs.length, settings.block_q)
     blocks = sampled_query_blocks(total, settings.error_query_blocks)
     result = np.empty((2, inputs.site.heads))
     for head in range(inputs.site.heads):
@@ -140,6 +141,7 @@ def head_errors(
 def attention_share(run: CalibrationRun) -> float:
     """Share of a dense forward's time that the sites' attention takes, on this machine."""
     device = next(run.loaded.model.parameters()).device
+    padding = run.existing_tokens(0)
     spent = [0.0]
 
     def now() -> float:
@@ -151,12 +153,15 @@ def attention_share(run: CalibrationRun) -> float:
         _site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float
     ) -> Tensor:
         start = now()
-        output = dense_attention(query, key, value, scale)
+        output = dense_attention(query, key, value, scale, padding)
         spent[0] += now() - start
         return output
 
     shares = []
-    with intercept_attention(run.loaded.model, run.sites, timed):
+    with (
+        run.loaded.family.adapted(run.loaded.model, run.geometry),
+        intercept_attention(run.loaded.model, run.sites, timed, padding),
+    ):
         for _ in range(1 + TIMED_FORWARDS):
             spent[0], start = 0.0, now()
             run.dense_forward()

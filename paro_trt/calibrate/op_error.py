@@ -47,10 +47,10 @@ def attended_rows(
     config = replace(config, scale=sample.scale)
     precision = Precision(torch.float32, sample.query.dtype)
     key, value = sample.key[head.order], sample.value[head.order]
-    keys = prepare_keys(key, value, head.order.numel(), head.affine, config, precision)
+    keys = prepare_keys(key, value, sample.length, head.affine, config, precision)
     outputs = []
     for index in query_blocks:
-        rows = _block_tokens(head.order, index, config.block_q)
+        rows = _block_tokens(sample, head.order, index, config.block_q)
         query = sample.query[rows].float() * head.affine.equalizer
         sources = keys.attended_by(head.mask[index])
         outputs.append(attend_query_block(query, sources, head.affine, config, precision))
@@ -61,10 +61,11 @@ def dense_rows(
     sample: HeadSample, order: Tensor, block_q: int, query_blocks: Sequence[int]
 ) -> Tensor:
     """Dense attention f32 [rows, D] of the same tokens as `attended_rows`."""
-    rows = torch.cat([_block_tokens(order, index, block_q) for index in query_blocks])
-    logits = sample.query[rows].float() @ sample.key.float().T * sample.scale
-    return logits.softmax(dim=1) @ sample.value.float()
+    rows = torch.cat([_block_tokens(sample, order, index, block_q) for index in query_blocks])
+    kept = order[: sample.length]
+    logits = sample.query[rows].float() @ sample.key[kept].float().T * sample.scale
+    return logits.softmax(dim=1) @ sample.value[kept].float()
 
 
-def _block_tokens(order: Tensor, index: int, block_q: int) -> Tensor:
-    return order[index * block_q : (index + 1) * block_q]
+def _block_tokens(sample: HeadSample, order: Tensor, index: int, block_q: int) -> Tensor:
+    return order[index * block_q : min((index + 1) * block_q, sample.length)]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..errors import ModelError
 from ..models.base import AttentionSite
@@ -24,13 +25,22 @@ from .work import Contribution
 
 
 class LayerInputs(NamedTuple):
-    """Attention inputs of one capture: query [S, H, D], key and value [S, Hk, D], logit scale."""
+    """Attention inputs of one capture: query [S, H, D], key and value [S, Hk, D], logit scale.
+
+    key_length: tokens that exist, the others being padding at the end; None means all.
+    """
 
     site: AttentionSite
     query: Tensor
     key: Tensor
     value: Tensor
     scale: float
+    key_length: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that exist."""
+        return len(self.query) if self.key_length is None else self.key_length
 
     def head(self, index: int) -> HeadSample:
         """Inputs of one query head, contiguous."""
@@ -40,6 +50,7 @@ class LayerInputs(NamedTuple):
             self.key[:, kv_head].contiguous(),
             self.value[:, kv_head].contiguous(),
             self.scale,
+            self.key_length,
         )
 
     def check(self, tokens: int) -> None:
@@ -71,7 +82,8 @@ class OrderPass:
     def learn(self, inputs: LayerInputs) -> Contribution:
         """sums "terms" [C, H, ORDER_TERMS] and "captures" [1]."""
         settings, device = self.settings, inputs.query.device
-        blocks = sampled_query_blocks(len(self.forced), settings.order_query_blocks)
+        existing = block_count(inputs.length, settings.block_q)
+        blocks = sampled_query_blocks(existing, settings.order_query_blocks)
         forced = torch.from_numpy(self.forced[list(blocks)]).to(device)
         terms = np.empty((len(self.candidates), inputs.site.heads, ORDER_TERMS))
         for head in range(inputs.site.heads):
@@ -116,9 +128,17 @@ class MaskPass:
         ]
         energy = torch.stack([of_head.energy.sum() for of_head in statistics]).double()
         total = energy.sum().clamp(min=torch.finfo(torch.float32).tiny)
-        error = torch.stack([of_head.error for of_head in statistics]) / total.float()
-        mass = torch.stack([of_head.mass for of_head in statistics]) / inputs.query.shape[0]
-        ranges = channel_ranges(inputs.query, inputs.key, inputs.value)
+        # Query blocks of nothing but padding have no statistics, and no score.
+        absent = block_count(len(inputs.query), self.settings.block_q) - len(statistics[0].error)
+        error, mass = (
+            pad(torch.stack([getattr(of_head, name) for of_head in statistics]), (0, 0, 0, absent))
+            for name in ("error", "mass")
+        )
+        error, mass = error / total.float(), mass / inputs.length
+        existing = slice(0, inputs.length)
+        ranges = channel_ranges(
+            inputs.query[existing], inputs.key[existing], inputs.value[existing]
+        )
         scores = {
             "error": error.cpu().numpy(),
             "mass": mass.cpu().numpy(),
@@ -143,7 +163,7 @@ class ErrorPass:
 
     def learn(self, layer: int, mask_bin: int, inputs: LayerInputs) -> Contribution:
         """sums as of `measure_quantization`; those of heads are [T, H], of this bin alone."""
-        query_blocks = block_count(len(inputs.query), self.settings.block_q)
+        query_blocks = block_count(inputs.length, self.settings.block_q)
         sums = dict(
             measure_quantization(
                 layer_sample(
@@ -176,6 +196,7 @@ def layer_sample(
         inputs.scale,
         torch.from_numpy(orders).long(),
         torch.from_numpy(masks),
+        inputs.key_length,
     )
 
 

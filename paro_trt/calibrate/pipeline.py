@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..models.base import AttentionSite
-from ..models.conditioning import Prompts
 from ..models.load import LoadedModel
+from ..models.prompts import Prompts
 from ..plan import ParoPlan, save_plan
 from .assemble import LayerDecision, make_plan, mean_density
 from .forecast import measure_forecast
@@ -51,6 +51,7 @@ def calibrate(
     *,
     heldout: Prompts | None = None,
     progress: Progress | None = None,
+    partner: LoadedModel | None = None,
 ) -> ParoPlan:
     """Learn a plan for a model from runs of it, and save it.
 
@@ -65,13 +66,14 @@ def calibrate(
         output: the plan file; its directory must exist.
         heldout: prompts to measure the plan on, apart from `prompts`.
         progress: told of every finished unit; None shows nothing.
+        partner: the other of two experts; it runs its part of the schedule and is not planned.
 
     Raises:
         ModelError: the model, its grid or its attention is unsupported.
         ArgumentError: prompts and settings do not fit, or `<output>.work` is of something else.
     """
     output = Path(output)
-    run = CalibrationRun(loaded, prompts, latent_size, settings)
+    run = CalibrationRun(loaded, prompts, latent_size, settings, partner)
     store = WorkDirectory(output.with_name(output.name + WORK_SUFFIX))
     pipeline = _Pipeline(run, store, progress or SilentProgress())
     if store.open(run.fingerprint()):
@@ -211,7 +213,9 @@ class _Pipeline:
             layer: int, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float
         ) -> None:
             if layer in layers:
-                inputs = LayerInputs(site, query, key, value, scale)
+                inputs = LayerInputs(
+                    site, query, key, value, scale, self.run.key_length(unit.prompt)
+                )
                 inputs.check(self.run.tokens)
                 self.store.add(state(layer, unit), unit.name, learn(layer, unit, inputs))
 

@@ -36,6 +36,7 @@ class LayerSample(NamedTuple):
     """One capture of a layer with what has been decided for it, on the CPU.
 
     query: [S, H, D]; key, value: [S, Hk, D]; orders: int64 [H, S]; masks: bool [H, NQ, NK].
+    key_length: tokens that exist; None means all.
     """
 
     query: Tensor
@@ -44,12 +45,17 @@ class LayerSample(NamedTuple):
     scale: float
     orders: Tensor
     masks: Tensor
+    key_length: int | None = None
 
     def head(self, index: int) -> HeadSample:
         """Inputs of one query head."""
         kv_head = index * self.key.shape[1] // self.query.shape[1]
         return HeadSample(
-            self.query[:, index], self.key[:, kv_head], self.value[:, kv_head], self.scale
+            self.query[:, index],
+            self.key[:, kv_head],
+            self.value[:, kv_head],
+            self.scale,
+            self.key_length,
         )
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import ArgumentError, ModelError
-from ..models.base import AttentionSite
-from ..models.conditioning import Prompts, text_conditioning
-from ..models.denoise import sampling_timesteps, seeded_noise
+from ..models.base import AttentionSite, Geometry
+from ..models.conditioning import complete_inputs
+from ..models.denoise import Velocity, sampling_timesteps, seeded_noise
+from ..models.experts import joint_velocity
 from ..models.load import LoadedModel
-from ..plan import Grid, TextLayout
-from .capture import Consumer, capture, record_trajectory
+from ..models.prompts import Prompts
+from .capture import Consumer, capture, existing_tokens, record_trajectory
 from .orders import CandidateOrder, candidate_orders
 from .select_mask import forced_blocks
 from .settings import CalibrationSettings
@@ -48,16 +49,20 @@ class Unit(NamedTuple):
 class CalibrationRun:
     """A model, prompts, latents of (frames, height, width) and settings that belong together.
 
+    partner: the other of two experts, for its part of the dense runs.
+
     Raises:
-        ArgumentError: no prompts, or guidance without a negative.
-        ModelError: the latents do not fit the model's patches, or the model takes conditioning
-            that a prompt file does not hold, or embeddings of another width.
+        ArgumentError: no prompts, guidance without a negative, an expert without its partner, or
+            one that serves too few steps.
+        ModelError: the latents do not fit the model's patches, or the prompts' tensors are not
+            those the model takes.
     """
 
     loaded: LoadedModel
     prompts: Prompts
     latent_size: tuple[int, int, int]
     settings: CalibrationSettings
+    partner: LoadedModel | None = None
 
     def __post_init__(self) -> None:
         if len(self.prompts) == 0:
@@ -69,9 +74,28 @@ class CalibrationRun:
                 actual=str(self.settings.guidance_scale),
                 remedy="add negative_prompt_embeds to the prompt file",
             )
-        self._conditioning(self.prompts.embeds[0])
         # Everything that may refuse does so before the first work is kept.
-        self.loaded.family.grid(self.loaded.config, self.latent_size)
+        self._check_experts()
+        for prompt in self.prompts_used:
+            self._conditioning(prompt)
+
+    def _check_experts(self) -> None:
+        expert, partner = self.loaded.expert, self.partner
+        if (expert is None) is not (partner is None):
+            raise ArgumentError(
+                "partner",
+                expected="the other expert" if expert else "none: the model has one transformer",
+                actual="none" if expert else "a model",
+                remedy="pass the pipeline's directory, which holds both experts" if expert else "",
+            )
+        needed = self.settings.bins * self.settings.captured_steps
+        if len(self.served_steps) < needed:
+            raise ArgumentError(
+                "steps",
+                expected=f"at least bins x captured_steps = {needed} that the expert serves",
+                actual=f"{len(self.served_steps)} of {self.settings.steps}",
+                remedy="use more steps, fewer bins or fewer captured steps",
+            )
 
     @property
     def prompts_used(self) -> range:
@@ -79,43 +103,63 @@ class CalibrationRun:
         return range(len(self.prompts))[: self.settings.prompt_limit]
 
     @cached_property
-    def grid(self) -> Grid:
-        """Visual tokens."""
-        return self.loaded.family.grid(self.loaded.config, self.latent_size)
-
-    @cached_property
-    def text(self) -> TextLayout:
-        """Text among the visual tokens."""
-        return self.loaded.family.text_layout(self.loaded.config)
+    def geometry(self) -> Geometry:
+        """Tokens of a sample: the latents' grid and the prompts' text."""
+        family, config = self.loaded.family, self.loaded.config
+        grid = family.grid(config, self.latent_size)
+        return Geometry(grid, family.text_layout(config, self.prompts.shapes()))
 
     @property
     def tokens(self) -> int:
         """S."""
-        return self.grid.tokens + self.text.count
+        return self.geometry.tokens
 
     @cached_property
     def sites(self) -> tuple[AttentionSite, ...]:
         """The layers to plan."""
-        return self.loaded.family.sites(self.loaded.model)
+        return self.loaded.family.sites(self.loaded.config)
+
+    @cached_property
+    def served_steps(self) -> range:
+        """Steps of the run that the model serves: all, or an expert's."""
+        expert = self.loaded.expert
+        served = [
+            step
+            for step, timestep in enumerate(self.timesteps)
+            if expert is None or expert.serves(timestep)
+        ]
+        return range(served[0], served[-1] + 1) if served else range(0)
+
+    def existing_tokens(self, prompt: int) -> Tensor | None:
+        """int64 [1]: tokens of a prompt's sequence that exist; None where text is never padded."""
+        return existing_tokens(self.loaded.family, self.geometry, self._conditioning(prompt))
+
+    def key_length(self, prompt: int) -> int | None:
+        """The same as a number."""
+        existing = self.existing_tokens(prompt)
+        return None if existing is None else int(existing)
 
     @cached_property
     def candidates(self) -> tuple[CandidateOrder, ...]:
         """The orders to choose from."""
-        return candidate_orders(self.grid, self.text, self.settings.candidate_orders)
+        return candidate_orders(
+            self.geometry.grid, self.geometry.text, self.settings.candidate_orders
+        )
 
     @cached_property
     def forced(self) -> NDArray[np.bool_]:
         """bool [NQ, NK]: blocks that every mask attends."""
-        return forced_blocks(self.tokens, self.text, self.settings.tiling)
+        return forced_blocks(self.tokens, self.geometry.text, self.settings.tiling)
 
     @cached_property
     def timesteps(self) -> tuple[float, ...]:
         """Of each step, noisiest first."""
-        return sampling_timesteps(self.settings.steps, self.settings.shift)
+        sampling = self.loaded.family.sampling
+        return sampling_timesteps(self.settings.steps, self.settings.shift, sampling)
 
     def bin_boundaries(self) -> tuple[float, ...]:
         """Half-way between the last timestep of a bin and the first of the next."""
-        starts = self.settings.bin_starts()[1:]
+        starts = self.settings.bin_starts(self.served_steps)[1:]
         return tuple((self.timesteps[start - 1] + self.timesteps[start]) / 2 for start in starts)
 
     def units(self) -> tuple[Unit, ...]:
@@ -123,14 +167,14 @@ class CalibrationRun:
         return tuple(
             Unit(prompt, step, mask_bin)
             for prompt in self.prompts_used
-            for mask_bin, steps in enumerate(self.settings.captured())
+            for mask_bin, steps in enumerate(self.settings.captured(self.served_steps))
             for step in steps
         )
 
     def order_units(self) -> tuple[Unit, ...]:
         """The middle captured step of each bin, of every prompt: one order serves all steps, and
         trying every candidate is the dearest part of a calibration."""
-        middles = {steps[len(steps) // 2] for steps in self.settings.captured()}
+        middles = {steps[len(steps) // 2] for steps in self.settings.captured(self.served_steps)}
         return tuple(unit for unit in self.units() if unit.step in middles)
 
     def trajectory(self, prompt: int) -> dict[int, Tensor]:
@@ -139,15 +183,15 @@ class CalibrationRun:
         Raises:
             ModelError: the run ends in NaN or infinity.
         """
-        negative = self.prompts.negative
         recorded = record_trajectory(
             self.loaded,
-            self.loaded.family.latent_shape(self.loaded.config, self.grid),
-            self._conditioning(self.prompts.embeds[prompt]),
-            None if negative is None else self._conditioning(negative),
+            self.geometry,
+            self._conditioning(prompt),
+            self._negative(prompt),
             self.settings,
             self.settings.seed + prompt,
             {unit.step for unit in self.units()},
+            self._velocity(),
         )
         for step, latents in recorded.items():
             if not bool(latents.isfinite().all()):
@@ -161,17 +205,19 @@ class CalibrationRun:
 
     def capture(self, unit: Unit, latents: Tensor, consumer: Consumer) -> None:
         """Show `consumer` the attention inputs of every site at one unit."""
-        conditioning = self._conditioning(self.prompts.embeds[unit.prompt])
-        capture(self.loaded, latents, self.timesteps[unit.step], conditioning, consumer)
+        conditioning = self._conditioning(unit.prompt)
+        timestep = self.timesteps[unit.step]
+        capture(self.loaded, self.geometry, latents, timestep, conditioning, consumer)
 
     @torch.no_grad()
     def dense_forward(self) -> Tensor:
-        """Velocity of the first prompt at the noisiest step, for timing."""
-        shape = self.loaded.family.latent_shape(self.loaded.config, self.grid)
+        """Velocity of the first prompt at the first step served, for timing."""
+        shape = self.loaded.family.latent_shape(self.loaded.config, self.geometry)
         device = next(self.loaded.model.parameters()).device
         latents = seeded_noise((1, *shape), self.settings.seed).to(device)
-        timestep = torch.tensor([self.timesteps[0]], device=device)
-        return self.loaded.velocity(latents, timestep, self._conditioning(self.prompts.embeds[0]))
+        timestep = torch.tensor([self.timesteps[self.served_steps.start]], device=device)
+        velocity = self.loaded.velocity(self.geometry)
+        return velocity(latents, timestep, self._conditioning(0))
 
     def fingerprint(self) -> dict[str, Any]:
         """JSON-ready facts that decide the result."""
@@ -182,13 +228,27 @@ class CalibrationRun:
             "weights": _weights_digest(self.loaded.model),
             "dtype": str(self.loaded.dtype),
             "latent size": list(self.latent_size),
-            "prompts": _digest(self.prompts.embeds, self.prompts.negative),
+            "prompts": _digest(self.prompts.tensors, self.prompts.negative or {}),
         }
 
-    def _conditioning(self, embedding: Tensor) -> Mapping[str, Tensor]:
+    def _velocity(self) -> Velocity:
+        own = self.loaded.velocity(self.geometry)
+        if self.loaded.expert is None or self.partner is None:
+            return own
+        return joint_velocity(own, self.loaded.expert, self.partner.velocity(self.geometry))
+
+    def _conditioning(self, prompt: int) -> dict[str, Tensor]:
+        return self._complete(self.prompts.rows([prompt]))
+
+    def _negative(self, prompt: int) -> dict[str, Tensor] | None:
+        negative = self.prompts.negative_rows([prompt])
+        return None if negative is None else self._complete(negative)
+
+    def _complete(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         device = next(self.loaded.model.parameters()).device
-        family, config = self.loaded.family, self.loaded.config
-        return text_conditioning(family, config, embedding[None].to(device))
+        spec = self.loaded.family.conditioning_spec(self.loaded.config, self.geometry)
+        inputs = complete_inputs(spec, tensors, 1)
+        return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def _weights_digest(model: torch.nn.Module) -> str:
@@ -201,10 +261,9 @@ def _weights_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _digest(*tensors: Tensor | None) -> str:
+def _digest(*groups: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for tensor in tensors:
-        if tensor is not None:
-            digest.update(str(list(tensor.shape)).encode())
-            digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    for name, tensor in (item for group in groups for item in sorted(group.items())):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -110,19 +110,20 @@ class CalibrationSettings:
         """Block sizes."""
         return Tiling(self.block_q, self.block_k)
 
-    def bin_starts(self) -> tuple[int, ...]:
-        """First step of each bin: the run's steps in equal intervals."""
-        return tuple(index * self.steps // self.bins for index in range(self.bins))
+    def bin_starts(self, served: range | None = None) -> tuple[int, ...]:
+        """First step of each bin: the served steps, None being the whole run, in equal parts."""
+        served = range(self.steps) if served is None else served
+        return tuple(served.start + index * len(served) // self.bins for index in range(self.bins))
 
-    def captured(self) -> tuple[tuple[int, ...], ...]:
+    def captured(self, served: range | None = None) -> tuple[tuple[int, ...], ...]:
         """The captured steps of each bin, spread evenly over it."""
-        ends = (*self.bin_starts()[1:], self.steps)
+        ends = (*self.bin_starts(served)[1:], self.steps if served is None else served.stop)
         return tuple(
             tuple(
                 start + (2 * index + 1) * (end - start) // (2 * self.captured_steps)
                 for index in range(self.captured_steps)
             )
-            for start, end in zip(self.bin_starts(), ends, strict=True)
+            for start, end in zip(self.bin_starts(served), ends, strict=True)
         )
 
 

@@ -22,13 +22,20 @@ PAPER_EPSILON = 1e-3
 class HeadSample(NamedTuple):
     """Attention inputs of one head of one sample, float [S, D] each, after RoPE and any norm.
 
-    scale: the factor on the logits.
+    scale: the factor on the logits. key_length: tokens that exist, the others being padding at the
+    end of the sequence as of every order; None means all.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
     scale: float
+    key_length: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that exist."""
+        return len(self.query) if self.key_length is None else self.key_length
 
 
 class Tiling(NamedTuple):
@@ -77,7 +84,6 @@ def block_statistics(
     tiling: Tiling,
     *,
     pooled: bool,
-    key_length: int | None = None,
     query_blocks: Sequence[int] | None = None,
     rows_per_block: int | None = None,
     paper: bool = False,
@@ -91,13 +97,13 @@ def block_statistics(
         order: int64 [S], the candidate permutation, on the sample's device.
         tiling: block sizes.
         pooled: key blocks left out are stood for by their summary token.
-        key_length: tokens of the reordered sequence that exist; None means all.
-        query_blocks: the n query blocks to look at; None means all.
+        query_blocks: the n query blocks to look at, all with tokens that exist; None means every
+            such block.
         rows_per_block: look at no more rows of each, spread evenly; None means all. The sums
             are then over these rows.
         paper: fill empty_share and peak_ratio (zeros otherwise).
     """
-    length = order.numel() if key_length is None else key_length
+    length = sample.length
     blocks = _key_blocks(sample.key.float(), sample.value.float(), order, tiling.block_k, length)
     total = block_count(length, tiling.block_q)
     chosen = range(total) if query_blocks is None else query_blocks

@@ -83,8 +83,8 @@ def calibrate(
     from ..calibrate import Allocation, CalibrationSettings, MaskMetric, OrderMetric
     from ..calibrate import calibrate as learn
     from ..calibrate.pipeline import WORK_SUFFIX
-    from ..models.conditioning import load_prompts
-    from ..models.load import load_model
+    from ..models.load import load_model, load_partner
+    from ..models.prompts import load_prompts
     from .progress import StageBars
 
     settings = CalibrationSettings(
@@ -119,6 +119,7 @@ def calibrate(
             plan,
             heldout=heldout_prompts,
             progress=bars,
+            partner=load_partner(loaded),
         )
     if as_json:
         output.print_json(describe_plan(made, plan))

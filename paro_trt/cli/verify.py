@@ -14,13 +14,8 @@ from .paths import require_file
 from .policy import UNMET
 
 if TYPE_CHECKING:
-    from ..models.conditioning import Prompts
-    from ..models.load import LoadedModel
     from ..verify.metrics import OutputErrors
     from ..verify.report import VerifyReport
-
-RANDOM_TEXT_TOKENS = 16
-"""Text tokens of the random embedding that stands in where no prompts are given."""
 
 
 def verify(
@@ -30,7 +25,7 @@ def verify(
         Path | None, typer.Option(help="The plan it was exported with: compare with PyTorch too.")
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompts to sample. [default: a random embedding]")
+        Path | None, typer.Option(help="Prompts to sample. [default: random embeddings]")
     ] = None,
     min_cosine: Annotated[
         float, typer.Option(help="Lowest cosine of a velocity with the dense model's that passes.")
@@ -57,8 +52,8 @@ def verify(
     """
     require_file(file, "an exported ONNX model")
 
-    from ..models.conditioning import load_prompts
     from ..models.load import load_model
+    from ..models.prompts import load_prompts
     from ..plan import load_plan
     from ..verify.compare import VerifySettings, verify_model
 
@@ -75,25 +70,13 @@ def verify(
     loaded_plan = None if plan is None else load_plan(plan)
     given = None if prompts is None else load_prompts(prompts)
     with output.remarks().status("comparing"):
-        loaded = load_model(model)
-        used = given or _random_prompt(loaded, seed)
-        report = verify_model(file, loaded, loaded_plan, used, settings)
+        report = verify_model(file, load_model(model), loaded_plan, given, settings)
     if as_json:
         output.print_json(json.loads(report.to_json()))
     else:
         _show(report)
     if not report.ok:
         raise typer.Exit(UNMET)
-
-
-def _random_prompt(loaded: LoadedModel, seed: int) -> Prompts:
-    """One made-up prompt: of use for comparing numbers, not for judging videos."""
-    from ..models.conditioning import Prompts
-    from ..models.denoise import seeded_noise
-
-    (text, *_) = loaded.family.conditioning_spec(loaded.config)
-    shape = (1, RANDOM_TEXT_TOKENS, int(text.shape[-1]))
-    return Prompts(("random embedding",), seeded_noise(shape, seed))
 
 
 def _show(report: VerifyReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 from ..errors import ModelError
 from ..op.api import Implementation, attention_op, parse_implementation
 from ..op.mask import tile_order
-from ..plan import LayerPlan, ParoPlan
+from ..plan import LayerPlan, ModelIdentity, ParoPlan
 from ..plan.identity import model_identity
-from .base import AttentionSite, ModelFamily
+from .adapt import adapted_unless_exporting
+from .base import AttentionSite, Config, Geometry, ModelFamily
 from .bins import mask_bins
+from .conditioning import cast_inputs, example_shapes
 from .intercept import intercept_attention
 
 
@@ -65,9 +68,10 @@ class ParoTransformer(torch.nn.Module):
         family: its family.
         plan: a plan made for this model; `grid` of the latents is the plan's.
         impl: who computes the op ("reference", "cpu", "cuda" or "emulated").
+        identity: of the model, where it is one expert of several; None: its class and config.
 
     Raises:
-        ModelError: the plan is of another model, or its layers or text do not fit.
+        ModelError: the plan is of another model or expert, or its layers or text do not fit.
         ArgumentError: `impl` is no implementation.
     """
 
@@ -79,26 +83,30 @@ class ParoTransformer(torch.nn.Module):
         family: ModelFamily,
         plan: ParoPlan,
         impl: str | Implementation = Implementation.REFERENCE,
+        identity: ModelIdentity | None = None,
     ) -> None:
         super().__init__()
         implementation = parse_implementation(impl)
         self.model = model
         self.family = family
         self.plan = plan
-        self.config = _config_of(model)
-        self.sites = family.sites(model)
-        check_plan_fits(model, family, plan)
-        self.conditioning = tuple(spec.name for spec in family.conditioning_spec(self.config))
+        self.config = config_of(model)
+        self.geometry = geometry_of(plan)
+        self.sites = family.sites(self.config)
+        check_plan_fits(identity or _identity_of(model), self.config, family, plan)
+        spec = family.conditioning_spec(self.config, self.geometry)
+        self.conditioning = tuple(entry.name for entry in spec)
+        self.constants = GeometryConstants(family, self.config, self.geometry)
         self.register_buffer("token_order", _tensor(plan.orders))
         self.layers = torch.nn.ModuleList(
             PlannedAttention(plan.layer(site.name), plan, implementation) for site in self.sites
         )
 
-    def forward(self, latents: Tensor, timestep: Tensor, *inputs: Tensor) -> Tensor:
-        """Velocity [B, C, F, H, W].
+    def forward(self, latents: Tensor, timestep: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The model's outputs, as the family's `output_names` has them.
 
         Args:
-            latents: [B, C, F, H, W] in the model's dtype, of the plan's grid.
+            latents: [B, *latent_shape] in the model's dtype, of the plan's grid.
             timestep: float32 [B], 0..1000.
             inputs: the family's conditioning inputs in the order of its spec, then mask_bin int32
                 [B], the schedule bin of each sample.
@@ -108,7 +116,8 @@ class ParoTransformer(torch.nn.Module):
         """
         self._check_call(latents, inputs)
         *conditioning, mask_bin = inputs
-        key_length = torch.full_like(mask_bin, self.plan.tokens)
+        named = dict(zip(self.conditioning, conditioning, strict=True))
+        key_length = self._key_length(named, mask_bin)
         layers = {site.name: layer for site, layer in zip(self.sites, self.layers, strict=True)}
 
         def attend(
@@ -119,9 +128,14 @@ class ParoTransformer(torch.nn.Module):
             )
             return output
 
-        with intercept_attention(self.model, self.sites, attend):
-            named = dict(zip(self.conditioning, conditioning, strict=True))
-            return self.family.forward(self.model, latents, timestep, named)
+        padding = key_length if self.geometry.text.padded else None
+        with (
+            adapted_unless_exporting(self.family, self.model, self.geometry),
+            intercept_attention(self.model, self.sites, attend, padding),
+        ):
+            return self.family.forward(
+                self.model, self.geometry, latents, timestep, named | self.constants.named()
+            )
 
     @torch.no_grad()
     def velocity(
@@ -130,9 +144,18 @@ class ParoTransformer(torch.nn.Module):
         """float32 velocity for `denoise`: each sample's mask bin follows from its timestep."""
         dtype: torch.dtype = self.model.dtype  # type: ignore[assignment]
         mask_bin = torch.from_numpy(mask_bins(timestep.numpy(), self.plan.bin_boundaries))
-        inputs = [conditioning[name].to(dtype) for name in self.conditioning]
-        sample: Tensor = self(latents.to(dtype), timestep, *inputs, mask_bin)
-        return sample.float()
+        spec = self.family.conditioning_spec(self.config, self.geometry)
+        named = cast_inputs(spec, conditioning, dtype)
+        inputs = [named[name] for name in self.conditioning]
+        outputs: tuple[Tensor, ...] = self(latents.to(dtype), timestep, *inputs, mask_bin)
+        return outputs[0].float()
+
+    def _key_length(self, conditioning: Mapping[str, Tensor], mask_bin: Tensor) -> Tensor:
+        """int32 [B]: tokens of each sample's reordered sequence that exist; padding is its end."""
+        if not self.geometry.text.padded:
+            return torch.full_like(mask_bin, self.geometry.tokens)
+        text = self.family.text_length(conditioning).to(torch.int32)
+        return text + self.geometry.grid.tokens
 
     def _check_call(self, latents: Tensor, inputs: tuple[Tensor, ...]) -> None:
         names = (*self.conditioning, "mask_bin")
@@ -142,7 +165,7 @@ class ParoTransformer(torch.nn.Module):
                 expected=", ".join(names),
                 actual=f"{len(inputs)} tensors",
             )
-        expected = self.family.latent_shape(self.config, self.plan.grid)
+        expected = self.family.latent_shape(self.config, self.geometry)
         if tuple(latents.shape[1:]) != expected:
             raise ModelError(
                 "latents",
@@ -152,19 +175,43 @@ class ParoTransformer(torch.nn.Module):
             )
 
 
-def check_plan_fits(model: torch.nn.Module, family: ModelFamily, plan: ParoPlan) -> None:
+class GeometryConstants(torch.nn.Module):
+    """A family's constants of one geometry as buffers, which keep their dtype."""
+
+    def __init__(self, family: ModelFamily, config: Config, geometry: Geometry) -> None:
+        super().__init__()
+        for name, tensor in family.constants(config, geometry).items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    def named(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return dict(self.named_buffers())
+
+
+def geometry_of(plan: ParoPlan) -> Geometry:
+    """What a plan is static in."""
+    return Geometry(plan.grid, plan.text)
+
+
+def config_of(model: torch.nn.Module) -> dict[str, Any]:
+    """A diffusers model's configuration."""
+    return dict(model.config)  # type: ignore[arg-type]
+
+
+def check_plan_fits(
+    identity: ModelIdentity, config: Config, family: ModelFamily, plan: ParoPlan
+) -> None:
     """Raise ModelError unless the plan was made for this model's class, config and layers."""
-    config = _config_of(model)
-    identity = model_identity(type(model).__name__, config)
-    _require_equal("the plan's model", plan.model, identity, "calibrate a plan for this model")
-    text = family.text_layout(config)
-    _require_equal("the plan's text layout", plan.text, text, "calibrate a plan for this model")
-    sites = family.sites(model)
+    remedy = "calibrate a plan for this model"
+    _require_equal("the plan's model", plan.model, identity, remedy)
+    prompt = example_shapes(family.conditioning_spec(config, geometry_of(plan)))
+    _require_equal("the plan's text layout", plan.text, family.text_layout(config, prompt), remedy)
+    sites = family.sites(config)
     _require_equal(
         "the plan's layers",
         sorted(layer.name for layer in plan.layers),
         sorted(site.name for site in sites),
-        "calibrate a plan for this model",
+        remedy,
     )
     for site in sites:
         layer = plan.layer(site.name)
@@ -172,7 +219,7 @@ def check_plan_fits(model: torch.nn.Module, family: ModelFamily, plan: ParoPlan)
             f"heads, key/value heads and head_dim of the plan's {site.name}",
             (len(layer.head_order), *layer.channel_affine.shape[1:]),
             (site.heads, site.kv_heads, site.head_dim),
-            "calibrate a plan for this model",
+            remedy,
         )
 
 
@@ -181,8 +228,8 @@ def _require_equal(subject: str, actual: object, expected: object, remedy: str) 
         raise ModelError(subject, expected=str(expected), actual=str(actual), remedy=remedy)
 
 
-def _config_of(model: torch.nn.Module) -> dict[str, object]:
-    return dict(model.config)  # type: ignore[arg-type]
+def _identity_of(model: torch.nn.Module) -> ModelIdentity:
+    return model_identity(type(model).__name__, config_of(model))
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:

@@ -1,141 +1,125 @@
-"""Prompts as files: text embeddings computed beforehand, so that no text encoder is needed."""
+"""A model's conditioning inputs: checked against its family's spec, cast, made up where asked."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import ModelError
-from .base import ModelFamily
+from .base import ConditioningInput, Role, Shape
 
-PROMPT_EMBEDS = "prompt_embeds"
-NEGATIVE_EMBEDS = "negative_prompt_embeds"
-PROMPT_TEXTS = "prompts"
-"""Metadata key: a JSON list of the texts."""
+BATCH = "B"
 
-
-@dataclass(frozen=True)
-class Prompts:
-    """Prompts and their embeddings.
-
-    Args:
-        texts: P prompts, for people.
-        embeds: float32 [P, L, C], L text tokens of C channels.
-        negative: float32 [L, C], the embedding to guide away from; None without guidance.
-    """
-
-    texts: tuple[str, ...]
-    embeds: Tensor
-    negative: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.texts)
+_FREE_EXAMPLE = 16
+"""Size that a free dimension takes in made-up inputs."""
 
 
-def load_prompts(path: str | PathLike[str]) -> Prompts:
-    """Read a safetensors file of prompts.
-
-    It holds `prompt_embeds` [P, L, C], optionally `negative_prompt_embeds` [L, C], and the metadata
-    key "prompts", a JSON list of P texts.
-
-    Raises:
-        ModelError: the file is missing or damaged, or not as described.
-    """
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            metadata = file.metadata() or {}
-            known = [name for name in (PROMPT_EMBEDS, NEGATIVE_EMBEDS) if name in names]
-            tensors = {name: file.get_tensor(name) for name in known}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            str(path),
-            expected="a safetensors file of prompt embeddings",
-            actual=str(error).strip().splitlines()[0][:200],
-        ) from error
-    if PROMPT_EMBEDS not in tensors:
-        raise ModelError(
-            str(path), expected=f"a tensor {PROMPT_EMBEDS}", actual=f"tensors {sorted(names)[:8]}"
-        )
-    embeds = _embeddings(path, PROMPT_EMBEDS, tensors[PROMPT_EMBEDS], 3)
-    texts = _texts(path, metadata.get(PROMPT_TEXTS), len(embeds))
-    if NEGATIVE_EMBEDS not in tensors:
-        return Prompts(texts, embeds)
-    negative = _embeddings(path, NEGATIVE_EMBEDS, tensors[NEGATIVE_EMBEDS], 2)
-    if negative.shape != embeds.shape[1:]:
-        raise ModelError(
-            f"{path}: {NEGATIVE_EMBEDS}",
-            expected=f"shape {list(embeds.shape[1:])}, as each prompt",
-            actual=f"shape {list(negative.shape)}",
-        )
-    return Prompts(texts, embeds, negative)
-
-
-def text_conditioning(
-    family: ModelFamily, config: Mapping[str, Any], embeds: Tensor
+def cast_inputs(
+    spec: Sequence[ConditioningInput], tensors: Mapping[str, Tensor], dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The conditioning inputs of a model that takes nothing but the text embedding.
+    """The inputs in their spec's dtypes; `dtype` is the model's."""
+    return {entry.name: tensors[entry.name].to(entry.dtype or dtype) for entry in spec}
+
+
+def complete_inputs(
+    spec: Sequence[ConditioningInput], tensors: Mapping[str, Tensor], batch: int
+) -> dict[str, Tensor]:
+    """Exactly the inputs of a spec: defaults filled in, every shape and mask checked.
 
     Args:
-        family: the model's family.
-        config: the model's config.
-        embeds: float32 [B, L, C].
+        spec: of a family.
+        tensors: [batch, ...] each; others than the spec's are refused.
+        batch: samples.
 
     Raises:
-        ModelError: the family takes more, or embeddings of another width.
+        ModelError: a tensor is missing, unknown, of another shape, or a mask is not padding at
+            its end.
     """
-    specs = family.conditioning_spec(config)
-    if len(specs) != 1:
+    names = [entry.name for entry in spec]
+    unknown = sorted(tensors.keys() - set(names))
+    if unknown:
         raise ModelError(
-            f"conditioning of the {family.name} family",
-            expected="the text embedding alone",
-            actual=", ".join(spec.name for spec in specs),
+            "prompts", expected=f"tensors {', '.join(names)}", actual=f"also {', '.join(unknown)}"
         )
-    (spec,) = specs
-    if spec.shape[-1] != embeds.shape[-1]:
-        raise ModelError(
-            "prompt embeddings",
-            expected=f"{spec.shape[-1]} channels, as the model takes",
-            actual=str(embeds.shape[-1]),
-            remedy="embed the prompts with the model's own text encoder",
-        )
-    return {spec.name: embeds}
+    sizes = {BATCH: batch}
+    return {entry.name: _complete(entry, tensors.get(entry.name), sizes) for entry in spec}
 
 
-def _embeddings(path: Path, name: str, tensor: Tensor, dimensions: int) -> Tensor:
-    if tensor.ndim != dimensions or not tensor.dtype.is_floating_point or 0 in tensor.shape:
-        raise ModelError(
-            f"{path}: {name}",
-            expected=f"a floating-point tensor of {dimensions} dimensions, none empty",
-            actual=f"{tensor.dtype} {list(tensor.shape)}",
-        )
-    if not torch.isfinite(tensor).all():
-        raise ModelError(f"{path}: {name}", expected="finite values", actual="NaN or infinity")
-    return tensor.float()
+def example_inputs(
+    spec: Sequence[ConditioningInput], batch: int, seed: int, *, padded: bool = True
+) -> dict[str, Tensor]:
+    """Made-up inputs for comparing numbers: noise, scalars at their default, and masks whose
+    padding, if there is any, grows from sample to sample; the first has none."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for entry in spec:
+        shape = _sized(entry, {BATCH: batch}, _FREE_EXAMPLE)
+        if entry.role is Role.MASK:
+            padding = torch.arange(batch) * shape[1] // (2 * batch) if padded else 0
+            length = shape[1] - padding * torch.ones(batch, dtype=torch.long)
+            tensor = torch.arange(shape[1])[None] < length[:, None]
+        elif entry.role is Role.SCALAR:
+            tensor = torch.full(shape, 1.0 if entry.default is None else entry.default)
+        else:
+            tensor = torch.randn(shape, generator=generator) - 0.2
+        made[entry.name] = tensor.to(entry.dtype or torch.float32)
+    return made
 
 
-def _texts(path: Path, text: str | None, count: int) -> tuple[str, ...]:
-    try:
-        value = json.loads(text) if text is not None else None
-    except (ValueError, RecursionError):
-        value = text
-    if (
-        not isinstance(value, list)
-        or len(value) != count
-        or not all(isinstance(item, str) for item in value)
-    ):
+def example_shapes(spec: Sequence[ConditioningInput]) -> dict[str, Shape]:
+    """Shape of each input of one sample, without the batch."""
+    return {entry.name: _sized(entry, {BATCH: 1}, _FREE_EXAMPLE)[1:] for entry in spec}
+
+
+def _sized(entry: ConditioningInput, sizes: Mapping[str, int], free: int) -> Shape:
+    return tuple(sizes.get(size, free) if isinstance(size, str) else size for size in entry.shape)
+
+
+def _complete(entry: ConditioningInput, tensor: Tensor | None, sizes: dict[str, int]) -> Tensor:
+    if tensor is None:
+        if entry.default is None:
+            raise ModelError(
+                "prompts",
+                expected=f"a tensor {entry.name}",
+                actual="none",
+                remedy="write every conditioning tensor of the model into the prompt file",
+            )
+        tensor = torch.full(_sized(entry, sizes, 1), entry.default)
+    _check_shape(entry, tensor, sizes)
+    if entry.role is Role.MASK:
+        _check_mask(entry.name, tensor)
+    return tensor if entry.dtype is None else tensor.to(entry.dtype)
+
+
+def _check_shape(entry: ConditioningInput, tensor: Tensor, sizes: dict[str, int]) -> None:
+    fits = tensor.ndim == len(entry.shape)
+    if fits:
+        for size, expected in zip(tensor.shape, entry.shape, strict=True):
+            wanted = sizes.setdefault(expected, size) if isinstance(expected, str) else expected
+            fits = fits and size == wanted
+    if not fits:
+        shape = ", ".join(str(sizes.get(size, size)) for size in map(_symbol, entry.shape))
         raise ModelError(
-            f'{path}: metadata "{PROMPT_TEXTS}"',
-            expected=f"a JSON list of {count} texts, one for each row of {PROMPT_EMBEDS}",
-            actual=repr(value)[:80],
+            f"prompts: {entry.name}",
+            expected=f"shape [{shape}], as the model takes",
+            actual=str(list(tensor.shape)),
+            remedy="make the prompt file with the model's own encoders, for this resolution",
         )
-    return tuple(value)
+
+
+def _symbol(size: int | str) -> str:
+    return str(size)
+
+
+def _check_mask(name: str, mask: Tensor) -> None:
+    values = mask.to(torch.int64)
+    is_mask = bool(((values == 0) | (values == 1)).all()) and bool((mask == values).all())
+    if not is_mask or bool((values.diff(dim=1) > 0).any()) or bool((values[:, 0] == 0).any()):
+        raise ModelError(
+            f"prompts: {name}",
+            expected="ones for the tokens of each prompt, then zeros for its padding",
+            actual="other values, or padding that is not at the end",
+            remedy="pad prompts on the right",
+        )

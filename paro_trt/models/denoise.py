@@ -1,20 +1,31 @@
-"""Sampling of flow-matching models: plain Euler steps, whoever computes the velocity."""
+"""Sampling by a model's own kind of schedule, whoever computes the prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
+from .base import Sampling
 
 TIMESTEPS = 1000
-"""Timestep of pure noise; timesteps are sigma * TIMESTEPS."""
+"""Timestep of pure noise; in flow matching timesteps are sigma * TIMESTEPS."""
+
+_COGVIDEOX_SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": TIMESTEPS,
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "rescale_betas_zero_snr": True,
+    "snr_shift_scale": 1.0,
+    "timestep_spacing": "trailing",
+}
+"""scheduler_config.json of the released CogVideoX-5B."""
 
 Velocity: TypeAlias = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
-"""(latents [B, C, F, H, W], timestep f32 [B], conditioning) -> velocity [B, C, F, H, W]."""
+"""(latents [B, ...], timestep f32 [B], conditioning) -> velocity, or v-prediction, [B, ...]."""
 
 OnStep: TypeAlias = Callable[[int, float, Tensor], None]
 """Called after each step with its index, its timestep and the latents it made."""
@@ -25,9 +36,22 @@ def seeded_noise(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def sampling_timesteps(steps: int, shift: float) -> tuple[float, ...]:
+def sampling_timesteps(
+    steps: int, shift: float, sampling: Sampling = Sampling.FLOW
+) -> tuple[float, ...]:
     """Timesteps, noisiest first, that `denoise` will visit."""
-    return tuple(float(timestep) for timestep in _scheduler(steps, shift).timesteps)
+    return tuple(float(timestep) for timestep in _scheduler(steps, shift, sampling).timesteps)
+
+
+def noised(clean: Tensor, noise: Tensor, timestep: Tensor, sampling: Sampling) -> Tensor:
+    """What a sampling run of a clean sample would hold at timesteps f32 [B]; tensors [B, ...]."""
+    if sampling is Sampling.FLOW:
+        sigma = (timestep / TIMESTEPS).view(-1, *[1] * (clean.ndim - 1))
+        return sigma * noise + (1 - sigma) * clean
+    scheduler = _scheduler(1, 1.0, sampling)
+    whole = timestep.round().long().clamp(0, TIMESTEPS - 1)
+    mixed: Tensor = scheduler.add_noise(clean, noise, whole)
+    return mixed
 
 
 @torch.no_grad()
@@ -41,22 +65,25 @@ def denoise(
     guidance_scale: float = 1.0,
     negative: Mapping[str, Tensor] | None = None,
     on_step: OnStep | None = None,
+    sampling: Sampling = Sampling.FLOW,
 ) -> Tensor:
-    """Integrate dx/dsigma = velocity from noise (sigma 1) to data (sigma 0).
+    """From noise to data: for flow models dx/dsigma = velocity from sigma 1 to sigma 0.
 
     Args:
         velocity: eager model, ParoTransformer or session, all alike.
-        noise: [B, C, F, H, W], standard normal.
+        noise: [B, ...], standard normal.
         conditioning: the model's conditioning inputs, batch B.
-        steps: Euler steps; each costs one velocity, two with guidance.
-        shift: the schedule's shift, as in FlowMatchEulerDiscreteScheduler.
+        steps: steps; each costs one velocity, two with guidance.
+        shift: the schedule's shift, as in FlowMatchEulerDiscreteScheduler; of flow models.
         guidance_scale: w in v = v_negative + w * (v - v_negative) (Ho and Salimans,
             arXiv 2207.12598); 1 evaluates no negative.
         negative: conditioning of the negative prompt, batch B; needed for guidance.
         on_step: progress callback.
+        sampling: what the prediction means: Euler steps for a flow, CogVideoX's DDIM for
+            v-prediction.
 
     Returns:
-        float32 latents [B, C, F, H, W].
+        float32 latents [B, ...].
 
     Raises:
         ArgumentError: steps or shift out of range, or guidance without `negative`.
@@ -69,7 +96,7 @@ def denoise(
             actual=str(guidance_scale),
             remedy="pass negative conditioning",
         )
-    scheduler = _scheduler(steps, shift)
+    scheduler = _scheduler(steps, shift, sampling)
     latents = noise.float()
     for index, timestep in enumerate(scheduler.timesteps):
         batch_timestep = timestep.float().expand(latents.shape[0])
@@ -83,13 +110,16 @@ def denoise(
     return latents
 
 
-def _scheduler(steps: int, shift: float):  # type: ignore[no-untyped-def]
-    from diffusers import FlowMatchEulerDiscreteScheduler
+def _scheduler(steps: int, shift: float, sampling: Sampling) -> Any:
+    from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler
 
     if steps < 1:
         raise ArgumentError("steps", expected="at least 1", actual=str(steps))
     if not shift > 0:
         raise ArgumentError("shift", expected="a positive number", actual=str(shift))
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=shift)
+    if sampling is Sampling.FLOW:
+        scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=shift)
+    else:
+        scheduler = CogVideoXDDIMScheduler(**_COGVIDEOX_SCHEDULE)
     scheduler.set_timesteps(steps)
     return scheduler

@@ -25,18 +25,28 @@ AttentionHandler: TypeAlias = Callable[[AttentionSite, Tensor, Tensor, Tensor, f
 
 @contextmanager
 def intercept_attention(
-    model: torch.nn.Module, sites: Sequence[AttentionSite], handler: AttentionHandler
+    model: torch.nn.Module,
+    sites: Sequence[AttentionSite],
+    handler: AttentionHandler,
+    key_length: Tensor | None = None,
 ) -> Iterator[None]:
     """Within the context, forwards of `model` compute the sites' attention with `handler`.
 
     Works in eager mode and under non-strict torch.export. The handler may itself call
     scaled_dot_product_attention. Not for use from several threads on one model.
 
+    Args:
+        model: the model.
+        sites: whose attention to hand over.
+        handler: computes it; where there is a `key_length`, it has to leave out what is past it.
+        key_length: int [B], tokens of each sample that exist, the rest being padding at the
+            sequence's end. A mask that says the same is then let pass; None refuses all masks.
+
     Raises:
         ModelError: a forward did not meet one of the sites, or a site's attention has a mask,
             dropout, causality or shapes that the handler could not know of.
     """
-    mode = _AttentionMode(handler)
+    mode = _AttentionMode(handler, key_length)
     with ExitStack() as stack:
         for site in sites:
             module = model.get_submodule(site.name)
@@ -57,9 +67,10 @@ def intercept_attention(
 class _AttentionMode(TorchFunctionMode):
     """Knows which site is running, from the modules' hooks, and redirects its attention."""
 
-    def __init__(self, handler: AttentionHandler) -> None:
+    def __init__(self, handler: AttentionHandler, key_length: Tensor | None) -> None:
         super().__init__()
         self._handler = handler
+        self._key_length = key_length
         self._current: AttentionSite | None = None
         self._met: set[str] = set()
 
@@ -87,14 +98,16 @@ class _AttentionMode(TorchFunctionMode):
         enable_gqa: bool = False,  # noqa: ARG002
     ) -> Tensor:
         """scaled_dot_product_attention's own signature; tensors [B, H, S, D]."""
-        if attn_mask is not None or dropout_p or is_causal:
+        if dropout_p or is_causal:
             raise ModelError(
                 f"attention of {site.name}",
-                expected="no mask, no dropout, not causal",
-                actual=f"mask {attn_mask is not None}, dropout {dropout_p}, causal {is_causal}",
-                remedy="call model.eval(); masked attention is not supported",
+                expected="no dropout, not causal",
+                actual=f"dropout {dropout_p}, causal {is_causal}",
+                remedy="call model.eval(); causal attention is not supported",
             )
         _check_heads(site, query, key, value)
+        if attn_mask is not None:
+            _check_mask(site, attn_mask, key.shape[2], self._key_length)
         self._met.add(site.name)
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
         resolved_scale = 1.0 / math.sqrt(site.head_dim) if scale is None else scale
@@ -130,6 +143,37 @@ class _AttentionMode(TorchFunctionMode):
                 )
 
         return check
+
+
+def _check_mask(site: AttentionSite, mask: Tensor, tokens: int, key_length: Tensor | None) -> None:
+    """Refuse a mask unless it cuts off each sample's keys from its `key_length` on."""
+    subject = f"attention mask of {site.name}"
+    if key_length is None:
+        raise ModelError(
+            subject,
+            expected="no mask: the family declares no padded text",
+            actual=f"{mask.dtype} {list(mask.shape)}",
+            remedy="declare padded text in the family's text_layout, or leave the layer dense",
+        )
+    if mask.ndim != 4 or tuple(mask.shape[1:]) != (1, 1, tokens):
+        raise ModelError(
+            subject,
+            expected=f"a key-padding mask [B, 1, 1, {tokens}]",
+            actual=f"{mask.dtype} {list(mask.shape)}",
+            remedy="let the family's adapted() build a mask of that shape",
+        )
+    # A trace has no values to compare.
+    if torch.compiler.is_exporting():
+        return
+    kept = mask[:, 0, 0] if mask.dtype is torch.bool else mask[:, 0, 0] >= 0
+    exists = torch.arange(tokens, device=mask.device) < key_length.to(mask.device)[:, None]
+    if not torch.equal(kept.expand_as(exists), exists):
+        raise ModelError(
+            subject,
+            expected="padding of each sample at the end of the sequence, as text_length counts it",
+            actual="a mask of other tokens",
+            remedy="put the padding of a prompt's mask behind its tokens",
+        )
 
 
 def _check_heads(site: AttentionSite, query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -15,7 +15,10 @@ from torch import Tensor
 from ..errors import ModelError
 from ..plan import ModelIdentity
 from ..plan.identity import model_identity
-from .base import ModelFamily
+from .base import Geometry, ModelFamily
+from .conditioning import cast_inputs
+from .denoise import Velocity
+from .experts import Expert, ExpertRole, expert_at
 from .registry import family_for
 from .weights import first_line, read_json_object, read_weights, weight_files
 
@@ -33,6 +36,7 @@ class LoadedModel:
         path: the directory it came from.
         identity: class and config hash, as plans and ONNX files record them.
         dtype: floating-point type of weights, latents and conditioning.
+        expert: its part of the schedule, where the pipeline has two transformers.
     """
 
     model: torch.nn.Module
@@ -41,14 +45,25 @@ class LoadedModel:
     path: Path
     identity: ModelIdentity
     dtype: torch.dtype = torch.float32
+    expert: Expert | None = None
 
-    @torch.no_grad()
-    def velocity(
-        self, latents: Tensor, timestep: Tensor, conditioning: Mapping[str, Tensor]
-    ) -> Tensor:
-        """float32 velocity [B, C, F, H, W] of the model as it is, dense attention."""
-        typed = {name: tensor.to(self.dtype) for name, tensor in conditioning.items()}
-        return self.family.forward(self.model, latents.to(self.dtype), timestep, typed).float()
+    def velocity(self, geometry: Geometry) -> Velocity:
+        """float32 prediction of the model as it is, dense attention, for `denoise`."""
+        spec = self.family.conditioning_spec(self.config, geometry)
+        constants = self.family.constants(self.config, geometry)
+
+        @torch.no_grad()
+        def predict(
+            latents: Tensor, timestep: Tensor, conditioning: Mapping[str, Tensor]
+        ) -> Tensor:
+            inputs = cast_inputs(spec, conditioning, self.dtype)
+            fixed = {name: tensor.to(latents.device) for name, tensor in constants.items()}
+            outputs = self.family.forward(
+                self.model, geometry, latents.to(self.dtype), timestep, inputs | fixed
+            )
+            return outputs[0].float()
+
+        return predict
 
 
 def load_model(path: str | PathLike[str], dtype: torch.dtype = torch.float32) -> LoadedModel:
@@ -69,8 +84,18 @@ def load_model(path: str | PathLike[str], dtype: torch.dtype = torch.float32) ->
     config = _full_config(model_class, raw)
     family.check_config(config)
     model = _build(directory, model_class, config, dtype)
-    identity = model_identity(str(class_name), config)
-    return LoadedModel(model, family, config, directory, identity, dtype)
+    expert = expert_at(directory)
+    identify = model_identity if expert is None else expert.identity
+    identity = identify(str(class_name), config)
+    return LoadedModel(model, family, config, directory, identity, dtype, expert)
+
+
+def load_partner(loaded: LoadedModel) -> LoadedModel | None:
+    """The other expert of a pipeline of two; None where the model is alone."""
+    if loaded.expert is None:
+        return None
+    other = next(role for role in ExpertRole if role is not loaded.expert.role)
+    return load_model(loaded.path.resolve().parent / other.value, loaded.dtype)
 
 
 def _transformer_directory(path: Path) -> Path:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from ..errors import ModelError
 from .base import ModelFamily
+from .cogvideox import CogVideoXFamily
+from .flux import FluxFamily
+from .hunyuan_video import HunyuanVideoFamily
 from .wan import WanFamily
 
-FAMILIES: tuple[ModelFamily, ...] = (WanFamily(),)
+FAMILIES: tuple[ModelFamily, ...] = (
+    CogVideoXFamily(),
+    FluxFamily(),
+    HunyuanVideoFamily(),
+    WanFamily(),
+)
 
 
 def family_for(class_name: str) -> ModelFamily:

@@ -46,9 +46,9 @@ def export_onnx(
 ) -> ExportReport:
     """Write a model with PAROAttention in its visual self-attentions, and check what was written.
 
-    Inputs of the file: `hidden_states` [B, C, F, H, W], `timestep` FLOAT [B], the family's
-    conditioning inputs, `mask_bin` INT32 [B]; output: `sample`. The batch is free, the grid is
-    the plan's. Floating-point inputs are of the loaded model's type.
+    Inputs of the file: `hidden_states` [B, ...], `timestep` FLOAT [B], the family's conditioning
+    inputs, `mask_bin` INT32 [B]; output: `sample`, and any others the family has. The batch is
+    free, the grid is the plan's. Floating-point inputs are of the loaded model's type.
 
     Args:
         loaded: the model; its dtype is the file's.
@@ -76,7 +76,7 @@ def export_onnx(
         model = _traced(loaded, plan, opset, dense_baseline)
         _describe(model, loaded, None if dense_baseline else plan, plan)
         if not dense_baseline:
-            _name_nodes(model, [site.name for site in loaded.family.sites(loaded.model)])
+            _name_nodes(model, [site.name for site in loaded.family.sites(loaded.config)])
             _attach(model, body)
         _drop_traces(model)
         if external_data is None:
@@ -106,18 +106,16 @@ def _checked_opset(opset: int | None, loaded: LoadedModel) -> int:
 
 
 def _traced(loaded: LoadedModel, plan: ParoPlan, opset: int, dense_baseline: bool) -> Any:
-    from ..models.apply import ParoTransformer, check_plan_fits
+    from ..models.apply import ParoTransformer, check_plan_fits, geometry_of
     from .trace import DenseTransformer, trace
 
     module: torch.nn.Module
     if dense_baseline:
-        check_plan_fits(loaded.model, loaded.family, plan)
-        spec = loaded.family.conditioning_spec(loaded.config)
-        names = tuple(entry.name for entry in spec)
-        module = DenseTransformer(loaded.model, loaded.family, names)
+        check_plan_fits(loaded.identity, loaded.config, loaded.family, plan)
+        module = DenseTransformer(loaded, geometry_of(plan))
     else:
-        module = ParoTransformer(loaded.model, loaded.family, plan)
-    return trace(module, loaded, plan.grid, opset)
+        module = ParoTransformer(loaded.model, loaded.family, plan, identity=loaded.identity)
+    return trace(module, loaded, geometry_of(plan), opset)
 
 
 def _describe(model: Any, loaded: LoadedModel, applied: ParoPlan | None, plan: ParoPlan) -> None:
@@ -129,6 +127,7 @@ def _describe(model: Any, loaded: LoadedModel, applied: ParoPlan | None, plan: P
         plan.grid,
         applied.content_hash() if applied else None,
         applied.bin_boundaries if applied else None,
+        plan.text,
     )
     model.metadata_props.clear()
     model.metadata_props.update(info.to_metadata())

@@ -11,54 +11,63 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.base import ConditioningInput, ModelFamily
+from ..models.apply import GeometryConstants
+from ..models.base import Geometry
+from ..models.conditioning import BATCH, cast_inputs, example_inputs
 from ..models.load import LoadedModel
-from ..plan import Grid
 from .translate import translation_table
 
-LATENTS, TIMESTEP, MASK_BIN, OUTPUT = "hidden_states", "timestep", "mask_bin", "sample"
-BATCH = "B"
+LATENTS, TIMESTEP, MASK_BIN = "hidden_states", "timestep", "mask_bin"
 
-_EXAMPLE_SIZES = {BATCH: 2, "L": 8}
-"""Sizes of the traced example's free dimensions; 1 would be taken for a constant."""
+EXAMPLE_BATCH = 2
+"""Batch of the traced example; 1 would be taken for a constant."""
 
 
 class DenseTransformer(torch.nn.Module):
     """The model as it is, with the inputs of ParoTransformer but mask_bin: the baseline."""
 
-    def __init__(self, model: torch.nn.Module, family: ModelFamily, names: tuple[str, ...]) -> None:
+    def __init__(self, loaded: LoadedModel, geometry: Geometry) -> None:
         super().__init__()
-        self.model = model
-        self.family = family
-        self.names = names
+        self.model = loaded.model
+        self.family = loaded.family
+        self.geometry = geometry
+        spec = loaded.family.conditioning_spec(loaded.config, geometry)
+        self.names = tuple(entry.name for entry in spec)
+        self.constants = GeometryConstants(loaded.family, loaded.config, geometry)
 
-    def forward(self, latents: Tensor, timestep: Tensor, *conditioning: Tensor) -> Tensor:
-        """Velocity [B, C, F, H, W] of latents [B, C, F, H, W] at timesteps [B]."""
+    def forward(
+        self, latents: Tensor, timestep: Tensor, *conditioning: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The model's outputs for latents [B, *latent_shape] at timesteps [B]."""
         named = dict(zip(self.names, conditioning, strict=True))
-        return self.family.forward(self.model, latents, timestep, named)
+        return self.family.forward(
+            self.model, self.geometry, latents, timestep, named | self.constants.named()
+        )
 
 
-def trace(module: torch.nn.Module, loaded: LoadedModel, grid: Grid, opset: int) -> Any:
+def trace(module: torch.nn.Module, loaded: LoadedModel, geometry: Geometry, opset: int) -> Any:
     """Export a module whose forward is (latents, timestep, *conditioning[, mask_bin]).
 
     Returns:
         An onnx_ir model: optimized, every function inlined, no record of this machine's paths.
     """
-    spec = loaded.family.conditioning_spec(loaded.config)
-    names = [LATENTS, TIMESTEP, *(entry.name for entry in spec)]
-    inputs = [_example(entry, loaded.dtype) for entry in spec]
+    family = loaded.family
+    spec = family.conditioning_spec(loaded.config, geometry)
+    made = cast_inputs(spec, example_inputs(spec, EXAMPLE_BATCH, seed=0), loaded.dtype)
+    names = [LATENTS, TIMESTEP, *made]
+    inputs = list(made.values())
     shapes: list[Mapping[int, str]] = [
         {axis: size for axis, size in enumerate(entry.shape) if isinstance(size, str)}
         for entry in spec
     ]
     if not isinstance(module, DenseTransformer):
         names.append(MASK_BIN)
-        inputs.append(torch.zeros(_EXAMPLE_SIZES[BATCH], dtype=torch.int32))
+        inputs.append(torch.zeros(EXAMPLE_BATCH, dtype=torch.int32))
         shapes.append({0: BATCH})
-    latent_shape = loaded.family.latent_shape(loaded.config, grid)
-    latents = torch.zeros(_EXAMPLE_SIZES[BATCH], *latent_shape, dtype=loaded.dtype)
-    timestep = torch.full((_EXAMPLE_SIZES[BATCH],), 500.0)
-    with _quiet():
+    latent_shape = family.latent_shape(loaded.config, geometry)
+    latents = torch.zeros(EXAMPLE_BATCH, *latent_shape, dtype=loaded.dtype)
+    timestep = torch.full((EXAMPLE_BATCH,), 500.0)
+    with _quiet(), family.adapted(loaded.model, geometry):
         program = torch.onnx.export(
             module.eval(),
             (latents, timestep, *inputs),
@@ -66,18 +75,13 @@ def trace(module: torch.nn.Module, loaded: LoadedModel, grid: Grid, opset: int) 
             opset_version=opset,
             custom_translation_table=translation_table(),
             input_names=names,
-            output_names=[OUTPUT],
+            output_names=list(family.output_names),
             dynamic_shapes=({0: BATCH}, {0: BATCH}, tuple(shapes)),
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     return program.model
-
-
-def _example(entry: ConditioningInput, dtype: torch.dtype) -> Tensor:
-    shape = [_EXAMPLE_SIZES[size] if isinstance(size, str) else size for size in entry.shape]
-    return torch.zeros(shape, dtype=entry.dtype or dtype)
 
 
 @contextmanager

@@ -27,8 +27,28 @@ _ONNX_TYPES = {
 
 
 def translation_table() -> dict[Any, Callable[..., Any]]:
-    """What `torch.onnx.export(custom_translation_table=...)` needs to keep the op whole."""
-    return {torch.ops.paro.attention.default: attention_node}
+    """What `torch.onnx.export(custom_translation_table=...)` needs: the op kept whole, and
+    masks filled by operators that every runtime has."""
+    aten = torch.ops.aten
+    return {
+        torch.ops.paro.attention.default: attention_node,
+        aten.masked_fill.Scalar: masked_fill_nodes,
+        aten.masked_fill.Tensor: masked_fill_nodes,
+    }
+
+
+def masked_fill_nodes(values: Any, mask: Any, fill: Any) -> Any:
+    """`values.masked_fill(mask, fill)`; of booleans without Where, which ONNX Runtime (1.32, CPU)
+    does not implement for them."""
+    import onnx_ir
+    from onnxscript import opset18 as op
+
+    if values.dtype is not onnx_ir.DataType.BOOL:
+        return op.Where(mask, op.CastLike(fill, values), values)
+    if isinstance(fill, bool | int | float):
+        return op.Or(values, mask) if fill else op.And(values, op.Not(mask))
+    wanted = op.Cast(fill, to=onnx_ir.DataType.BOOL)
+    return op.Or(op.And(values, op.Not(mask)), op.And(wanted, mask))
 
 
 def attention_node(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import OnnxFileError, PlanError
-from ..plan import Grid, ModelIdentity
+from ..plan import Grid, ModelIdentity, TextLayout
 from ..plan.limits import MAX_BINS, MAX_TIMESTEP
 from ..plan.records import is_sha256
 
@@ -26,12 +26,14 @@ class SessionInfo:
         grid: the token grid it was exported for.
         plan_hash: content hash of the plan; None for a dense export.
         bin_boundaries: the plan's, T-1 descending timesteps; None for a dense export.
+        text: the text tokens that join the grid's in the attention.
     """
 
     model: ModelIdentity
     grid: Grid
     plan_hash: str | None = None
     bin_boundaries: tuple[float, ...] | None = None
+    text: TextLayout = TextLayout()  # noqa: RUF009 (frozen)
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata_props of an ONNX file."""
@@ -41,6 +43,9 @@ class SessionInfo:
             "paro.config_hash": self.model.config_hash,
             "paro.grid": json.dumps([self.grid.frames, self.grid.height, self.grid.width]),
         }
+        if self.text.count:
+            text = self.text
+            metadata["paro.text"] = json.dumps([text.count, text.position.value, text.padded])
         if self.plan_hash is not None:
             metadata["paro.plan_hash"] = self.plan_hash
             metadata["paro.bin_boundaries"] = json.dumps(self.bin_boundaries)
@@ -72,6 +77,7 @@ class SessionInfo:
                 Grid(*json.loads(metadata["paro.grid"])),
                 _plan_hash(metadata) if boundaries is not None else None,
                 boundaries,
+                TextLayout(*json.loads(metadata.get("paro.text", "[]"))),
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             detail = f"no {error}" if isinstance(error, KeyError) else str(error)

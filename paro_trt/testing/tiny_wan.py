@@ -13,26 +13,28 @@ LATENT_SHAPE = (4, 2, 16, 16)
 TEXT_TOKENS, TEXT_DIM = 5, 16
 
 
+TINY_WAN_CONFIG: dict[str, Any] = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 64,
+    "in_channels": LATENT_SHAPE[0],
+    "out_channels": LATENT_SHAPE[0],
+    "text_dim": TEXT_DIM,
+    "freq_dim": 32,
+    "ffn_dim": 64,
+    "num_layers": 2,
+    "cross_attn_norm": True,
+    "rope_max_seq_len": 32,
+}
+
+
 def tiny_wan(seed: int = 0, **config: Any) -> torch.nn.Module:
     """WanTransformer3DModel of 2 layers, 2 heads of 64 channels, in eval mode."""
     from diffusers import WanTransformer3DModel
 
-    settings: dict[str, Any] = {
-        "patch_size": (1, 2, 2),
-        "num_attention_heads": 2,
-        "attention_head_dim": 64,
-        "in_channels": LATENT_SHAPE[0],
-        "out_channels": LATENT_SHAPE[0],
-        "text_dim": TEXT_DIM,
-        "freq_dim": 32,
-        "ffn_dim": 64,
-        "num_layers": 2,
-        "cross_attn_norm": True,
-        "rope_max_seq_len": 32,
-    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: torch.nn.Module = WanTransformer3DModel(**(settings | config))
+        model: torch.nn.Module = WanTransformer3DModel(**(TINY_WAN_CONFIG | config))
     return model.requires_grad_(False).eval()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ModelError
 from ..models.apply import ParoTransformer
+from ..models.base import ConditioningInput, Geometry
 from ..models.bins import mask_bins
-from ..models.conditioning import Prompts, text_conditioning
-from ..models.denoise import TIMESTEPS, Velocity, denoise, seeded_noise
+from ..models.conditioning import complete_inputs, example_inputs
+from ..models.denoise import TIMESTEPS, Velocity, denoise, noised, seeded_noise
 from ..models.load import LoadedModel
+from ..models.prompts import Prompts
 from ..op.api import Implementation, parse_implementation
 from ..plan import ParoPlan
 from ..runtime.backends import open_session
@@ -78,7 +80,7 @@ def verify_model(
     target: str | PathLike[str] | Session,
     model: LoadedModel,
     plan: ParoPlan | None,
-    prompts: Prompts,
+    prompts: Prompts | None,
     settings: VerifySettings | None = None,
 ) -> VerifyReport:
     """Compare an exported model with the dense model and, given the plan, with the plan in PyTorch.
@@ -92,7 +94,8 @@ def verify_model(
         model: the model it was exported from.
         plan: the plan it was exported with; None leaves out the comparison with PyTorch, and what
             is needed of the plan is read from the file.
-        prompts: what to sample.
+        prompts: what to sample; None makes one up, of use for comparing numbers, not for judging
+            videos.
         settings: None means defaults.
 
     Returns:
@@ -115,7 +118,7 @@ def _verify(
     file: str,
     model: LoadedModel,
     plan: ParoPlan | None,
-    prompts: Prompts,
+    prompts: Prompts | None,
     settings: VerifySettings | None,
 ) -> VerifyReport:
     settings = settings or VerifySettings()
@@ -169,19 +172,23 @@ class _Verification:
         session: Session,
         model: LoadedModel,
         plan: ParoPlan | None,
-        prompts: Prompts,
+        prompts: Prompts | None,
         settings: VerifySettings,
     ) -> None:
-        self.model, self.prompts, self.settings = model, prompts, settings
+        self.model, self.settings = model, settings
         self.exported: Velocity = session_velocity(session)
         self.eager: Velocity | None = None
         if plan is not None:
-            paro = ParoTransformer(model.model, model.family, plan, settings.impl)
+            paro = ParoTransformer(model.model, model.family, plan, settings.impl, model.identity)
             self.eager = paro.velocity
         self.boundaries = session.info.bin_boundaries or ()
         self.unit = _float_unit(session, model)
-        self.count = min(len(prompts), settings.samples)
-        shape = model.family.latent_shape(model.config, session.info.grid)
+        geometry = Geometry(session.info.grid, session.info.text)
+        self.spec = model.family.conditioning_spec(model.config, geometry)
+        self.prompts: Prompts = prompts or made_up_prompts(self.spec, settings.seed)
+        self.count = min(len(self.prompts), settings.samples)
+        self.dense = model.velocity(geometry)
+        shape = model.family.latent_shape(model.config, geometry)
         self.noise = seeded_noise((self.count, *shape), settings.seed)
         self.dense_samples: list[Tensor] = []
 
@@ -189,16 +196,16 @@ class _Verification:
         """Sample each prompt with both models; keeps the dense samples."""
         checks = []
         for index in range(self.count):
-            dense = self._sample(self.model.velocity, index)
+            dense = self._sample(self.dense, index)
             exported = self._sample(self.exported, index)
             self.dense_samples.append(dense)
             data_range = self.settings.data_range or float(dense.max() - dense.min())
-            large_enough = min(dense.shape[-2:]) >= SSIM_WINDOW
+            pictures = dense.ndim == 5 and min(dense.shape[-2:]) >= SSIM_WINDOW
             checks.append(
                 SampleCheck(
                     prompt=self.prompts.texts[index],
                     psnr=psnr(exported, dense, data_range),
-                    ssim=ssim(exported, dense, data_range) if large_enough else None,
+                    ssim=ssim(exported, dense, data_range) if pictures else None,
                     errors=output_errors(exported, dense),
                 )
             )
@@ -235,7 +242,7 @@ class _Verification:
         return VelocityCheck(
             timesteps=timesteps,
             bins=tuple(mask_bins(timesteps, self.boundaries).tolist()),
-            dense=output_errors(exported, self.model.velocity(*inputs)),
+            dense=output_errors(exported, self.dense(*inputs)),
             eager=None if self.eager is None else output_errors(exported, self.eager(*inputs)),
         )
 
@@ -243,25 +250,30 @@ class _Verification:
         """Latents of a sampling run at these timesteps, a prompt each."""
         rows = [index % self.count for index in range(len(timesteps))]
         timestep = torch.tensor(timesteps)
-        sigma = (timestep / TIMESTEPS).view(-1, 1, 1, 1, 1)
         clean = torch.cat([self.dense_samples[row] for row in rows])
-        latents = sigma * self.noise[rows] + (1 - sigma) * clean
-        return latents, timestep, self._conditioning(self.prompts.embeds[rows])
+        latents = noised(clean, self.noise[rows], timestep, self.model.family.sampling)
+        return latents, timestep, self._conditioning(rows)
 
     def _sample(self, velocity: Velocity, index: int) -> Tensor:
-        negative = self.prompts.negative
+        negative = self.prompts.negative_rows([index])
         return denoise(
             velocity,
             self.noise[index : index + 1],
-            self._conditioning(self.prompts.embeds[index : index + 1]),
+            self._conditioning([index]),
             steps=self.settings.steps,
             shift=self.settings.shift,
             guidance_scale=self.settings.guidance_scale,
-            negative=None if negative is None else self._conditioning(negative[None]),
+            negative=None if negative is None else complete_inputs(self.spec, negative, 1),
+            sampling=self.model.family.sampling,
         )
 
-    def _conditioning(self, embeds: Tensor) -> dict[str, Tensor]:
-        return text_conditioning(self.model.family, self.model.config, embeds)
+    def _conditioning(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        return complete_inputs(self.spec, self.prompts.rows(rows), len(rows))
+
+
+def made_up_prompts(spec: Sequence[ConditioningInput], seed: int) -> Prompts:
+    """One prompt of noise."""
+    return Prompts(("made up",), example_inputs(spec, 1, seed))
 
 
 def schedule_points(bin_boundaries: tuple[float, ...]) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paro_trt.calibrate.capture import capture
+from paro_trt.models.apply import geometry_of
 from paro_trt.models.base import AttentionSite
 from paro_trt.models.load import LoadedModel
 from paro_trt.op.mask import unpack_block_mask
@@ -81,7 +82,7 @@ def head_stories(
             title = f"layer {index}, head {head}: order {name}, density {masks[head].mean():.2f}"
             stories.append(HeadStory(title, before, after))
 
-    capture(loaded, latents, timestep, conditioning, consume)
+    capture(loaded, geometry_of(plan), latents, timestep, conditioning, consume)
     return sorted(stories, key=lambda story: -story.gain)
 
 

@@ -89,9 +89,10 @@ def sample_and_compare(
 ) -> None:
     """Sample one video by each runner from the same noise, print the table, draw the pictures."""
     from attention_maps import head_stories, write_maps
-    from paro_trt.models.conditioning import load_prompts, text_conditioning
+    from paro_trt.models.apply import geometry_of
     from paro_trt.models.denoise import sampling_timesteps, seeded_noise
     from paro_trt.models.load import load_model
+    from paro_trt.models.prompts import load_prompts
     from paro_trt.plan import load_plan
     from paro_trt.runtime import Backend, open_session
     from paro_trt.runtime.velocity import session_velocity
@@ -101,14 +102,14 @@ def sample_and_compare(
     text = prompts.texts[prompt]
     console.print(f'\nSampling "{text}", {steps} steps', style="bold")
     loaded, plan = load_model(MODEL), load_plan(plan_file)
-    conditioning, negative = (
-        text_conditioning(loaded.family, loaded.config, embeds[None])
-        for embeds in (prompts.embeds[prompt], prompts.negative)
-    )
-    shape = loaded.family.latent_shape(loaded.config, plan.grid)
+    conditioning, negative = prompts.rows([prompt]), prompts.negative_rows([prompt])
+    geometry = geometry_of(plan)
+    shape = loaded.family.latent_shape(loaded.config, geometry)
     noise = seeded_noise((1, *shape), seed)
     trajectory: list[Any] = []
-    dense = sample("dense", loaded.velocity, noise, conditioning, negative, steps, trajectory)
+    dense = sample(
+        "dense", loaded.velocity(geometry), noise, conditioning, negative, steps, trajectory
+    )
     paro: dict[str, Sampling] = {}
     for title, backend in (("PARO, plain file", Backend.ORT), ("PARO, native op", Backend.CPU)):
         with open_session(model_file, backend) as session:

@@ -11,8 +11,8 @@ from rich.progress import track
 from paro_trt.calibrate.run import CalibrationRun
 from paro_trt.calibrate.settings import CalibrationSettings
 from paro_trt.files import atomic_write
-from paro_trt.models.conditioning import Prompts, load_prompts
 from paro_trt.models.load import load_model
+from paro_trt.models.prompts import Prompts, load_prompts
 
 from .captures import Captures
 from .evaluate import HeldoutRuns, Quality, Sampling, measure
@@ -64,8 +64,7 @@ class Extent:
         """The prompts that run under a seed: the next of them, from the first again at the end."""
         start = self.seeds.index(seed) * self.prompts_per_seed
         chosen = [(start + index) % len(heldout) for index in range(self.prompts_per_seed)]
-        texts = tuple(heldout.texts[index] for index in chosen)
-        return Prompts(texts, heldout.embeds[chosen], heldout.negative)
+        return heldout.only(chosen)
 
     def settings(self) -> CalibrationSettings:
         """Calibration on runs like those that are judged."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from paro_trt.calibrate.capture import dense_attention
-from paro_trt.models.base import AttentionSite
-from paro_trt.models.conditioning import Prompts
+from paro_trt.models.base import AttentionSite, Geometry
 from paro_trt.models.denoise import OnStep, Velocity, denoise, sampling_timesteps, seeded_noise
 from paro_trt.models.intercept import intercept_attention
 from paro_trt.models.load import LoadedModel
+from paro_trt.models.prompts import Prompts
 from paro_trt.verify.metrics import psnr, ssim
 
 from .attention import AttentionCall
@@ -72,13 +72,14 @@ class HeldoutRuns:
         self, loaded: LoadedModel, prompts: Prompts, seed: int, sampling: Sampling
     ) -> None:
         self.loaded, self.prompts, self.sampling = loaded, prompts, sampling
-        self.layers = {site.name: i for i, site in enumerate(loaded.family.sites(loaded.model))}
-        grid = loaded.family.grid(loaded.config, sampling.latent_size)
-        shape = loaded.family.latent_shape(loaded.config, grid)
+        self.layers = {site.name: i for i, site in enumerate(loaded.family.sites(loaded.config))}
+        self.geometry = Geometry(loaded.family.grid(loaded.config, sampling.latent_size))
+        shape = loaded.family.latent_shape(loaded.config, self.geometry)
         self.noise = seeded_noise((len(prompts), *shape), seed)
         entering = {0: self.noise}
         self.dense = self._sample(
-            loaded.velocity, lambda step, _, latents: entering.update({step + 1: latents})
+            loaded.velocity(self.geometry),
+            lambda step, _, latents: entering.update({step + 1: latents}),
         )
         self.calls = [
             call for step in sampling.probed_steps for call in self._calls(entering[step], step)
@@ -121,21 +122,20 @@ class HeldoutRuns:
         self._velocity(
             latents,
             torch.full((len(latents),), timestep),
-            self._conditioning(self.prompts.embeds),
+            self.prompts.tensors,
             record,
         )
         return calls
 
     def _sample(self, velocity: Velocity, on_step: OnStep | None = None) -> Tensor:
-        embeds, negative = self.prompts.embeds, self.prompts.negative
         return denoise(
             velocity,
             self.noise,
-            self._conditioning(embeds),
+            self.prompts.tensors,
             steps=self.sampling.steps,
             shift=self.sampling.shift,
             guidance_scale=self.sampling.guidance_scale,
-            negative=None if negative is None else self._conditioning(negative.expand_as(embeds)),
+            negative=self.prompts.negative_rows(range(len(self.prompts))),
             on_step=on_step,
         )
 
@@ -155,13 +155,9 @@ class HeldoutRuns:
             layer = self.layers[site.name]
             return attend(AttentionCall(layer, float(timestep[0]), query, key, value, scale))
 
-        sites = loaded.family.sites(loaded.model)
+        sites = loaded.family.sites(loaded.config)
         with torch.no_grad(), intercept_attention(loaded.model, sites, handle):
-            return loaded.velocity(latents, timestep, conditioning)
-
-    def _conditioning(self, embeds: Tensor) -> Mapping[str, Tensor]:
-        (spec,) = self.loaded.family.conditioning_spec(self.loaded.config)
-        return {spec.name: embeds}
+            return loaded.velocity(self.geometry)(latents, timestep, conditioning)
 
 
 def measure(policy: Policy, runs: HeldoutRuns) -> Quality:

@@ -1,0 +1,88 @@
+"""Models of two transformers that share a schedule: one for the noisy part, one for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from ..plan import ModelIdentity
+from ..plan.identity import model_identity
+from .denoise import TIMESTEPS, Velocity
+from .weights import read_json_object
+
+PIPELINE_INDEX = "model_index.json"
+BOUNDARY_KEY = "boundary_ratio"
+
+
+class ExpertRole(str, Enum):
+    """Which part of the schedule an expert serves; the value is its directory's name."""
+
+    HIGH_NOISE = "transformer"
+    LOW_NOISE = "transformer_2"
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One of two experts.
+
+    Args:
+        role: which.
+        boundary: timestep at and above which the high-noise expert serves.
+    """
+
+    role: ExpertRole
+    boundary: float
+
+    def serves(self, timestep: float) -> bool:
+        """Whether a timestep is this expert's."""
+        return (timestep >= self.boundary) is (self.role is ExpertRole.HIGH_NOISE)
+
+    def identity(self, class_name: str, config: Mapping[str, Any]) -> ModelIdentity:
+        """What plans and files record: experts of one configuration differ by their role."""
+        return model_identity(class_name, {**config, "paro_expert": self.role.value})
+
+
+def expert_at(directory: Path) -> Expert | None:
+    """The expert that a transformer directory of a pipeline holds; None if it is alone.
+
+    A pipeline of two experts has `boundary_ratio` in its model_index.json, beside the directories
+    `transformer` and `transformer_2`.
+
+    Raises:
+        ModelError: the ratio is no number in (0, 1).
+    """
+    index = directory.resolve().parent / PIPELINE_INDEX
+    roles = {role.value: role for role in ExpertRole}
+    if directory.resolve().name not in roles or not index.is_file():
+        return None
+    ratio = read_json_object(index).get(BOUNDARY_KEY)
+    if ratio is None:
+        return None
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1:
+        raise ModelError(
+            f"{index}: {BOUNDARY_KEY}", expected="a number in (0, 1)", actual=repr(ratio)[:80]
+        )
+    return Expert(roles[directory.resolve().name], float(ratio) * TIMESTEPS)
+
+
+def joint_velocity(own: Velocity, expert: Expert, other: Velocity) -> Velocity:
+    """Each timestep by the expert that serves it; a batch must not cross the boundary."""
+
+    def velocity(latents: Tensor, timestep: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        served = torch.tensor([expert.serves(float(value)) for value in timestep])
+        if bool(served.any()) is not bool(served.all()):
+            raise ModelError(
+                "timesteps of a batch",
+                expected=f"all on one side of the experts' boundary {expert.boundary:g}",
+                actual=str(timestep.tolist()),
+            )
+        return (own if bool(served.all()) else other)(latents, timestep, conditioning)
+
+    return velocity
