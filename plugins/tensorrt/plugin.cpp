@@ -24,6 +24,8 @@ paro_launch launch_in(cudaStream_t stream) {
   return launch;
 }
 
+constexpr int64_t kUnknownSize = -1;
+
 // The op's inputs at one set of sizes.
 struct Inputs {
   // At the sizes that the tensors have now.
@@ -33,22 +35,27 @@ struct Inputs {
     return inputs;
   }
 
-  // At one end of an optimization profile.
+  // At one end of an optimization profile. What TensorRT gives for a batch that it works out in the
+  // network are bounds, perhaps wide ones: a batch not known yet is taken to be query's.
   static Inputs at(Dims DynamicPluginTensorDesc::* bound, const DynamicPluginTensorDesc* tensors) {
     Inputs inputs;
-    for (size_t i = 0; i < kInputCount; ++i) inputs.set(i, tensors[i].desc, tensors[i].*bound);
+    for (size_t i = 0; i < kInputCount; ++i) {
+      inputs.set(i, tensors[i].desc, tensors[i].*bound);
+      const bool unknown = tensors[i].desc.dims.d[0] == kUnknownSize;
+      if (unknown) inputs.shapes[i].d[0] = (tensors[0].*bound).d[0];
+    }
     return inputs;
   }
 
   void set(size_t index, const PluginTensorDesc& tensor, const Dims& shape) {
     types[index] = tensor.type;
     formats[index] = tensor.format;
-    shapes[index] = &shape;
+    shapes[index] = shape;
   }
 
   std::array<DataType, kInputCount> types;
   std::array<TensorFormat, kInputCount> formats;
-  std::array<const Dims*, kInputCount> shapes;
+  std::array<Dims, kInputCount> shapes;
 };
 
 paro_status describe(const Attributes& attributes, const Inputs& inputs, paro_attention& call) {

@@ -72,11 +72,11 @@ struct ShapeText {
 
 int64_t blocks_of(int64_t tokens, int64_t block) { return (tokens + block - 1) / block; }
 
-using Shapes = std::array<const Dims*, kInputCount>;
+using Shapes = std::array<Dims, kInputCount>;
 
 paro_status check_ranks(const Shapes& shapes) {
   for (int32_t i = 0; i < kInputCount; ++i) {
-    const Dims& shape = *shapes[static_cast<size_t>(i)];
+    const Dims& shape = shapes[static_cast<size_t>(i)];
     const InputSpec& input = kInputs[static_cast<size_t>(i)];
     const bool fits = shape.nbDims == input.rank &&
                       std::all_of(shape.d, shape.d + input.rank,
@@ -91,7 +91,7 @@ paro_status check_ranks(const Shapes& shapes) {
 
 paro_status check_shape(const Shapes& shapes, Input input,
                         std::initializer_list<int64_t> expected) {
-  const Dims& shape = *shapes[input];
+  const Dims& shape = shapes[input];
   if (std::equal(expected.begin(), expected.end(), shape.d, shape.d + shape.nbDims)) {
     return PARO_OK;
   }
@@ -99,15 +99,15 @@ paro_status check_shape(const Shapes& shapes, Input input,
   wanted.nbDims = static_cast<int32_t>(expected.size());
   std::copy(expected.begin(), expected.end(), wanted.d);
   return refuse(PARO_INVALID_ARGUMENT, "input %s: expected shape %s beside query %s, got %s",
-                kInputs[input].name, ShapeText(wanted).text, ShapeText(*shapes[kQuery]).text,
+                kInputs[input].name, ShapeText(wanted).text, ShapeText(shapes[kQuery]).text,
                 ShapeText(shape).text);
 }
 
 paro_status check_shapes(const Shapes& shapes, const Attributes& attributes) {
-  const int64_t* const query = shapes[kQuery]->d;
+  const int64_t* const query = shapes[kQuery].d;
   const int64_t batch = query[0], tokens = query[1], heads = query[2], head_dim = query[3];
-  const int64_t kv_heads = shapes[kKey]->d[2];
-  const int64_t bins = shapes[kBlockMask]->d[0];
+  const int64_t kv_heads = shapes[kKey].d[2];
+  const int64_t bins = shapes[kBlockMask].d[0];
   const int64_t query_blocks = blocks_of(tokens, attributes.block_q);
   const int64_t mask_words = blocks_of(blocks_of(tokens, attributes.block_k), kMaskWordBits);
   const auto fits = [&](Input input, std::initializer_list<int64_t> expected) {
@@ -116,7 +116,7 @@ paro_status check_shapes(const Shapes& shapes, const Attributes& attributes) {
   // The first that is not PARO_OK, or PARO_OK.
   paro_status status = fits(kKey, {batch, tokens, kv_heads, head_dim});
   if (!status) status = fits(kValue, {batch, tokens, kv_heads, head_dim});
-  if (!status) status = fits(kTokenOrder, {shapes[kTokenOrder]->d[0], tokens});
+  if (!status) status = fits(kTokenOrder, {shapes[kTokenOrder].d[0], tokens});
   if (!status) status = fits(kHeadOrder, {heads});
   if (!status) status = fits(kBlockMask, {bins, heads, query_blocks, mask_words});
   if (!status) status = fits(kTileOrder, {bins, heads * query_blocks});
@@ -165,7 +165,7 @@ paro_status describe_call(const Attributes& attributes, DataType query_type, con
   if (const paro_status status = check_ranks(shapes)) return status;
   if (const paro_status status = check_shapes(shapes, attributes)) return status;
   const auto size = [&](Input input, int32_t dimension) {
-    return static_cast<int32_t>(shapes[input]->d[dimension]);
+    return static_cast<int32_t>(shapes[input].d[dimension]);
   };
   call = {};
   call.struct_size = sizeof call;

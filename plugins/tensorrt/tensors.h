@@ -28,7 +28,7 @@ paro_status check_types(const std::array<nvinfer1::DataType, kInputCount>& types
 // Fills all of `call` but its pointers; refuses ranks and sizes that do not fit together. A batch
 // of 0 is accepted: the caller has then nothing to compute.
 paro_status describe_call(const Attributes& attributes, nvinfer1::DataType query_type,
-                          const std::array<const nvinfer1::Dims*, kInputCount>& shapes,
+                          const std::array<nvinfer1::Dims, kInputCount>& shapes,
                           paro_attention& call) noexcept;
 
 // Fills the pointers of `call`.

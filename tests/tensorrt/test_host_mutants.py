@@ -110,6 +110,8 @@ MUTANTS = {
     "failure unsaid": Mutant(
         "plugin.cpp", ': refuse_as_kernels_did(status, "enqueue");', ": status;"
     ),
+    "wide bounds refused": Mutant("plugin.cpp", "if (unknown) inputs", "if (false) inputs"),
+    "known batches overridden": Mutant("plugin.cpp", "if (unknown) inputs", "inputs"),
     "any tactic": Mutant("plugin.cpp", "if (tactic == 0)", "if (tactic >= 0)"),
     "types unchecked": Mutant("tensors.cpp", "if (actual == expected) continue;", "continue;"),
     "shapes unchecked": Mutant(

@@ -220,15 +220,23 @@ class Misuse {
       int64_t size;
       const char* name;
     } wrong[] = {
-        {1, 1, 7, "key"},         {2, 3, 32, "value"},         {3, 1, 7, "token_order"},
-        {4, 0, 99, "head_order"}, {5, 3, 99, "block_mask"},    {5, 2, 99, "block_mask"},
-        {6, 1, 99, "tile_order"}, {7, 0, 3, "channel_affine"}, {8, 0, 99, "mask_bin"},
-        {9, 0, 99, "key_length"}, {0, 1, -1, "query"},         {0, 1, int64_t{1} << 40, "query"},
+        {1, 1, 7, "key"},         {2, 3, 32, "value"},
+        {3, 1, 7, "token_order"}, {4, 0, 99, "head_order"},
+        {5, 3, 99, "block_mask"}, {5, 2, 99, "block_mask"},
+        {6, 1, 99, "tile_order"}, {7, 0, 3, "channel_affine"},
+        {0, 1, -1, "query"},      {0, 1, int64_t{1} << 40, "query"},
     };
     for (const auto& [input, dimension, size, name] : wrong) {
       refuses("a wrong shape of " + std::string(name), {std::string("input ") + name},
               [&, i = input, d = dimension, s = size] { return accepts(changed(i, d, s)); });
     }
+    ProfileDescriptions fixed = changed(9, 0, 99);
+    fixed.inputs[9].desc.dims.d[0] = 99;
+    refuses("a wrong batch that is known", {"input key_length", "[99]"},
+            [&] { return accepts(fixed); });
+    ProfileDescriptions wide = changed(8, 0, 99);
+    wide.inputs[8].min.d[0] = 0;
+    checks_.expect(accepts(wide), "wide bounds of a batch that is not known yet");
     ProfileDescriptions flat = describe(content_.inputs, {1, 1, 2});
     flat.inputs[0].max.nbDims = 3;
     refuses("a flat query", {"query", "4 dimensions"}, [&] { return accepts(flat); });
@@ -288,6 +296,10 @@ class Misuse {
             [&] { return runtime.setTactic(3) == 0; });
     now.inputs[0].type = DataType::kFLOAT;
     refuses("FP32 at run time", {"query", "fp16 or bf16"},
+            [&] { return enqueues(inputs.data(), &output); });
+    now = describe(content_.inputs, content_.batch());
+    now.inputs[8].dims.d[0] += 1;
+    refuses("another batch at run time", {"input mask_bin"},
             [&] { return enqueues(inputs.data(), &output); });
     now = describe(content_.inputs, -1);
     refuses("a batch of -1", {"query", "-1"}, [&] { return enqueues(inputs.data(), &output); });
