@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import bench, calibrate, doctor, export, inspect, planned, run, verify
+from . import bench, build, calibrate, doctor, export, inspect, planned, run, verify
 from .policy import PolicyGroup, exit_policy
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
+app.command("build")(build.build)
 app.command("verify")(verify.verify)
 app.command("run")(run.run)
 app.command("bench")(bench.bench)

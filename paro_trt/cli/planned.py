@@ -10,7 +10,6 @@ from .. import __version__
 from ..errors import NotInThisReleaseError
 
 PLANNED = {
-    "build": "build a TensorRT engine from an exported model",
     "report": "write a plan as one self-contained HTML page",
     "triton": "write a model repository for Triton Inference Server",
 }

@@ -1,0 +1,16 @@
+"""Engines: building them with TensorRT, their manifests, loading them and the plugin."""
+
+from .errors import BuildError, EngineError
+from .manifest import EngineManifest, read_manifest
+from .settings import BuildSettings, SizeRange
+from .tensorrt_api import Flavour
+
+__all__ = [
+    "BuildError",
+    "BuildSettings",
+    "EngineError",
+    "EngineManifest",
+    "Flavour",
+    "SizeRange",
+    "read_manifest",
+]

@@ -1,0 +1,225 @@
+"""One build by TensorRT's Python interface: the same calls, by name, for 10.x, 11.x and RTX."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ..errors import BackendUnavailableError
+from .errors import BuildError
+from .logger import LogKeeper, make_logger
+from .parser_input import for_function_body, for_plugin
+from .profile import InputProfile
+from .progress import BuildProgress, make_monitor
+from .settings import BuildSettings
+from .source import OnnxSource
+from .tensorrt_api import TensorRt
+
+_STRONGLY_TYPED = "STRONGLY_TYPED"
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What a build made.
+
+    Args:
+        data: the serialized engine, a buffer.
+        layers: of the network that was parsed.
+        timing_cache: to keep for the next build; None where TensorRT has none.
+    """
+
+    data: Any
+    layers: int
+    timing_cache: bytes | None
+
+
+def build_network(
+    trt: TensorRt,
+    source: OnnxSource,
+    profiles: tuple[InputProfile, ...],
+    settings: BuildSettings,
+    *,
+    timing_cache: bytes = b"",
+    progress: BuildProgress | None = None,
+) -> BuiltEngine:
+    """Parse a checked file and build its engine. The plugin, if used, is loaded beforehand.
+
+    Args:
+        trt: the TensorRT of settings.flavour.
+        source: the file.
+        profiles: shapes of the inputs with free sizes.
+        settings: how to build.
+        timing_cache: of an earlier build; empty for none.
+        progress: told how the build goes on; Ctrl-C stops it between two steps.
+
+    Raises:
+        BuildError: TensorRT refuses the model, a setting or the build, with its reason.
+        KeyboardInterrupt: the build was stopped.
+    """
+    keeper = LogKeeper()
+    logger = make_logger(trt.module, keeper)
+    builder = trt.module.Builder(logger)
+    flag = getattr(trt.module.NetworkDefinitionCreationFlag, _STRONGLY_TYPED)
+    network = builder.create_network(1 << int(flag))
+    # The parser owns what the network refers to: it must live until the engine is built.
+    parser = _parse(trt, network, logger, source, keeper)
+    _check_attention(trt, network, source)
+    config = builder.create_builder_config()
+    _configure(trt, config, settings)
+    _add_profile(builder, config, profiles, keeper)
+    cache = _attach_cache(config, timing_cache)
+    with _stoppable(progress) as watched:
+        if watched is not None:
+            config.progress_monitor = make_monitor(trt.module, watched)
+        data = builder.build_serialized_network(network, config)
+    if data is None:
+        raise BuildError(
+            str(source.path),
+            expected=f"a model that {trt.flavour.label} {trt.version} can build",
+            actual=keeper.explain("no engine and no reason"),
+            remedy="see docs/tensorrt.md, troubleshooting by message",
+        )
+    built = BuiltEngine(data, network.num_layers, _serialized(cache))
+    del parser
+    return built
+
+
+def _parse(trt: TensorRt, network: Any, logger: Any, source: OnnxSource, keeper: LogKeeper) -> Any:
+    prepare = for_plugin if trt.flavour.uses_plugin else for_function_body
+    parser = trt.module.OnnxParser(network, logger)
+    if not parser.parse(prepare(source), path=str(source.path)):
+        reasons = [parser.get_error(index) for index in range(parser.num_errors)]
+        first = reasons[0] if reasons else None
+        raise BuildError(
+            f"{source.path}: {first.node_name()}" if first and first.node_name() else
+            str(source.path),
+            expected=f"a model that the parser of {trt.flavour.label} {trt.version} reads",
+            actual=" ".join(first.desc().split())[:300] if first
+            else keeper.explain("no reason given"),
+            remedy="see docs/tensorrt.md, troubleshooting by message",
+        )  # fmt: skip
+    return parser
+
+
+def _check_attention(trt: TensorRt, network: Any, source: OnnxSource) -> None:
+    """Refuse a network that computes PAROAttention by anything but the plugin."""
+    if not trt.flavour.uses_plugin:
+        return
+    kinds = (network.get_layer(index).type for index in range(network.num_layers))
+    found = sum(kind == trt.module.LayerType.PLUGIN_V3 for kind in kinds)
+    if found != len(source.attention):
+        raise BuildError(
+            str(source.path),
+            expected=f"{len(source.attention)} layers computed by the plugin",
+            actual=f"{found} after parsing",
+            remedy="load no other plugin library; see docs/tensorrt.md",
+        )
+
+
+def _configure(trt: TensorRt, config: Any, settings: BuildSettings) -> None:
+    names = trt.module
+    if settings.builder_level is not None:
+        config.builder_optimization_level = settings.builder_level
+    if settings.max_aux_streams is not None:
+        config.max_aux_streams = settings.max_aux_streams
+    if settings.workspace is not None:
+        config.set_memory_pool_limit(names.MemoryPoolType.WORKSPACE, settings.workspace)
+    if settings.shared_memory is not None:
+        pool = names.MemoryPoolType.TACTIC_SHARED_MEMORY
+        config.set_memory_pool_limit(pool, settings.shared_memory)
+    if settings.weight_streaming:
+        config.set_flag(names.BuilderFlag.WEIGHT_STREAMING)
+    if settings.profiling:
+        config.profiling_verbosity = names.ProfilingVerbosity.DETAILED
+    if settings.target is not None:
+        _set_target(trt, config, settings.target)
+
+
+def _set_target(trt: TensorRt, config: Any, target: int) -> None:
+    capability = getattr(trt.module.ComputeCapability, f"SM{target}", None)
+    if capability is None:
+        raise BackendUnavailableError(
+            "target",
+            expected=f"a GPU that {trt.flavour.label} {trt.version} builds for",
+            actual=f"SM {target}",
+        )
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(capability, 0)
+
+
+def _add_profile(
+    builder: Any, config: Any, profiles: tuple[InputProfile, ...], keeper: LogKeeper
+) -> None:
+    if not profiles:
+        return
+    profile = builder.create_optimization_profile()
+    for entry in profiles:
+        profile.set_shape(entry.name, entry.min, entry.opt, entry.max)
+    if config.add_optimization_profile(profile) < 0:
+        raise BuildError(
+            "optimization profile",
+            expected="shapes that TensorRT accepts",
+            actual=keeper.explain("a refusal without a reason"),
+        )
+
+
+def _attach_cache(config: Any, content: bytes) -> Any:
+    """The timing cache of this build; one of another GPU or release is left aside."""
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _serialized(cache: Any) -> bytes | None:
+    memory = cache.serialize() if cache is not None else None
+    return None if memory is None else bytes(memory)
+
+
+class _Stoppable:
+    """Progress that ends the build at the next step once `stopped` is set."""
+
+    def __init__(self, progress: BuildProgress) -> None:
+        self._progress = progress
+        self.stopped = threading.Event()
+
+    def phase_started(self, phase: str, parent: str | None, steps: int) -> None:
+        self._progress.phase_started(phase, parent, steps)
+
+    def step_done(self, phase: str, step: int) -> bool:
+        return self._progress.step_done(phase, step) and not self.stopped.is_set()
+
+    def phase_finished(self, phase: str) -> None:
+        self._progress.phase_finished(phase)
+
+
+@contextmanager
+def _stoppable(progress: BuildProgress | None) -> Iterator[_Stoppable | None]:
+    """Turn Ctrl-C into the end of the build: an exception cannot pass through TensorRT."""
+    if progress is None or threading.current_thread() is not threading.main_thread():
+        yield None if progress is None else _Stoppable(progress)
+        return
+    watched = _Stoppable(progress)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        watched.stopped.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield watched
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if watched.stopped.is_set():
+        raise KeyboardInterrupt
+
+
+def read_timing_cache(path: Path | None) -> bytes:
+    """Content of a timing cache file; empty where there is none."""
+    return path.read_bytes() if path is not None and path.is_file() else b""

@@ -1,0 +1,50 @@
+"""Engines of earlier builds, found by what they were built from."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from ..errors import ParoError
+from .manifest import manifest_path, read_manifest
+
+
+class EngineCache:
+    """A directory of engines, each under its key. Files are linked where the disk is the same.
+
+    Args:
+        directory: made if it is missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def find(self, key: str) -> Path | None:
+        """The engine of this key; None where there is none or its manifest is damaged."""
+        path = self._path(key)
+        try:
+            manifest = read_manifest(manifest_path(path))
+        except ParoError:
+            return None
+        whole = path.is_file() and path.stat().st_size == manifest.engine_bytes
+        return path if whole and manifest.key == key else None
+
+    def keep(self, key: str, engine: Path) -> None:
+        """Remember a built engine."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self.copy(engine, self._path(key))
+
+    def copy(self, source: Path, target: Path) -> None:
+        """An engine and its manifest under another name."""
+        for old, new in ((source, target), (manifest_path(source), manifest_path(target))):
+            staged = new.with_name(f".paro-{secrets.token_hex(8)}.tmp")
+            try:
+                os.link(old, staged)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(old, staged)
+            staged.replace(new)
+
+    def _path(self, key: str) -> Path:
+        return self._directory / f"{key}.engine"

@@ -1,0 +1,158 @@
+"""From an engine file to TensorRT's engine: the manifest is checked before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .cuda import Gpu, current_gpu
+from .errors import EngineError
+from .logger import LogKeeper, make_logger
+from .manifest import EngineManifest, manifest_path, read_manifest
+from .plugin_library import PluginFile, find_plugin, load_plugin
+from .tensorrt_api import TensorRt, load_tensorrt, same_release
+
+_REBUILD = "build it again here: paro-trt build"
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """TensorRT's engine, what is known of it, and who runs it."""
+
+    engine: Any
+    manifest: EngineManifest
+    trt: TensorRt
+
+
+def load_engine(path: Path, *, plan_hash: str | None = None) -> LoadedEngine:
+    """Load an engine whose manifest says that it was built for this machine.
+
+    In this order, so that nothing is loaded in vain: manifest, engine file, plan, TensorRT, GPU,
+    plugin; then the plugin is loaded and the engine deserialized.
+
+    Args:
+        path: the engine; its manifest lies beside it.
+        plan_hash: the plan it must have been built with; None for any.
+
+    Raises:
+        EngineError: any of them does not match, with the remedy.
+        BackendUnavailableError: TensorRT, CUDA, a GPU or the plugin is missing.
+    """
+    if not path.is_file():
+        raise EngineError(
+            str(path),
+            expected="an engine",
+            actual="a directory" if path.is_dir() else "no such file",
+            remedy="paro-trt build makes one from an exported model",
+        )
+    manifest = read_manifest(manifest_path(path))
+    _check_plan(path, manifest, plan_hash)
+    with path.open("rb") as file:
+        if not manifest.engine_bytes == path.stat().st_size:
+            raise _damaged(path, manifest, f"{path.stat().st_size} bytes")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            digest = hashlib.sha256(data).hexdigest()
+            if digest != manifest.engine_sha256:
+                raise _damaged(path, manifest, f"SHA-256 {digest[:16]}")
+            trt = load_tensorrt(manifest.flavour)
+            _check_tensorrt(path, manifest, trt)
+            _check_gpu(path, manifest, current_gpu())
+            if manifest.plugin is not None:
+                plugin = find_plugin()
+                _check_plugin(path, manifest, plugin)
+                load_plugin(trt.module, plugin)
+            engine = deserialize(trt, str(path), data)
+    _check_tensors(path, manifest, engine)
+    return LoadedEngine(engine, manifest, trt)
+
+
+def deserialize(trt: TensorRt, name: str, data: Any) -> Any:
+    """TensorRT's engine of a buffer.
+
+    Raises:
+        EngineError: TensorRT refuses it, with its reason.
+    """
+    keeper = LogKeeper()
+    runtime = trt.module.Runtime(make_logger(trt.module, keeper))
+    engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        raise EngineError(
+            name,
+            expected=f"an engine that {trt.flavour.label} {trt.version} can load",
+            actual=keeper.explain("a refusal without a reason"),
+            remedy=_REBUILD,
+        )
+    return engine
+
+
+def tensor_names(engine: Any) -> list[str]:
+    """Names of an engine's inputs and outputs."""
+    return [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+
+
+def _damaged(path: Path, manifest: EngineManifest, actual: str) -> EngineError:
+    expected = f"{manifest.engine_bytes} bytes, SHA-256 {manifest.engine_sha256[:16]}"
+    return EngineError(
+        str(path),
+        expected=f"{expected}, as its manifest says",
+        actual=actual,
+        remedy=f"the file is damaged or of another build; {_REBUILD}",
+    )
+
+
+def _check_plan(path: Path, manifest: EngineManifest, plan_hash: str | None) -> None:
+    built = manifest.info.plan_hash
+    if plan_hash is not None and built != plan_hash:
+        raise EngineError(
+            f"{path}: plan",
+            expected=plan_hash[:16],
+            actual=built[:16] if built else "none: a dense engine",
+            remedy="export and build with this plan",
+        )
+
+
+def _check_tensorrt(path: Path, manifest: EngineManifest, trt: TensorRt) -> None:
+    if not same_release(manifest.tensorrt, trt.version):
+        raise EngineError(
+            f"{path}: {trt.flavour.label}",
+            expected=f"{manifest.tensorrt}, which it was built with",
+            actual=trt.version,
+            remedy=f"{_REBUILD}, or install {trt.flavour.value}=={manifest.tensorrt}",
+        )
+
+
+def _check_gpu(path: Path, manifest: EngineManifest, gpu: Gpu) -> None:
+    if manifest.sm != gpu.sm:
+        built = f"SM {manifest.sm}" + (f" ({manifest.gpu})" if manifest.gpu else "")
+        raise EngineError(
+            f"{path}: GPU",
+            expected=f"{built}, which it was built for",
+            actual=f"SM {gpu.sm} ({gpu.name})",
+            remedy="build it on this GPU: paro-trt build",
+        )
+
+
+def _check_plugin(path: Path, manifest: EngineManifest, plugin: PluginFile) -> None:
+    built = manifest.plugin
+    if built is not None and built.sha256 != plugin.sha256:
+        raise EngineError(
+            f"{path}: plugin",
+            expected=f"{built.name}, SHA-256 {built.sha256[:16]}, which it was built with",
+            actual=f"{plugin.name}, SHA-256 {plugin.sha256[:16]} ({plugin.path})",
+            remedy=f"{_REBUILD}, or set PARO_LIBRARY_DIR to the directory of that plugin",
+        )
+
+
+def _check_tensors(path: Path, manifest: EngineManifest, engine: Any) -> None:
+    wanted = sorted(entry.name for entry in (*manifest.inputs, *manifest.outputs))
+    found = sorted(tensor_names(engine))
+    if wanted != found:
+        raise EngineError(
+            f"{path}: tensors",
+            expected=", ".join(wanted),
+            actual=", ".join(found)[:200],
+            remedy=f"engine and manifest do not belong together; {_REBUILD}",
+        )

@@ -1,0 +1,57 @@
+"""TensorRT's log: kept, so that an error can say what TensorRT said."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+LOG = logging.getLogger("paro_trt.tensorrt")
+"""Everything that TensorRT logs, for who wants to read it."""
+
+KEPT = 4
+
+
+class LogKeeper:
+    """Remembers the first errors that TensorRT logs; the first is the cause, later ones follow."""
+
+    def __init__(self) -> None:
+        self._errors: list[str] = []
+
+    def add_error(self, message: str) -> None:
+        """Keep an error."""
+        if len(self._errors) < KEPT:
+            self._errors.append(" ".join(message.split())[:300])
+
+    def explain(self, otherwise: str) -> str:
+        """What TensorRT said, in one line; `otherwise` if it said nothing."""
+        return "; ".join(self._errors) or otherwise
+
+
+def make_logger(trt: Any, keeper: LogKeeper) -> Any:
+    """An ILogger that keeps errors and passes everything on to Python's logging.
+
+    Args:
+        trt: TensorRT's Python module.
+        keeper: told of the errors.
+    """
+    severity = trt.ILogger.Severity
+    levels = {
+        severity.INTERNAL_ERROR: logging.CRITICAL,
+        severity.ERROR: logging.ERROR,
+        severity.WARNING: logging.WARNING,
+        severity.INFO: logging.INFO,
+        severity.VERBOSE: logging.DEBUG,
+    }
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            level = levels.get(severity, logging.INFO)
+            if level >= logging.ERROR:
+                keeper.add_error(msg)
+            # Errors are reported once, by the exception that they cause.
+            LOG.log(min(level, logging.INFO), "%s", msg)
+
+    return Logger()

@@ -1,0 +1,252 @@
+"""From an ONNX file to an engine and its manifest, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import ArgumentError, ParoError
+from ..files import atomic_write
+from ..plan.identity import canonical_json
+from .builder import build_network, read_timing_cache
+from .cache import EngineCache
+from .cuda import Gpu, current_gpu, runtime_version
+from .errors import EngineError
+from .manifest import EngineManifest, EngineTensor, PluginRecord, manifest_path, read_manifest
+from .plugin_library import PluginFile, find_plugin, load_plugin
+from .profile import InputProfile, TensorInfo, input_profiles
+from .progress import BuildProgress
+from .settings import BuildSettings
+from .source import OnnxSource, check_plugin_dtypes, read_source
+from .tensorrt_api import TensorRt, load_tensorrt
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What `build_engine` did.
+
+    Args:
+        path: the engine.
+        manifest: what is known of it.
+        reused: nothing was built: an engine of the same key was there or in the cache.
+    """
+
+    path: Path
+    manifest: EngineManifest
+    reused: bool
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All that goes into a build, found and checked before it begins."""
+
+    source: OnnxSource
+    profiles: tuple[InputProfile, ...]
+    trt: TensorRt
+    plugin: PluginFile | None
+    gpu: Gpu
+    cuda: str
+
+
+def build_engine(
+    onnx_file: str | PathLike[str],
+    path: str | PathLike[str],
+    settings: BuildSettings | None = None,
+    *,
+    dense: bool = False,
+    timing_cache: Path | None = None,
+    cache: EngineCache | None = None,
+    progress: BuildProgress | None = None,
+) -> BuildReport:
+    """Build the engine of an exported model, with its manifest `path` + ".json" beside it.
+
+    Args:
+        onnx_file: from `paro-trt export`, in float16 or bfloat16 for the plugin.
+        path: of the engine; replaced, like the manifest, only once the new one is whole.
+        settings: how to build; None means defaults.
+        dense: the file is a baseline without PAROAttention, and that is meant.
+        timing_cache: file of measured kernel times, read if it is there and written back.
+        cache: engines of earlier builds; None looks only at `path`.
+        progress: told how the build goes on.
+
+    Raises:
+        OnnxFileError: the file cannot be built from.
+        ArgumentError: the settings do not fit the file.
+        BackendUnavailableError: TensorRT, CUDA, a GPU or the plugin is missing.
+        BuildError: TensorRT refuses.
+        EngineError: another plugin of this name is loaded.
+        ParoError: the files cannot be written.
+    """
+    path, settings = Path(path), settings or BuildSettings()
+    if path.is_dir():
+        raise ArgumentError(str(path), expected="a file name", actual="a directory")
+    parts = _gather(read_source(onnx_file, dense=dense), settings)
+    key = engine_key(parts, settings)
+    if _is_current(path, key):
+        return BuildReport(path, read_manifest(manifest_path(path)), reused=True)
+    if cache is not None and (found := cache.find(key)) is not None:
+        cache.copy(found, path)
+        return BuildReport(path, read_manifest(manifest_path(path)), reused=True)
+    if parts.plugin is not None:
+        load_plugin(parts.trt.module, parts.plugin)
+    built = build_network(
+        parts.trt, parts.source, parts.profiles, settings,
+        timing_cache=read_timing_cache(timing_cache), progress=progress,
+    )  # fmt: skip
+    manifest = _manifest(parts, settings, key, built.data)
+    _write(path, built.data, manifest)
+    if timing_cache is not None and built.timing_cache:
+        with atomic_write(timing_cache) as file:
+            file.write(built.timing_cache)
+    if cache is not None:
+        cache.keep(key, path)
+    return BuildReport(path, manifest, reused=False)
+
+
+def adopt_engine(
+    onnx_file: str | PathLike[str],
+    path: str | PathLike[str],
+    settings: BuildSettings | None = None,
+    *,
+    dense: bool = False,
+) -> BuildReport:
+    """Write the manifest of an engine that trtexec or Polygraphy built from `onnx_file`.
+
+    TensorRT must be able to load the engine here, and its inputs and outputs must be the file's;
+    that it was built from this file and with these settings is the caller's word.
+
+    Raises:
+        EngineError: TensorRT cannot load it, or it is of another model; else as `build_engine`.
+    """
+    from .load import deserialize, tensor_names
+
+    path, settings = Path(path), settings or BuildSettings()
+    parts = _gather(read_source(onnx_file, dense=dense), settings)
+    if not path.is_file():
+        raise EngineError(str(path), expected="an engine", actual="no such file")
+    if parts.plugin is not None:
+        load_plugin(parts.trt.module, parts.plugin)
+    data = path.read_bytes()
+    found = tensor_names(deserialize(parts.trt, str(path), data))
+    wanted = [entry.name for entry in (*parts.source.inputs, *parts.source.outputs)]
+    if sorted(found) != sorted(wanted):
+        raise EngineError(
+            str(path), expected=f"the tensors {', '.join(wanted)}", actual=", ".join(found)[:200],
+            remedy=f"name the ONNX file it was built from, not {parts.source.path}",
+        )  # fmt: skip
+    manifest = _manifest(parts, settings, engine_key(parts, settings), data)
+    _write_manifest(path, manifest)
+    return BuildReport(path, manifest, reused=True)
+
+
+def engine_key(parts: Any, settings: BuildSettings) -> str:
+    """SHA-256 of all that an engine depends on: model, plan, plugin, GPU, TensorRT, settings."""
+    document = {
+        "onnx": parts.source.sha256,
+        "plan": parts.source.info.plan_hash,
+        "plugin": parts.plugin.sha256 if parts.plugin else None,
+        "tensorrt": [parts.trt.flavour.value, parts.trt.version],
+        "sm": parts.gpu.sm,
+        "profiles": [dataclasses.asdict(entry) for entry in parts.profiles],
+        "settings": {
+            field.name: getattr(settings, field.name)
+            for field in dataclasses.fields(settings)
+            if field.name not in ("flavour", "sizes", "target")
+        },
+    }
+    return hashlib.sha256(canonical_json(document)).hexdigest()
+
+
+def _gather(source: OnnxSource, settings: BuildSettings) -> _Parts:
+    profiles = input_profiles(source.inputs, settings)
+    uses_plugin = settings.flavour.uses_plugin and bool(source.attention)
+    if uses_plugin:
+        check_plugin_dtypes(source)
+    trt = load_tensorrt(settings.flavour)
+    plugin = find_plugin() if uses_plugin else None
+    if settings.target is not None:
+        return _Parts(source, profiles, trt, plugin, Gpu(0, "", settings.target), "")
+    return _Parts(source, profiles, trt, plugin, current_gpu(), runtime_version())
+
+
+def _is_current(path: Path, key: str) -> bool:
+    """Whether the engine at `path` is undamaged and of this key."""
+    try:
+        manifest = read_manifest(manifest_path(path))
+    except ParoError:
+        return False
+    if manifest.key != key or not path.is_file():
+        return False
+    return path.stat().st_size == manifest.engine_bytes and _hash(path) == manifest.engine_sha256
+
+
+def _manifest(parts: _Parts, settings: BuildSettings, key: str, data: Any) -> EngineManifest:
+    plugin, source = parts.plugin, parts.source
+    content = memoryview(data)
+    return EngineManifest(
+        engine_bytes=content.nbytes,
+        engine_sha256=hashlib.sha256(content).hexdigest(),
+        key=key,
+        flavour=parts.trt.flavour,
+        tensorrt=parts.trt.version,
+        cuda=parts.cuda,
+        sm=parts.gpu.sm,
+        gpu=parts.gpu.name,
+        onnx_file=source.path.name,
+        onnx_sha256=source.sha256,
+        info=source.info,
+        attention=len(source.attention),
+        plugin=None if plugin is None else _recorded(plugin),
+        inputs=_tensors(source.inputs, settings),
+        outputs=_tensors(source.outputs, settings),
+        weight_streaming=settings.weight_streaming,
+        made_by=f"paro-trt {__version__}",
+    )
+
+
+def _recorded(plugin: PluginFile) -> PluginRecord:
+    return PluginRecord(plugin.path.name, plugin.sha256, plugin.name, plugin.abi)
+
+
+def _tensors(entries: Sequence[TensorInfo], settings: BuildSettings) -> tuple[EngineTensor, ...]:
+    def shape(entry: TensorInfo, bound: str) -> tuple[int, ...]:
+        return tuple(
+            getattr(settings.range_of(size), bound) if isinstance(size, str) else size
+            for size in entry.shape
+        )
+
+    return tuple(
+        EngineTensor(
+            entry.name, entry.dtype, entry.shape,
+            shape(entry, "min"), shape(entry, "opt"), shape(entry, "max"),
+        )
+        for entry in entries
+    )  # fmt: skip
+
+
+def _write(path: Path, data: Any, manifest: EngineManifest) -> None:
+    """Engine first: a manifest never describes an engine that is not there."""
+    manifest_path(path).unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        file.write(memoryview(data))
+    _write_manifest(path, manifest)
+
+
+def _write_manifest(path: Path, manifest: EngineManifest) -> None:
+    with atomic_write(manifest_path(path)) as file:
+        file.write(json.dumps(manifest.to_json(), indent=1).encode())
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""The PAROAttention plugin: where its library is, what it says of itself, loading it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BackendUnavailableError
+from ..native import ABI_VERSION, library_path
+from ..op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
+from .errors import EngineError
+
+LIBRARY = "attention"
+"""libparo_attention.so: for loaders that ask the library for its creators."""
+
+AUTOREG_LIBRARY = "attention_autoreg"
+"""libparo_attention_autoreg.so: for loaders that only dlopen."""
+
+_FIELDS = {entry.name for entry in ATTRIBUTES} - {"plugin_version", "plugin_namespace"}
+"""What the parser passes to the creator; it consumes the other two itself."""
+
+
+@dataclass(frozen=True)
+class PluginFile:
+    """A plugin library.
+
+    Args:
+        path: the file.
+        sha256: of the file.
+        name: name and version, as the library gives them.
+        abi: version of its C ABI.
+    """
+
+    path: Path
+    sha256: str
+    name: str
+    abi: int
+
+
+def find_plugin() -> PluginFile:
+    """The plugin library of this installation.
+
+    Raises:
+        BackendUnavailableError: there is none, it does not load, or has another ABI.
+    """
+    try:
+        path = library_path(LIBRARY)
+    except BackendUnavailableError as error:
+        raise BackendUnavailableError(
+            "TensorRT plugin",
+            expected=error.expected,
+            actual=error.actual,
+            remedy="build it (docs/tensorrt.md), or set PARO_LIBRARY_DIR to its directory",
+        ) from error
+    return describe_plugin(path)
+
+
+def describe_plugin(path: Path) -> PluginFile:
+    """What a plugin library says of itself; see `find_plugin`."""
+    try:
+        library = ctypes.CDLL(str(path))
+        library.paro_abi_version.restype = ctypes.c_uint32
+        library.paro_library_name.restype = ctypes.c_char_p
+        abi, name = int(library.paro_abi_version()), bytes(library.paro_library_name()).decode()
+    except (OSError, AttributeError) as error:
+        raise BackendUnavailableError(
+            str(path),
+            expected="the PAROAttention plugin, which exports the paro C ABI",
+            actual=str(error)[:200],
+            remedy="build it again (docs/tensorrt.md)",
+        ) from error
+    if abi != ABI_VERSION:
+        raise BackendUnavailableError(
+            str(path),
+            expected=f"C ABI version {ABI_VERSION}, as in this package",
+            actual=str(abi),
+            remedy="build the plugin of this release (docs/tensorrt.md)",
+        )
+    return PluginFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), name, abi)
+
+
+def load_plugin(trt: Any, plugin: PluginFile) -> None:
+    """Make the plugin's creator known to TensorRT. Harmless when repeated.
+
+    The registry is asked first: loading a creator that it knows is an error in TensorRT.
+
+    Args:
+        trt: TensorRT's Python module.
+        plugin: the library to load.
+
+    Raises:
+        EngineError: another library has registered a plugin of this name, or the library holds
+            another plugin than this package's.
+    """
+    registry = trt.get_plugin_registry()
+    if _creator(registry) is None:
+        registry.load_library(str(plugin.path))
+    elif not _is_mapped(plugin.path):
+        raise EngineError(
+            f"plugin {OP_TYPE} version {PLUGIN_VERSION}",
+            expected=f"the one of {plugin.path}",
+            actual="another library's, registered before in this process",
+            remedy="load only one of the two libraries",
+        )
+    _check_creator(registry, plugin)
+
+
+def _creator(registry: Any) -> Any:
+    return registry.get_creator(OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE)
+
+
+def _check_creator(registry: Any, plugin: PluginFile) -> None:
+    creators = registry.all_creators
+    named = [entry for entry in creators if getattr(entry, "name", None) == OP_TYPE]
+    creator = _creator(registry)
+    if creator is None or len(named) != 1:
+        versions = [f"{entry.name} version {entry.plugin_version}" for entry in named]
+        raise EngineError(
+            f"TensorRT's plugin registry, after loading {plugin.path}",
+            expected=f"one creator of {OP_TYPE}, version {PLUGIN_VERSION}",
+            actual=", ".join(versions) or "none",
+            remedy="load no other library with a plugin of this name"
+            if named
+            else "build the plugin again (docs/tensorrt.md); TensorRT's log says why it refused",
+        )
+    fields = {field.name for field in creator.field_names}
+    if not fields >= _FIELDS:  # the parser drops, with a warning, what a creator does not name
+        raise EngineError(
+            str(plugin.path),
+            expected=f"a plugin with the fields {', '.join(sorted(_FIELDS))}",
+            actual=", ".join(sorted(fields)) or "no field",
+            remedy="build the plugin of this release (docs/tensorrt.md)",
+        )
+
+
+def _is_mapped(path: Path) -> bool:
+    """Whether this process has loaded that very file."""
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    loaded = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "/" in line}
+    return str(path.resolve()) in loaded

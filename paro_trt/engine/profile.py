@@ -1,0 +1,69 @@
+"""The optimization profile: what shapes each input may have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ArgumentError
+from .settings import BuildSettings
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of a model.
+
+    Args:
+        name: as in the file.
+        dtype: NumPy's name of the element type, or "bfloat16".
+        shape: sizes; a string is a free size, equal wherever the same string stands.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class InputProfile:
+    """Smallest, likeliest and largest shape of one input."""
+
+    name: str
+    min: Shape
+    opt: Shape
+    max: Shape
+
+
+def input_profiles(
+    inputs: Sequence[TensorInfo], settings: BuildSettings
+) -> tuple[InputProfile, ...]:
+    """The profile of every input that has a free size, in the file's order.
+
+    Raises:
+        ArgumentError: settings name a free size that no input has.
+    """
+    symbols = {size: None for entry in inputs for size in entry.shape if isinstance(size, str)}
+    unknown = [name for name in settings.sizes if name not in symbols]
+    if unknown:
+        raise ArgumentError(
+            f"size {unknown[0]}",
+            expected=f"one of the file's free sizes: {', '.join(symbols) or 'it has none'}",
+            actual="no input has it",
+        )
+
+    def shape(entry: TensorInfo, bound: str) -> Shape:
+        return tuple(
+            getattr(settings.range_of(size), bound) if isinstance(size, str) else size
+            for size in entry.shape
+        )
+
+    return tuple(
+        InputProfile(entry.name, shape(entry, "min"), shape(entry, "opt"), shape(entry, "max"))
+        for entry in inputs
+        if any(isinstance(size, str) for size in entry.shape)
+    )

@@ -1,0 +1,113 @@
+"""How to build an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ..errors import ArgumentError
+from .tensorrt_api import Flavour
+
+BATCH = "B"
+"""The free size that is the batch in every exported file."""
+
+MAX_SIZE = 1 << 20
+BUILDER_LEVELS = range(6)
+RTX_TARGETS = (75, 80, 86, 89, 120, 121)
+"""GPUs that TensorRT for RTX builds for on any machine (1.7)."""
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """What a free size may be at run time, and what the engine is tuned for.
+
+    Raises:
+        ArgumentError: not 1 <= min <= opt <= max.
+    """
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        ordered = 1 <= self.min <= self.opt <= self.max <= MAX_SIZE
+        if not ordered or any(type(size) is not int for size in (self.min, self.opt, self.max)):
+            raise ArgumentError(
+                "size range",
+                expected=f"1 <= min <= opt <= max <= {MAX_SIZE}",
+                actual=f"{self.min}, {self.opt}, {self.max}",
+            )
+
+
+DEFAULT_BATCH = SizeRange(1, 1, 2)
+"""Two samples: a prompt and its negative in one evaluation."""
+
+DEFAULT_SIZE = SizeRange(1, 512, 512)
+"""Text tokens; 512 is what Wan's pipeline pads to."""
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What a build may be told. None leaves the choice to TensorRT.
+
+    Args:
+        flavour: which TensorRT.
+        sizes: range of each free size of the file by its name; "B" is the batch. Those not
+            named take DEFAULT_BATCH and DEFAULT_SIZE.
+        builder_level: 0 (fast build) to 5 (fast engine).
+        workspace: bytes of device memory that layers may use beside their tensors.
+        shared_memory: bytes of shared memory a block that layers may use.
+        max_aux_streams: streams beside the main one that an engine may use.
+        weight_streaming: weights may stay in host memory; the runtime sets the budget.
+        profiling: layers keep full names and details, for profilers.
+        target: for TensorRT for RTX, the GPU as 10 * major + minor of its compute capability; for
+            TensorRT the GPU in the machine, and None.
+
+    Raises:
+        ArgumentError: a value is out of range.
+    """
+
+    flavour: Flavour = Flavour.TENSORRT
+    sizes: Mapping[str, SizeRange] = field(default_factory=lambda: MappingProxyType({}))
+    builder_level: int | None = None
+    workspace: int | None = None
+    shared_memory: int | None = None
+    max_aux_streams: int | None = None
+    weight_streaming: bool = False
+    profiling: bool = False
+    target: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.builder_level is not None and self.builder_level not in BUILDER_LEVELS:
+            raise ArgumentError("builder_level", expected="0 to 5", actual=str(self.builder_level))
+        for name in ("workspace", "shared_memory"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(name, expected="a positive number", actual=str(value))
+        if self.max_aux_streams is not None and self.max_aux_streams < 0:
+            raise ArgumentError(
+                "max_aux_streams", expected="0 or more", actual=str(self.max_aux_streams)
+            )
+        self._check_target()
+
+    def _check_target(self) -> None:
+        if self.flavour is Flavour.TENSORRT and self.target is not None:
+            raise ArgumentError(
+                "target",
+                expected="none: TensorRT builds for the GPU in this machine",
+                actual=str(self.target),
+                remedy="build on a machine with that GPU",
+            )
+        if self.flavour is Flavour.TENSORRT_RTX and self.target not in RTX_TARGETS:
+            raise ArgumentError(
+                "target",
+                expected=f"one of {', '.join(map(str, RTX_TARGETS))} (10 * compute capability)",
+                actual="none" if self.target is None else str(self.target),
+                remedy="pass --sm",
+            )
+
+    def range_of(self, symbol: str) -> SizeRange:
+        """Range of a free size."""
+        default = DEFAULT_BATCH if symbol == BATCH else DEFAULT_SIZE
+        return self.sizes.get(symbol, default)

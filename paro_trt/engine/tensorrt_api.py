@@ -1,0 +1,105 @@
+"""Which TensorRT: the two Python packages that build and run engines, behind one name each.
+
+TensorRT 11 renumbered its flags and removed others, so that everything is asked for by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from ..errors import BackendUnavailableError
+
+OLDEST, NEWEST = 10, 11
+"""Majors of TensorRT whose Python interface the builder and the runtime speak."""
+
+
+class Flavour(str, Enum):
+    """A TensorRT product.
+
+    TENSORRT runs PAROAttention by the plugin. TENSORRT_RTX has no plugin layers: it computes the
+    function that the file carries, dense and without quantized arithmetic's speed.
+    """
+
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+
+    @property
+    def uses_plugin(self) -> bool:
+        """Whether PAROAttention is computed by the plugin."""
+        return self is Flavour.TENSORRT
+
+    @property
+    def label(self) -> str:
+        """The product's name."""
+        return "TensorRT" if self is Flavour.TENSORRT else "TensorRT for RTX"
+
+
+_REMEDY = {
+    Flavour.TENSORRT: "pip install tensorrt (10.x or 11.x); or build with --tensorrt tensorrt_rtx,"
+    " which computes the function in the file instead of the plugin",
+    Flavour.TENSORRT_RTX: "pip install tensorrt-rtx",
+}
+
+
+@dataclass(frozen=True)
+class TensorRt:
+    """A loaded TensorRT.
+
+    Args:
+        flavour: which product.
+        version: such as "10.16.1.11".
+        module: its Python module.
+    """
+
+    flavour: Flavour
+    version: str
+    module: Any
+
+    @property
+    def major(self) -> int:
+        """First number of the version."""
+        return int(self.version.partition(".")[0])
+
+
+def load_tensorrt(flavour: Flavour) -> TensorRt:
+    """Import a TensorRT.
+
+    Raises:
+        BackendUnavailableError: it is not installed, does not load, or is of an unknown major.
+    """
+    try:
+        module = importlib.import_module(flavour.value)
+    except Exception as error:  # a missing libnvinfer or driver raises what the loader raises
+        missing = isinstance(error, ModuleNotFoundError) and error.name == flavour.value
+        raise BackendUnavailableError(
+            flavour.label,
+            expected=f"the Python package {flavour.value}",
+            actual="not installed" if missing else " ".join(str(error).split())[:200],
+            remedy=_REMEDY[flavour],
+        ) from error
+    version = str(getattr(module, "__version__", ""))
+    if not re.match(r"\d+\.\d", version):
+        raise BackendUnavailableError(
+            flavour.label,
+            expected=f"the Python package {flavour.value}",
+            actual=f"a package of that name without a version ({version[:40]!r})",
+            remedy=_REMEDY[flavour],
+        )
+    found = TensorRt(flavour, version, module)
+    if flavour is Flavour.TENSORRT and not OLDEST <= found.major <= NEWEST:
+        raise BackendUnavailableError(
+            flavour.label,
+            expected=f"version {OLDEST}.x to {NEWEST}.x",
+            actual=version,
+            remedy=f"pip install 'tensorrt>={OLDEST},<{NEWEST + 1}'",
+        )
+    return found
+
+
+def same_release(one: str, other: str) -> bool:
+    """Whether two versions are one release: engines are not portable between releases."""
+    return one.split(".")[:3] == other.split(".")[:3]
