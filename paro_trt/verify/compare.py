@@ -273,7 +273,7 @@ class _Verification:
 
 def made_up_prompts(spec: Sequence[ConditioningInput], seed: int) -> Prompts:
     """One prompt of noise."""
-    return Prompts(("made up",), example_inputs(spec, 1, seed))
+    return Prompts(("random embedding",), example_inputs(spec, 1, seed))
 
 
 def schedule_points(bin_boundaries: tuple[float, ...]) -> tuple[float, ...]:

@@ -40,7 +40,7 @@ MODEL = ROOT / "samples" / "tiny_video_dit" / "model"
 def facts(bench: Bench, extent: Extent) -> list[tuple[str, str]]:
     """How it was measured."""
     run, sampling = bench.run, extent.sampling
-    grid = run.grid
+    grid = run.geometry.grid
     return [
         ("command", f"`python samples/benchmarks/quality.py {' '.join(sys.argv[1:])}`"),
         ("date", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),

@@ -11,8 +11,8 @@ from paro_trt.calibrate.select_mask import Allocation
 from paro_trt.calibrate.settings import CalibrationSettings
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.models.base import AttentionSite
-from paro_trt.models.conditioning import Prompts
 from paro_trt.models.load import LoadedModel
+from paro_trt.models.prompts import Prompts
 from paro_trt.models.wan import WanFamily
 from paro_trt.plan import load_plan
 from paro_trt.plan.identity import model_identity
@@ -40,7 +40,7 @@ def loaded(tmp_path_factory):
 def prompts(loaded):
     generator = torch.Generator().manual_seed(1)
     embeds = torch.randn(2, 5, loaded.config["text_dim"], generator=generator) + 0.2
-    return Prompts(("a red circle", "a blue square"), embeds)
+    return Prompts(("a red circle", "a blue square"), {"encoder_hidden_states": embeds})
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_plan_has_what_was_asked_for(loaded, prompts, tmp_path):
     assert plan.model == loaded.identity
     assert (plan.block_q, plan.block_k, plan.bins, plan.pool_dropped) == (64, 64, 2, True)
     assert [layer.name for layer in plan.layers] == [
-        site.name for site in loaded.family.sites(loaded.model)
+        site.name for site in loaded.family.sites(loaded.config)
     ]
     assert set(plan.order_names) <= {"fhw", "whf", "tile2x4x4"}
     assert plan.calibration.prompts == prompts.texts
@@ -189,7 +189,7 @@ def test_predicted_error_is_what_the_same_prompt_measures(loaded, prompts, tmp_p
     from paro_trt.calibrate import forecast
 
     monkeypatch.setattr(forecast, "heldout_seed", lambda run: run.settings.seed)
-    one = Prompts(prompts.texts[:1], prompts.embeds[:1])
+    one = prompts.only([0])
     settings = dataclasses.replace(SETTINGS, density=0.6)
     plan = calibrate(loaded, one, LATENT_SIZE, settings, tmp_path / "plan", heldout=one)
     predicted = [h.predicted_error for layer in plan.layers for h in layer.heads]
@@ -229,8 +229,9 @@ def test_attention_inputs_are_checked():
 
 
 def test_prompts_of_another_encoder_are_refused(loaded, tmp_path):
-    wrong = Prompts(("x",), torch.ones(1, 4, loaded.config["text_dim"] + 1))
-    with pytest.raises(ModelError, match="prompt embeddings"):
+    embeds = torch.ones(1, 4, loaded.config["text_dim"] + 1)
+    wrong = Prompts(("x",), {"encoder_hidden_states": embeds})
+    with pytest.raises(ModelError, match="prompts: encoder_hidden_states"):
         calibrate(loaded, wrong, LATENT_SIZE, SETTINGS, tmp_path / "plan")
     assert not list(tmp_path.iterdir())
 
@@ -242,7 +243,8 @@ def test_guidance_without_a_negative_prompt_is_refused(loaded, prompts, tmp_path
 
 
 def test_guidance_changes_the_run(loaded, prompts, straight, tmp_path):
-    guided = dataclasses.replace(prompts, negative=torch.zeros(5, loaded.config["text_dim"]))
+    negative = {"encoder_hidden_states": torch.zeros(5, loaded.config["text_dim"])}
+    guided = dataclasses.replace(prompts, negative=negative)
     settings = dataclasses.replace(SETTINGS, guidance_scale=5.0)
     strong = calibrate(loaded, guided, LATENT_SIZE, settings, tmp_path / "strong")
     assert straight.layers[0].heads != strong.layers[0].heads

@@ -8,14 +8,16 @@ import torch
 
 from paro_trt.errors import ArgumentError, BackendUnavailableError, ModelError
 from paro_trt.models.apply import ParoTransformer
+from paro_trt.models.base import Geometry
 from paro_trt.models.bins import mask_bins
 from paro_trt.models.wan import WanFamily
-from paro_trt.plan import TextLayout, TextPosition
+from paro_trt.plan import Grid, TextLayout, TextPosition
 from paro_trt.plan.identity import model_identity
 from paro_trt.testing.plans import small_plan
 from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
 
 FAMILY = WanFamily()
+GEOMETRY = Geometry(Grid(2, 8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def exact_sample(model, latents, timestep, conditioning):
     double = tiny_wan().double()
     double.load_state_dict(model.state_dict())
     wide = {name: tensor.double() for name, tensor in conditioning.items()}
-    return FAMILY.forward(double, latents.double(), timestep.double(), wide)
+    return FAMILY.forward(double, GEOMETRY, latents.double(), timestep.double(), wide)[0]
 
 
 def cast(inputs, dtype):
@@ -52,10 +54,10 @@ def test_dense_plan_is_as_exact_as_the_stock_model(identity, batch, dtype):
     model = tiny_wan(seed=11).to(dtype)
     latents, timestep, conditioning = cast(tiny_wan_inputs(batch, seed=batch), dtype)
     exact = exact_sample(model, latents, timestep, conditioning)
-    stock = FAMILY.forward(model, latents, timestep, conditioning)
+    stock = FAMILY.forward(model, GEOMETRY, latents, timestep, conditioning)[0]
     paro = ParoTransformer(model, FAMILY, dense_plan(identity))
     mask_bin = torch.arange(batch, dtype=torch.int32) % 2
-    actual = paro(latents, timestep, *conditioning.values(), mask_bin)
+    actual = paro(latents, timestep, *conditioning.values(), mask_bin)[0]
     assert actual.dtype is dtype
     band = torch.finfo(dtype).eps * float(exact.abs().max())
     for norm in (float("inf"), 2):
@@ -65,7 +67,7 @@ def test_dense_plan_is_as_exact_as_the_stock_model(identity, batch, dtype):
 
 def test_sparse_plan_changes_the_output_a_little(model, identity):
     latents, timestep, conditioning = tiny_wan_inputs(2)
-    stock = FAMILY.forward(model, latents, timestep, conditioning)
+    stock = FAMILY.forward(model, GEOMETRY, latents, timestep, conditioning)[0]
     paro = ParoTransformer(model, FAMILY, small_plan(model=identity, density=0.3))
     actual = paro.velocity(latents, timestep, conditioning)
     assert 1e-4 < float((actual - stock).norm() / stock.norm()) < 0.5
@@ -77,12 +79,12 @@ def test_each_sample_uses_its_own_bin(model, identity):
     latents, timestep, conditioning = tiny_wan_inputs(3)
     (text,) = conditioning.values()
     mask_bin = torch.tensor([2, 0, 1], dtype=torch.int32)
-    together = paro(latents, timestep, text, mask_bin)
+    together = paro(latents, timestep, text, mask_bin)[0]
     for i in range(3):
         one = slice(i, i + 1)
-        alone = paro(latents[one], timestep[one], text[one], mask_bin[one])
+        alone = paro(latents[one], timestep[one], text[one], mask_bin[one])[0]
         torch.testing.assert_close(together[one], alone, atol=1e-5, rtol=1e-5)
-    swapped = paro(latents, timestep, text, mask_bin.flip(0))
+    swapped = paro(latents, timestep, text, mask_bin.flip(0))[0]
     assert not torch.allclose(together[0], swapped[0], atol=1e-4)
     torch.testing.assert_close(together[1], swapped[1], atol=1e-5, rtol=1e-5)
 
@@ -91,7 +93,7 @@ def test_velocity_takes_the_bin_from_each_timestep(model, identity):
     paro = ParoTransformer(model, FAMILY, small_plan(model=identity, bins=2, density=0.2))
     latents, timestep, conditioning = tiny_wan_inputs(2)
     (text,) = conditioning.values()
-    expected = paro(latents, timestep, text, torch.tensor([0, 1], dtype=torch.int32))
+    expected = paro(latents, timestep, text, torch.tensor([0, 1], dtype=torch.int32))[0]
     assert torch.equal(paro.velocity(latents, timestep, conditioning), expected)
 
 

@@ -5,12 +5,18 @@ import torch
 import torch.nn.functional as F
 
 from paro_trt.errors import ModelError
-from paro_trt.models.base import AttentionSite
+from paro_trt.models.base import AttentionSite, Geometry
 from paro_trt.models.intercept import intercept_attention
 from paro_trt.models.wan import WanFamily
+from paro_trt.plan import Grid
 from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
 
 FAMILY = WanFamily()
+GEOMETRY = Geometry(Grid(2, 8, 8))
+
+
+def forward(model, inputs):
+    return FAMILY.forward(model, GEOMETRY, *inputs)[0]
 
 
 def stock_attention(_site, query, key, value, scale):
@@ -25,9 +31,9 @@ def model():
 
 def test_stock_attention_as_handler_changes_nothing(model):
     latents, timestep, conditioning = tiny_wan_inputs(2)
-    expected = FAMILY.forward(model, latents, timestep, conditioning)
-    with intercept_attention(model, FAMILY.sites(model), stock_attention):
-        actual = FAMILY.forward(model, latents, timestep, conditioning)
+    expected = forward(model, (latents, timestep, conditioning))
+    with intercept_attention(model, FAMILY.sites(model.config), stock_attention):
+        actual = forward(model, (latents, timestep, conditioning))
     assert torch.equal(actual, expected)
 
 
@@ -38,17 +44,19 @@ def test_handler_sees_each_site_once_with_its_tensors(model):
         seen.append((site.name, query.shape, key.shape, value.shape, scale))
         return stock_attention(site, query, key, value, scale)
 
-    with intercept_attention(model, FAMILY.sites(model), record):
-        FAMILY.forward(model, *tiny_wan_inputs(3))
+    with intercept_attention(model, FAMILY.sites(model.config), record):
+        forward(model, tiny_wan_inputs(3))
     shape = (3, 128, 2, 64)
     assert seen == [(f"blocks.{i}.attn1", shape, shape, shape, 0.125) for i in range(2)]
 
 
 def test_result_of_the_handler_is_what_the_model_uses(model):
     inputs = tiny_wan_inputs(1)
-    expected = FAMILY.forward(model, *inputs)
-    with intercept_attention(model, FAMILY.sites(model)[:1], lambda *tensors: tensors[3] * 0 + 1):
-        changed = FAMILY.forward(model, *inputs)
+    expected = forward(model, inputs)
+    with intercept_attention(
+        model, FAMILY.sites(model.config)[:1], lambda *tensors: tensors[3] * 0 + 1
+    ):
+        changed = forward(model, inputs)
     assert not torch.allclose(changed, expected, atol=1e-2)
 
 
@@ -56,16 +64,16 @@ def test_nothing_is_left_behind(model):
     inputs = tiny_wan_inputs(1)
     with (
         pytest.raises(RuntimeError, match="handler"),
-        intercept_attention(model, FAMILY.sites(model), _failing),
+        intercept_attention(model, FAMILY.sites(model.config), _failing),
     ):
-        FAMILY.forward(model, *inputs)
+        forward(model, inputs)
     hooks = [
         hook
         for module in model.modules()
         for hook in (*module._forward_hooks, *module._forward_pre_hooks)
     ]
     assert hooks == []
-    FAMILY.forward(model, *inputs)
+    forward(model, inputs)
 
 
 def _failing(*_):
@@ -82,11 +90,11 @@ def test_cross_attention_is_left_alone_after_a_failed_forward(model):
             raise RuntimeError("handler")
         return stock_attention(site, query, key, value, scale)
 
-    with intercept_attention(model, FAMILY.sites(model), fail_first):
+    with intercept_attention(model, FAMILY.sites(model.config), fail_first):
         with pytest.raises(RuntimeError):
-            FAMILY.forward(model, *tiny_wan_inputs(1))
+            forward(model, tiny_wan_inputs(1))
         F.scaled_dot_product_attention(*(torch.ones(1, 2, 7, 64) for _ in range(3)))
-        FAMILY.forward(model, *tiny_wan_inputs(1))
+        forward(model, tiny_wan_inputs(1))
     assert calls == ["blocks.0.attn1", "blocks.0.attn1", "blocks.1.attn1"]
 
 
@@ -95,16 +103,16 @@ def test_refuses_an_attention_that_bypasses_torch():
     for block in model.blocks:
         block.attn1.processor = lambda _attn, hidden_states, *_: hidden_states
     with (
-        intercept_attention(model, FAMILY.sites(model), stock_attention),
+        intercept_attention(model, FAMILY.sites(model.config), stock_attention),
         pytest.raises(ModelError, match=r"2 of 2, first blocks\.0\.attn1.*set_attention_backend"),
     ):
-        FAMILY.forward(model, *tiny_wan_inputs(1))
+        forward(model, tiny_wan_inputs(1))
 
 
 def test_refuses_a_mask(model):
     tokens = torch.ones(1, 128, 128)
     with (
-        intercept_attention(model, FAMILY.sites(model), stock_attention),
+        intercept_attention(model, FAMILY.sites(model.config), stock_attention),
         pytest.raises(ModelError, match="no mask"),
     ):
         model.blocks[0].attn1(tokens, None, torch.ones(128, 128, dtype=torch.bool), None)
@@ -116,4 +124,4 @@ def test_refuses_attention_of_another_shape(model):
         intercept_attention(model, [cross_attention], stock_attention),
         pytest.raises(ModelError, match=r"self-attention with .* got .*\(2, 5, 64\)"),
     ):
-        FAMILY.forward(model, *tiny_wan_inputs(1))
+        forward(model, tiny_wan_inputs(1))

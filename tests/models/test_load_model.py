@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from paro_trt.errors import ModelError
+from paro_trt.models.base import Geometry
 from paro_trt.models.load import load_model
+from paro_trt.plan import Grid
 from paro_trt.plan.identity import model_identity
 from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+GEOMETRY = Geometry(Grid(2, 8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +46,8 @@ def assert_one_line(error):
 def test_loaded_model_equals_the_saved(model, directory):
     loaded = load_model(directory)
     latents, timestep, conditioning = tiny_wan_inputs(2)
-    expected = loaded.family.forward(model, latents, timestep, conditioning)
-    assert torch.equal(loaded.velocity(latents, timestep, conditioning), expected)
+    (expected,) = loaded.family.forward(model, GEOMETRY, latents, timestep, conditioning)
+    assert torch.equal(loaded.velocity(GEOMETRY)(latents, timestep, conditioning), expected)
     assert loaded.path == directory
     assert loaded.identity == model_identity("WanTransformer3DModel", model.config)
     assert not loaded.model.training
@@ -66,7 +69,8 @@ def test_bfloat16_keeps_what_the_class_keeps_in_float32(directory):
     assert dtypes["blocks.0.attn1.to_q.weight"] is torch.bfloat16
     assert dtypes["blocks.0.scale_shift_table"] is torch.float32
     inputs = tiny_wan_inputs(1)
-    error = loaded.velocity(*inputs) - load_model(directory).velocity(*inputs)
+    exact = load_model(directory).velocity(GEOMETRY)(*inputs)
+    error = loaded.velocity(GEOMETRY)(*inputs) - exact
     assert 0 < error.abs().max() < 0.1
 
 

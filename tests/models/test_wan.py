@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from paro_trt.errors import ModelError
-from paro_trt.models.base import AttentionSite
+from paro_trt.models.base import AttentionSite, Geometry
 from paro_trt.models.registry import family_for
 from paro_trt.models.wan import WanFamily
 from paro_trt.plan import Grid, TextLayout
@@ -30,15 +30,15 @@ def test_unknown_class_lists_the_known():
 
 def test_sites_are_the_self_attentions(model):
     expected = tuple(AttentionSite(f"blocks.{i}.attn1", 2, 2, 64) for i in range(2))
-    assert FAMILY.sites(model) == expected
+    assert FAMILY.sites(model.config) == expected
     assert all(model.get_submodule(site.name).heads == site.heads for site in expected)
 
 
 def test_grid_and_latent_shape_are_inverse(model):
     grid = FAMILY.grid(model.config, LATENT_SHAPE[1:])
     assert grid == Grid(2, 8, 8)
-    assert FAMILY.latent_shape(model.config, grid) == LATENT_SHAPE
-    assert FAMILY.text_layout(model.config) == TextLayout()
+    assert FAMILY.latent_shape(model.config, Geometry(grid)) == LATENT_SHAPE
+    assert FAMILY.text_layout(model.config, {}) == TextLayout()
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,11 @@ def test_grid_refuses_what_patches_or_rope_do_not_fit(model, size, axis):
 
 
 def test_conditioning_spec_names_what_forward_takes(model):
-    (spec,) = FAMILY.conditioning_spec(model.config)
+    (spec,) = FAMILY.conditioning_spec(model.config, Geometry(Grid(2, 8, 8)))
     latents, timestep, conditioning = tiny_wan_inputs(2)
     assert spec.shape == ("B", "L", conditioning[spec.name].shape[2])
-    sample = FAMILY.forward(model, latents, timestep, conditioning)
+    geometry = Geometry(Grid(2, 8, 8))
+    (sample,) = FAMILY.forward(model, geometry, latents, timestep, conditioning)
     assert sample.shape == latents.shape
     assert torch.isfinite(sample).all()
 

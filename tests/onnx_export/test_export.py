@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from paro_trt.errors import ArgumentError, ModelError, OnnxFileError, ParoError
-from paro_trt.models.apply import ParoTransformer
+from paro_trt.models.apply import ParoTransformer, geometry_of
 from paro_trt.models.load import LoadedModel, load_model
 from paro_trt.onnx_export import Body, check_export, describe_onnx, export_onnx, exporter
 from paro_trt.plan import ParoPlan
@@ -66,17 +66,17 @@ def test_file_computes_what_the_planned_model_does(
     mask_bin = torch.arange(batch, dtype=torch.int32) % plan.bins
     expected = ParoTransformer(loaded.model, loaded.family, plan)(
         latents, timestep, *conditioning.values(), mask_bin
-    )
+    )[0]
     with OrtSession(exported, threads=1) as session:
         actual = session.run(_feed(latents, timestep, conditioning, mask_bin))["sample"]
     torch.testing.assert_close(torch.from_numpy(actual), expected, atol=2e-5, rtol=2e-4)
 
 
 def test_baseline_computes_what_the_model_does(
-    dense: Path, loaded: LoadedModel, fresh_seed: int
+    dense: Path, loaded: LoadedModel, plan: ParoPlan, fresh_seed: int
 ) -> None:
     latents, timestep, conditioning = tiny_wan_inputs(2, fresh_seed)
-    expected = loaded.velocity(latents, timestep, conditioning)
+    expected = loaded.velocity(geometry_of(plan))(latents, timestep, conditioning)
     with OrtSession(dense, threads=1) as session:
         actual = session.run(_feed(latents, timestep, conditioning))["sample"]
     torch.testing.assert_close(torch.from_numpy(actual), expected, atol=2e-5, rtol=2e-4)
@@ -91,7 +91,7 @@ def test_half_precision_file_runs(
     mask_bin = torch.zeros(2, dtype=torch.int32)
     expected = ParoTransformer(loaded.model, loaded.family, plan)(
         latents, timestep, *conditioning.values(), mask_bin
-    )
+    )[0]
     narrow = {name: tensor.half() for name, tensor in conditioning.items()}
     with OrtSession(half, threads=1) as session:
         actual = session.run(_feed(latents.half(), timestep, narrow, mask_bin))["sample"]

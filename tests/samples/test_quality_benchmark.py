@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from paro_trt.calibrate.pipeline import calibrate
-from paro_trt.models.conditioning import load_prompts
 from paro_trt.models.load import load_model
+from paro_trt.models.prompts import load_prompts
 from paro_trt.op.mask import pack_block_mask, tile_order, unpack_block_mask
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.testing.numerics import compare

@@ -10,8 +10,8 @@ import torch
 
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.models.apply import ParoTransformer
-from paro_trt.models.conditioning import Prompts
 from paro_trt.models.load import LoadedModel
+from paro_trt.models.prompts import Prompts
 from paro_trt.models.wan import WanFamily
 from paro_trt.op import api
 from paro_trt.op.reference import paro_attention_reference
@@ -54,7 +54,7 @@ class EagerSession(Session):
 
     def _execute(self, inputs):
         self.runs.append(inputs)
-        sample = self.module(*(torch.from_numpy(inputs[spec.name]) for spec in self.inputs))
+        (sample,) = self.module(*(torch.from_numpy(inputs[spec.name]) for spec in self.inputs))
         return {"sample": self.spoil(sample.numpy().copy(), inputs)}
 
 
@@ -74,7 +74,9 @@ def plan(loaded):
 def prompts():
     texts = ("a red circle", "a blue square")
     embeds = torch.randn(2, TEXT_TOKENS, TEXT_DIM) + 0.3
-    return Prompts(texts, embeds, torch.randn(TEXT_TOKENS, TEXT_DIM))
+    negative = torch.randn(TEXT_TOKENS, TEXT_DIM)
+    name = "encoder_hidden_states"
+    return Prompts(texts, {name: embeds}, {name: negative})
 
 
 def session_of(loaded, plan, **arguments):

@@ -95,7 +95,9 @@ def sliding_windows(captures: Captures, density: float) -> StaticMasks:
     rows = list(captures.judged_blocks)
     windows = {
         (candidate, aspect): nearest_blocks(
-            window_distance(captures.run.grid, captures.orders[candidate], captures.tiling, aspect),
+            window_distance(
+                captures.run.geometry.grid, captures.orders[candidate], captures.tiling, aspect
+            ),
             density,
         )
         for candidate, name in enumerate(captures.names)
