@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import bench, build, calibrate, doctor, export, inspect, planned, run, verify
+from . import bench, build, calibrate, doctor, export, inspect, planned, report, run, verify
 from .policy import PolicyGroup, exit_policy
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ def options(
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.command("inspect")(inspect.inspect)
+app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("build")(build.build)
 app.command("verify")(verify.verify)

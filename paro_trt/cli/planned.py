@@ -10,7 +10,6 @@ from .. import __version__
 from ..errors import NotInThisReleaseError
 
 PLANNED = {
-    "report": "write a plan as one self-contained HTML page",
     "triton": "write a model repository for Triton Inference Server",
 }
 
@@ -33,7 +32,7 @@ def _refusal(verb: str, purpose: str) -> Callable[[], None]:
             f"paro-trt {verb}",
             expected=f"a later release, which will {purpose}",
             actual=f"paro-trt {__version__}, where it is not in this release",
-            remedy="doctor, calibrate, inspect, export, verify, run and bench work today",
+            remedy="doctor, calibrate, inspect, report, export, verify, run and bench work today",
         )
 
     return refuse

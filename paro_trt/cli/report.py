@@ -1,0 +1,49 @@
+"""`paro-trt report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ArgumentError
+from . import output
+from .paths import check_output, require_file
+
+
+def report(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan to show.")],
+    target: Annotated[Path, typer.Option("-o", "--output", help="The HTML page to write.")],
+    as_json: output.JsonOption = False,
+) -> None:
+    """Write a plan as one self-contained HTML page that works without a network."""
+    check_output(target)
+    require_file(plan, "a plan file")
+    if target.exists() and target.samefile(plan):
+        raise ArgumentError(
+            f"-o {target}", expected="a file to write the page to", actual="the plan itself"
+        )
+    from ..plan import load_plan
+    from ..report import write_report
+
+    with output.remarks().status("drawing the plan"):
+        written = write_report(load_plan(plan), plan.name, plan.stat().st_size, target)
+    before, after = written.before, written.after
+    if as_json:
+        output.print_json(
+            {
+                "file": str(target),
+                "bytes": written.bytes,
+                "cells_before": [before.rows, before.columns],
+                "cells_after": [after.rows, after.columns],
+            }
+        )
+        return
+    facts = {
+        "size": output.file_size(written.bytes),
+        "pictures": f"{before.rows} x {before.columns} cells before the reorder, "
+        f"{after.rows} x {after.columns} after",
+        "next": "open it in a browser; it needs no network",
+    }
+    output.print_facts(f"wrote {target}", facts)

@@ -1,0 +1,75 @@
+"""The layers of a plan as rows of a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from statistics import fmean
+
+from ..plan import LayerPlan, ParoPlan
+from .measured import MeasuredFigures
+from .text import TIMES, clipped
+
+_ORDERS_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer; figures are means over its heads and bins.
+
+    Args:
+        name: module path.
+        orders: how its heads are ordered, most used first.
+        density: attended blocks / all blocks.
+        mass: attention kept.
+        predicted_error: relative L2 error of a head's output.
+        heldout_error: measured on prompts not calibrated on; None where it was not.
+        qk_bits: 16, 8 or 4.
+        pv_bits: 16, 8 or 4.
+        reason: why these bits.
+    """
+
+    name: str
+    orders: str
+    density: float
+    mass: float
+    predicted_error: float
+    heldout_error: float | None
+    qk_bits: int
+    pv_bits: int
+    reason: str
+
+
+def layer_rows(plan: ParoPlan, measured: MeasuredFigures) -> tuple[LayerRow, ...]:
+    """All layers, in the model's order."""
+    return tuple(_row(layer, measured) for layer in plan.layers)
+
+
+def largest_error(rows: tuple[LayerRow, ...]) -> float:
+    """The longest bar among the errors of all rows; 1 where all are 0."""
+    return max(max(row.predicted_error, row.heldout_error or 0.0) for row in rows) or 1.0
+
+
+def _row(layer: LayerPlan, measured: MeasuredFigures) -> LayerRow:
+    def mean(figure: str) -> float:
+        return fmean(value for head in layer.heads for value in getattr(head, figure))
+
+    return LayerRow(
+        name=layer.name,
+        orders=_orders(layer),
+        density=mean("density"),
+        mass=mean("mass"),
+        predicted_error=mean("predicted_error"),
+        heldout_error=measured.layer_errors.get(layer.name),
+        qk_bits=layer.qk_bits,
+        pv_bits=layer.pv_bits,
+        reason=clipped(layer.bits_reason),
+    )
+
+
+def _orders(layer: LayerPlan) -> str:
+    uses = Counter(head.order for head in layer.heads).most_common()
+    parts = [
+        name if count == 1 else f"{name} {TIMES}{count}" for name, count in uses[:_ORDERS_SHOWN]
+    ]
+    return ", ".join(parts) + (" …" if len(uses) > _ORDERS_SHOWN else "")

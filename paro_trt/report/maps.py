@@ -1,0 +1,158 @@
+"""Coarse pictures of a head's block mask, in the model's own token order and in the head's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..op.mask import unpack_block_mask
+from ..plan import LayerPlan, ParoPlan
+
+SIDES = (128, 96, 64, 48, 40, 32, 24, 16)
+"""Cells along an axis of a picture; the largest that fits `PICTURE_BYTES` is taken."""
+
+PICTURE_BYTES = 7_500_000
+"""All pictures of a page, before compression. In base64 they then stay below 10 MB, whatever
+the masks hold."""
+
+LEVELS = 15
+"""A cell's level: 0 nothing attended, LEVELS everything; what lies between is never either."""
+
+_ROWS_AT_ONCE = 4 << 20
+"""Mask entries unpacked at a time."""
+
+# float32 sums of a cell's shares miss 1 by less.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    """Rows and columns of a picture."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPictures:
+    """Pictures of a layer, T bins and H heads, as levels 0..`LEVELS`.
+
+    Args:
+        before: uint8 [T, H, rows, columns], in the model's own token order: the share of a
+            cell's (query token, key token) pairs that the mask attends.
+        after: uint8 [T, H, rows, columns], in the head's order: the share of a cell's blocks that
+            are attended; one block a cell where there are no more blocks than cells.
+    """
+
+    before: NDArray[np.uint8]
+    after: NDArray[np.uint8]
+
+    def packed(self) -> bytes:
+        """All levels of `before`, then of `after`, two in a byte, the first in its low half."""
+        levels = np.concatenate([self.before.ravel(), self.after.ravel()])
+        if levels.size % 2:
+            levels = np.append(levels, np.uint8(0))
+        packed: NDArray[np.uint8] = levels[0::2] | levels[1::2] << 4
+        return packed.tobytes()
+
+    def telling(self) -> NDArray[np.float64]:
+        """f64 [H], how well a head shows what a reorder does: cells that it empties, times the
+        contrast before (stripes finer than a cell average to one colour, which shows nothing)."""
+        touched = [(part > 0).mean(axis=(0, 2, 3)) for part in (self.before, self.after)]
+        contrast = self.before.std(axis=(2, 3)).mean(axis=0)
+        return np.asarray((touched[0] - touched[1]) * contrast)
+
+
+class PictureMaker:
+    """Draws the layers of one plan."""
+
+    def __init__(self, plan: ParoPlan) -> None:
+        self.plan = plan
+        side = picture_side(plan)
+        tokens = min(side, plan.tokens)
+        self.before = PictureSize(tokens, tokens)
+        self.after = PictureSize(min(side, plan.query_blocks), min(side, plan.key_blocks))
+        self._query_groups = _block_shares(plan.query_blocks, self.after.rows)
+        self._key_groups = _block_shares(plan.key_blocks, self.after.columns)
+
+    def pictures(self, layer: LayerPlan) -> LayerPictures:
+        """The pictures of one layer of the plan."""
+        bins, heads = layer.block_mask.shape[:2]
+        before = np.empty((bins, heads, self.before.rows, self.before.columns), np.uint8)
+        after = np.empty((bins, heads, self.after.rows, self.after.columns), np.uint8)
+        for order in np.unique(layer.head_order):
+            queries, keys = self._token_shares(int(order))
+            for head in np.flatnonzero(layer.head_order == order):
+                for mask_bin in range(bins):
+                    cells = self._cells(layer.block_mask[mask_bin, head], queries, keys)
+                    before[mask_bin, head], after[mask_bin, head] = map(_levels, cells)
+        return LayerPictures(before, after)
+
+    def _token_shares(self, order: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """How the tokens of each cell spread over blocks: [rows, NQ] and [columns, NK]."""
+        plan = self.plan
+        position = np.empty(plan.tokens, np.int64)
+        position[plan.orders[order]] = np.arange(plan.tokens)
+        cell = _cells_of(plan.tokens, self.before.rows)
+        queries = _shares(cell, position // plan.block_q, plan.query_blocks)
+        keys = _shares(cell, position // plan.block_k, plan.key_blocks)
+        return queries, keys
+
+    def _cells(
+        self, words: NDArray[np.int32], queries: NDArray[np.float32], keys: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Shares attended, before and after, of one mask int32 [NQ, W]."""
+        columns = np.concatenate([keys, self._key_groups]).T
+        before = np.zeros((self.before.rows, self.before.columns), np.float32)
+        after = np.zeros((self.after.rows, self.after.columns), np.float32)
+        for rows in self._row_ranges():
+            mask = unpack_block_mask(words[rows], self.plan.key_blocks).astype(np.float32)
+            reduced = mask @ columns
+            before += queries[:, rows] @ reduced[:, : self.before.columns]
+            after += self._query_groups[:, rows] @ reduced[:, self.before.columns :]
+        return before, after
+
+    def _row_ranges(self) -> Iterator[slice]:
+        step = max(1, _ROWS_AT_ONCE // self.plan.key_blocks)
+        for start in range(0, self.plan.query_blocks, step):
+            yield slice(start, min(start + step, self.plan.query_blocks))
+
+
+def picture_side(plan: ParoPlan) -> int:
+    """Cells along an axis, the same for every picture of the plan."""
+    pictures = 2 * plan.bins * sum(len(layer.heads) for layer in plan.layers)
+    fitting = [side for side in SIDES if pictures * side * side // 2 <= PICTURE_BYTES]
+    return fitting[0] if fitting else SIDES[-1]
+
+
+def _cells_of(count: int, cells: int) -> NDArray[np.int64]:
+    """The cell of each of `count` things in a row; cells are equal to within one."""
+    return np.arange(count) * cells // count
+
+
+def _block_shares(blocks: int, cells: int) -> NDArray[np.float32]:
+    """f32 [cells, blocks]: each cell averages the blocks it covers."""
+    return _shares(_cells_of(blocks, cells), np.arange(blocks), blocks)
+
+
+def _shares(cell: NDArray[np.int64], block: NDArray[np.int64], blocks: int) -> NDArray[np.float32]:
+    """f32 [cells, blocks]: share of each cell's things that lie in each block.
+
+    Args:
+        cell: the cell of each thing; ascending, none empty.
+        block: the block of each thing.
+        blocks: how many blocks there are.
+    """
+    cells = int(cell[-1]) + 1
+    counts = np.bincount(cell * blocks + block, minlength=cells * blocks).reshape(cells, blocks)
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _levels(shares: NDArray[np.float32]) -> NDArray[np.uint8]:
+    levels = np.rint(shares * LEVELS).clip(0, LEVELS)
+    levels = np.where(shares > 0, np.maximum(levels, 1), 0)
+    full = shares > 1 - _ROUNDING
+    return np.where(full, LEVELS, np.minimum(levels, LEVELS - 1)).astype(np.uint8)

@@ -1,0 +1,86 @@
+"""The figures that calibration measured, as far as they make sense.
+
+A plan's `measured` is a free mapping: what is out of its range is shown among the other figures
+but never drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..plan import ParoPlan
+
+_DENSITY = "density"
+_SAME_DENSITY = 1e-3
+_HELDOUT = "heldout_error"
+_SPEED = ("attention_share", "attention_speedup", "model_speedup")
+
+
+@dataclass(frozen=True)
+class SpeedForecast:
+    """What to expect in time, by Amdahl's law from the measured share.
+
+    Args:
+        share: of attention in the dense model's time, in [0, 1].
+        attention: times as fast, > 0.
+        model: times as fast, > 0.
+    """
+
+    share: float
+    attention: float
+    model: float
+
+    @property
+    def rest(self) -> float:
+        """Time beside attention; the dense model's whole time is 1."""
+        return 1.0 - self.share
+
+    @property
+    def attention_time(self) -> float:
+        """Time of attention with the plan; the dense model's whole time is 1."""
+        return self.share / self.attention
+
+
+@dataclass(frozen=True)
+class MeasuredFigures:
+    """Figures known by name, and the rest.
+
+    Args:
+        heldout_error: relative L2 error of attention outputs on prompts not calibrated on.
+        layer_errors: the same of each layer, by its name.
+        speed: None where attention was not timed.
+        others: everything else, by name.
+    """
+
+    heldout_error: float | None
+    layer_errors: dict[str, float]
+    speed: SpeedForecast | None
+    others: dict[str, float]
+
+
+def measured_figures(plan: ParoPlan) -> MeasuredFigures:
+    """What the plan's calibration measured."""
+    left = dict(plan.calibration.measured)
+    layer_errors = {}
+    for layer in plan.layers:
+        error = _take_error(left, f"{_HELDOUT}.{layer.name}")
+        if error is not None:
+            layer_errors[layer.name] = error
+    heldout = _take_error(left, _HELDOUT)
+    if abs(left.get(_DENSITY, -1.0) - plan.density()) < _SAME_DENSITY:
+        del left[_DENSITY]  # the page shows it already
+    return MeasuredFigures(heldout, layer_errors, _take_speed(left), left)
+
+
+def _take_error(figures: dict[str, float], name: str) -> float | None:
+    return figures.pop(name) if figures.get(name, -1.0) >= 0.0 else None
+
+
+def _take_speed(figures: dict[str, float]) -> SpeedForecast | None:
+    values = [figures.get(name, -1.0) for name in _SPEED]
+    share, attention, model = values
+    if not (0.0 <= share <= 1.0 and attention > 0.0 and model > 0.0):
+        return None
+    for name in _SPEED:
+        del figures[name]
+    return SpeedForecast(share, attention, model)
