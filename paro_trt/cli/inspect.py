@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import NotInThisReleaseError, ParoError
+from ..errors import ParoError
 from . import output
 from .paths import require_file
 
@@ -47,11 +47,11 @@ def inspect(
         document = describe_onnx(file)
         output.print_json(document) if as_json else show_onnx(document)
     else:
-        raise NotInThisReleaseError(
-            f"{file}: a JSON document",
-            expected="a plan or an ONNX model",
-            actual="what may be an engine manifest, which is not in this release",
-        )
+        from ..engine import read_manifest
+        from .engine_tables import show_engine
+
+        manifest = read_manifest(file)
+        output.print_json(manifest.to_json()) if as_json else show_engine(manifest, file)
 
 
 def content_of(path: Path) -> Content:

@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="An exported model.")],
+    model: Annotated[Path, typer.Argument(metavar="FILE", help="An exported model or an engine.")],
     inputs: Annotated[
         Path, typer.Option(help="Safetensors file with one tensor for each input of the model.")
     ],
     target: Annotated[
         Path, typer.Option("-o", "--output", help="Safetensors file for the outputs.")
     ],
-    backend: Annotated[BackendName, typer.Option(help="Who executes the model.")] = "ort",
+    backend: Annotated[
+        BackendName | None,
+        typer.Option(help="Who executes it. [default: tensorrt for an engine, else ort]"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the backend.")] = None,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -33,8 +36,9 @@ def run(
     check_output(target)
     arrays = _read(require_file(inputs, "a safetensors file of inputs"))
 
-    from ..runtime.backends import open_session
+    from ..runtime.backends import default_backend, open_session
 
+    backend = backend or default_backend(model).value
     with open_session(model, backend, threads) as session:
         started = time.perf_counter()
         with output.remarks().status(f"running {model.name}"):

@@ -23,6 +23,13 @@ _FIELDS = {entry.name for entry in ATTRIBUTES} - {"plugin_version", "plugin_name
 """What the parser passes to the creator; it consumes the other two itself."""
 
 
+_mapped_here: set[Path] = set()
+"""Libraries that this module was the first to load, to ask them what they are."""
+
+_registered: set[Path] = set()
+"""Libraries that this module gave to TensorRT's registry."""
+
+
 @dataclass(frozen=True)
 class PluginFile:
     """A plugin library.
@@ -60,6 +67,8 @@ def find_plugin() -> PluginFile:
 
 def describe_plugin(path: Path) -> PluginFile:
     """What a plugin library says of itself; see `find_plugin`."""
+    if not _is_mapped(path):
+        _mapped_here.add(path.resolve())
     try:
         library = ctypes.CDLL(str(path))
         library.paro_abi_version.restype = ctypes.c_uint32
@@ -95,10 +104,11 @@ def load_plugin(trt: Any, plugin: PluginFile) -> None:
         EngineError: another library has registered a plugin of this name, or the library holds
             another plugin than this package's.
     """
-    registry = trt.get_plugin_registry()
+    registry, path = trt.get_plugin_registry(), plugin.path.resolve()
     if _creator(registry) is None:
         registry.load_library(str(plugin.path))
-    elif not _is_mapped(plugin.path):
+        _registered.add(path)
+    elif path in _mapped_here - _registered:  # nobody else can have registered it
         raise EngineError(
             f"plugin {OP_TYPE} version {PLUGIN_VERSION}",
             expected=f"the one of {plugin.path}",

@@ -69,6 +69,13 @@ def read_source(path: str | PathLike[str], *, dense: bool = False) -> OnnxSource
     info = SessionInfo.from_metadata(str(path), metadata)
     nodes = [node for node in model.graph.node if _is_attention(node)]
     _check_presence(path, model, len(nodes), dense)
+    if bool(nodes) is not (info.plan_hash is not None):
+        raise OnnxFileError(
+            f"{path}: metadata",
+            expected=f"a plan where there are {OP_TYPE} nodes, and none elsewhere",
+            actual=f"{len(nodes)} nodes and {'a' if info.plan_hash else 'no'} plan",
+            remedy="export the model again",
+        )
     for node in nodes:
         _check_attributes(path, node)
     return OnnxSource(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import Enum
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ArgumentError, BackendUnavailableError
+from ..errors import ArgumentError
 from .session import Session
 
 if TYPE_CHECKING:
@@ -23,35 +24,52 @@ class Backend(str, Enum):
     """ONNX Runtime, PAROAttention by the native CPU kernels."""
 
     TENSORRT = "tensorrt"
+    """A TensorRT engine of it, on a GPU."""
 
 
 _ONNX_RUNTIME = (Backend.ORT, Backend.CPU)
 
+ENGINE_SUFFIXES = (".engine", ".plan")
+"""Names of engine files; any other file is taken for an ONNX model."""
+
 
 def open_session(
-    path: str | PathLike[str], backend: str | Backend = Backend.ORT, threads: int | None = None
+    path: str | PathLike[str], backend: str | Backend | None = None, threads: int | None = None
 ) -> Session:
-    """Load an exported model.
+    """Load an exported model or an engine.
 
     Args:
-        path: an ONNX file.
-        backend: who executes it; none stands in for another.
+        path: an ONNX file, or an engine with its manifest beside it.
+        backend: who executes it; none stands in for another. None: "tensorrt" for an engine, by
+            its name, and "ort" for anything else.
         threads: CPU threads; None leaves the choice to the backend.
 
     Raises:
-        ArgumentError: no backend of that name.
+        ArgumentError: no backend of that name, or one that does not take such a file.
         BackendUnavailableError: the backend is not part of this installation.
-        OnnxFileError: the file cannot be loaded.
+        OnnxFileError: the ONNX file cannot be loaded.
+        EngineError: the engine cannot be loaded, or is for another machine.
     """
-    chosen = _known(backend, tuple(Backend))
+    default = default_backend(path)
+    is_engine = default is Backend.TENSORRT
+    chosen = default if backend is None else _known(backend, tuple(Backend))
+    if is_engine is not (chosen is Backend.TENSORRT):
+        raise ArgumentError(
+            str(path),
+            expected="an ONNX file" if is_engine else f"an engine, {' or '.join(ENGINE_SUFFIXES)}",
+            actual=f"{'an engine' if is_engine else 'another file'} for backend {chosen.value}",
+            remedy="leave the backend to be chosen" if is_engine else "paro-trt build makes one",
+        )
     if chosen in _ONNX_RUNTIME:
         return ort_session(path, chosen, threads)
-    raise BackendUnavailableError(
-        f"backend {chosen.value}",
-        expected="the TensorRT runtime",
-        actual="a release that does not contain this backend",
-        remedy=f"use the backend {Backend.CPU.value}, ONNX Runtime with the native CPU kernels",
-    )
+    from .tensorrt_session import TensorRtSession
+
+    return TensorRtSession(path)
+
+
+def default_backend(path: str | PathLike[str]) -> Backend:
+    """Who executes a file of this name where nobody is asked for."""
+    return Backend.TENSORRT if Path(path).suffix in ENGINE_SUFFIXES else Backend.ORT
 
 
 def ort_session(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from paro_trt.errors import ArgumentError, BackendUnavailableError, OnnxFileError
+from paro_trt.errors import ArgumentError, OnnxFileError
 from paro_trt.models.denoise import denoise, sampling_timesteps, seeded_noise
 from paro_trt.runtime.backends import Backend, open_session
 from paro_trt.runtime.onnxruntime_session import OrtSession
@@ -60,8 +60,8 @@ def test_sampling_through_a_session(onnx_file):
     torch.testing.assert_close(result, latents, rtol=1e-4, atol=1e-2)
 
 
-def test_backend_that_is_not_in_this_release(onnx_file):
-    with pytest.raises(BackendUnavailableError, match="use the backend cpu"):
+def test_backend_that_does_not_take_an_onnx_file(onnx_file):
+    with pytest.raises(ArgumentError, match="expected an engine"):
         open_session(onnx_file, Backend.TENSORRT)
 
 

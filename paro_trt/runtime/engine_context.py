@@ -1,0 +1,217 @@
+"""One execution context of an engine, on a stream of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine import cuda
+from ..engine.errors import EngineError
+from ..engine.load import LoadedEngine
+from ..errors import ArgumentError
+from .dlpack import TensorView, empty_like
+from .engine_checks import check_names, input_views, output_shape, output_view
+
+ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Device memory that the caller lends for an engine's activations.
+
+    Args:
+        address: aligned to 256 bytes.
+        size: bytes, at least `Engine.device_memory_bytes`.
+
+    Raises:
+        ArgumentError: it is not aligned.
+    """
+
+    address: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.address <= 0 or self.address % ALIGNMENT:
+            raise ArgumentError(
+                "device_memory", expected=f"an address aligned to {ALIGNMENT} bytes",
+                actual=hex(self.address),
+            )  # fmt: skip
+
+
+class EngineContext:
+    """Runs an engine. Not for two threads at once: make one for each thread, all of one engine.
+
+    Args:
+        loaded: the engine.
+        gpu: index of its GPU.
+        cuda_graph: a run whose shapes and addresses are those of the run before replays a
+            captured CUDA graph. Tensors on the GPU keep their addresses only if the caller
+            passes the same ones, outputs included; host arrays always do.
+        device_memory: lent for activations; None lets TensorRT allocate.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedEngine,
+        gpu: int,
+        *,
+        cuda_graph: bool = False,
+        device_memory: DeviceMemory | None = None,
+    ) -> None:
+        self._manifest = loaded.manifest
+        self._gpu = gpu
+        self._use_graph = cuda_graph
+        self._graph: tuple[Any, Any] | None = None
+        """Addresses and shapes it was captured with, and the executable graph."""
+        self._buffers: dict[str, cuda.DeviceBuffer] = {}
+        self._in_flight: list[TensorView] = []
+        self._to_host: list[tuple[TensorView, int]] = []
+        self._context: Any = _make_context(loaded, device_memory)
+        self.stream = cuda.Stream()
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Any] | None = None,
+        *,
+        wait: bool = True,
+    ) -> dict[str, Any]:
+        """Outputs by name.
+
+        Args:
+            inputs: NumPy arrays or tensors that speak DLPack, on the host or the engine's GPU;
+                those on the GPU are used where they are.
+            outputs: tensors to write into, some or all; None for new ones, NumPy's or torch's
+                as the inputs are, on their device.
+            wait: return when the outputs are there; else `synchronize` waits, and inputs must
+                not change before.
+
+        Raises:
+            ArgumentError: inputs or outputs are not what the engine takes; nothing was run.
+            EngineError: TensorRT refused; CudaError: CUDA did.
+        """
+        if self._context is None:
+            raise ArgumentError("engine", expected="an open context", actual="a closed one")
+        # A second run would overwrite the staging buffers of one still in flight.
+        self.synchronize()
+        stream = self.stream.address
+        views, sizes = input_views(self._manifest.inputs, inputs, self._gpu, stream)
+        made, made_views = self._outputs(inputs, outputs or {}, sizes)
+        state = self._bind(views, made_views)
+        self._execute(state)
+        for view, address in self._to_host:
+            cuda.copy_to_host(view.address, address, view.nbytes, self.stream.handle)
+        self._to_host = []
+        self._in_flight = [*views.values(), *made_views.values()]
+        if wait:
+            self.synchronize()
+        return made
+
+    def synchronize(self) -> None:
+        """Wait for the last run."""
+        if self._in_flight:
+            self.stream.synchronize()
+            self._in_flight = []
+
+    def close(self) -> None:
+        """Release context, buffers and stream. Harmless when repeated."""
+        if self._context is None:
+            return
+        self.synchronize()
+        self._drop_graph()
+        self._context = None
+        for buffer in self._buffers.values():
+            buffer.close()
+        self.stream.close()
+
+    def _outputs(
+        self, inputs: Mapping[str, Any], given: Mapping[str, Any], sizes: Mapping[str, int]
+    ) -> tuple[dict[str, Any], dict[str, TensorView]]:
+        entries = self._manifest.outputs
+        if given:
+            check_names("outputs", [entry for entry in entries if entry.name in given], given)
+        like = max(inputs.values(), key=lambda value: int(value.__dlpack_device__()[0] == 2))
+        made, views = {}, {}
+        for entry in entries:
+            shape = output_shape(entry, sizes)
+            value = given.get(entry.name)
+            if value is None:
+                value = empty_like(entry.name, like, shape, entry.dtype)
+            made[entry.name] = value
+            views[entry.name] = output_view(entry, value, shape, self._gpu, self.stream.address)
+        return made, views
+
+    def _bind(self, inputs: Mapping[str, TensorView], outputs: Mapping[str, TensorView]) -> Any:
+        """Give TensorRT shapes and addresses; host tensors go by buffers on the device."""
+        state = []
+        for name, view in inputs.items():
+            self._require(name, self._context.set_input_shape(name, view.shape))
+            address = self._device_address(name, view)
+            if view.gpu is None:
+                cuda.copy_to_device(address, view.address, view.nbytes, self.stream.handle)
+            self._require(name, self._context.set_tensor_address(name, address))
+            state.append((name, view.shape, address))
+        for name, view in outputs.items():
+            address = self._device_address(name, view)
+            if view.gpu is None:
+                self._to_host.append((view, address))
+            self._require(name, self._context.set_tensor_address(name, address))
+            state.append((name, view.shape, address))
+        return tuple(state)
+
+    def _device_address(self, name: str, view: TensorView) -> int:
+        if view.gpu is not None:
+            return view.address
+        return self._buffers.setdefault(name, cuda.DeviceBuffer()).reserve(view.nbytes)
+
+    def _execute(self, state: Any) -> None:
+        if self._graph is not None and self._graph[0] == state:
+            cuda.call("cudaGraphLaunch", self._graph[1], self.stream.handle)
+            return
+        self._enqueue()
+        if self._use_graph:
+            # TensorRT may allocate at the first run with new shapes, which a capture forbids.
+            self.stream.synchronize()
+            self._capture(state)
+
+    def _capture(self, state: Any) -> None:
+        self._drop_graph()
+        mode = cuda.runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        cuda.call("cudaStreamBeginCapture", self.stream.handle, mode)
+        try:
+            self._enqueue()
+        finally:
+            graph = cuda.call("cudaStreamEndCapture", self.stream.handle)
+        executable = cuda.call("cudaGraphInstantiate", graph, 0)
+        cuda.call("cudaGraphDestroy", graph)
+        self._graph = (state, executable)
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            cuda.call("cudaGraphExecDestroy", self._graph[1])
+            self._graph = None
+
+    def _enqueue(self) -> None:
+        self._require("execution", self._context.execute_async_v3(self.stream.address))
+
+    def _require(self, what: str, done: bool) -> None:
+        if not done:
+            raise EngineError(
+                what, expected="TensorRT to accept it", actual="a refusal",
+                remedy="its log has the reason: logging.getLogger('paro_trt.tensorrt')",
+            )  # fmt: skip
+
+
+def _make_context(loaded: LoadedEngine, memory: DeviceMemory | None) -> Any:
+    strategies = loaded.trt.module.ExecutionContextAllocationStrategy
+    strategy = strategies.STATIC if memory is None else strategies.USER_MANAGED
+    context = loaded.engine.create_execution_context(strategy)
+    if context is None:
+        raise EngineError(
+            "execution context", expected="room for the engine's activations", actual="a refusal",
+            remedy="free device memory, or build for smaller shapes",
+        )  # fmt: skip
+    if memory is not None:
+        context.set_device_memory(memory.address, memory.size)
+    return context

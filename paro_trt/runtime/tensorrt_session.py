@@ -1,0 +1,57 @@
+"""An engine behind the interface of all sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from ..engine.manifest import EngineTensor
+from .engine import Engine
+from .info import SessionInfo
+from .session import Arrays, Session, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TensorRtSession(Session):
+    """A TensorRT engine that runs on NumPy arrays; `run_tensors` takes torch's where they are.
+
+    Args and errors: as `Engine`.
+    """
+
+    def __init__(
+        self, path: str | PathLike[str], *, plan_hash: str | None = None, cuda_graph: bool = False
+    ) -> None:
+        self.engine = Engine(path, plan_hash=plan_hash, cuda_graph=cuda_graph)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` takes, all of it."""
+        return _specs(self.engine.manifest.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` returns."""
+        return _specs(self.engine.manifest.outputs)
+
+    @property
+    def info(self) -> SessionInfo:
+        """What the manifest says of the model it was made from."""
+        return self.engine.manifest.info
+
+    def close(self) -> None:
+        """Release the engine."""
+        self.engine.close()
+
+    def run_tensors(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs by name, on the device of the inputs; see `EngineContext.run`."""
+        return self.engine.run(inputs)
+
+    def _execute(self, inputs: Arrays) -> Arrays:
+        return self.engine.run(inputs)
+
+
+def _specs(entries: Sequence[EngineTensor]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(entry.name, entry.dtype, entry.shape) for entry in entries)

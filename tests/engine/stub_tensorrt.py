@@ -1,0 +1,384 @@
+"""A stand-in for TensorRT's Python module that has the names of one real release and no other.
+
+Names and parameters are those that `surface.py` read off the real bindings. What an engine
+computes, ONNX Runtime computes, from the ONNX file that was parsed, on the addresses given.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from enum import Enum
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from .stub_cuda import StubCuda
+from .surface import FILE
+
+SURFACE: dict[str, dict[str, dict[str, Any]]] = json.loads(FILE.read_text())
+_DTYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int32)": "i4"}
+FIELDS = ("scale", "block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped")
+
+
+class Choice(Enum):
+    """An enum of pybind's kind: int() of a member is its number, and it is nothing else."""
+
+    def __int__(self) -> int:
+        return self.value
+
+
+class Guarded:
+    """An object with the public names of one class of one release."""
+
+    def __init__(self, trt: StubTensorRt) -> None:
+        self._trt = trt
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_"):
+            return object.__getattribute__(self, name)
+        said = self._said(name)
+        value = object.__getattribute__(self, name)
+        return _checked(name, said, value) if isinstance(said, list) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            assert self._said(name) == "property", f"{name} cannot be set"
+        object.__setattr__(self, name, value)
+
+    def _said(self, name: str) -> Any:
+        names = self._trt.surface.get(type(self).__name__, {})
+        if name not in names:
+            raise AttributeError(f"{type(self).__name__} of {self._trt.version} has no {name}")
+        return names[name]
+
+
+def _checked(name: str, overloads: list[str], method: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
+        assert any(_fits(overload, arguments, named) for overload in overloads), (
+            f"{name}{arguments} {named} is none of {overloads}"
+        )
+        return method(*arguments, **named)
+
+    return call
+
+
+def _fits(overload: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    parameters = [part.strip() for part in overload.split(",") if part.strip()]
+    names = [part.rstrip("=") for part in parameters]
+    given = {*names[: len(arguments)], *named}
+    required = {part for part in parameters if not part.endswith("=")}
+    return len(arguments) <= len(names) and required <= given <= set(names)
+
+
+class StubTensorRt:
+    """What a stub module and its objects share.
+
+    Args:
+        version: of the release whose names it has.
+        cuda: the stand-in for CUDA.
+    """
+
+    def __init__(self, version: str, cuda: StubCuda) -> None:
+        self.version = version
+        self.cuda = cuda
+        self.surface = SURFACE[version]
+        self.registry = IPluginRegistry(self)
+        self.refuse_build = ""
+        self.refuse_load = ""
+        self.function_first = False
+        self.config: Any = None
+        self.parsed = b""
+        self.contexts = 0
+
+    def module(self) -> ModuleType:
+        """The module to import."""
+        made = ModuleType("tensorrt")
+        made.__version__ = self.version
+        for name, members in self.surface.items():
+            if members and all(isinstance(value, int) for value in members.values()):
+                setattr(made, name, Choice(name, members))
+        severity = made.Severity
+        made.ILogger = type("ILogger", (Subclassed,), {"Severity": severity})
+        made.IProgressMonitor = type("IProgressMonitor", (Subclassed,), {})
+        made.get_plugin_registry = lambda: self.registry
+        made.Builder = lambda logger: Builder(self, logger, made)
+        made.OnnxParser = lambda network, logger: OnnxParser(self, network, logger, made)
+        made.Runtime = lambda logger: Runtime(self, logger, made)
+        self.names = made
+        return made
+
+
+class Subclassed:
+    """A class that Python code derives from; its constructor must be called, as pybind asks."""
+
+    def __init__(self) -> None:
+        self._constructed = True
+
+
+class IPluginRegistry(Guarded):
+    def __init__(self, trt: StubTensorRt) -> None:
+        super().__init__(trt)
+        self._creators: list[Any] = []
+        self._loaded: list[str] = []
+        self._fields = FIELDS
+
+    @property
+    def all_creators(self) -> list[Any]:
+        return self._creators
+
+    def get_creator(self, type: str, version: str, plugin_namespace: str = "") -> Any:
+        for entry in self._creators:
+            if (entry.name, entry.plugin_version) == (type, version):
+                return entry if not plugin_namespace else None
+        return None
+
+    def load_library(self, plugin_path: str) -> None:
+        ctypes.CDLL(plugin_path)
+        self._loaded.append(plugin_path)
+        self._add("1")
+
+    def _add(self, version: str) -> None:
+        fields = [SimpleNamespace(name=name) for name in self._fields]
+        self._creators.append(
+            SimpleNamespace(name="PAROAttention", plugin_version=version, field_names=fields)
+        )
+
+
+class IOptimizationProfile(Guarded):
+    def __init__(self, trt: StubTensorRt) -> None:
+        super().__init__(trt)
+        self._shapes: dict[str, Any] = {}
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        self._shapes[input] = (tuple(min), tuple(opt), tuple(max))
+
+
+class ITimingCache(Guarded):
+    def __init__(self, trt: StubTensorRt, content: bytes) -> None:
+        super().__init__(trt)
+        self._content = content
+
+    def serialize(self) -> bytes:
+        return b"cache of " + self._trt.version.encode()
+
+
+class IBuilderConfig(Guarded):
+    def __init__(self, trt: StubTensorRt) -> None:
+        super().__init__(trt)
+        self._flags: list[Any] = []
+        self._pools: dict[str, int] = {}
+        self._profiles: list[IOptimizationProfile] = []
+        self._cache: ITimingCache | None = None
+
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+        self._profiles.append(profile)
+        return len(self._profiles) - 1
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
+        return ITimingCache(self._trt, bytes(serialized_timing_cache))
+
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        fits = cache._content in (b"", b"cache of " + self._trt.version.encode())
+        if fits or ignore_mismatch:
+            self._cache = cache
+        return fits
+
+    def set_flag(self, flag: Any) -> None:
+        self._flags.append(flag.name)
+
+    def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+        self._pools[pool.name] = pool_size
+
+
+class INetworkDefinition(Guarded):
+    def __init__(self, trt: StubTensorRt) -> None:
+        super().__init__(trt)
+        self._layers: list[Any] = []
+        self._path = ""
+        self._inputs: dict[str, list[int]] = {}
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._layers)
+
+    def get_layer(self, index: int) -> Any:
+        return self._layers[index]
+
+
+class ParserError(Guarded):
+    def __init__(self, trt: StubTensorRt, node: str, text: str) -> None:
+        super().__init__(trt)
+        self._node, self._text = node, text
+
+    def node_name(self) -> str:
+        return self._node
+
+    def desc(self) -> str:
+        return self._text
+
+
+class OnnxParser(Guarded):
+    def __init__(self, trt: StubTensorRt, network: Any, logger: Any, names: Any) -> None:
+        super().__init__(trt)
+        assert logger._constructed
+        self._network, self._names, self._errors = network, names, []
+
+    @property
+    def num_errors(self) -> int:
+        return len(self._errors)
+
+    def get_error(self, index: int) -> ParserError:
+        return self._errors[index]
+
+    def parse(self, model: bytes, path: str | None = None) -> bool:
+        proto = onnx.load_from_string(model)
+        self._trt.parsed = model
+        self._network._path = path
+        self._network._inputs = {
+            entry.name: [size.dim_value or -1 for size in entry.type.tensor_type.shape.dim]
+            for entry in proto.graph.input
+        }
+        functions = {(entry.domain, entry.name) for entry in proto.functions}
+        known = self._trt.registry.get_creator("PAROAttention", "1")
+        for node in proto.graph.node:
+            kind = None
+            if node.domain:
+                plugin = known and not self._trt.function_first
+                if not plugin and (node.domain, node.op_type) not in functions:
+                    self._errors = [ParserError(self._trt, node.name, "Plugin not found")]
+                    return False
+                kind = self._names.LayerType.PLUGIN_V3 if plugin else None
+            self._network._layers.append(SimpleNamespace(type=kind))
+        return True
+
+
+class Builder(Guarded):
+    def __init__(self, trt: StubTensorRt, logger: Any, names: Any) -> None:
+        super().__init__(trt)
+        assert logger._constructed
+        self._logger, self._names = logger, names
+
+    def create_network(self, flags: int = 0) -> INetworkDefinition:
+        wanted = self._trt.surface["NetworkDefinitionCreationFlag"]["STRONGLY_TYPED"]
+        assert flags == 1 << wanted, "not strongly typed in this release's numbers"
+        return INetworkDefinition(self._trt)
+
+    def create_builder_config(self) -> IBuilderConfig:
+        return IBuilderConfig(self._trt)
+
+    def create_optimization_profile(self) -> IOptimizationProfile:
+        return IOptimizationProfile(self._trt)
+
+    def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
+        self._trt.config = config
+        shapes = config._profiles[0]._shapes if config._profiles else {}
+        for name, sizes in network._inputs.items():
+            if -1 in sizes and name not in shapes:
+                return self._refuse(f"{name} has no shapes in the profile")
+        if self._trt.refuse_build:
+            return self._refuse(self._trt.refuse_build)
+        monitor = object.__getattribute__(config, "__dict__").get("progress_monitor")
+        if monitor is not None and not self._report(monitor):
+            return None
+        content = {"version": self._trt.version, "sm": self._trt.cuda.sm, "path": network._path}
+        return json.dumps(content).encode()
+
+    def _refuse(self, reason: str) -> None:
+        self._logger.log(self._names.Severity.ERROR, reason)
+
+    def _report(self, monitor: Any) -> bool:
+        assert monitor._constructed
+        monitor.phase_start("Building", None, 3)
+        monitor.phase_start("Timing", "Building", 2)
+        done = [monitor.step_complete("Timing", 0), monitor.step_complete("Timing", 1)]
+        monitor.phase_finish("Timing")
+        done += [monitor.step_complete("Building", step) for step in range(3)]
+        monitor.phase_finish("Building")
+        return all(done)
+
+
+class Runtime(Guarded):
+    def __init__(self, trt: StubTensorRt, logger: Any, names: Any) -> None:
+        super().__init__(trt)
+        assert logger._constructed
+        self._logger, self._names = logger, names
+
+    def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
+        content = json.loads(bytes(serialized_engine))
+        if self._trt.refuse_load or content["version"] != self._trt.version:
+            self._logger.log(self._names.Severity.ERROR, self._trt.refuse_load or "another version")
+            return None
+        return ICudaEngine(self._trt, content["path"])
+
+
+class ICudaEngine(Guarded):
+    device_memory_size_v2 = 4096
+    streamable_weights_size = 1000
+
+    def __init__(self, trt: StubTensorRt, path: str) -> None:
+        super().__init__(trt)
+        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self._inputs = self._session.get_inputs()
+        self._outputs = self._session.get_outputs()
+        if "weight_streaming_budget_v2" in trt.surface["ICudaEngine"]:
+            self.weight_streaming_budget_v2 = 1000
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._inputs) + len(self._outputs)
+
+    def get_tensor_name(self, index: int) -> str:
+        return [*self._inputs, *self._outputs][index].name
+
+    def create_execution_context(self, strategy: Any = None) -> IExecutionContext:
+        self._trt.contexts += 1
+        return IExecutionContext(self._trt, self, strategy.name)
+
+
+class IExecutionContext(Guarded):
+    def __init__(self, trt: StubTensorRt, engine: ICudaEngine, strategy: str) -> None:
+        super().__init__(trt)
+        self._engine, self._strategy = engine, strategy
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._memory: tuple[int, int] | None = None
+        self._executions = 0
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._memory = (memory, size)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shapes[name] = shape
+        return True
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self._addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        if self._strategy == "USER_MANAGED" and self._memory is None:
+            return False
+        shapes, addresses = dict(self._shapes), dict(self._addresses)
+        self._trt.cuda.enqueue(stream_handle, lambda: self._compute(shapes, addresses))
+        self._executions += 1
+        return True
+
+    def _compute(self, shapes: dict[str, Any], addresses: dict[str, int]) -> None:
+        inputs = {
+            entry.name: _array(addresses[entry.name], shapes[entry.name], _DTYPES[entry.type])
+            for entry in self._engine._inputs
+        }
+        results = self._engine._session.run(None, inputs)
+        for entry, result in zip(self._engine._outputs, results, strict=True):
+            target = _array(addresses[entry.name], result.shape, _DTYPES[entry.type])
+            target[...] = result
+
+
+def _array(address: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    buffer = (ctypes.c_char * size).from_address(address)
+    return np.frombuffer(buffer, dtype).reshape(shape)

@@ -1,0 +1,167 @@
+"""Manifests as hostile input: whatever is wrong gives one typed error that names it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+
+import pytest
+
+from paro_trt.engine import EngineError, read_manifest
+from paro_trt.engine.manifest import MAX_BYTES, parse_manifest, summary
+from paro_trt.testing.small_onnx import INFO
+
+HASH = "ab" * 32
+
+
+def document():
+    """A valid manifest."""
+    latents = [4, 2, 16, 16]
+    return {
+        "paro_engine": 1,
+        "made_by": "paro-trt 0.1.0",
+        "key": HASH,
+        "engine": {"bytes": 10, "sha256": HASH},
+        "tensorrt": {
+            "flavour": "tensorrt", "version": "10.16.1.11", "cuda": "13.0",
+            "weight_streaming": False,
+        },
+        "gpu": {"sm": 89, "name": "NVIDIA L4"},
+        "onnx": {
+            "file": "model.onnx", "sha256": HASH, "attention": 2, "metadata": INFO.to_metadata()
+        },
+        "plugin": {"file": "libparo_attention.so", "sha256": HASH, "name": "paro 1", "abi": 2},
+        "inputs": [
+            {"name": "hidden_states", "dtype": "float16", "shape": ["B", *latents],
+             "min": [1, *latents], "opt": [1, *latents], "max": [2, *latents]},
+            {"name": "mask_bin", "dtype": "int32", "shape": ["B"], "min": [1], "opt": [1],
+             "max": [2]},
+        ],
+        "outputs": [
+            {"name": "sample", "dtype": "float16", "shape": ["B", *latents],
+             "min": [1, *latents], "opt": [1, *latents], "max": [2, *latents]},
+        ],
+    }  # fmt: skip
+
+
+def test_round_trip():
+    manifest = parse_manifest("m", document())
+    written = json.loads(json.dumps(manifest.to_json()))
+    assert written == document()
+    assert parse_manifest("m", written) == manifest
+    assert summary(manifest)["on"] == "SM 89 (NVIDIA L4)"
+
+
+def set_value(*path_and_value):
+    *path, last, value = path_and_value
+
+    def change(values):
+        for key in path:
+            values = values[key]
+        values[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (set_value("paro_engine", 2), "paro_engine: expected format 1, got 2"),
+        (set_value("paro_engine", True), "an integer"),
+        (set_value("key", "AB" * 32), "key: expected a SHA-256"),
+        (set_value("engine", "bytes", -1), "engine: bytes"),
+        (set_value("engine", "bytes", 1e30), "engine: bytes"),
+        (set_value("engine", []), "engine: expected an object"),
+        (set_value("tensorrt", "flavour", "tensorrt_lean"), "one of tensorrt, tensorrt_rtx"),
+        (set_value("tensorrt", "version", "1\x1b[31m"), "a line of text"),
+        (set_value("tensorrt", "weight_streaming", 1), "true or false"),
+        (set_value("gpu", "sm", "89"), "gpu: sm"),
+        (set_value("gpu", "name", "x" * 5000), "gpu: name"),
+        (set_value("onnx", "metadata", "paro.grid", "[0]"), "metadata"),
+        (set_value("onnx", "metadata", "paro.grid", 7), "an object of text values"),
+        (set_value("plugin", "abi", None), "plugin: abi"),
+        (set_value("plugin", "another", 1), "'another': expected no such value"),
+        (set_value("surplus", 1), "'surplus': expected no such value"),
+        (set_value("inputs", [{}] * 1000), "at most 256 objects"),
+        (set_value("inputs", []), "one or more tensors"),
+        (set_value("inputs", 1, "name", "hidden_states"), "of different names"),
+        (set_value("inputs", 0, "dtype", "float7"), r"inputs\[0\]: dtype"),
+        (set_value("inputs", 0, "shape", 1, 0), "positive sizes or names"),
+        (set_value("inputs", 0, "shape", 1, 1.5), "positive sizes or names"),
+        (set_value("inputs", 0, "min", 0, "B"), "positive sizes"),
+        (set_value("inputs", 0, "max", 0, 1 << 50), "positive sizes"),
+        (set_value("inputs", 0, "min", 0, 3), "min <= opt <= max"),
+        (set_value("inputs", 0, "max", 1, 5), "equal where a size is fixed"),
+        (set_value("inputs", 0, "max", [2]), "as many sizes"),
+        (set_value("inputs", 0, "shape", ["B"] * 9), "at most 8 sizes"),
+    ],
+)
+def test_a_wrong_value_is_named(change, said):
+    values = document()
+    change(values)
+    with pytest.raises(EngineError, match=said) as error:
+        parse_manifest("model.engine.json", values)
+    assert str(error.value).startswith("model.engine.json")
+    assert len(str(error.value)) < 500
+
+
+def test_every_value_is_needed():
+    for path in paths(document()):
+        values = document()
+        owner = values
+        for key in path[:-1]:
+            owner = owner[key]
+        del owner[path[-1]]
+        if path[:1] == ("onnx",) and len(path) > 2:
+            continue  # the metadata has its own tests
+        with pytest.raises(EngineError):
+            parse_manifest("m", values)
+
+
+def paths(values, before=()):
+    """Every key of nested objects."""
+    for key, value in values.items():
+        yield (*before, key)
+        if isinstance(value, dict):
+            yield from paths(value, (*before, key))
+
+
+def test_random_damage_never_raises_anything_else(fresh_seed):
+    rng = random.Random(fresh_seed)
+    junk = [None, -1, 1e308, "", "x" * 3000, [], {}, [[]], True, "\udc80", float("nan")]
+    for _ in range(300):
+        values = copy.deepcopy(document())
+        owner = values
+        for key in rng.choice(list(paths(values)))[:-1]:
+            owner = owner[key]
+        owner[rng.choice([*owner, "new"])] = rng.choice(junk)
+        try:
+            parse_manifest("m", values)
+        except EngineError:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "a JSON document"),
+        (b"[" * 100_000, "a JSON document"),
+        (b"\xff\xfe{}", "a JSON document"),
+        (b"[]", "expected an object"),
+        (b"9" * 5000, "."),
+        (b" " * (MAX_BYTES + 1), f"at most {MAX_BYTES} bytes"),
+    ],
+)
+def test_damaged_files(tmp_path, content, said):
+    path = tmp_path / "model.engine.json"
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match=said):
+        read_manifest(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(EngineError, match="--adopt"):
+        read_manifest(tmp_path / "model.engine.json")
+    with pytest.raises(EngineError, match="a directory"):
+        read_manifest(tmp_path)
