@@ -17,6 +17,7 @@ from ..models.prompts import Prompts
 from ..plan import ParoPlan, save_plan
 from .assemble import LayerDecision, make_plan, mean_density
 from .forecast import measure_forecast
+from .fp16_guard import overflow_notes, peak_arrays, recorded_peaks
 from .passes import (
     ErrorPass,
     LayerInputs,
@@ -79,7 +80,7 @@ def calibrate(
     if store.open(run.fingerprint()):
         pipeline.progress.note(f"resuming the unfinished work in {store.path}")
     layers = pipeline.decide()
-    notes = _density_notes(settings, layers, run)
+    notes = [*_density_notes(settings, layers, run), *pipeline.notes()]
     forecast = measure_forecast(run, layers, heldout, pipeline.progress)
     plan = make_plan(run, layers, [*notes, *forecast.notes], forecast.measured)
     save_plan(plan, output)
@@ -121,10 +122,21 @@ class _Pipeline:
         missing = [prompt for prompt in prompts if not self.store.units(_trajectory(prompt))]
         self.progress.start("dense runs", len(prompts), len(prompts) - len(missing))
         for prompt in missing:
-            latents = self.run.trajectory(prompt)
+            peaks: dict[str, float] = {}
+            with recorded_peaks(self.run.loaded.model, peaks):
+                latents = self.run.trajectory(prompt)
             arrays = {f"step{step}": tensor.numpy() for step, tensor in latents.items()}
-            self.store.add(_trajectory(prompt), "run", Contribution(arrays))
+            learned = Contribution(arrays, peak_arrays(peaks))
+            self.store.add(_trajectory(prompt), "run", learned)
             self.progress.advance()
+
+    def notes(self) -> list[str]:
+        """What a person should know of the runs: the expert's share, layers near overflow."""
+        runs = (self.store.arrays(_trajectory(prompt)) for prompt in self.run.prompts_used)
+        notes = [*self.run.expert_notes(), *overflow_notes(runs)]
+        for note in notes:
+            self.progress.note(note)
+        return notes
 
     def _choose_orders(self) -> list[NDArray[np.int32]]:
         run = self.run

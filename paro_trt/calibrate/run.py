@@ -18,7 +18,7 @@ from ..errors import ArgumentError, ModelError
 from ..models.base import AttentionSite, Geometry
 from ..models.conditioning import complete_inputs
 from ..models.denoise import Velocity, sampling_timesteps, seeded_noise
-from ..models.experts import joint_velocity
+from ..models.experts import ExpertRole, joint_velocity
 from ..models.load import LoadedModel
 from ..models.prompts import Prompts
 from .capture import Consumer, capture, existing_tokens, record_trajectory
@@ -129,6 +129,19 @@ class CalibrationRun:
             if expert is None or expert.serves(timestep)
         ]
         return range(served[0], served[-1] + 1) if served else range(0)
+
+    def expert_notes(self) -> list[str]:
+        """What of the schedule an expert was captured in."""
+        expert = self.loaded.expert
+        if expert is None:
+            return []
+        side = "at and above" if expert.role is ExpertRole.HIGH_NOISE else "below"
+        units = self.units()
+        return [
+            f"expert {expert.role.value} serves timesteps {side} {expert.boundary:g}: "
+            f"{len(self.served_steps)} of {self.settings.steps} steps, {len(units)} captures of "
+            f"{self.tokens} tokens in {self.settings.bins} bins, as many as its partner gets"
+        ]
 
     def existing_tokens(self, prompt: int) -> Tensor | None:
         """int64 [1]: tokens of a prompt's sequence that exist; None where text is never padded."""

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ArgumentError
 from . import output
-from .choices import AllocationName, MaskMetricName, OrderMetricName
+from .choices import AllocationName, DtypeName, MaskMetricName, OrderMetricName
 from .paths import check_output
 from .plan_document import describe_plan, mean_over_heads
 from .policy import when_interrupted
@@ -32,8 +32,18 @@ def calibrate(
         Path, typer.Option(help="Safetensors file of prompt embeddings to calibrate on.")
     ],
     latent: Annotated[
-        str, typer.Option(metavar="F,H,W", help="Size of the latent video: frames,height,width.")
-    ],
+        str | None,
+        typer.Option(metavar="F,H,W", help="Size of the latents: frames,height,width."),
+    ] = None,
+    video: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F,H,W", help="Instead: size in pixels; an image has one frame, 1,1024,1024."
+        ),
+    ] = None,
+    dtype: Annotated[
+        DtypeName, typer.Option(help="Floating-point type that the model runs in.")
+    ] = "float32",
     density: Annotated[
         float | None,
         typer.Option(help=f"Share of blocks to attend. [default: {DEFAULT_DENSITY}]"),
@@ -77,14 +87,17 @@ def calibrate(
 
     An interrupted run resumes: repeat the same command.
     """
-    latent_size = parse_latent(latent)
+    sizes = parse_sizes(latent, video)
     check_output(plan)
+
+    import torch
 
     from ..calibrate import Allocation, CalibrationSettings, MaskMetric, OrderMetric
     from ..calibrate import calibrate as learn
     from ..calibrate.pipeline import WORK_SUFFIX
     from ..models.load import load_model, load_partner
     from ..models.prompts import load_prompts
+    from ..models.resolution import latent_size
     from .progress import StageBars
 
     settings = CalibrationSettings(
@@ -108,13 +121,14 @@ def calibrate(
     )
     calibration_prompts = load_prompts(prompts)
     heldout_prompts = None if heldout is None else load_prompts(heldout)
-    loaded = load_model(model)
+    loaded = load_model(model, getattr(torch, dtype))
+    size = sizes if video is None else latent_size(loaded.family, *sizes)
     kept = f"finished work is kept in {plan}{WORK_SUFFIX}; the same command resumes it"
     with when_interrupted(kept), StageBars() as bars:
         made = learn(
             loaded,
             calibration_prompts,
-            latent_size,
+            size,
             settings,
             plan,
             heldout=heldout_prompts,
@@ -127,17 +141,23 @@ def calibrate(
         output.print_facts(f"wrote {plan}", _summary(made, settings, plan))
 
 
-def parse_latent(text: str) -> tuple[int, int, int]:
-    """ "F,H,W" as three sizes.
+def parse_sizes(latent: str | None, video: str | None) -> tuple[int, int, int]:
+    """Three sizes from whichever of the two options is given.
 
     Raises:
-        ArgumentError: it is anything else.
+        ArgumentError: none or both are given, or not as "F,H,W".
     """
+    given = {name: text for name, text in (("--latent", latent), ("--video", video)) if text}
+    if len(given) != 1:
+        raise ArgumentError(
+            "--latent, --video", expected="one of the two", actual=" and ".join(given) or "none"
+        )
+    ((option, text),) = given.items()
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
         raise ArgumentError(
-            "--latent",
-            expected="frames,height,width of the latent video, such as 21,60,104",
+            option,
+            expected="frames,height,width, such as 21,60,104",
             actual=repr(text),
         )
     frames, height, width = (int(part) for part in parts)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import ArgumentError
 from . import output
 from .choices import BodyName, DtypeName
 from .paths import check_output, require_file
@@ -19,7 +20,13 @@ def export(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="Diffusers transformer directory.")
     ],
-    plan: Annotated[Path, typer.Option(help="The plan to apply, made for this model.")],
+    plan: Annotated[
+        list[Path],
+        typer.Option(
+            help="The plan to apply, made for this model. Several, one a resolution, give several "
+            "files that share their weights."
+        ),
+    ],
     target: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
     dtype: Annotated[
         DtypeName, typer.Option(help="Floating-point type of the file; bfloat16 is for TensorRT.")
@@ -37,33 +44,52 @@ def export(
     opset: Annotated[
         int | None, typer.Option(help="Of the standard operators. [default: 20; 25 for bfloat16]")
     ] = None,
+    external_data: Annotated[
+        bool | None,
+        typer.Option(
+            "--external-data/--no-external-data",
+            help="Weights in a file of their own. [default: above 1.5 GB, or with several plans]",
+        ),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write the model with its plan as one ONNX file, and check what was written."""
     check_output(target)
-    require_file(plan, "a plan file")
+    for file in plan:
+        require_file(file, "a plan file")
+    if len(plan) > 1 and external_data is False:
+        raise ArgumentError(
+            "--no-external-data",
+            expected="one plan",
+            actual=f"{len(plan)} plans, whose files share external weights",
+        )
 
     import torch
 
     from ..models.load import load_model
-    from ..onnx_export import Body, export_onnx
+    from ..onnx_export import Body, export_onnx, export_resolutions
     from ..plan import load_plan
 
-    loaded_plan = load_plan(plan)
+    plans = [load_plan(file) for file in plan]
     with output.remarks().status("loading the model") as status:
-        report = export_onnx(
-            load_model(model, getattr(torch, dtype)),
-            loaded_plan,
-            target,
-            body=Body(body),
-            dense_baseline=dense,
-            opset=opset,
-            progress=status.update,
-        )
+        loaded = load_model(model, getattr(torch, dtype))
+        options: dict[str, Any] = {
+            "body": Body(body),
+            "dense_baseline": dense,
+            "opset": opset,
+            "progress": status.update,
+        }
+        if len(plans) > 1:
+            reports = export_resolutions(loaded, plans, target, **options)
+        else:
+            made = export_onnx(loaded, plans[0], target, external_data=external_data, **options)
+            reports = (made,)
     if as_json:
-        output.print_json(_describe(report))
-    else:
-        output.print_facts(f"wrote {target}", _facts(report, model, plan))
+        documents = [_describe(report) for report in reports]
+        output.print_json(documents[0] if len(documents) == 1 else {"files": documents})
+        return
+    for report, file in zip(reports, plan, strict=True):
+        output.print_facts(f"wrote {report.path}", _facts(report, model, file))
 
 
 def _describe(report: ExportReport) -> dict[str, Any]:

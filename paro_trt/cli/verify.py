@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import output
-from .choices import ImplementationName
+from .choices import DtypeName, ImplementationName
 from .paths import require_file
 from .policy import UNMET
 
@@ -44,6 +44,9 @@ def verify(
     impl: Annotated[
         ImplementationName, typer.Option(help="Who computes the plan in PyTorch.")
     ] = "reference",
+    dtype: Annotated[
+        DtypeName, typer.Option(help="Floating-point type that PyTorch computes in.")
+    ] = "float32",
     as_json: output.JsonOption = False,
 ) -> None:
     """Compare an exported model, in ONNX Runtime, with the dense model and the plan in PyTorch.
@@ -51,6 +54,8 @@ def verify(
     Exit status 0 if every check passes, 1 if one does not.
     """
     require_file(file, "an exported ONNX model")
+
+    import torch
 
     from ..models.load import load_model
     from ..models.prompts import load_prompts
@@ -70,7 +75,8 @@ def verify(
     loaded_plan = None if plan is None else load_plan(plan)
     given = None if prompts is None else load_prompts(prompts)
     with output.remarks().status("comparing"):
-        report = verify_model(file, load_model(model), loaded_plan, given, settings)
+        loaded = load_model(model, getattr(torch, dtype))
+        report = verify_model(file, loaded, loaded_plan, given, settings)
     if as_json:
         output.print_json(json.loads(report.to_json()))
     else:

@@ -19,6 +19,7 @@ from .adapt import adapted_unless_exporting
 from .base import AttentionSite, Config, Geometry, ModelFamily
 from .bins import mask_bins
 from .conditioning import cast_inputs, example_shapes
+from .experts import described_identity
 from .intercept import intercept_attention
 
 
@@ -203,7 +204,13 @@ def check_plan_fits(
 ) -> None:
     """Raise ModelError unless the plan was made for this model's class, config and layers."""
     remedy = "calibrate a plan for this model"
-    _require_equal("the plan's model", plan.model, identity, remedy)
+    if plan.model != identity:
+        raise ModelError(
+            "the plan's model",
+            expected=described_identity(identity, config),
+            actual=described_identity(plan.model, config),
+            remedy=remedy,
+        )
     prompt = example_shapes(family.conditioning_spec(config, geometry_of(plan)))
     _require_equal("the plan's text layout", plan.text, family.text_layout(config, prompt), remedy)
     sites = family.sites(config)

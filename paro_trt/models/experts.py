@@ -46,7 +46,20 @@ class Expert:
 
     def identity(self, class_name: str, config: Mapping[str, Any]) -> ModelIdentity:
         """What plans and files record: experts of one configuration differ by their role."""
-        return model_identity(class_name, {**config, "paro_expert": self.role.value})
+        return _expert_identity(self.role, class_name, config)
+
+
+def described_identity(identity: ModelIdentity, config: Mapping[str, Any]) -> str:
+    """An identity for messages; says of which expert it is where `config` is of its model."""
+    text = f"{identity.class_name} {identity.config_hash[:12]}"
+    for role in ExpertRole:
+        if identity == _expert_identity(role, identity.class_name, config):
+            return f"{text}, the expert {role.value}"
+    return text
+
+
+def _expert_identity(role: ExpertRole, class_name: str, config: Mapping[str, Any]) -> ModelIdentity:
+    return model_identity(class_name, {**config, "paro_expert": role.value})
 
 
 def expert_at(directory: Path) -> Expert | None:

@@ -18,6 +18,7 @@ from ..plan.identity import model_identity
 from .base import Geometry, ModelFamily
 from .conditioning import cast_inputs
 from .denoise import Velocity
+from .diffusers_range import check_diffusers
 from .experts import Expert, ExpertRole, expert_at
 from .registry import family_for
 from .weights import first_line, read_json_object, read_weights, weight_files
@@ -76,6 +77,7 @@ def load_model(path: str | PathLike[str], dtype: torch.dtype = torch.float32) ->
         ModelError: the directory, its config or its weights are missing, damaged, do not belong
             together, or the model is of an unknown family.
     """
+    check_diffusers()
     directory = _transformer_directory(Path(path))
     raw = read_json_object(directory / CONFIG_NAME)
     class_name = raw.get("_class_name")

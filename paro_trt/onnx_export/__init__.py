@@ -2,7 +2,14 @@
 
 from .bodies import Body
 from .check import ExportReport, check_export
-from .exporter import export_onnx
+from .exporter import export_onnx, export_resolutions
 from .inspect import describe_onnx
 
-__all__ = ["Body", "ExportReport", "check_export", "describe_onnx", "export_onnx"]
+__all__ = [
+    "Body",
+    "ExportReport",
+    "check_export",
+    "describe_onnx",
+    "export_onnx",
+    "export_resolutions",
+]

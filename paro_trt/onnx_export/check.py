@@ -15,7 +15,6 @@ from ..op.mask import tile_order
 from ..op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE
 from ..plan import LayerPlan, ParoPlan
 from .bodies import Body, body_of
-from .publish import DATA_SUFFIX
 
 _FREE_SCALE = ("scale", "plugin_version", "plugin_namespace")
 """Attributes that no plan holds: the scale is the model's."""
@@ -27,7 +26,7 @@ class ExportReport:
 
     Args:
         path: the file.
-        bytes: its size; external_bytes: that of its external data.
+        bytes: its size; external_bytes: that of its external data, shared or not.
         opset: version of the standard operators.
         nodes: operators in the graph.
         layers: layers that are PAROAttention, in order; empty for a dense model.
@@ -74,11 +73,10 @@ def check_export(path: Path, plan: ParoPlan | None, body: Body) -> ExportReport:
         constants = Constants(path, model)
         for node, name in zip(nodes, names, strict=True):
             _check_node(path, node, plan.layer(name), plan, constants)
-    data = path.with_name(path.name + DATA_SUFFIX)
     return ExportReport(
         path=path,
         bytes=path.stat().st_size,
-        external_bytes=data.stat().st_size if data.exists() else 0,
+        external_bytes=sum((path.parent / name).stat().st_size for name in external_files(model)),
         opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
         nodes=len(model.graph.node),
         layers=names,
@@ -109,6 +107,12 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, float | int | str]:
         name: value.decode() if isinstance(value, bytes) else value
         for name, value in values.items()
     }
+
+
+def external_files(model: onnx.ModelProto) -> set[str]:
+    """Names of the files that hold a model's external data."""
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+    return {entry.value for entry in entries if entry.key == "location"}
 
 
 def _check_functions(path: Path, model: onnx.ModelProto, body: Body) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
 from ..errors import ArgumentError
@@ -14,6 +14,7 @@ from ..op.spec import DOMAIN, OP_TYPE, OP_VERSION
 from .bodies import Body, attention_function
 from .check import ExportReport, check_export
 from .publish import publish, save, staging_directory
+from .shared import SharedWeights
 
 if TYPE_CHECKING:
     import torch
@@ -67,27 +68,93 @@ def export_onnx(
         ParoError: the file cannot be written.
     """
     path = Path(path)
-    opset = _checked_opset(opset, loaded)
-    say = progress or (lambda _: None)
-    if path.is_dir():
-        raise ArgumentError(str(path), expected="a file name", actual="a directory")
+    options = _Options(body, dense_baseline, _checked_opset(opset, loaded), progress)
+    _refuse_directory(path)
     with staging_directory(path) as staging:
-        say("tracing the model")
-        model = _traced(loaded, plan, opset, dense_baseline)
-        _describe(model, loaded, None if dense_baseline else plan, plan)
-        if not dense_baseline:
-            _name_nodes(model, [site.name for site in loaded.family.sites(loaded.config)])
-            _attach(model, body)
-        _drop_traces(model)
+        model = _prepared(loaded, plan, options)
         if external_data is None:
             external_data = _weight_bytes(model) > EXTERNAL_DATA_ABOVE
-        say("writing")
+        options.say("writing")
         staged = staging / path.name
         save(model, staged, external_data=external_data)
-        say("checking what was written")
+        options.say("checking what was written")
         report = check_export(staged, None if dense_baseline else plan, body)
-        publish(staged, path)
+        publish(staging, path.parent)
     return report.at(path)
+
+
+def export_resolutions(
+    loaded: LoadedModel,
+    plans: Sequence[ParoPlan],
+    path: str | PathLike[str],
+    *,
+    body: Body = Body.SPARSE,
+    dense_baseline: bool = False,
+    opset: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[ExportReport, ...]:
+    """One file for each plan, of one resolution each, all sharing the weights in `path` + ".data".
+
+    The files are named after `path` and the plan's token grid: wan.onnx becomes
+    wan-21x30x52.onnx. Arguments and errors are those of `export_onnx`; all files appear, or none.
+
+    Raises:
+        ArgumentError: two plans are of one grid.
+    """
+    path = Path(path)
+    options = _Options(body, dense_baseline, _checked_opset(opset, loaded), progress)
+    targets = [_named_after_grid(path, plan) for plan in plans]
+    if len(set(targets)) != len(targets):
+        raise ArgumentError(
+            "plans", expected="one of each resolution", actual=f"{', '.join(map(str, targets))}"
+        )
+    reports = []
+    with staging_directory(path) as staging:
+        weights = SharedWeights(staging, path.name)
+        for plan, target in zip(plans, targets, strict=True):
+            _refuse_directory(target)
+            model = _prepared(loaded, plan, options)
+            options.say(f"writing {target.name}")
+            weights.take(model)
+            staged = staging / target.name
+            save(model, staged, external_data=False)
+            report = check_export(staged, None if dense_baseline else plan, body)
+            reports.append(report.at(target))
+        publish(staging, path.parent)
+    return tuple(reports)
+
+
+class _Options(NamedTuple):
+    body: Body
+    dense: bool
+    opset: int
+    progress: Callable[[str], None] | None
+
+    def say(self, message: str) -> None:
+        if self.progress is not None:
+            self.progress(message)
+
+
+def _prepared(loaded: LoadedModel, plan: ParoPlan, options: _Options) -> Any:
+    """The whole model in memory, ready to be saved."""
+    options.say("tracing the model")
+    model = _traced(loaded, plan, options.opset, options.dense)
+    _describe(model, loaded, None if options.dense else plan, plan)
+    if not options.dense:
+        _name_nodes(model, [site.name for site in loaded.family.sites(loaded.config)])
+        _attach(model, options.body)
+    _drop_traces(model)
+    return model
+
+
+def _named_after_grid(path: Path, plan: ParoPlan) -> Path:
+    grid = plan.grid
+    return path.with_stem(f"{path.stem}-{grid.frames}x{grid.height}x{grid.width}")
+
+
+def _refuse_directory(path: Path) -> None:
+    if path.is_dir():
+        raise ArgumentError(str(path), expected="a file name", actual="a directory")
 
 
 def _checked_opset(opset: int | None, loaded: LoadedModel) -> int:

@@ -13,7 +13,7 @@ import onnx
 from ..errors import OnnxFileError
 from ..op.spec import DOMAIN, INPUTS, OP_TYPE, block_count
 from .bodies import body_of
-from .check import Constants, attributes_of
+from .check import Constants, attributes_of, external_files
 
 _MASK, _ORDER = (
     next(index for index, entry in enumerate(INPUTS) if entry.name == name)
@@ -34,7 +34,7 @@ def describe_onnx(path: str | PathLike[str]) -> dict[str, Any]:
     model = onnx.load(path, load_external_data=False)
     graph = model.graph
     constants = Constants(path, model)
-    external = sorted(_external_files(model))
+    external = sorted(external_files(model))
     try:
         attention = [
             _attention(node, constants)
@@ -87,11 +87,6 @@ def _densities(
     attended = np.bitwise_count(mask.astype(np.int32).view(np.uint32)).sum(axis=(1, 2, 3))
     blocks = heads * query_blocks * block_count(order.shape[1], int(attributes["block_k"]))
     return [float(attended[index]) / blocks for index in range(bins)]
-
-
-def _external_files(model: onnx.ModelProto) -> set[str]:
-    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
-    return {entry.value for entry in entries if entry.key == "location"}
 
 
 def _operator(node: onnx.NodeProto) -> str:

@@ -44,9 +44,7 @@ def save(model: Any, path: Path, *, external_data: bool) -> None:
     onnx_ir.save(model, path, external_data=path.name + DATA_SUFFIX if external_data else None)
 
 
-def publish(staged: Path, path: Path) -> None:
-    """Move a saved model to its place: data first, so that the model never lacks it."""
-    data = staged.with_name(staged.name + DATA_SUFFIX)
-    if data.exists():
-        data.replace(path.with_name(path.name + DATA_SUFFIX))
-    staged.replace(path)
+def publish(staging: Path, directory: Path) -> None:
+    """Move saved models to their place: data first, so that no model ever lacks it."""
+    for file in sorted(staging.iterdir(), key=lambda file: file.suffix != DATA_SUFFIX):
+        file.replace(directory / file.name)

@@ -109,7 +109,7 @@ def test_prompts_missing_damaged_or_of_another_encoder(calibrate, tmp_path, noth
     calibrate(prompts=tmp_path / "text.safetensors").assert_refused("text.safetensors")
     wide = tmp_path / "wide.safetensors"
     write_prompts(wide, channels=TEXT_DIM + 1)
-    calibrate(prompts=wide).assert_refused(f"{TEXT_DIM} channels")
+    calibrate(prompts=wide).assert_refused(f"[1, 5, {TEXT_DIM}]")
     assert nothing_written()
 
 

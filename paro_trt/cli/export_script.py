@@ -1,0 +1,150 @@
+"""What the scripts in export/ share: plans for the wanted resolutions, then one file for each."""
+
+# Without `from __future__ import annotations`: typer reads those of a local function.
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ArgumentError, ModelError
+from .calibrate import DEFAULT_DENSITY, parse_sizes
+from .choices import BodyName, DtypeName
+from .paths import check_output, require_file
+from .policy import exit_policy
+
+if TYPE_CHECKING:
+    from ..models.load import LoadedModel
+    from ..plan import ParoPlan
+
+
+@dataclass(frozen=True)
+class ScriptDefaults:
+    """What differs from family to family.
+
+    Args:
+        family: the family's name.
+        size: (frames, height, width) in pixels that is exported unless --video says otherwise.
+        shift: of the sampling schedule that the plan is calibrated on.
+        steps: of it.
+        dtype: of weights, latents and conditioning.
+    """
+
+    family: str
+    size: tuple[int, int, int]
+    shift: float = 3.0
+    steps: int = 20
+    dtype: DtypeName = "bfloat16"
+
+
+def export_family(defaults: ScriptDefaults, description: str) -> None:
+    """Run a script of export/: its command line, and the errors of the program's own policy."""
+
+    def main(
+        model: Annotated[Path, typer.Argument(help="Directory of the transformer.")],
+        output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file.")],
+        video: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="F,H,W",
+                help="Frames, height and width in pixels. Several give several files that share "
+                f"their weights. [default: {_comma(defaults.size)}]",
+            ),
+        ] = None,
+        prompts: Annotated[
+            Path | None, typer.Option(help="Prompt file; calibrates the plans that are missing.")
+        ] = None,
+        density: Annotated[
+            float, typer.Option(help="Share of blocks that new plans attend.")
+        ] = DEFAULT_DENSITY,
+        dtype: Annotated[
+            DtypeName, typer.Option(help="Floating-point type of the file.")
+        ] = defaults.dtype,
+        body: Annotated[
+            BodyName, typer.Option(help="How the file runs without the plugin.")
+        ] = "sparse",
+        opset: Annotated[
+            int | None, typer.Option(help="18 to 25. [default: 20; 25 for bfloat16]")
+        ] = None,
+        dense: Annotated[bool, typer.Option("--dense", help="Baseline without PARO.")] = False,
+    ) -> None:
+        with exit_policy():
+            import torch
+
+            from ..models.load import load_model
+
+            check_output(output)
+            sizes = [parse_sizes(None, text) for text in video or [_comma(defaults.size)]]
+            loaded = load_model(model, getattr(torch, dtype))
+            _require_family(loaded, defaults.family)
+            plans = [_plan(loaded, size, output, prompts, density, defaults) for size in sizes]
+            _export(loaded, plans, output, body=body, dense_baseline=dense, opset=opset)
+
+    main.__doc__ = description
+    typer.run(main)
+
+
+def _export(
+    loaded: "LoadedModel", plans: list["ParoPlan"], output: Path, *, body: str, **options: Any
+) -> None:
+    from ..onnx_export import Body, export_onnx, export_resolutions
+
+    options |= {"body": Body(body), "progress": typer.echo}
+    if len(plans) > 1:
+        reports = export_resolutions(loaded, plans, output, **options)
+    else:
+        reports = (export_onnx(loaded, plans[0], output, **options),)
+    for report in reports:
+        megabytes = (report.bytes + report.external_bytes) / 1e6
+        layers = len(report.layers)
+        typer.echo(f"{report.path}: {layers} PAROAttention layers, {megabytes:.1f} MB")
+
+
+def _require_family(loaded: "LoadedModel", family: str) -> None:
+    if loaded.family.name != family:
+        raise ModelError(
+            str(loaded.path),
+            expected=f"a model of the family {family}",
+            actual=f"{loaded.identity.class_name}, of {loaded.family.name}",
+            remedy=f"use export/{loaded.family.name}.py",
+        )
+
+
+def _plan(
+    loaded: "LoadedModel",
+    pixels: tuple[int, int, int],
+    output: Path,
+    prompts: Path | None,
+    density: float,
+    defaults: ScriptDefaults,
+) -> "ParoPlan":
+    """The plan beside the output file, calibrated if there is none."""
+    from ..calibrate import CalibrationSettings, calibrate
+    from ..models.load import load_partner
+    from ..models.prompts import load_prompts
+    from ..models.resolution import latent_size
+    from ..plan import load_plan
+    from .progress import StageBars
+
+    size = latent_size(loaded.family, *pixels)
+    name = "x".join(map(str, pixels))
+    path = output.with_name(f"{output.stem}-{name}.paro.safetensors")
+    if path.is_file():
+        return load_plan(path)
+    if prompts is None:
+        raise ArgumentError(
+            str(path),
+            expected="a plan, or --prompts to calibrate one",
+            actual="neither",
+            remedy="docs/adding-a-model.md describes the prompt file",
+        )
+    settings = CalibrationSettings(density=density, shift=defaults.shift, steps=defaults.steps)
+    given = load_prompts(require_file(prompts, "a prompt file"))
+    with StageBars() as bars:
+        return calibrate(
+            loaded, given, size, settings, path, progress=bars, partner=load_partner(loaded)
+        )
+
+
+def _comma(size: tuple[int, int, int]) -> str:
+    return ",".join(map(str, size))

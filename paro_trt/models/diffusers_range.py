@@ -1,0 +1,24 @@
+"""Which diffusers releases the families are tested with."""
+
+from __future__ import annotations
+
+from ..errors import ModelError
+
+OLDEST, NEWEST = (0, 35), (0, 42)
+"""Minor releases at both ends; tests/models/test_families.py passes on each."""
+
+
+def check_diffusers() -> None:
+    """Raise ModelError unless the installed diffusers is in the tested range."""
+    import diffusers
+
+    parts = diffusers.__version__.split(".")
+    numbers = tuple(int(part) for part in parts[:2] if part.isdecimal())
+    if len(numbers) != 2 or not OLDEST <= numbers <= NEWEST:
+        low, high = (".".join(map(str, release)) for release in (OLDEST, NEWEST))
+        raise ModelError(
+            "diffusers",
+            expected=f"a release from {low} to {high}",
+            actual=f"version {diffusers.__version__}",
+            remedy=f'pip install "diffusers>={low},<0.{NEWEST[1] + 1}"',
+        )

@@ -1,0 +1,58 @@
+"""One file of weights for several exported models, each tensor in it once."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from .publish import DATA_SUFFIX
+
+SMALLEST_SHARED = 256
+"""Bytes of a tensor from which it leaves the model's own file."""
+
+ALIGNMENT = 4096
+"""Of each tensor's place, so that runtimes can map the file."""
+
+
+class SharedWeights:
+    """External data that grows with every model whose weights are moved into it.
+
+    Args:
+        directory: where models and data are saved.
+        name: of the first model; the data's is this with DATA_SUFFIX.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.path = directory / (name + DATA_SUFFIX)
+        self._places: dict[bytes, tuple[int, int]] = {}
+
+    def take(self, model: Any) -> None:
+        """Move an IR model's tensors into the file, those that it holds already by reference."""
+        import onnx_ir
+
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < SMALLEST_SHARED:
+                continue
+            offset, length = self._place(tensor.tobytes())
+            value.const_value = onnx_ir.ExternalTensor(
+                self.path.name,
+                offset,
+                length,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=value.name,
+                base_dir=self.path.parent,
+            )
+
+    def _place(self, content: bytes) -> tuple[int, int]:
+        """Offset and length of some bytes, written if they are new."""
+        digest = hashlib.sha256(content).digest()
+        if digest not in self._places:
+            with self.path.open("ab") as file:
+                offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
+                file.write(b"\0" * (offset - file.tell()))
+                file.write(content)
+            self._places[digest] = (offset, len(content))
+        return self._places[digest]
