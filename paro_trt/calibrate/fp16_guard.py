@@ -29,7 +29,7 @@ def recorded_peaks(model: torch.nn.Module, peaks: dict[str, float]) -> Iterator[
     def record(name: str) -> Any:
         def hook(_module: torch.nn.Module, _inputs: object, output: object) -> None:
             if isinstance(output, Tensor) and output.is_floating_point() and output.numel():
-                peaks[name] = max(peaks.get(name, 0.0), float(output.detach().abs().amax()))
+                peaks[name] = _larger(peaks.get(name, 0.0), float(output.detach().abs().amax()))
 
         return hook
 
@@ -57,7 +57,7 @@ def overflow_notes(states: Iterator[Mapping[str, NDArray[Any]]]) -> list[str]:
         for key, value in state.items():
             if key.startswith("peak."):
                 name = key.removeprefix("peak.")
-                worst[name] = max(worst.get(name, 0.0), float(value[0]))
+                worst[name] = _larger(worst.get(name, 0.0), float(value[0]))
     near = {name: peak for name, peak in worst.items() if not peak * HEADROOM < limit}
     if not near:
         return []
@@ -68,3 +68,8 @@ def overflow_notes(states: Iterator[Mapping[str, NDArray[Any]]]) -> list[str]:
         f"{len(near)} layers come within {HEADROOM:g}x of float16's maximum {limit:g}; export in "
         f"bfloat16 or float32: {listed}{more}"
     ]
+
+
+def _larger(one: float, other: float) -> float:
+    """The larger of two, NaN if either is: Python's max would hide it."""
+    return float(np.maximum(one, other))

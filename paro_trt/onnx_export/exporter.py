@@ -116,8 +116,10 @@ def export_resolutions(
             model = _prepared(loaded, plan, options)
             options.say(f"writing {target.name}")
             weights.take(model)
+            save(model, staging / target.name, external_data=False)
+        options.say("checking what was written")
+        for plan, target in zip(plans, targets, strict=True):
             staged = staging / target.name
-            save(model, staged, external_data=False)
             report = check_export(staged, None if dense_baseline else plan, body)
             reports.append(report.at(target))
         publish(staging, path.parent)

@@ -68,3 +68,21 @@ def test_full_disk_leaves_nothing_and_keeps_the_old_file(export, monkeypatch, tm
     export().assert_refused("No space left on device")
     assert leftovers(tmp_path) == ["out.onnx"]
     assert (tmp_path / "out.onnx").read_text() == "an older model"
+
+
+def test_several_plans_give_files_that_share_weights(
+    paro, model_dir, plan_file, prompts_file, tmp_path
+):
+    other = tmp_path / "other.paro.safetensors"
+    quick = ("--block-q", "64", "--steps", "4", "--captured-steps", "1", "--video", "9,112,80")
+    made = paro("calibrate", model_dir, "-o", other, "--prompts", prompts_file, *quick)
+    assert made.status == 0, made.stderr
+    target = tmp_path / "tiny.onnx"
+    plans = ("--plan", plan_file, "--plan", other)
+    document = paro("export", model_dir, *plans, "-o", target, "--json").document()
+    assert [file["file"] for file in document["files"]] == [
+        str(tmp_path / "tiny-2x8x8.onnx"), str(tmp_path / "tiny-3x7x5.onnx"),
+    ]  # fmt: skip
+    assert (tmp_path / "tiny.onnx.data").is_file()
+    verified = paro("verify", tmp_path / "tiny-3x7x5.onnx", "--model", model_dir, "--steps", 2)
+    assert verified.status == 0, verified.stderr

@@ -1,0 +1,92 @@
+"""Pipelines of two transformers: found, told apart, each calibrated on its part of the schedule."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from paro_trt.calibrate import CalibrationSettings, calibrate
+from paro_trt.errors import ArgumentError, ModelError
+from paro_trt.models.apply import check_plan_fits
+from paro_trt.models.experts import Expert, ExpertRole, joint_velocity
+from paro_trt.models.load import load_model, load_partner
+from paro_trt.testing.tiny import variants_of
+
+TINY = variants_of("wan")[0]
+SETTINGS = CalibrationSettings(
+    steps=8, captured_steps=1, block_q=64, candidate_orders=("fhw",), time_attention=False
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("experts")
+    for seed, name in enumerate(("transformer", "transformer_2")):
+        TINY.build(seed).save_pretrained(directory / name)
+    (directory / "model_index.json").write_text(json.dumps({"boundary_ratio": 0.875}))
+    return directory
+
+
+def test_experts_are_found_and_told_apart(pipeline):
+    high, low = (load_model(pipeline / name) for name in ("transformer", "transformer_2"))
+    assert (high.expert.role, low.expert.role) == (ExpertRole.HIGH_NOISE, ExpertRole.LOW_NOISE)
+    assert high.expert.boundary == 875.0
+    assert high.identity != low.identity
+    assert load_partner(high).identity == low.identity
+    assert load_partner(low).identity == high.identity
+
+
+def test_a_lone_transformer_is_no_expert(tmp_path):
+    TINY.build().save_pretrained(tmp_path / "transformer")
+    loaded = load_model(tmp_path / "transformer")
+    assert loaded.expert is None
+    assert load_partner(loaded) is None
+
+
+@pytest.mark.parametrize("ratio", [0, 1, 2.5, "0.9", True])
+def test_a_boundary_that_is_none_is_refused(tmp_path, ratio):
+    TINY.build().save_pretrained(tmp_path / "transformer")
+    (tmp_path / "model_index.json").write_text(json.dumps({"boundary_ratio": ratio}))
+    with pytest.raises(ModelError, match="boundary_ratio"):
+        load_model(tmp_path / "transformer")
+
+
+def test_each_timestep_goes_to_its_expert():
+    expert = Expert(ExpertRole.LOW_NOISE, 900.0)
+    velocity = joint_velocity(lambda *_: "low", expert, lambda *_: "high")
+    assert velocity(None, torch.tensor([899.0, 3.0]), {}) == "low"
+    assert velocity(None, torch.tensor([900.0]), {}) == "high"
+    with pytest.raises(ModelError, match="timesteps of a batch"):
+        velocity(None, torch.tensor([950.0, 100.0]), {})
+
+
+def test_a_plan_for_each_expert(pipeline, tmp_path):
+    plans = {}
+    for name in ("transformer", "transformer_2"):
+        loaded = load_model(pipeline / name)
+        plans[name] = calibrate(
+            loaded, TINY.prompts(2), TINY.latent_size, SETTINGS, tmp_path / name,
+            partner=load_partner(loaded),
+        )  # fmt: skip
+    (high, low) = plans.values()
+    assert high.bin_boundaries[0] > 875.0 > low.bin_boundaries[0]
+    assert len(high.calibration.captured_steps) == len(low.calibration.captured_steps)
+    assert max(high.calibration.captured_steps) < min(low.calibration.captured_steps)
+    assert any(
+        "expert transformer_2 serves timesteps below 875" in n for n in low.calibration.notes
+    )
+    loaded = load_model(pipeline / "transformer")
+    check_plan_fits(loaded.identity, loaded.config, loaded.family, high)
+    with pytest.raises(ModelError, match=r"got .*the expert transformer_2"):
+        check_plan_fits(loaded.identity, loaded.config, loaded.family, low)
+
+
+def test_an_expert_with_too_few_steps_or_no_partner_is_refused(pipeline, tmp_path):
+    loaded = load_model(pipeline / "transformer")
+    few = dataclasses.replace(SETTINGS, steps=2)
+    arguments = (TINY.prompts(1), TINY.latent_size)
+    with pytest.raises(ArgumentError, match="that the expert serves"):
+        calibrate(loaded, *arguments, few, tmp_path / "p", partner=load_partner(loaded))
+    with pytest.raises(ArgumentError, match="partner"):
+        calibrate(loaded, *arguments, SETTINGS, tmp_path / "p")
