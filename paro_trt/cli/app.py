@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import bench, build, calibrate, doctor, export, inspect, planned, report, run, verify
+from . import bench, build, calibrate, doctor, export, inspect, report, run, triton, verify
 from .policy import PolicyGroup, exit_policy
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ app.command("build")(build.build)
 app.command("verify")(verify.verify)
 app.command("run")(run.run)
 app.command("bench")(bench.bench)
-planned.add_to(app)
+app.command("triton")(triton.triton)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from . import output
 
 if TYPE_CHECKING:
     from ..engine import EngineManifest
+    from ..engine.manifest import EngineTensor
 
 
 def show_engine(manifest: EngineManifest, path: Path) -> None:
@@ -17,11 +18,16 @@ def show_engine(manifest: EngineManifest, path: Path) -> None:
 
     size = output.file_size(manifest.engine_bytes)
     output.print_facts(f"engine manifest {path}", {"engine size": size, **summary(manifest)})
-    columns = ("", "name", "type", "shape", "smallest", "tuned for", "largest")
-    tensors = output.table("inputs and outputs", *columns)
+    tensors = output.table("inputs and outputs", "", "name", "type", "shape (min..opt..max)")
     for direction in ("inputs", "outputs"):
         for entry in getattr(manifest, direction):
-            shapes = (entry.shape, entry.min, entry.opt, entry.max)
-            words = (" x ".join(map(str, shape)) for shape in shapes)
-            tensors.add_row(direction[:-1], entry.name, entry.dtype, *words)
+            tensors.add_row(direction[:-1], entry.name, entry.dtype, _shape(entry))
     output.results().print(tensors)
+
+
+def _shape(entry: EngineTensor) -> str:
+    ranges = zip(entry.shape, entry.min, entry.opt, entry.max, strict=True)
+    return " x ".join(
+        f"{size}={low}..{likely}..{high}" if isinstance(size, str) else str(size)
+        for size, low, likely, high in ranges
+    )

@@ -78,7 +78,7 @@ class EngineTransformer(torch.nn.Module):
         return self._device
 
     @contextmanager
-    def cache_context(self, _name: str) -> Iterator[None]:
+    def cache_context(self, *_pass: Any, **_options: Any) -> Iterator[None]:
         """Pipelines name their passes for diffusers' caches, which an engine does not have."""
         yield
 
