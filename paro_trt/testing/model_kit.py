@@ -69,8 +69,10 @@ def check_dense_plan_is_exact(
     stock = velocity(*inputs)
     plan = tiny.plan(odd=odd, density=1.0, qk_bits=16, pv_bits=16, seed=seed)
     planned = ParoTransformer(loaded.model, loaded.family, plan)
+    before = _attributes(loaded.model)
     actual = planned.velocity(*inputs)
-    assert torch.equal(velocity(*inputs), stock), "the planned model left changes behind"
+    assert _attributes(loaded.model) == before, "the planned model left changes behind"
+    assert torch.equal(velocity(*inputs), stock)
     exact = _in_float64(loaded, tiny, inputs, odd)
     assert_as_exact(actual, stock, exact, dtype)
 
@@ -183,6 +185,15 @@ def assert_as_exact(actual: Tensor, stock: Tensor, exact: Tensor, dtype: torch.d
         error = float((actual.double() - exact).norm(norm))
         allowed = 2 * float((stock.double() - exact).norm(norm)) + band
         assert error <= allowed, f"norm {norm}: error {error:.3e}, allowed {allowed:.3e}"
+
+
+def _attributes(model: torch.nn.Module) -> dict[tuple[str, str], int]:
+    """Which object each attribute of each module is; hooks are tested with the interception."""
+    return {
+        (name, attribute): id(value)
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+    }
 
 
 def _in_float64(

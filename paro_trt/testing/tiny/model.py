@@ -112,6 +112,7 @@ class TinyModel:
         return latents, torch.linspace(950.0, 50.0, batch), made
 
     def prompts(self, count: int = 2, seed: int = 0, *, odd: bool = False) -> Prompts:
-        """Made-up prompts."""
-        made = self.inputs(count, seed, odd=odd)[2]
-        return Prompts(tuple(f"prompt {index}" for index in range(count)), made)
+        """Made-up prompts; where text is padded, each has padding."""
+        made = self.inputs(count + 1, seed, odd=odd)[2]
+        padded = {name: tensor[1:] for name, tensor in made.items()}
+        return Prompts(tuple(f"prompt {index}" for index in range(count)), padded)
