@@ -57,6 +57,7 @@ def main(
         "--prompts", MODEL / "prompts.safetensors", "--heldout", heldout, *guidance,
     )  # fmt: skip
     paro_trt("inspect", plan)
+    paro_trt("report", plan, "-o", output / "report.html")
     paro_trt("export", MODEL, "--plan", plan, "-o", model)
     paro_trt("inspect", model)
     paro_trt(
@@ -65,6 +66,7 @@ def main(
     )  # fmt: skip
     sample_and_compare(plan, model, output, steps, prompt, seed)
     console.print(f"\n{time.perf_counter() - started:.0f} s in all; files are in {shown(output)}")
+    console.print(f"open {shown(output / 'report.html')} in a browser to see the plan")
 
 
 def paro_trt(*arguments: object) -> None:
