@@ -1,0 +1,171 @@
+// Runs a TensorRT engine with the PAROAttention plugin, without Python:
+//
+//     run_engine ENGINE PLUGIN_LIBRARY INPUT_FOLDER OUTPUT_FOLDER
+//
+// Reads INPUT_FOLDER/<name>.npy for each input, writes OUTPUT_FOLDER/<name>.npy for each output.
+// Compiles against TensorRT 10 and 11. Check the engine's manifest (ENGINE.json) before deploying:
+// TensorRT itself says little when engine, GPU or plugin do not belong together.
+#include <NvInferRuntime.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+#include <exception>
+#include <memory>
+
+#include "npy.h"
+
+namespace {
+
+using nvinfer1::DataType;
+
+class Logger : public nvinfer1::ILogger {
+ public:
+  void log(Severity severity, const char* message) noexcept override {
+    if (severity <= Severity::kWARNING) std::fprintf(stderr, "[TensorRT] %s\n", message);
+  }
+};
+
+void require(bool done, const std::string& what) {
+  if (!done) throw std::runtime_error(what);
+}
+
+void check(cudaError_t status, const std::string& what) {
+  require(status == cudaSuccess, what + ": " + cudaGetErrorString(status));
+}
+
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(size_t size) { check(cudaMalloc(&address_, size), "device memory"); }
+  DeviceMemory(DeviceMemory&& other) noexcept : address_(other.address_) {
+    other.address_ = nullptr;
+  }
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(DeviceMemory&&) = delete;
+  ~DeviceMemory() { cudaFree(address_); }
+  void* address() const { return address_; }
+
+ private:
+  void* address_ = nullptr;
+};
+
+struct Tensor {
+  std::string name;
+  npy::Array host;
+  DeviceMemory device;
+};
+
+// NumPy has no bfloat16: such tensors travel as 2-byte unsigned integers.
+std::string numpy_type(DataType type, const std::string& name) {
+  switch (type) {
+    case DataType::kFLOAT: return "<f4";
+    case DataType::kHALF: return "<f2";
+    case DataType::kBF16: return "<u2";
+    case DataType::kINT32: return "<i4";
+    case DataType::kINT64: return "<i8";
+    default: throw std::runtime_error(name + ": a type that this sample does not read");
+  }
+}
+
+std::vector<char> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  require(file.good(), path + ": cannot be read");
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+size_t element_size(const std::string& type) { return size_t(type.back() - '0'); }
+
+Tensor load_input(nvinfer1::IExecutionContext& context, const std::string& name,
+                  const std::string& type, const std::string& folder) {
+  npy::Array array = npy::read(folder + "/" + name + ".npy");
+  require(array.type == type, name + ": expected " + type + ", got " + array.type);
+  nvinfer1::Dims shape{};
+  require(array.shape.size() <= size_t(nvinfer1::Dims::MAX_DIMS), name + ": too many dimensions");
+  shape.nbDims = int32_t(array.shape.size());
+  size_t bytes = element_size(type);
+  for (size_t axis = 0; axis < array.shape.size(); ++axis) {
+    shape.d[axis] = array.shape[axis];
+    bytes *= size_t(array.shape[axis]);
+  }
+  require(array.data.size() == bytes, name + ": the file is shorter or longer than its shape");
+  require(context.setInputShape(name.c_str(), shape),
+          name + ": a shape that the engine was not built for");
+  DeviceMemory device(bytes);
+  check(cudaMemcpy(device.address(), array.data.data(), bytes, cudaMemcpyHostToDevice), name);
+  return {name, std::move(array), std::move(device)};
+}
+
+Tensor make_output(nvinfer1::IExecutionContext& context, const std::string& name,
+                   const std::string& type) {
+  const nvinfer1::Dims shape = context.getTensorShape(name.c_str());
+  npy::Array array{type, {shape.d, shape.d + shape.nbDims}, {}};
+  size_t bytes = element_size(type);
+  for (const int64_t size : array.shape) bytes *= size_t(size);
+  array.data.resize(bytes);
+  return {name, std::move(array), DeviceMemory(bytes)};
+}
+
+void run(const char* engine_path, const char* plugin, const std::string& from,
+         const std::string& to) {
+  Logger logger;
+  const std::unique_ptr<nvinfer1::IRuntime> runtime(nvinfer1::createInferRuntime(logger));
+  require(runtime != nullptr, "TensorRT: no runtime");
+  // The engine refers to the plugin by name: it must be known before the engine is read.
+  require(runtime->getPluginRegistry().loadLibrary(plugin) != nullptr,
+          std::string(plugin) + ": expected a plugin library; TensorRT's log says why not");
+  const std::vector<char> plan = read_file(engine_path);
+  const std::unique_ptr<nvinfer1::ICudaEngine> engine(
+      runtime->deserializeCudaEngine(plan.data(), plan.size()));
+  require(engine != nullptr, std::string(engine_path) + ": expected an engine of this TensorRT, " +
+                                 "GPU and plugin; build it again: paro-trt build");
+  const std::unique_ptr<nvinfer1::IExecutionContext> context(engine->createExecutionContext());
+  require(context != nullptr, "no room for an execution context");
+
+  std::vector<Tensor> inputs, outputs;
+  const auto for_each = [&](nvinfer1::TensorIOMode mode, const auto& action) {
+    for (int32_t index = 0; index < engine->getNbIOTensors(); ++index) {
+      const char* name = engine->getIOTensorName(index);
+      if (engine->getTensorIOMode(name) != mode) continue;
+      action(name, numpy_type(engine->getTensorDataType(name), name));
+    }
+  };
+  for_each(nvinfer1::TensorIOMode::kINPUT, [&](const char* name, const std::string& type) {
+    inputs.push_back(load_input(*context, name, type, from));
+  });
+  for_each(nvinfer1::TensorIOMode::kOUTPUT, [&](const char* name, const std::string& type) {
+    outputs.push_back(make_output(*context, name, type));
+  });
+  for (const auto* tensors : {&inputs, &outputs}) {
+    for (const Tensor& tensor : *tensors) {
+      require(context->setTensorAddress(tensor.name.c_str(), tensor.device.address()), tensor.name);
+    }
+  }
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreate(&stream), "stream");
+  const bool queued = context->enqueueV3(stream);
+  check(cudaStreamSynchronize(stream), "execution");
+  check(cudaStreamDestroy(stream), "stream");
+  require(queued, "execution: TensorRT refused; its log says why");
+  for (Tensor& tensor : outputs) {
+    check(cudaMemcpy(tensor.host.data.data(), tensor.device.address(), tensor.host.data.size(),
+                     cudaMemcpyDeviceToHost),
+          tensor.name);
+    npy::write(to + "/" + tensor.name + ".npy", tensor.host);
+  }
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  if (count != 5) {
+    std::fprintf(stderr, "usage: %s ENGINE PLUGIN_LIBRARY INPUT_FOLDER OUTPUT_FOLDER\n", words[0]);
+    return 2;
+  }
+  try {
+    run(words[1], words[2], words[3], words[4]);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 2;
+  }
+  return 0;
+}
