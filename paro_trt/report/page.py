@@ -56,7 +56,7 @@ class ReportSummary:
 def write_report(plan: ParoPlan, name: str, plan_bytes: int, path: Path) -> ReportSummary:
     """Write the report of a plan, all of it or nothing. The same plan gives the same bytes.
 
-    Wan 2.1 14B at 720p with two bins takes about ten seconds on two cores.
+    Wan 2.1 14B at 720p with two bins takes some seconds on two cores.
 
     Args:
         plan: what to report.
@@ -68,7 +68,7 @@ def write_report(plan: ParoPlan, name: str, plan_bytes: int, path: Path) -> Repo
         PlanError: the plan has more heads than a page can show.
         ParoError: the file cannot be written.
     """
-    _require_showable(plan)
+    _require_showable(plan, name)
     maker = PictureMaker(plan)
     page = _render(plan, name, plan_bytes, maker).encode()
     with atomic_write(path) as file:
@@ -76,11 +76,11 @@ def write_report(plan: ParoPlan, name: str, plan_bytes: int, path: Path) -> Repo
     return ReportSummary(path, len(page), maker.before, maker.after)
 
 
-def _require_showable(plan: ParoPlan) -> None:
+def _require_showable(plan: ParoPlan, name: str) -> None:
     shown = plan.bins * sum(len(layer.heads) for layer in plan.layers)
     if shown > MAX_HEAD_BINS:
         raise PlanError(
-            "plan",
+            name,
             expected=f"at most {MAX_HEAD_BINS} heads x bins, which one page can show",
             actual=f"{shown}",
             remedy="read it with paro-trt inspect --heads or --json",

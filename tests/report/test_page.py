@@ -123,7 +123,9 @@ def test_a_plan_too_large_for_a_page_is_refused(monkeypatch, tmp_path):
     written(plan, tmp_path)
     monkeypatch.setattr(page, "MAX_HEAD_BINS", 23)
     (tmp_path / "report.html").unlink()
-    with pytest.raises(PlanError, match=r"at most 23 heads x bins.*got 24.*inspect"):
+    with pytest.raises(
+        PlanError, match=r"some.paro.safetensors: .*at most 23 heads x bins.*got 24.*inspect"
+    ):
         written(plan, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
