@@ -52,6 +52,9 @@ def show(diagnosis: Diagnosis) -> None:
     for part in diagnosis.missing:
         line = f"missing: {part.name} ({part.detail}); mend it with: {part.remedy}"
         console.print(line, style="red", markup=False, soft_wrap=True)
+    for part in diagnosis.missing_for_engines:
+        line = f"for TensorRT engines: {part.name} ({part.detail}): {part.remedy}"
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
     if diagnosis.cpu_chain:
         console.print("The whole chain (calibrate, export, verify, run) works on this CPU.")
 
@@ -71,5 +74,5 @@ def _machine(diagnosis: Diagnosis) -> dict[str, object]:
         f"driver {gpu['driver_version']}"
         for gpu in machine["gpus"]
     ]
-    facts["NVIDIA GPUs"] = "; ".join(gpus) or "none found (nothing of this release needs one)"
+    facts["NVIDIA GPUs"] = "; ".join(gpus) or "none found (needed for TensorRT engines only)"
     return facts

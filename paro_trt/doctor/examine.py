@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from . import probes
+from . import probes, tensorrt
 from .probes import Component
 
 CHAIN = {
@@ -22,11 +22,9 @@ CHAIN = {
 
 OPTIONAL = {
     "polygraphy": "inspecting and comparing ONNX files",
-    "tensorrt": "engines",
-    "tensorrt_lean": "running engines",
-    "tensorrt_rtx": "engines from the function body",
+    "tritonclient": "checking Triton's configurations",
 }
-"""Looked for by name; nothing of this release loads them."""
+"""Looked for by name and not loaded."""
 
 
 class State(str, Enum):
@@ -66,6 +64,15 @@ class Diagnosis:
         return not self.missing
 
     @property
+    def missing_for_engines(self) -> tuple[Component, ...]:
+        """What building and running engines with the plugin lacks, each with its remedy."""
+        return tuple(
+            part
+            for part in self.components
+            if part.name in tensorrt.RUNTIME_PARTS and not part.present
+        )
+
+    @property
     def missing(self) -> tuple[Component, ...]:
         """What the chain lacks, each with its remedy."""
         needed = {"python", *CHAIN}
@@ -74,16 +81,18 @@ class Diagnosis:
 
 def examine() -> Diagnosis:
     """Look at this machine: some seconds, most of them imports in another process."""
+    gpus = probes.gpus()
     components = (
         probes.python_component(),
         *probes.packages(CHAIN),
         probes.native_library("cpu", "the op on the CPU, fast"),
         probes.custom_op("the same in ONNX Runtime"),
+        *tensorrt.components(gpus),
         *(probes.unloaded_package(name, purpose) for name, purpose in OPTIONAL.items()),
         probes.tool("nvcc", "compiling the CUDA kernels, in a later release", ""),
     )
     present = {part.name: part.present for part in components}
-    machine = {**probes.cpu_facts(), **probes.memory_facts(), "gpus": list(probes.gpus())}
+    machine = {**probes.cpu_facts(), **probes.memory_facts(), "gpus": list(gpus)}
     return Diagnosis(machine, components, _backends(present))
 
 
@@ -95,6 +104,8 @@ def _backends(present: dict[str, bool]) -> tuple[Backend, ...]:
     reference, why_not = needs("torch", "numpy")
     native, why_not_native = needs("torch", "onnxruntime", "libparo_cpu", "libparo_onnxruntime")
     ort, why_no_ort = needs("onnx", "onnxruntime", "numpy")
+    engines, why_no_engines = needs(*tensorrt.RUNTIME_PARTS)
+    rtx, why_no_rtx = needs(*tensorrt.RTX_PARTS)
     return (
         Backend("reference", reference, why_not or "the op in eager PyTorch: the specification"),
         Backend("ort", ort, why_no_ort or "exported models in plain ONNX Runtime, on the CPU"),
@@ -105,5 +116,10 @@ def _backends(present: dict[str, bool]) -> tuple[Backend, ...]:
         ),
         Backend("emulated", State.PLANNED, "the CUDA kernels' source, run on the CPU"),
         Backend("cuda", State.PLANNED, "CUDA kernels, called from Python"),
-        Backend("tensorrt", State.PLANNED, "engines with the PAROAttention plugin"),
+        Backend("tensorrt", engines, why_no_engines or "engines with the PAROAttention plugin"),
+        Backend(
+            "tensorrt_rtx",
+            rtx,
+            why_no_rtx or "building engines of the function body, for GPUs that need not be here",
+        ),
     )

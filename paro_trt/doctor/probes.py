@@ -98,6 +98,25 @@ def unloaded_package(name: str, purpose: str, distribution: str | None = None) -
     return Component(name, True, _version(distribution or name), purpose)
 
 
+def is_installed(name: str) -> bool:
+    """Whether a module, such as "cuda.bindings", can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def in_process(code: str, *arguments: str) -> tuple[bool, str]:
+    """Run Python code in a fresh process: whether it ended well, and the last line it said."""
+    try:
+        done = _python(code, *arguments)
+    except subprocess.TimeoutExpired:
+        return False, f"took over {_PROBE_SECONDS} s"
+    ended_well = done.returncode == 0
+    lines = (done.stdout if ended_well else done.stderr).strip().splitlines()
+    return ended_well, lines[-1] if lines else f"ended Python with status {done.returncode}"
+
+
 def native_library(name: str, purpose: str) -> Component:
     """A native library of this package, loaded in a fresh process."""
     return _native(f"libparo_{name}", purpose, _NATIVE_PROBE, name)
@@ -110,13 +129,8 @@ def custom_op(purpose: str) -> Component:
 
 def _native(title: str, purpose: str, probe: str, *arguments: str) -> Component:
     remedy = "install g++ 11 or later, then: python -m pip install --force-reinstall --no-deps -e ."
-    try:
-        done = _python(probe, *arguments)
-    except subprocess.TimeoutExpired:
-        return Component(title, False, f"loading took over {_PROBE_SECONDS} s", purpose, remedy)
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    detail = lines[-1] if lines else f"loading ended Python with status {done.returncode}"
-    return Component(title, done.returncode == 0, detail, purpose, remedy)
+    found, detail = in_process(probe, *arguments)
+    return Component(title, found, detail, purpose, remedy)
 
 
 def cpu_facts() -> dict[str, object]:

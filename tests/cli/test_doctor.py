@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from paro_trt.doctor import probes
+from paro_trt.native import library_path
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def test_this_machine_can_run_the_chain(paro):
     assert document["cpu_chain"] is True
     found = states(document)
     assert [found[name] for name in ("reference", "ort", "cpu")] == ["runs"] * 3
-    assert {found[name] for name in ("cuda", "emulated", "tensorrt")} == {"not in this release"}
+    assert {found[name] for name in ("cuda", "emulated")} == {"not in this release"}
     assert document["machine"]["cores"] >= 1
 
 
@@ -73,3 +76,54 @@ def test_native_libraries_that_are_missing_are_named(paro, tmp_path, monkeypatch
     missing = {part["name"] for part in document["components"] if not part["present"]}
     assert {"libparo_cpu", "libparo_onnxruntime"} <= missing
     assert document["cpu_chain"] is True
+
+
+@pytest.fixture
+def stub_tensorrt(tmp_path, monkeypatch):
+    """A machine with everything that engines need, down to a plugin (the CPU library's copy)."""
+    site = tmp_path / "site"
+    (site / "cuda").mkdir(parents=True)
+    (site / "cuda" / "__init__.py").touch()
+    (site / "cuda" / "bindings.py").write_text("__version__ = '13.0.3'")
+    (site / "tensorrt.py").write_text("__version__ = '10.16.1.11'")
+    (site / "tensorrt_rtx.py").write_text("raise ImportError('libtensorrt_rtx.so: not found')")
+    for name in ("attention", "attention_autoreg", "cpu", "onnxruntime"):
+        source = library_path("cpu" if name.startswith("attention") else name)
+        shutil.copy(source, tmp_path / f"libparo_{name}.so")
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "NvInferVersion.h").write_text(
+        "#define TRT_MAJOR_ENTERPRISE 11\n#define NV_TENSORRT_MAJOR TRT_MAJOR_ENTERPRISE\n"
+        "#define NV_TENSORRT_MINOR 1\n"
+    )
+    gpu = {"name": "NVIDIA L4", "compute_cap": "8.9", "memory.total": "24 GB",
+           "driver_version": "580"}  # fmt: skip
+    monkeypatch.setattr(probes, "gpus", lambda: (gpu,))
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("PARO_LIBRARY_DIR", str(tmp_path))
+    monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
+    document = paro("doctor", "--json").document()
+    assert states(document)["tensorrt"] == "runs"
+    parts = {part["name"]: part for part in document["components"]}
+    assert parts["tensorrt"]["detail"] == "10.16.1.11"
+    assert parts["GPU"]["detail"] == "NVIDIA L4 (SM 89)"
+    assert parts["TensorRT headers"]["detail"] == f"11.1 in {stub_tensorrt / 'include'}"
+    assert "ABI 2" in parts["libparo_attention"]["detail"]
+    assert parts["libparo_attention_autoreg"]["present"]
+    assert "does not load: libtensorrt_rtx.so" in parts["tensorrt_rtx"]["detail"]
+    assert parts["tensorrt_rtx"]["remedy"] == "pip install tensorrt-rtx --force-reinstall"
+
+
+def test_what_engines_lack_is_said_with_the_command(paro, stub_tensorrt):
+    (stub_tensorrt / "libparo_attention.so").write_bytes(b"no library")
+    (stub_tensorrt / "site" / "tensorrt.py").unlink()
+    outcome = paro("doctor")
+    assert outcome.status == 0
+    lines = [line for line in outcome.stdout.splitlines() if line.startswith("for TensorRT")]
+    assert len(lines) == 2
+    assert "pip install tensorrt" in lines[0]
+    assert "docs/tensorrt-plugin.md" in lines[1]

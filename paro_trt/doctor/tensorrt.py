@@ -1,0 +1,130 @@
+"""What building and running TensorRT engines needs: each part, and the command that mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from . import probes
+from .probes import Component
+
+RUNTIME_PARTS = ("tensorrt", "cuda.bindings", "GPU", "libparo_attention")
+"""Without one of them no engine with the plugin is built or run."""
+
+RTX_PARTS = ("tensorrt_rtx",)
+"""Enough to build an engine of the function body; running it takes cuda.bindings and a GPU too."""
+
+HEADER_FOLDERS = ("/usr/include", "/usr/include/x86_64-linux-gnu", "/usr/local/tensorrt/include")
+VERSION_HEADER = "NvInferVersion.h"
+
+_BUILD_PLUGIN = "build it: docs/tensorrt-plugin.md; or set PARO_LIBRARY_DIR to its directory"
+
+_VERSION_PROBE = """
+import importlib, sys
+try:
+    print(importlib.import_module(sys.argv[1]).__version__)
+except Exception as error:
+    sys.exit(f"does not load: {' '.join(str(error).split())[:160]}")
+"""
+
+_PLUGIN_PROBE = """
+import json, sys
+import torch
+from paro_trt.engine.plugin_library import find_plugin
+from paro_trt.errors import ParoError
+from paro_trt.native import load_library
+from paro_trt.op.spec import AttentionConfig, AttentionInputs
+try:
+    plugin = find_plugin()
+except ParoError as error:
+    sys.exit(error.actual)
+query = torch.zeros(1, 128, 1, 64, dtype=torch.float16)
+index = torch.zeros(1, dtype=torch.int32)
+inputs = AttentionInputs(
+    query, query, query, torch.zeros(1, 128, dtype=torch.int32), index,
+    torch.zeros(1, 1, 1, 1, dtype=torch.int32), index[None], torch.zeros(4, 1, 64), index, index,
+)
+try:
+    kernel = load_library(plugin.path).describe(inputs, AttentionConfig(qk_bits=8, pv_bits=8))
+except ParoError as error:
+    kernel = f"no kernel: {error.actual}"
+print(json.dumps([plugin.name, plugin.abi, str(plugin.path), kernel]))
+"""
+
+
+def components(gpus: tuple[dict[str, str], ...]) -> tuple[Component, ...]:
+    """Every part of the way to engines; packages and libraries load in processes of their own."""
+    return (
+        _package("tensorrt", "engines with the plugin", "pip install tensorrt"),
+        _package("tensorrt_rtx", "engines of the function body", "pip install tensorrt-rtx"),
+        _package("cuda.bindings", "running engines", "pip install cuda-python"),
+        _gpu(gpus),
+        _plugin(),
+        _autoreg(),
+        _headers(),
+        probes.tool("trtexec", "building engines from the shell", "install the TensorRT SDK"),
+    )
+
+
+def _package(name: str, purpose: str, remedy: str) -> Component:
+    if not probes.is_installed(name):
+        return Component(name, False, "not installed", purpose, remedy)
+    found, detail = probes.in_process(_VERSION_PROBE, name)
+    return Component(name, found, detail, purpose, "" if found else f"{remedy} --force-reinstall")
+
+
+def _gpu(gpus: tuple[dict[str, str], ...]) -> Component:
+    found = ", ".join(f"{gpu['name']} (SM {gpu['compute_cap'].replace('.', '')})" for gpu in gpus)
+    remedy = "" if gpus else "run on a machine with an NVIDIA GPU, SM 80 or later, and its driver"
+    return Component("GPU", bool(gpus), found or "none found", "building and running", remedy)
+
+
+def _plugin() -> Component:
+    purpose = "the plugin, for Python, C++ and trtexec --dynamicPlugins"
+    found, detail = probes.in_process(_PLUGIN_PROBE)
+    if found:
+        name, abi, path, kernel = json.loads(detail)
+        detail = f"{name}, ABI {abi}; {kernel}; {path}"
+    return Component("libparo_attention", found, detail, purpose, "" if found else _BUILD_PLUGIN)
+
+
+def _autoreg() -> Component:
+    from ..engine.plugin_library import AUTOREG_LIBRARY
+    from ..errors import BackendUnavailableError
+    from ..native import library_path
+
+    name = f"libparo_{AUTOREG_LIBRARY}"
+    purpose = "the same for trtexec --staticPlugins, Polygraphy and Triton"
+    try:
+        return Component(name, True, str(library_path(AUTOREG_LIBRARY)), purpose)
+    except BackendUnavailableError as error:
+        return Component(name, False, error.actual, purpose, _BUILD_PLUGIN)
+
+
+def _headers() -> Component:
+    purpose = "compiling plugin and C++ runner against the SDK"
+    root = os.environ.get("TENSORRT_ROOT")
+    folders = [Path(root, "include")] if root else [Path(folder) for folder in HEADER_FOLDERS]
+    for folder in folders:
+        version = _header_version(folder / VERSION_HEADER)
+        if version:
+            return Component("TensorRT headers", True, f"{version} in {folder}", purpose)
+    remedy = "set TENSORRT_ROOT to an SDK; the plugin also builds with -DPARO_TRT_ABI_SHIM=ON"
+    where = f"no {VERSION_HEADER} in {folders[0]}" if root else "not found"
+    return Component("TensorRT headers", False, where, purpose, remedy)
+
+
+def _header_version(path: Path) -> str:
+    """Such as "10.13"; 11 spells its number by way of other macros."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    defines: dict[str, str] = dict(re.findall(r"^#define\s+(\w+)\s+(\w+)", text, re.MULTILINE))
+    numbers: list[str] = []
+    for name in ("NV_TENSORRT_MAJOR", "NV_TENSORRT_MINOR"):
+        value = defines.get(name, "")
+        numbers.append(defines.get(value, value))
+    return ".".join(numbers) if all(number.isdecimal() for number in numbers) else ""
