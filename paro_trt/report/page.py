@@ -129,7 +129,7 @@ def _draw(plan: ParoPlan, maker: PictureMaker) -> tuple[list[str], list[NDArray[
     packed, telling = [], []
     for layer in plan.layers:
         pictures = maker.pictures(layer)
-        packed.append(base64.b64encode(zlib.compress(pictures.packed(), 9)).decode())
+        packed.append(base64.b64encode(zlib.compress(pictures.packed())).decode())
         telling.append(pictures.telling())
     return packed, telling
 
