@@ -146,7 +146,7 @@ def adopt_engine(
     return BuildReport(path, manifest, reused=True)
 
 
-def engine_key(parts: Any, settings: BuildSettings) -> str:
+def engine_key(parts: _Parts, settings: BuildSettings) -> str:
     """SHA-256 of all that an engine depends on: model, plan, plugin, GPU, TensorRT, settings."""
     document = {
         "onnx": parts.source.sha256,

@@ -98,11 +98,11 @@ class EngineContext:
         stream = self.stream.address
         views, sizes = input_views(self._manifest.inputs, inputs, self._gpu, stream)
         made, made_views = self._outputs(inputs, outputs or {}, sizes)
+        self._to_host = []
         state = self._bind(views, made_views)
         self._execute(state)
         for view, address in self._to_host:
             cuda.copy_to_host(view.address, address, view.nbytes, self.stream.handle)
-        self._to_host = []
         self._in_flight = [*views.values(), *made_views.values()]
         if wait:
             self.synchronize()
