@@ -24,8 +24,8 @@ LEVELS = 15
 _ROWS_AT_ONCE = 4 << 20
 """Mask entries unpacked at a time."""
 
-# float32 sums of a cell's shares miss 1 by less.
-_ROUNDING = 1e-5
+# Integers to here are exact in float32, so that sums do not depend on their sequence.
+_EXACT = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,10 @@ class PictureMaker:
         tokens = min(side, plan.tokens)
         self.before = PictureSize(tokens, tokens)
         self.after = PictureSize(min(side, plan.query_blocks), min(side, plan.key_blocks))
-        self._query_groups = _block_shares(plan.query_blocks, self.after.rows)
-        self._key_groups = _block_shares(plan.key_blocks, self.after.columns)
+        largest_cell = -(-plan.tokens // tokens)
+        self._dtype = np.float32 if largest_cell**2 < _EXACT else np.float64
+        self._query_groups = self._block_counts(plan.query_blocks, self.after.rows)
+        self._key_groups = self._block_counts(plan.key_blocks, self.after.columns)
 
     def pictures(self, layer: LayerPlan) -> LayerPictures:
         """The pictures of one layer of the plan."""
@@ -84,36 +86,54 @@ class PictureMaker:
         before = np.empty((bins, heads, self.before.rows, self.before.columns), np.uint8)
         after = np.empty((bins, heads, self.after.rows, self.after.columns), np.uint8)
         for order in np.unique(layer.head_order):
-            queries, keys = self._token_shares(int(order))
+            queries, keys = self._token_counts(int(order))
             for head in np.flatnonzero(layer.head_order == order):
                 for mask_bin in range(bins):
-                    cells = self._cells(layer.block_mask[mask_bin, head], queries, keys)
-                    before[mask_bin, head], after[mask_bin, head] = map(_levels, cells)
+                    words = layer.block_mask[mask_bin, head]
+                    before[mask_bin, head], after[mask_bin, head] = self._cells(
+                        words, queries, keys
+                    )
         return LayerPictures(before, after)
 
-    def _token_shares(self, order: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """How the tokens of each cell spread over blocks: [rows, NQ] and [columns, NK]."""
+    def _token_counts(self, order: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """How many tokens of each cell lie in each block: [rows, NQ] and [columns, NK]."""
         plan = self.plan
         position = np.empty(plan.tokens, np.int64)
         position[plan.orders[order]] = np.arange(plan.tokens)
         cell = _cells_of(plan.tokens, self.before.rows)
-        queries = _shares(cell, position // plan.block_q, plan.query_blocks)
-        keys = _shares(cell, position // plan.block_k, plan.key_blocks)
+        queries = self._counts(cell, position // plan.block_q, plan.query_blocks)
+        keys = self._counts(cell, position // plan.block_k, plan.key_blocks)
         return queries, keys
 
+    def _block_counts(self, blocks: int, cells: int) -> NDArray[np.floating]:
+        """[cells, blocks]: 1 where a cell covers a block."""
+        return self._counts(_cells_of(blocks, cells), np.arange(blocks), blocks)
+
+    def _counts(
+        self, cell: NDArray[np.int64], block: NDArray[np.int64], blocks: int
+    ) -> NDArray[np.floating]:
+        """[cells, blocks]: things of each cell (ascending, none empty) in each block."""
+        cells = int(cell[-1]) + 1
+        counts = np.bincount(cell * blocks + block, minlength=cells * blocks)
+        return counts.reshape(cells, blocks).astype(self._dtype)
+
     def _cells(
-        self, words: NDArray[np.int32], queries: NDArray[np.float32], keys: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Shares attended, before and after, of one mask int32 [NQ, W]."""
+        self, words: NDArray[np.int32], queries: NDArray[np.floating], keys: NDArray[np.floating]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Levels, before and after, of one mask int32 [NQ, W]."""
         columns = np.concatenate([keys, self._key_groups]).T
-        before = np.zeros((self.before.rows, self.before.columns), np.float32)
-        after = np.zeros((self.after.rows, self.after.columns), np.float32)
+        split = self.before.columns
+        before = np.zeros((self.before.rows, split), self._dtype)
+        after = np.zeros((self.after.rows, self.after.columns), self._dtype)
         for rows in self._row_ranges():
-            mask = unpack_block_mask(words[rows], self.plan.key_blocks).astype(np.float32)
+            mask = unpack_block_mask(words[rows], self.plan.key_blocks).astype(self._dtype)
             reduced = mask @ columns
-            before += queries[:, rows] @ reduced[:, : self.before.columns]
-            after += self._query_groups[:, rows] @ reduced[:, self.before.columns :]
-        return before, after
+            before += queries[:, rows] @ reduced[:, :split]
+            after += self._query_groups[:, rows] @ reduced[:, split:]
+        return (
+            _levels(before, _pairs(queries, keys)),
+            _levels(after, _pairs(self._query_groups, self._key_groups)),
+        )
 
     def _row_ranges(self) -> Iterator[slice]:
         step = max(1, _ROWS_AT_ONCE // self.plan.key_blocks)
@@ -133,26 +153,12 @@ def _cells_of(count: int, cells: int) -> NDArray[np.int64]:
     return np.arange(count) * cells // count
 
 
-def _block_shares(blocks: int, cells: int) -> NDArray[np.float32]:
-    """f32 [cells, blocks]: each cell averages the blocks it covers."""
-    return _shares(_cells_of(blocks, cells), np.arange(blocks), blocks)
+def _pairs(queries: NDArray[np.floating], keys: NDArray[np.floating]) -> NDArray[np.float64]:
+    """f64 [rows, columns]: pairs of things in each cell."""
+    return np.outer(queries.sum(axis=1, dtype=np.float64), keys.sum(axis=1, dtype=np.float64))
 
 
-def _shares(cell: NDArray[np.int64], block: NDArray[np.int64], blocks: int) -> NDArray[np.float32]:
-    """f32 [cells, blocks]: share of each cell's things that lie in each block.
-
-    Args:
-        cell: the cell of each thing; ascending, none empty.
-        block: the block of each thing.
-        blocks: how many blocks there are.
-    """
-    cells = int(cell[-1]) + 1
-    counts = np.bincount(cell * blocks + block, minlength=cells * blocks).reshape(cells, blocks)
-    return np.asarray(counts / counts.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
-def _levels(shares: NDArray[np.float32]) -> NDArray[np.uint8]:
-    levels = np.rint(shares * LEVELS).clip(0, LEVELS)
-    levels = np.where(shares > 0, np.maximum(levels, 1), 0)
-    full = shares > 1 - _ROUNDING
-    return np.where(full, LEVELS, np.minimum(levels, LEVELS - 1)).astype(np.uint8)
+def _levels(attended: NDArray[np.floating], pairs: NDArray[np.float64]) -> NDArray[np.uint8]:
+    between = np.rint(attended / pairs * LEVELS).clip(1, LEVELS - 1)
+    levels = np.where(attended == pairs, LEVELS, np.where(attended == 0, 0, between))
+    return levels.astype(np.uint8)
