@@ -59,12 +59,15 @@ def build_network(
         progress: told how the build goes on; Ctrl-C stops it between two steps.
 
     Raises:
+        BackendUnavailableError: TensorRT does not start here.
         BuildError: TensorRT refuses the model, a setting or the build, with its reason.
         KeyboardInterrupt: the build was stopped.
     """
     keeper = LogKeeper()
     logger = make_logger(trt.module, keeper)
     builder = trt.module.Builder(logger)
+    if settings.target is None:  # else it builds for a GPU that is not here, and may say so
+        keeper.check_start(f"{trt.flavour.label} {trt.version}", builder)
     flag = getattr(trt.module.NetworkDefinitionCreationFlag, _STRONGLY_TYPED)
     network = builder.create_network(1 << int(flag))
     # The parser owns what the network refers to: it must live until the engine is built.

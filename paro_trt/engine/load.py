@@ -73,10 +73,12 @@ def deserialize(trt: TensorRt, name: str, data: Any) -> Any:
     """TensorRT's engine of a buffer.
 
     Raises:
+        BackendUnavailableError: TensorRT does not start here.
         EngineError: TensorRT refuses it, with its reason.
     """
     keeper = LogKeeper()
     runtime = trt.module.Runtime(make_logger(trt.module, keeper))
+    keeper.check_start(f"{trt.flavour.label} {trt.version}", runtime)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise EngineError(

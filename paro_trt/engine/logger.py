@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from typing import Any
+
+from ..errors import BackendUnavailableError
 
 LOG = logging.getLogger("paro_trt.tensorrt")
 """Everything that TensorRT logs, for who wants to read it."""
@@ -21,6 +24,21 @@ class LogKeeper:
         """Keep an error."""
         if len(self._errors) < KEPT:
             self._errors.append(" ".join(message.split())[:300])
+
+    def check_start(self, product: str, made: Any) -> None:
+        """Raise BackendUnavailableError if an error was logged: TensorRT did not start.
+
+        Its bindings then hand out an object around a null pointer, and using or destroying it
+        ends the process [lean 10.16 and 11.4 without a GPU, 2026-11-24]: `made` is never freed.
+        """
+        if self._errors:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
+            raise BackendUnavailableError(
+                product,
+                expected="to start, which takes a GPU and a driver for its CUDA",
+                actual=self.explain(""),
+                remedy="nvidia-smi says what the machine has; install or update its driver",
+            )
 
     def explain(self, otherwise: str) -> str:
         """What TensorRT said, in one line; `otherwise` if it said nothing."""

@@ -45,6 +45,17 @@ def test_build_inspect_run(paro, newest, half_onnx, tmp_path):  # noqa: F811, AR
     np.testing.assert_array_equal(*outputs)
 
 
+def test_verify_an_engine(paro, newest, model_dir, plan_file, prompts_file, tmp_path):  # noqa: F811, ARG001
+    half, engine = tmp_path / "half.onnx", tmp_path / "half.engine"
+    words = (model_dir, "--plan", plan_file, "-o", half, "--dtype", "float16")
+    assert paro("export", *words).status == 0
+    assert paro("build", half, "-o", engine).status == 0
+    options = ("--prompts", prompts_file, "--samples", "1", "--steps", "2", "--min-cosine", "0.5")
+    report = paro("verify", engine, "--model", model_dir, *options, "--json").document()
+    assert report["file"] == str(engine)
+    assert report["velocities"]
+
+
 def test_print_trtexec_builds_nothing(paro, half_onnx, tmp_path):  # noqa: F811
     target = tmp_path / "a.engine"
     words = ("--batch", "1,2,4", "--level", "3", "--workspace", "2048", "--max-aux-streams", "1")

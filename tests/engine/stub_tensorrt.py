@@ -87,6 +87,7 @@ class StubTensorRt:
         self.cuda = cuda
         self.surface = SURFACE[version]
         self.registry = IPluginRegistry(self)
+        self.refuse_start = ""
         self.refuse_build = ""
         self.refuse_load = ""
         self.function_first = False
@@ -261,6 +262,8 @@ class Builder(Guarded):
         super().__init__(trt)
         assert logger._constructed
         self._logger, self._names = logger, names
+        if trt.refuse_start:
+            logger.log(names.Severity.ERROR, trt.refuse_start)
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
         wanted = self._trt.surface["NetworkDefinitionCreationFlag"]["STRONGLY_TYPED"]
@@ -306,6 +309,8 @@ class Runtime(Guarded):
         super().__init__(trt)
         assert logger._constructed
         self._logger, self._names = logger, names
+        if trt.refuse_start:
+            logger.log(names.Severity.ERROR, trt.refuse_start)
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         content = json.loads(bytes(serialized_engine))

@@ -14,6 +14,7 @@ from paro_trt.engine.cache import EngineCache
 from paro_trt.engine.manifest import manifest_path, read_manifest
 from paro_trt.engine.pipeline import adopt_engine, build_engine
 from paro_trt.errors import ArgumentError, BackendUnavailableError, OnnxFileError
+from paro_trt.runtime.engine import Engine
 
 from .conftest import with_attention
 
@@ -115,6 +116,17 @@ def test_interrupt_ends_the_build_and_leaves_nothing(half_onnx, tmp_path):
         build_engine(half_onnx, tmp_path / "a.engine", progress=Watcher(interrupt=True))
     assert not list(tmp_path.glob("a.engine*"))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_tensorrt_that_does_not_start(newest, half_onnx, tmp_path):
+    path = tmp_path / "a.engine"
+    build_engine(half_onnx, path)
+    newest.trt.refuse_start = "CUDA initialization failure with error: 35"
+    with pytest.raises(BackendUnavailableError, match=r"11\.4.*failure with error: 35"):
+        build_engine(half_onnx, tmp_path / "b.engine")
+    with pytest.raises(BackendUnavailableError, match=r"11\.4.*failure with error: 35"):
+        Engine(path)
+    assert not (tmp_path / "b.engine").exists()
 
 
 def test_a_failing_build_says_why_and_leaves_the_old_engine(newest, half_onnx, tmp_path):
