@@ -3,7 +3,9 @@ add_library(paro_project_options INTERFACE)
 target_compile_options(paro_project_options INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
   # A note that GCC 4.6 changed how 64-byte aligned arguments (tensor maps) are passed.
-  -Wno-psabi)
+  -Wno-psabi
+  # Kernels unroll loops by a pragma that only nvcc knows.
+  -Wno-unknown-pragmas)
 # Kernels are checked value by value against plain computations: contraction would differ by CPU.
 target_compile_options(paro_project_options INTERFACE -ffp-contract=off)
 

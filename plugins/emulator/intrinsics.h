@@ -201,6 +201,18 @@ inline int __float2int_rn(float value) {
 inline float __fdividef(float numerator, float denominator) { return numerator / denominator; }
 inline float __fdiv_rn(float numerator, float denominator) { return numerator / denominator; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+// Rounded towards minus infinity.
+inline float __fmaf_rd(float a, float b, float c) {
+  const float nearest = std::fma(a, b, c);
+  if (!std::isfinite(nearest)) return nearest;
+  // The product of two floats is exact in double; what the sum loses is recovered by TwoSum.
+  const double product = static_cast<double>(a) * static_cast<double>(b);
+  const double sum = product + static_cast<double>(c), part = sum - product;
+  const double lost = (product - (sum - part)) + (static_cast<double>(c) - part);
+  const double difference = (sum - static_cast<double>(nearest)) + lost;
+  return difference < 0 ? std::nextafter(nearest, -std::numeric_limits<float>::infinity())
+                        : nearest;
+}
 // Never fused with a neighbour: volatile keeps the compiler from contracting them.
 inline float __fmul_rn(float a, float b) {
   const volatile float product = a * b;

@@ -1,4 +1,4 @@
-// Conversions and packing. PTX ISA, "cvt", "cvt.pack", "ex2", "prmt".
+// Conversions, packing and maxima. PTX ISA, "cvt", "cvt.pack", "ex2", "max", "prmt".
 #pragma once
 
 #include "ptx/platform.cuh"
@@ -14,6 +14,28 @@ PTX_FN float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+#endif
+}
+
+// lg2.approx: absolute error below 2^-22 for x in [0.5, 2^8], exact for powers of two.
+PTX_FN float log2_approx(float x) {
+#if PARO_EMULATED
+  return std::log2(x);
+#else
+  float y;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+// max.NaN.f32: NaN where either is.
+PTX_FN float maximum_or_nan(float x, float y) {
+#if PARO_EMULATED
+  return x != x ? x : y != y ? y : std::max(x, y);
+#else
+  float z;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+  return z;
 #endif
 }
 
@@ -48,6 +70,19 @@ PTX_FN uint32_t pack_u8x4(float x0, float x1, float x2, float x3) {
       : "=r"(all)
       : "r"(__float2int_rn(x1)), "r"(__float2int_rn(x0)), "r"(high));
   return all;
+#endif
+}
+
+// The same for floats already in [0, 255.5): where conversions run at a quarter of the rate (before
+// sm_89) additions and permutes do it instead. Adding 1.5 * 2^23 rounds half to even and leaves the
+// code in the lowest byte.
+PTX_FN uint32_t pack_u8x4_in_range(float x0, float x1, float x2, float x3) {
+#if !PARO_EMULATED && __CUDA_ARCH__ >= 890
+  return pack_u8x4(x0, x1, x2, x3);
+#else
+  const auto code = [](float x) { return __float_as_uint(__fadd_rn(x, 12582912.0f)); };
+  return __byte_perm(__byte_perm(code(x0), code(x1), 0x0040),
+                     __byte_perm(code(x2), code(x3), 0x0040), 0x5410);
 #endif
 }
 
@@ -94,6 +129,24 @@ PTX_FN uint32_t pack_bf16x2(float x0, float x1) {
 // conversion instruction. Exact for sums within +-2^22.
 constexpr int32_t biased_zero = 0x4B400000;
 constexpr float bias_value = 12582912.0f;
+
+// Four registers that hold `value`, opaque to the compiler: an mma reads its start from four
+// consecutive ones, and would have them written anew each time if their content were known.
+PTX_FN void hold(int32_t (&registers)[4], int32_t value, Place place = Place::current()) {
+#if PARO_EMULATED
+  (void)place;
+  for (int32_t& x : registers) x = value;
+#else
+  (void)place;
+  // A shuffle that changes nothing is what no compiler pass looks into.
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    asm volatile("shfl.sync.idx.b32 %0, %1, 0, 0x1f, 0xffffffff;"
+                 : "=r"(registers[i])
+                 : "r"(value));
+  }
+#endif
+}
 
 PTX_FN float float_from_biased(int32_t accumulator) {
   return __int_as_float(accumulator) - bias_value;

@@ -40,9 +40,19 @@ __global__ void ampere(const uint4* in, uint32_t* out, float x, int barrier_id) 
   ptx::mma_u4_s4(c, t, u);
   ptx::mma_f16(f, a, b);
   ptx::mma_bf16(f, t, u);
-  const float y = ptx::exp2_approx(x) + ptx::float_from_biased(ptx::biased_zero + c[0]);
+  int32_t d[4], held[4];
+  float h[4];
+  ptx::hold(held, c[3]);
+  ptx::mma_s8_s8_from(held, d, a, b);
+  ptx::mma_u8_s8_from(d, c, t, u);
+  ptx::mma_s4_s4_from(c, d, a, b);
+  ptx::mma_u4_s4_from(d, c, t, u);
+  ptx::mma_f16_from(f, h, a, b);
+  ptx::mma_bf16_from(h, f, t, u);
+  const float y = ptx::exp2_approx(ptx::maximum_or_nan(x, f[0])) + ptx::float_from_biased(ptx::biased_zero + c[0]);
   const ptx::BytePair p = ptx::unpack_s4_interleaved(a[0]), q = ptx::unpack_s4_sequential(a[1]);
   out[lane] = ptx::pack_u8x4(x, y, f[0], f[1]) ^ ptx::pack_s8x4(x, y, f[2], f[3]) ^
+              ptx::pack_u8x4_in_range(x, y, f[0], ptx::log2_approx(x)) ^
               ptx::pack_f16x2(x, y) ^ ptx::pack_bf16x2(x, y) ^ p.low ^ p.high ^ q.low ^ q.high ^
               static_cast<uint32_t>(c[1] ^ c[2] ^ c[3]);
 }

@@ -1,0 +1,14 @@
+// What differs between a GPU and the emulator on the host's side.
+#pragma once
+
+#include "paro/paro_c.h"
+
+namespace paro::kernels {
+
+// Name for paro_library_name.
+const char* library_name() noexcept;
+
+// 10 * major + minor of the GPU that runs, or a status with its message.
+paro_status current_sm(int32_t* sm) noexcept;
+
+}  // namespace paro::kernels

@@ -1,0 +1,12 @@
+// Launching stage 1.
+#pragma once
+
+#include "kernels/params.h"
+#include "ptx/launch.cuh"
+
+namespace paro::kernels::reorder_quantize {
+
+// Token blocks of `units` units, then their summary blocks where pooled. `head_dim` is 64 or 128.
+LaunchStatus launch_stage(const ReorderParams& params, Number source, int head_dim, Stream stream);
+
+}  // namespace paro::kernels::reorder_quantize

@@ -1,0 +1,32 @@
+// Finding and launching the kernel of stage 2 for a call.
+#pragma once
+
+#include "kernels/sparse_attention/variant.h"
+#include "ptx/launch.cuh"
+
+namespace paro::kernels::sparse_attention {
+
+struct Selection {
+  int head_dim;
+  int block_q;
+  Number qk;
+  Number pv;
+  FourBit four_bit;
+};
+
+// A compiled variant, behind functions that need not know its type.
+struct Kernel {
+  int threads;
+  size_t (*shared_bytes)(int mask_words);
+  LaunchStatus (*allow)(size_t shared_bytes);
+  LaunchStatus (*launch)(const AttentionParams& params, const LaunchShape& shape);
+};
+
+// The kernel for a selection with these number types. One translation unit a pair.
+template <Number Qk, Number Pv>
+Kernel kernel_of(const Selection& selection);
+
+// Dispatches on the number types of the selection.
+Kernel find_kernel(const Selection& selection);
+
+}  // namespace paro::kernels::sparse_attention

@@ -1,0 +1,176 @@
+// The two matrix products of a step, 32 query rows of a warp against one slot of 64 keys.
+//
+// Fragments follow ptx/mma.cuh. Lane 4 g + i holds, of each 16 x 8 accumulator tile, rows g and
+// g + 8, columns 2 i and 2 i + 1.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/sparse_attention/swizzle.cuh"
+#include "kernels/sparse_attention/variant.h"
+#include "ptx/convert.cuh"
+#include "ptx/ldmatrix.cuh"
+#include "ptx/mma.cuh"
+
+namespace paro::kernels::sparse_attention {
+
+constexpr int row_tiles = rows_per_warp / 16;
+constexpr int key_tiles = slot_keys / 8;
+
+// Integer accumulators start at ptx::biased_zero, so that their bits are a float.
+template <Number N>
+using Accumulator = typename std::conditional<is_integer(N), int32_t, float>::type;
+
+// What accumulators of integer products start from, kept in registers through the whole walk.
+struct BiasedZero {
+  int32_t registers[4];
+};
+
+// S of one warp: tile (a, n) is rows 16 a .. of the warp, keys 8 n ...
+template <class V>
+using Scores = Accumulator<V::qk>[row_tiles][key_tiles][4];
+
+template <class V>
+PTX_FN void multiply_scores(bool first, const BiasedZero& zero, Accumulator<V::qk> (&c)[4],
+                            const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  constexpr float float_zero[4] = {};
+  if constexpr (V::qk == Number::f16) {
+    first ? ptx::mma_f16_from(float_zero, c, a, b) : ptx::mma_f16(c, a, b);
+  } else if constexpr (V::qk == Number::bf16) {
+    first ? ptx::mma_bf16_from(float_zero, c, a, b) : ptx::mma_bf16(c, a, b);
+  } else if constexpr (V::qk == Number::s4 && !V::unpacks_keys) {
+    first ? ptx::mma_s4_s4_from(zero.registers, c, a, b) : ptx::mma_s4_s4(c, a, b);
+  } else {
+    first ? ptx::mma_s8_s8_from(zero.registers, c, a, b) : ptx::mma_s8_s8(c, a, b);
+  }
+}
+
+// S = Q K^T. An instruction takes 32 bytes of a row, whatever the type.
+template <class V>
+PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZero& zero,
+                          Scores<V>& scores) {
+  using Size = TileSize<V>;
+  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t query_address =
+      query_tile + tile_offset<Size::query_row_bytes>(warp * rows_per_warp + lane % 16, lane / 16);
+  const uint32_t key_address =
+      key_tile + tile_offset<Size::key_row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  constexpr uint32_t query_steps = Size::query_row_bytes / 32;
+  // With unpacking, one step of key bytes makes two of query bytes.
+  constexpr uint32_t steps_a_key_step = V::unpacks_keys ? 2 : 1;
+#pragma unroll
+  for (uint32_t step = 0; step < query_steps; step += steps_a_key_step) {
+    uint32_t a[row_tiles][steps_a_key_step][4];
+#pragma unroll
+    for (uint32_t tile = 0; tile < row_tiles; tile++) {
+#pragma unroll
+      for (uint32_t i = 0; i < steps_a_key_step; i++) {
+        ptx::ldmatrix_x4(a[tile][i], (query_address ^ ((step + i) << 5)) +
+                                         tile * 16 * Size::query_row_bytes);
+      }
+    }
+    const uint32_t key_step_address = key_address ^ ((step / steps_a_key_step) << 5);
+#pragma unroll
+    for (uint32_t n = 0; n < key_tiles; n += 2) {
+      uint32_t b[4];
+      ptx::ldmatrix_x4(b, key_step_address + n * 8 * Size::key_row_bytes);
+#pragma unroll
+      for (uint32_t half = 0; half < 2; half++) {
+#pragma unroll
+        for (uint32_t tile = 0; tile < row_tiles; tile++) {
+          auto& c = scores[tile][n + half];
+          if constexpr (V::unpacks_keys) {
+#pragma unroll
+            for (uint32_t i = 0; i < 2; i++) {
+              const ptx::BytePair bytes = ptx::unpack_s4_interleaved(b[2 * half + i]);
+              multiply_scores<V>(step + i == 0, zero, c, a[tile][i], {bytes.low, bytes.high});
+            }
+          } else {
+            multiply_scores<V>(step == 0, zero, c, a[tile][0], {b[2 * half], b[2 * half + 1]});
+          }
+        }
+      }
+    }
+  }
+}
+
+// P of one 16-row tile as the A operand of P V, ready for `instructions` products.
+template <class V>
+struct Probabilities {
+  static constexpr int instructions = !is_integer(V::pv)                           ? 4
+                                      : V::pv == Number::s4 && !V::unpacks_values ? 1
+                                                                                   : 2;
+  uint32_t a[instructions][4];
+};
+
+// B operands of P V for one pair of 8-channel tiles (d, d + 1), all 64 keys.
+template <class V>
+struct ValueFragments {
+  uint32_t b[2][Probabilities<V>::instructions][2];
+};
+
+template <class V>
+PTX_FN void load_values(uint32_t value_tile, uint32_t d, ValueFragments<V>& fragments) {
+  using Size = TileSize<V>;
+  const uint32_t lane = threadIdx.x % 32;
+  uint32_t r[4];
+  if constexpr (!is_integer(V::pv)) {
+    // Rows are keys: transposed on the way.
+    const uint32_t address =
+        (value_tile + tile_offset<Size::value_row_bytes>(lane % 16, lane / 16)) ^ ((d % 8) << 4);
+#pragma unroll
+    for (uint32_t k = 0; k < 4; k++) {
+      ptx::ldmatrix_x4_trans(r, address + d / 8 * 128 + k * 16 * Size::value_row_bytes);
+      fragments.b[0][k][0] = r[0], fragments.b[0][k][1] = r[1];
+      fragments.b[1][k][0] = r[2], fragments.b[1][k][1] = r[3];
+    }
+  } else if constexpr (V::pv == Number::s8) {
+    const uint32_t address =
+        value_tile + tile_offset<Size::value_row_bytes>(lane % 8, lane / 8);
+#pragma unroll
+    for (uint32_t tile = 0; tile < 2; tile++) {
+      ptx::ldmatrix_x4(r, address + (d + tile) * 8 * Size::value_row_bytes);
+      fragments.b[tile][0][0] = r[0], fragments.b[tile][0][1] = r[1];
+      fragments.b[tile][1][0] = r[2], fragments.b[tile][1][1] = r[3];
+    }
+  } else {
+    const uint32_t address =
+        value_tile + tile_offset<Size::value_row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    ptx::ldmatrix_x4(r, address + d * 8 * Size::value_row_bytes);
+#pragma unroll
+    for (uint32_t tile = 0; tile < 2; tile++) {
+      if constexpr (V::unpacks_values) {
+#pragma unroll
+        for (uint32_t half = 0; half < 2; half++) {
+          const ptx::BytePair bytes = ptx::unpack_s4_interleaved(r[2 * tile + half]);
+          fragments.b[tile][half][0] = bytes.low, fragments.b[tile][half][1] = bytes.high;
+        }
+      } else {
+        fragments.b[tile][0][0] = r[2 * tile], fragments.b[tile][0][1] = r[2 * tile + 1];
+      }
+    }
+  }
+}
+
+// c += P V for 16 bits, c = biased zero + P V for integers: one 16 x 8 tile.
+template <class V>
+PTX_FN void multiply_values(const BiasedZero& zero, Accumulator<V::pv> (&c)[4],
+                            const Probabilities<V>& p,
+                            const uint32_t (&b)[Probabilities<V>::instructions][2]) {
+#pragma unroll
+  for (int k = 0; k < Probabilities<V>::instructions; k++) {
+    if constexpr (V::pv == Number::f16) {
+      ptx::mma_f16(c, p.a[k], b[k]);
+    } else if constexpr (V::pv == Number::bf16) {
+      ptx::mma_bf16(c, p.a[k], b[k]);
+    } else if constexpr (V::pv == Number::s4 && !V::unpacks_values) {
+      ptx::mma_u4_s4_from(zero.registers, c, p.a[k], b[k]);
+    } else if (k == 0) {
+      ptx::mma_u8_s8_from(zero.registers, c, p.a[k], b[k]);
+    } else {
+      ptx::mma_u8_s8(c, p.a[k], b[k]);
+    }
+  }
+}
+
+}  // namespace paro::kernels::sparse_attention

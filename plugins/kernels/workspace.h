@@ -1,0 +1,61 @@
+// How the caller's workspace is cut up, and how many heads it holds at a time.
+#pragma once
+
+#include <cstddef>
+
+#include "common/check.h"
+#include "kernels/params.h"
+
+namespace paro::kernels {
+
+// What the workspace of `units` units holds.
+struct Workspace {
+  PreparedKeys prepared;
+  BlockMeans means;
+  size_t bytes;
+};
+
+// Numbers that a call's keys and values are prepared as.
+inline Number number_of(int32_t bits, int32_t dtype) {
+  if (bits == 8) return Number::s8;
+  if (bits == 4) return Number::s4;
+  return dtype == PARO_BFLOAT16 ? Number::bf16 : Number::f16;
+}
+
+// Addresses within `base`; with a null base only `bytes` means anything.
+inline Workspace cut_workspace(const paro_attention& call, const Shape& shape, int64_t units,
+                               void* base) {
+  size_t used = 0;
+  const auto take = [&](int64_t bytes) {
+    auto* piece = base == nullptr ? nullptr : static_cast<uint8_t*>(base) + used;
+    used += (static_cast<size_t>(bytes) + 255) / 256 * 256;
+    return piece;
+  };
+  const auto take_floats = [&](int64_t count) { return reinterpret_cast<float*>(take(count * 4)); };
+  const int64_t blocks = units * (shape.key_blocks + shape.summary_blocks);
+  const int64_t elements = blocks * call.block_k * call.head_dim;
+  const int64_t means = call.pool_dropped ? units * shape.key_blocks * call.head_dim : 0;
+  Workspace w;
+  w.prepared.key = take(elements * call.qk_bits / 8);
+  w.prepared.value = take(elements * call.pv_bits / 8);
+  w.prepared.key_scale = take_floats(blocks);
+  w.prepared.value_scale = take_floats(call.pv_bits == 4 ? blocks * call.head_dim : blocks);
+  w.means = {take_floats(means), take_floats(means)};
+  w.bytes = used;
+  return w;
+}
+
+// Units taken at once: as many as stay within `limit` (0: all), at least one; a grid's y dimension
+// holds no more than 65535.
+inline int32_t units_at_once(const paro_attention& call, const Shape& shape, size_t limit) {
+  const int64_t all = int64_t{call.batch} * call.kv_heads;
+  int64_t units = all < 65535 ? all : 65535;
+  if (limit != 0) {
+    while (units > 1 && cut_workspace(call, shape, units, nullptr).bytes > limit) {
+      units = units / 2 > 0 ? (units + 1) / 2 : 1;
+    }
+  }
+  return static_cast<int32_t>(units);
+}
+
+}  // namespace paro::kernels
