@@ -107,9 +107,11 @@ class NativeLibrary:
         """Name and version, as the library gives them."""
         return bytes(self._library.paro_library_name()).decode()
 
-    def describe(self, inputs: AttentionInputs, config: AttentionConfig, threads: int = 0) -> str:
-        """Which kernel would run this call, and why."""
-        call, launch = _call(inputs, config, output=None), _launch(threads)
+    def describe(
+        self, inputs: AttentionInputs, config: AttentionConfig, threads: int = 0, sm: int = 0
+    ) -> str:
+        """Which kernel would run this call, and why; `sm` as in `forward`."""
+        call, launch = _call(inputs, config, output=None), _launch(threads, sm)
         text = ctypes.create_string_buffer(512)
         self._check(
             self._library.paro_describe(
@@ -119,10 +121,15 @@ class NativeLibrary:
         return text.value.decode()
 
     def workspace_bytes(
-        self, inputs: AttentionInputs, config: AttentionConfig, threads: int = 0
+        self,
+        inputs: AttentionInputs,
+        config: AttentionConfig,
+        threads: int = 0,
+        sm: int = 0,
+        max_workspace: int = 0,
     ) -> int:
         """Bytes of workspace that `forward` allocates for this call."""
-        call, launch = _call(inputs, config, output=None), _launch(threads)
+        call, launch = _call(inputs, config, output=None), _launch(threads, sm, max_workspace)
         size = ctypes.c_size_t()
         self._check(
             self._library.paro_workspace_bytes(
@@ -132,12 +139,19 @@ class NativeLibrary:
         return size.value
 
     def forward(
-        self, inputs: AttentionInputs, config: AttentionConfig, threads: int | None = None
+        self,
+        inputs: AttentionInputs,
+        config: AttentionConfig,
+        threads: int | None = None,
+        sm: int = 0,
+        max_workspace: int = 0,
     ) -> Tensor:
         """The op's output [B,S,H,D] for validated CPU inputs; they are made contiguous if needed.
 
         Args:
             threads: how many to use; None for torch's own number.
+            sm: CUDA kernels: the GPU to run as, 10 * major + minor; 0 for the library's default.
+            max_workspace: CUDA kernels: take heads in groups that need no more bytes; 0: no limit.
 
         Raises:
             NativeError: the library refused, with its reason.
@@ -145,8 +159,9 @@ class NativeLibrary:
         inputs = AttentionInputs(*(tensor.contiguous() for tensor in inputs))
         count = torch.get_num_threads() if threads is None else threads
         output = torch.empty_like(inputs.query)
-        call, launch = _call(inputs, config, output), _launch(count)
-        size = self.workspace_bytes(inputs, config, count)
+        launch = _launch(count, sm, max_workspace)
+        call = _call(inputs, config, output)
+        size = self.workspace_bytes(inputs, config, count, sm, max_workspace)
         workspace = torch.empty(size + WORKSPACE_ALIGNMENT, dtype=torch.uint8)
         address = -(-workspace.data_ptr() // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
         self._check(
@@ -235,5 +250,11 @@ def _call(inputs: AttentionInputs, config: AttentionConfig, output: Tensor | Non
     )
 
 
-def _launch(threads: int) -> CLaunch:
-    return CLaunch(struct_size=ctypes.sizeof(CLaunch), stream=None, threads=threads)
+def _launch(threads: int, sm: int = 0, max_workspace: int = 0) -> CLaunch:
+    return CLaunch(
+        struct_size=ctypes.sizeof(CLaunch),
+        stream=None,
+        threads=threads,
+        sm=sm,
+        max_workspace=max_workspace,
+    )

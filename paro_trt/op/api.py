@@ -73,7 +73,7 @@ def paro_attention(
     config = AttentionConfig(block_q, block_k, qk_bits, pv_bits, bool(pool_dropped), scale)
     implementation = parse_implementation(impl)
     validate(inputs, config, check_values=check_values)
-    if implementation in (Implementation.CUDA, Implementation.EMULATED):
+    if implementation is Implementation.CUDA:
         raise BackendUnavailableError(
             f"impl={implementation.value!r}",
             expected="an implementation that is built",
@@ -88,7 +88,7 @@ def paro_attention(
                 actual=f"a tensor on {tensor.device}",
                 remedy="move the inputs to the CPU",
             )
-    if implementation is Implementation.CPU:
+    if implementation in (Implementation.CPU, Implementation.EMULATED):
         return load_library(library_path(implementation.value)).forward(inputs, config)
     return paro_attention_reference(inputs, config)
 

@@ -32,6 +32,11 @@ paro_status check_supported(const paro_attention& call) {
   if (call.head_dim != 64 && call.head_dim != 128) {
     return fail(PARO_UNSUPPORTED, "head_dim: expected 64 or 128, got %d", call.head_dim);
   }
+  // Codes of P are relative to the maximum of a whole key block; a step sees 64 keys of it.
+  if (call.block_k != slot_keys && call.pv_bits != 16) {
+    return fail(PARO_UNSUPPORTED, "block_k: expected %d with pv_bits=%d, got %d", slot_keys,
+                call.pv_bits, call.block_k);
+  }
   const Shape shape = Shape::of(call);
   const int64_t tiles = int64_t{call.batch} * call.heads * shape.query_blocks;
   if (tiles > INT32_MAX) {

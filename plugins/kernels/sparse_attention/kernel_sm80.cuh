@@ -82,31 +82,25 @@ struct WarpState {
   Output<V> out;
 };
 
-// Products of a 16-row tile as floats, and how they become logits.
+// Products of a 16-row tile as floats. The bias is subtracted rather than left to cancel against
+// the maximum: times a large factor its rounding would exceed the distance between codes of P.
 template <class V>
-PTX_FN void to_floats(const Accumulator<V::qk> (&scores)[key_tiles][4], const float (&factor)[2],
-                      float (&x)[key_tiles][4], LogitMap (&map)[2]) {
-  // With P as codes a constant in x cancels against the maximum, and the bias may stay.
-  constexpr bool keep_bias = is_integer(V::qk) && is_integer(V::pv);
+PTX_FN void to_floats(const Accumulator<V::qk> (&scores)[key_tiles][4], float (&x)[key_tiles][4]) {
 #pragma unroll
   for (int n = 0; n < key_tiles; n++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      if constexpr (keep_bias) {
-        x[n][i] = __int_as_float(scores[n][i]);
-      } else if constexpr (is_integer(V::qk)) {
+      if constexpr (is_integer(V::qk)) {
         x[n][i] = ptx::float_from_biased(scores[n][i]);
       } else {
         x[n][i] = scores[n][i];
       }
     }
   }
-#pragma unroll
-  for (int row = 0; row < 2; row++) map[row] = {factor[row], keep_bias ? ptx::bias_value : 0.0f};
 }
 
 // In a slot that is not plain: x becomes the logits, each with the logarithm of its key's tokens.
-PTX_FN void weigh_keys(const uint8_t* tokens, float (&x)[key_tiles][4], LogitMap (&map)[2]) {
+PTX_FN void weigh_keys(const uint8_t* tokens, float (&x)[key_tiles][4], float (&factor)[2]) {
 #pragma unroll
   for (int n = 0; n < key_tiles; n++) {
 #pragma unroll
@@ -116,13 +110,11 @@ PTX_FN void weigh_keys(const uint8_t* tokens, float (&x)[key_tiles][4], LogitMap
 #pragma unroll
       for (int row = 0; row < 2; row++) {
         float& value = x[n][2 * row + column];
-        value = count == 0 ? lowest_logit
-                           : fmaf(value - map[row].bias, map[row].factor, weight);
+        value = count == 0 ? lowest_logit : fmaf(value, factor[row], weight);
       }
     }
   }
-#pragma unroll
-  for (int row = 0; row < 2; row++) map[row] = {1.0f, 0.0f};
+  factor[0] = factor[1] = 1.0f;
 }
 
 // out = out * keep + P V * take.
@@ -187,13 +179,12 @@ PTX_FN void attend_slot(uint32_t query_tile, uint32_t tiles, const StageExtras<V
   StepFactors factors[row_tiles];
 #pragma unroll
   for (int tile = 0; tile < row_tiles; tile++) {
-    const float factor[2] = {state.query_factor[tile][0] * key_scale,
-                             state.query_factor[tile][1] * key_scale};
+    float factor[2] = {state.query_factor[tile][0] * key_scale,
+                       state.query_factor[tile][1] * key_scale};
     float x[key_tiles][4];
-    LogitMap map[2];
-    to_floats<V>(scores[tile], factor, x, map);
-    if constexpr (!plain) weigh_keys(extras.tokens, x, map);
-    factors[tile] = exponentiate<V>(x, map, state.rows[tile]);
+    to_floats<V>(scores[tile], x);
+    if constexpr (!plain) weigh_keys(extras.tokens, x, factor);
+    factors[tile] = exponentiate<V>(x, factor, state.rows[tile]);
     p[tile] = pack_probabilities<V>(x, factors[tile], state.rows[tile]);
   }
   value_product<V>(tiles + TileSize<V>::key_bytes, extras.value_scale, zero, p, factors,

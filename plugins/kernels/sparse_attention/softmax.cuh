@@ -25,12 +25,6 @@ struct StepFactors {
   float take[2];  // of this slot's product (1 at 16 bits)
 };
 
-// P = 2^(x factor + offset): x is a float, or an accumulator with ptx::bias_value in it.
-struct LogitMap {
-  float factor;
-  float bias;  // 0, or bias_value
-};
-
 // log2 of the largest code: P's maximum becomes it.
 template <class V>
 constexpr float log2_levels() {
@@ -56,38 +50,24 @@ PTX_FN float row_maximum(const float (&x)[key_tiles][4], int row) {
 // x -> P in place, unnormalised, and the step's factors. NaN anywhere in a row ends up in its sum or
 // its factors, and so in all of its output.
 template <class V>
-PTX_FN StepFactors exponentiate(float (&x)[key_tiles][4], const LogitMap (&map)[2],
+PTX_FN StepFactors exponentiate(float (&x)[key_tiles][4], const float (&factor)[2],
                                 RowState& state) {
   StepFactors factors;
 #pragma unroll
   for (int row = 0; row < 2; row++) {
-    const float factor = map[row].factor, largest = row_maximum(x, row);
-    float logit = (largest - map[row].bias) * factor;
+    float logit = row_maximum(x, row) * factor[row];
     if (logit < lowest_logit) logit = lowest_logit;
     const float before = state.maximum[row], after = fmaxf(before, logit);
     state.maximum[row] = after;
     factors.keep[row] = ptx::exp2_approx(before - after);
-    float offset = -after;
-    factors.take[row] = 1.0f;
-    if constexpr (is_integer(V::pv)) {
-      // With the bias in x, `offset` is large and its rounding not small: every P of the row is off
-      // by one common factor, which `shift` finds exactly and `take` undoes. Rounded down, so that
-      // no code exceeds the largest.
-      offset = __fmaf_rd(-largest, factor, log2_levels<V>());
-      float shift = 0.0f;
-      if constexpr (is_integer(V::qk)) {
-        shift = fmaf(largest, factor, offset) - log2_levels<V>();
-      } else if (logit == lowest_logit) {
-        offset = log2_levels<V>() - lowest_logit;
-      }
-      factors.take[row] = ptx::exp2_approx(logit - after - shift);
-    }
+    factors.take[row] = is_integer(V::pv) ? ptx::exp2_approx(logit - after) : 1.0f;
+    const float offset = is_integer(V::pv) ? log2_levels<V>() - logit : -after;
 #pragma unroll
     for (int n = 0; n < key_tiles; n++) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         float& value = x[n][2 * row + i];
-        value = ptx::exp2_approx(fmaf(value, factor, offset));
+        value = ptx::exp2_approx(fmaf(value, factor[row], offset));
       }
     }
   }
@@ -122,9 +102,8 @@ PTX_FN Probabilities<V> pack_probabilities(const float (&x)[key_tiles][4],
     for (int n = 0; n < key_tiles; n += 2) {
 #pragma unroll
       for (int row = 0; row < 2; row++) {
-        const uint32_t codes =
-            ptx::pack_u8x4_in_range(x[n][2 * row], x[n][2 * row + 1], x[n + 1][2 * row],
-                                    x[n + 1][2 * row + 1]);
+        const uint32_t codes = ptx::pack_u8x4(x[n][2 * row], x[n][2 * row + 1],
+                                              x[n + 1][2 * row], x[n + 1][2 * row + 1]);
         sum[row] = __dp4a(codes, 0x01010101u, sum[row]);
         if constexpr (Probabilities<V>::instructions == 2) {
           p.a[n / 4][n / 2 % 2 * 2 + row] = codes;
