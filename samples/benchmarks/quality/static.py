@@ -93,7 +93,6 @@ def sliding_windows(captures: Captures, density: float) -> StaticMasks:
     beforehand, by the error it causes.
     """
     rows = list(captures.judged_blocks)
-    grid = captures.run.geometry.grid
     windows = {
         (candidate, aspect): nearest_blocks(
             window_distance(
