@@ -23,6 +23,27 @@ def adapted_unless_exporting(
 
 
 @contextmanager
+def replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Within the context an object's attribute, such as an attention's processor, is another one.
+
+    Args:
+        owner: a module, or any object whose attributes can be set.
+        name: of a plain attribute, or of a method.
+        value: what stands there instead.
+    """
+    own = vars(owner)
+    had, before = name in own, own.get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if had:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
+
+
+@contextmanager
 def constant_call(owner: object, method: str, *arguments: object) -> Iterator[None]:
     """Within the context every call of a method returns what this one call returns.
 
@@ -41,8 +62,5 @@ def constant_call(owner: object, method: str, *arguments: object) -> Iterator[No
     def constant(*_: object, **__: object) -> object:
         return result
 
-    setattr(owner, method, constant)
-    try:
+    with replaced(owner, method, constant):
         yield
-    finally:
-        delattr(owner, method)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from paro_trt.errors import ModelError
 from paro_trt.models import diffusers_range
-from paro_trt.models.adapt import constant_call
+from paro_trt.models.adapt import constant_call, replaced
 from paro_trt.models.base import AttentionSite
 from paro_trt.models.intercept import intercept_attention
 
@@ -36,6 +36,18 @@ def test_constant_call_is_undone_after_an_error():
     with pytest.raises(RuntimeError), constant_call(module, "forward", torch.tensor(1.0)):
         raise RuntimeError
     assert module(torch.tensor(5.0)) == 6.0
+
+
+def test_replaced_attribute_is_restored_whether_the_object_or_its_class_had_it():
+    module, first, second = Counted(), object(), object()
+    module.processor = first
+    with pytest.raises(RuntimeError), replaced(module, "processor", second):
+        assert module.processor is second
+        raise RuntimeError
+    assert module.processor is first
+    with replaced(module, "extra_repr", lambda: "replaced"):
+        assert "replaced" in repr(module)
+    assert "extra_repr" not in vars(module)
 
 
 class Masked(torch.nn.Module):
