@@ -12,8 +12,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from paro_trt.engine.parser_input import for_function_body
-from paro_trt.engine.source import read_source
 from paro_trt.models.load import load_model
 from paro_trt.onnx_export import Body, export_onnx
 from paro_trt.op.spec import INPUTS, OP_TYPE
@@ -136,12 +134,8 @@ def test_autoreg_leaves_a_registry_alone_that_it_does_not_know() -> None:
     assert "expected TensorRT 10 or 11, found version 10701; not registered there" in said
 
 
-def test_without_the_plugin_the_dense_body_becomes_engines(
-    exported: Exported, tmp_path: Path
-) -> None:
-    path = tmp_path / "body.onnx"
-    path.write_bytes(for_function_body(read_source(exported.path)))
-    done = probe(Package.RTX, "rtx_build.py", path, "89", "120")
+def test_without_the_plugin_the_dense_body_becomes_engines(exported: Exported) -> None:
+    done = probe(Package.RTX, "rtx_build.py", exported.path, "89", "120")
     assert done.returncode == 0, done.stderr
     sizes = json.loads(done.stdout)
     weights = sum(len(w.raw_data) for w in onnx.load(exported.path).graph.initializer)

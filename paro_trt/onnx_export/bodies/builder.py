@@ -37,6 +37,9 @@ class Value:
         """Integer division; ONNX's Div truncates, which is the same for what is not negative."""
         return self.graph.op("Div", self, other)
 
+    def __mod__(self, other: Operand) -> Value:
+        return self.graph.op("Mod", self, other)
+
     def __and__(self, other: Operand) -> Value:
         return self.graph.op("And", self, other)
 
