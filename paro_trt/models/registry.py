@@ -6,12 +6,14 @@ from ..errors import ModelError
 from .base import ModelFamily
 from .cogvideox import CogVideoXFamily
 from .flux import FluxFamily
+from .flux2 import Flux2Family
 from .hunyuan_video import HunyuanVideoFamily
 from .wan import WanFamily
 
 FAMILIES: tuple[ModelFamily, ...] = (
     CogVideoXFamily(),
     FluxFamily(),
+    Flux2Family(),
     HunyuanVideoFamily(),
     WanFamily(),
 )
