@@ -122,7 +122,7 @@ def calibrate(
     calibration_prompts = load_prompts(prompts)
     heldout_prompts = None if heldout is None else load_prompts(heldout)
     loaded = load_model(model, getattr(torch, dtype))
-    size = sizes if video is None else latent_size(loaded.family, *sizes)
+    size = sizes if video is None else latent_size(loaded.family, loaded.config, *sizes)
     kept = f"finished work is kept in {plan}{WORK_SUFFIX}; the same command resumes it"
     with when_interrupted(kept), StageBars() as bars:
         made = learn(

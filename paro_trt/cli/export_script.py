@@ -126,7 +126,7 @@ def _plan(
     from ..plan import load_plan
     from .progress import StageBars
 
-    size = latent_size(loaded.family, *pixels)
+    size = latent_size(loaded.family, loaded.config, *pixels)
     name = "x".join(map(str, pixels))
     path = output.with_name(f"{output.stem}-{name}.paro.safetensors")
     if path.is_file():

@@ -116,7 +116,7 @@ class ModelFamily(ABC):
             released model, so that a hostile config cannot ask for the machine.
         sampling: what the output means.
         vae_factors: pixels a latent stands for along (frames, height, width); frames 4 means
-            that 1 + 4 n frames become 1 + n latents.
+            that 1 + 4 n frames become 1 + n latents. `pixels_per_latent` where models differ.
         output_names: tensors that forward gives, the prediction for the latents first.
     """
 
@@ -131,6 +131,10 @@ class ModelFamily(ABC):
         """Raise ModelError if the config is out of bounds or of an unsupported variant."""
         for key, largest in self.limits.items():
             require_integer(config, key, largest)
+
+    def pixels_per_latent(self, config: Config) -> tuple[int, int, int]:  # noqa: ARG002
+        """`vae_factors`, unless the family's models have VAEs of several kinds."""
+        return self.vae_factors
 
     @abstractmethod
     def sites(self, config: Config) -> tuple[AttentionSite, ...]:

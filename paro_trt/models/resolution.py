@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from ..errors import ModelError
-from .base import ModelFamily
+from .base import Config, ModelFamily
 
 
-def latent_size(family: ModelFamily, frames: int, height: int, width: int) -> tuple[int, int, int]:
+def latent_size(
+    family: ModelFamily, config: Config, frames: int, height: int, width: int
+) -> tuple[int, int, int]:
     """(frames, height, width) of the latents of a video in pixels; an image has one frame.
 
     Raises:
         ModelError: a size is not on the VAE's grid; the message names the nearest that are.
     """
-    time, *space = family.vae_factors
+    time, *space = family.pixels_per_latent(config)
     sizes = [_exact("frames", frames - 1, time, 1) + 1]
     for axis, pixels, factor in zip(("height", "width"), (height, width), space, strict=True):
         sizes.append(_exact(axis, pixels, factor, 0))

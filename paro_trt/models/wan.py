@@ -1,9 +1,9 @@
-"""Wan (2.1 and 2.2, text to video): self-attention over the video grid, text by cross-attention."""
+"""Wan 2.1 and 2.2: self-attention over the video grid, text and images by cross-attention."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,14 +16,29 @@ from .base import (
     Config,
     Geometry,
     ModelFamily,
+    Role,
     Shape,
     patched_grid,
-    require_variant,
+    require_integer,
 )
+
+_TEXT, _CLIP_IMAGE = "encoder_hidden_states", "encoder_hidden_states_image"
+_IMAGE, _IMAGE_GIVEN = "image_latents", "image_given"
+
+_CLIP_TOKENS, _TEXT_BESIDE_CLIP = 257, 512
+"""Tokens of an image by CLIP ViT-H/14, and of the text beside it, which the attention counts on."""
+
+_TI2V_CHANNELS = 48
+"""Latent channels of Wan 2.2's own VAE, which its text-and-image-to-video model alone uses."""
 
 
 class WanFamily(ModelFamily):
-    """WanTransformer3DModel without image conditioning."""
+    """WanTransformer3DModel in all its variants, which the config tells apart.
+
+    Text to video; image to video by channels appended to the latents (`image_latents`), with CLIP
+    tokens of the image (2.1) or without (2.2); text and image to video (2.2 TI2V 5B), where the
+    image's latents replace the first frame of the samples whose `image_given` is 1.
+    """
 
     name = "wan"
     class_names = ("WanTransformer3DModel",)
@@ -39,17 +54,20 @@ class WanFamily(ModelFamily):
     }
 
     def check_config(self, config: Config) -> None:
-        """Raise ModelError if the config is out of bounds or of an image-to-video variant."""
+        """Raise ModelError if the config is out of bounds or its parts do not fit together."""
         super().check_config(config)
         _patch_size(config)
         if not isinstance(config.get("eps"), float):
             raise ModelError(
                 "config.json: eps", expected="a number", actual=repr(config.get("eps"))
             )
-        remedy = "image conditioning of Wan is not supported yet; use a T2V checkpoint"
-        require_variant(config, "image_dim", (None,), remedy)
-        require_variant(config, "added_kv_proj_dim", (None,), remedy)
-        require_variant(config, "out_channels", (None, config["in_channels"]), remedy)
+        if config.get("out_channels") is not None:
+            require_integer(config, "out_channels", config["in_channels"])
+        _check_image_embedding(config)
+
+    def pixels_per_latent(self, config: Config) -> tuple[int, int, int]:
+        """Wan 2.2's own VAE halves height and width once more."""
+        return (4, 16, 16) if _latent_channels(config) == _TI2V_CHANNELS else (4, 8, 8)
 
     def sites(self, config: Config) -> tuple[AttentionSite, ...]:
         """`blocks.i.attn1` of every block; `attn2` attends the text."""
@@ -64,35 +82,122 @@ class WanFamily(ModelFamily):
         return patched_grid(latent_size, _patch_size(config), config["rope_max_seq_len"])
 
     def latent_shape(self, config: Config, geometry: Geometry) -> Shape:
-        """(channels, frames, height, width)."""
+        """(channels, frames, height, width), without the channels of an image."""
         grid, (frames, height, width) = geometry.grid, _patch_size(config)
         size = (grid.frames * frames, grid.height * height, grid.width * width)
-        return (config["in_channels"], *size)
+        return (_latent_channels(config), *size)
 
     def conditioning_spec(
-        self,
-        config: Config,
-        geometry: Geometry,  # noqa: ARG002
+        self, config: Config, geometry: Geometry
     ) -> tuple[ConditioningInput, ...]:
-        """The text encoder's output."""
-        return (ConditioningInput("encoder_hidden_states", ("B", "L", config["text_dim"])),)
+        """The text encoder's output, and what the variant knows of an image."""
+        image_tokens = _image_tokens(config)
+        text_tokens: int | str = _TEXT_BESIDE_CLIP if image_tokens else "L"
+        spec = [ConditioningInput(_TEXT, ("B", text_tokens, config["text_dim"]))]
+        if image_tokens:
+            spec.append(ConditioningInput(_CLIP_IMAGE, ("B", image_tokens, config["image_dim"])))
+        channels, *size = self.latent_shape(config, geometry)
+        if config["in_channels"] != channels:
+            appended = config["in_channels"] - channels
+            spec.append(ConditioningInput(_IMAGE, ("B", appended, *size)))
+        elif _takes_first_frame(config):
+            frame = ("B", channels, 1, *size[1:])
+            spec += [
+                ConditioningInput(_IMAGE, frame, default=0.0),
+                ConditioningInput(_IMAGE_GIVEN, ("B",), torch.float32, Role.SCALAR, default=0.0),
+            ]
+        return tuple(spec)
 
     def forward(
         self,
         model: torch.nn.Module,
-        geometry: Geometry,  # noqa: ARG002
+        geometry: Geometry,
         latents: Tensor,
         timestep: Tensor,
         inputs: Mapping[str, Tensor],
     ) -> tuple[Tensor, ...]:
-        """Velocity [B, C, F, H, W]."""
+        """Velocity [B, C, F, H, W]; without meaning in a first frame that was given."""
+        config: Any = model.config
+        if _IMAGE_GIVEN in inputs:
+            given = inputs[_IMAGE_GIVEN] > 0
+            latents = _with_first_frame(latents, inputs[_IMAGE], given)
+            timestep = _token_timesteps(timestep, given, geometry.grid)
+        elif _IMAGE in inputs:
+            latents = torch.cat([latents, inputs[_IMAGE]], dim=1)
+        image = inputs.get(_CLIP_IMAGE)
+        if image is not None and config["pos_embed_seq_len"] is not None:
+            # The model wants first and last image as rows of the batch.
+            image = image.unflatten(1, (2, -1)).flatten(0, 1)
         outputs: tuple[Tensor, ...] = model(
             hidden_states=latents,
             timestep=timestep,
-            encoder_hidden_states=inputs["encoder_hidden_states"],
+            encoder_hidden_states=inputs[_TEXT],
+            encoder_hidden_states_image=image,
             return_dict=False,
         )
         return outputs
+
+
+def _with_first_frame(latents: Tensor, image: Tensor, given: Tensor) -> Tensor:
+    """[B, C, F, H, W] whose first frame is `image` [B, C, 1, H, W] where `given` bool [B]."""
+    first = torch.where(given.view(-1, 1, 1, 1, 1), image, latents[:, :, :1])
+    return torch.cat([first, latents[:, :, 1:]], dim=2)
+
+
+def _token_timesteps(timestep: Tensor, given: Tensor, grid: Grid) -> Tensor:
+    """[B, tokens]: a first frame that is given is free of noise, at timestep 0."""
+    first = torch.where(given, torch.zeros_like(timestep), timestep)
+    frame_tokens = grid.height * grid.width
+    parts = ((first, frame_tokens), (timestep, grid.tokens - frame_tokens))
+    return torch.cat([value[:, None].expand(-1, count) for value, count in parts], dim=1)
+
+
+def _latent_channels(config: Config) -> int:
+    channels: int = config.get("out_channels") or config["in_channels"]
+    return channels
+
+
+def _takes_first_frame(config: Config) -> bool:
+    return (
+        config["in_channels"] == _latent_channels(config) == _TI2V_CHANNELS
+        and _patch_size(config)[0] == 1
+    )
+
+
+def _image_tokens(config: Config) -> int:
+    """Of CLIP; 0 in models without. Models of a first and a last image embed the positions."""
+    if config.get("image_dim") is None:
+        return 0
+    return config.get("pos_embed_seq_len") or _CLIP_TOKENS
+
+
+def _check_image_embedding(config: Config) -> None:
+    width = config.get("image_dim")
+    if width is None:
+        for key in ("added_kv_proj_dim", "pos_embed_seq_len"):
+            if config.get(key) is not None:
+                raise ModelError(
+                    f"config.json: {key}",
+                    expected="null where image_dim is null",
+                    actual=repr(config[key])[:80],
+                )
+        return
+    require_integer(config, "image_dim", 65536)
+    inner = config["num_attention_heads"] * config["attention_head_dim"]
+    if config.get("added_kv_proj_dim") != inner:
+        raise ModelError(
+            "config.json: added_kv_proj_dim",
+            expected=f"{inner}, the model's width, where image_dim is given",
+            actual=repr(config.get("added_kv_proj_dim"))[:80],
+        )
+    if config.get("pos_embed_seq_len") is not None:
+        positions = require_integer(config, "pos_embed_seq_len", 1 << 14)
+        if positions % 2:
+            raise ModelError(
+                "config.json: pos_embed_seq_len",
+                expected="an even number, the tokens of two images",
+                actual=str(positions),
+            )
 
 
 def _patch_size(config: Config) -> tuple[int, int, int]:

@@ -18,7 +18,7 @@ VIDEO, IMAGE = family_for("WanTransformer3DModel"), family_for("FluxTransformer2
     ],
 )
 def test_sizes_on_the_grid(family, pixels, latents):
-    assert latent_size(family, *pixels) == latents
+    assert latent_size(family, {"in_channels": 16}, *pixels) == latents
 
 
 @pytest.mark.parametrize(
@@ -32,4 +32,4 @@ def test_sizes_on_the_grid(family, pixels, latents):
 )
 def test_sizes_off_the_grid_name_the_nearest(pixels, message):
     with pytest.raises(ModelError, match=message):
-        latent_size(VIDEO, *pixels)
+        latent_size(VIDEO, {"in_channels": 16}, *pixels)

@@ -1,16 +1,20 @@
-"""The Wan family: geometry, sites, conditioning and what it refuses."""
+"""The Wan family: geometry, sites, what its variants do with images, and what it refuses."""
 
 import pytest
 import torch
 
 from paro_trt.errors import ModelError
 from paro_trt.models.base import AttentionSite, Geometry
+from paro_trt.models.conditioning import complete_inputs
 from paro_trt.models.registry import family_for
+from paro_trt.models.resolution import latent_size
 from paro_trt.models.wan import WanFamily
 from paro_trt.plan import Grid, TextLayout
+from paro_trt.testing.tiny import variants_of
 from paro_trt.testing.tiny_wan import LATENT_SHAPE, tiny_wan, tiny_wan_inputs
 
 FAMILY = WanFamily()
+TEXT_ONLY, CHANNELS, CLIP, TWO_IMAGES, TI2V = variants_of("wan")
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +76,99 @@ def test_conditioning_spec_names_what_forward_takes(model):
         {"patch_size": [1, 0, 2]},
         {"patch_size": "122"},
         {"image_dim": 1280},
+        {"image_dim": 0, "added_kv_proj_dim": 128},
+        {"image_dim": 24, "added_kv_proj_dim": 64},
+        {"image_dim": 24, "added_kv_proj_dim": 128, "pos_embed_seq_len": 257},
         {"added_kv_proj_dim": 128},
-        {"in_channels": 36},
+        {"pos_embed_seq_len": 514},
+        {"out_channels": 8},
     ],
 )
 def test_config_out_of_bounds_or_unsupported(model, change):
     FAMILY.check_config(dict(model.config))
     with pytest.raises(ModelError):
         FAMILY.check_config(dict(model.config) | change)
+
+
+def stock(loaded, **arguments):
+    """The stock model's answer to a call as one of diffusers' pipelines makes it."""
+    with torch.no_grad():
+        return loaded.model(return_dict=False, **arguments)[0]
+
+
+def test_image_to_video_appends_mask_and_image(fresh_seed):
+    loaded, geometry = CHANNELS.loaded(fresh_seed), CHANNELS.geometry()
+    latents, timestep, conditioning = CHANNELS.inputs(2, fresh_seed)
+    assert conditioning["image_latents"].shape == (2, 4 + 4, 2, 16, 16)
+    expected = stock(
+        loaded,
+        hidden_states=torch.cat([latents, conditioning["image_latents"]], dim=1),
+        timestep=timestep,
+        encoder_hidden_states=conditioning["encoder_hidden_states"],
+    )
+    assert torch.equal(loaded.velocity(geometry)(latents, timestep, conditioning), expected)
+
+
+@pytest.mark.parametrize(("tiny", "images"), [(CLIP, 1), (TWO_IMAGES, 2)], ids=["one", "two"])
+def test_images_by_clip(tiny, images, fresh_seed):
+    """The pipeline hands over the tokens of a first and a last image as two rows of a batch."""
+    loaded, geometry = tiny.loaded(fresh_seed), tiny.geometry()
+    latents, timestep, conditioning = tiny.inputs(2, fresh_seed)
+    clip = conditioning["encoder_hidden_states_image"]
+    expected = stock(
+        loaded,
+        hidden_states=torch.cat([latents, conditioning["image_latents"]], dim=1),
+        timestep=timestep,
+        encoder_hidden_states=conditioning["encoder_hidden_states"],
+        encoder_hidden_states_image=clip.reshape(2 * images, -1, clip.shape[-1]),
+    )
+    assert torch.equal(loaded.velocity(geometry)(latents, timestep, conditioning), expected)
+    other = conditioning | {"encoder_hidden_states_image": clip.flip(1)}
+    assert not torch.equal(loaded.velocity(geometry)(latents, timestep, other), expected)
+
+
+def test_clip_fixes_the_number_of_tokens():
+    text, clip = FAMILY.conditioning_spec(CLIP.full_config, CLIP.geometry())[:2]
+    assert (text.shape[1], clip.shape[1]) == (512, 257)
+    assert FAMILY.conditioning_spec(TWO_IMAGES.full_config, CLIP.geometry())[1].shape[1] == 14
+
+
+def test_first_frame_that_is_given(fresh_seed):
+    """As WanImageToVideoPipeline with expand_timesteps; sample 0 has an image, sample 1 none."""
+    loaded, geometry = TI2V.loaded(fresh_seed), TI2V.geometry()
+    latents, timestep, conditioning = TI2V.inputs(2, fresh_seed)
+    conditioning["image_given"] = torch.tensor([1.0, 0.0])
+    noisy = torch.ones(2, 1, *latents.shape[2:])
+    noisy[0, :, 0] = 0
+    expected = stock(
+        loaded,
+        hidden_states=(1 - noisy) * conditioning["image_latents"] + noisy * latents,
+        timestep=(noisy[:, 0, :, ::2, ::2] * timestep[:, None, None, None]).flatten(1),
+        encoder_hidden_states=conditioning["encoder_hidden_states"],
+    )
+    actual = loaded.velocity(geometry)(latents, timestep, conditioning)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_without_an_image_ti2v_is_text_to_video(fresh_seed):
+    loaded, geometry = TI2V.loaded(fresh_seed), TI2V.geometry()
+    latents, timestep, conditioning = TI2V.inputs(2, fresh_seed)
+    assert bool((conditioning["image_given"] == 0).all())
+    text = conditioning["encoder_hidden_states"]
+    expected = stock(loaded, hidden_states=latents, timestep=timestep, encoder_hidden_states=text)
+    actual = loaded.velocity(geometry)(latents, timestep, conditioning)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_of_ti2v_may_leave_the_image_out():
+    spec = FAMILY.conditioning_spec(TI2V.full_config, TI2V.geometry())
+    inputs = complete_inputs(spec, {"encoder_hidden_states": torch.randn(2, 5, 16)}, 2)
+    assert inputs["image_latents"].shape == (2, 48, 1, 16, 16)
+    assert inputs["image_given"].tolist() == [0.0, 0.0]
+
+
+def test_pixels_follow_the_vae():
+    assert latent_size(FAMILY, TEXT_ONLY.full_config, 81, 480, 832) == (21, 60, 104)
+    assert latent_size(FAMILY, TI2V.full_config, 121, 704, 1280) == (31, 44, 80)
+    with pytest.raises(ModelError, match=r"height: .* got 712; the nearest are 704 and 720"):
+        latent_size(FAMILY, TI2V.full_config, 121, 712, 1280)
