@@ -8,6 +8,7 @@ from .cogvideox import CogVideoXFamily
 from .flux import FluxFamily
 from .flux2 import Flux2Family
 from .hunyuan_video import HunyuanVideoFamily
+from .sd3 import Sd3Family
 from .wan import WanFamily
 
 FAMILIES: tuple[ModelFamily, ...] = (
@@ -15,6 +16,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
     FluxFamily(),
     Flux2Family(),
     HunyuanVideoFamily(),
+    Sd3Family(),
     WanFamily(),
 )
 
