@@ -1,4 +1,5 @@
-"""The plugin with the CUDA kernels on the CPU emulator: the whole life, the reference's output."""
+"""The plugin with the CUDA kernels on the CPU emulator, under sanitizers: the whole life, two
+contexts at once on two threads, the reference's output."""
 
 from __future__ import annotations
 
@@ -27,7 +28,13 @@ def build() -> HostBuild:
 
 @pytest.mark.parametrize(
     ("dtype", "bits"),
-    [(torch.float16, (8, 8)), (torch.bfloat16, (8, 8)), (torch.float16, (16, 16))],
+    [
+        (torch.float16, (8, 8)),
+        (torch.bfloat16, (8, 8)),
+        (torch.float16, (16, 16)),
+        (torch.bfloat16, (4, 4)),
+        (torch.float16, (8, 16)),
+    ],
     ids=str,
 )
 def test_life_ends_in_the_reference(

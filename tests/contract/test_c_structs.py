@@ -1,0 +1,85 @@
+"""The structures of plugins/include/paro/paro_c.h against those that ctypes passes."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from paro_trt import native
+from paro_trt.op.spec import INPUTS
+
+INCLUDE = Path(__file__).resolve().parents[2] / "plugins" / "include"
+HEADER = INCLUDE / "paro" / "paro_c.h"
+STRUCTURES = {"paro_attention": native.CAttention, "paro_launch": native.CLaunch}
+
+PROGRAM = """
+#include <stddef.h>
+#include <stdio.h>
+#include "paro/paro_c.h"
+#define FIELD(type, name) \\
+  printf("[\\"%s\\", %zu, %zu]", #name, offsetof(type, name), sizeof(((type*)0)->name))
+int main(void) {
+  printf("{\\"abi\\": %d, \\"unsupported\\": %d,", PARO_ABI_VERSION, PARO_UNSUPPORTED);
+  printf("\\"dtypes\\": [%d, %d, %d]", PARO_FLOAT16, PARO_BFLOAT16, PARO_FLOAT32);
+  BODY
+  puts("}");
+  return 0;
+}
+"""
+
+
+def members(structure: str) -> list[str]:
+    """Names of a structure's members, in the header's order."""
+    (body,) = re.findall(rf"typedef struct {structure} {{(.*?)}} {structure};", _code(), re.DOTALL)
+    return re.findall(r"(\w+);", body)
+
+
+def _code() -> str:
+    return re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What a C compiler says of the header."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler on the PATH")
+    lines = []
+    for structure in STRUCTURES:
+        fields = ' printf(","); '.join(
+            f"FIELD({structure}, {name});" for name in members(structure)
+        )
+        lines.append(rf'printf(",\"{structure}\": [%zu, [", sizeof({structure}));{fields}')
+        lines.append('printf("]]");')
+    folder = tmp_path_factory.mktemp("c_structs")
+    (folder / "print.c").write_text(PROGRAM.replace("BODY", "\n  ".join(lines)))
+    words = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-I", INCLUDE]
+    target = folder / "print"
+    subprocess.run([compiler, *words, folder / "print.c", "-o", target], check=True)
+    return json.loads(subprocess.run([target], capture_output=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_sizes_and_offsets_are_the_header_s(structure: str, measured: dict) -> None:
+    kind = STRUCTURES[structure]
+    size, fields = measured[structure]
+    assert ctypes.sizeof(kind) == size
+    described = [(name, getattr(kind, name)) for name, *_ in kind._fields_]
+    assert [[name, field.offset, field.size] for name, field in described] == fields
+
+
+def test_tensors_are_the_op_s_inputs_in_order() -> None:
+    names = [entry.name for entry in INPUTS]
+    assert members("paro_attention")[-len(names) - 1 :] == [*names, "output"]
+
+
+def test_numbers_are_the_header_s(measured: dict) -> None:
+    assert measured["abi"] == native.ABI_VERSION
+    assert measured["unsupported"] == native.STATUS_UNSUPPORTED
+    assert measured["dtypes"] == list(native.DTYPES.values())
