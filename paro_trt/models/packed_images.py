@@ -21,9 +21,14 @@ REFERENCES = "image_latents"
 _PACKING = (1, 2, 2)
 
 
-def packed_grid(latent_size: tuple[int, int, int]) -> Grid:
-    """Frames are the output and its references; ModelError where latents do not pack."""
-    return patched_grid(latent_size, _PACKING)
+def packed_grid(latent_size: tuple[int, int, int], largest: int = 1 << 16) -> Grid:
+    """Frames are the output and its references; ModelError where latents do not pack.
+
+    Args:
+        latent_size: (images, height, width).
+        largest: tokens along an axis at most.
+    """
+    return patched_grid(latent_size, _PACKING, largest)
 
 
 def packed_shape(channels: int, grid: Grid) -> Shape:

@@ -8,6 +8,7 @@ from .cogvideox import CogVideoXFamily
 from .flux import FluxFamily
 from .flux2 import Flux2Family
 from .hunyuan_video import HunyuanVideoFamily
+from .qwen_image import QwenImageFamily
 from .sd3 import Sd3Family
 from .wan import WanFamily
 
@@ -16,6 +17,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
     FluxFamily(),
     Flux2Family(),
     HunyuanVideoFamily(),
+    QwenImageFamily(),
     Sd3Family(),
     WanFamily(),
 )

@@ -1,0 +1,148 @@
+"""Qwen-Image and Qwen-Image-Edit: joint attention with padded text, packed latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..plan import Grid, TextLayout, TextPosition
+from .adapt import replaced
+from .base import (
+    AttentionSite,
+    ConditioningInput,
+    Config,
+    Geometry,
+    ModelFamily,
+    Role,
+    Shape,
+    joint_text_count,
+    require_variant,
+)
+from .diffusers_range import check_diffusers
+from .packed_images import (
+    packed_grid,
+    packed_shape,
+    reference_inputs,
+    require_rotary_axes,
+    with_references,
+)
+from .qwen_image_attention import ImageFirstProcessor, real_rotary
+
+_TEXT, _MASK = "encoder_hidden_states", "encoder_hidden_states_mask"
+_OLDEST_DIFFUSERS = (0, 37)
+"""Before, the model attended its padding."""
+
+_LARGEST_SIDE, _LARGEST_TEXT = 2048, 3072
+"""Tokens. The model's tables have 4,096 positions; text starts at half of the longer side."""
+
+
+class QwenImageFamily(ModelFamily):
+    """QwenImageTransformer2DModel, text to image and edit; layered images are refused.
+
+    A grid of F frames is the output and F - 1 reference images of its size.
+    """
+
+    name = "qwen_image"
+    class_names = ("QwenImageTransformer2DModel",)
+    vae_factors = (1, 8, 8)
+    limits: ClassVar[Mapping[str, int]] = {
+        "patch_size": 64,
+        "in_channels": 4096,
+        "out_channels": 4096,
+        "num_layers": 1024,
+        "num_attention_heads": 1024,
+        "attention_head_dim": 1024,
+        "joint_attention_dim": 65536,
+    }
+
+    def check_config(self, config: Config) -> None:
+        """Raise ModelError if the config is out of bounds or of a layered or distilled variant."""
+        check_diffusers(_OLDEST_DIFFUSERS)
+        super().check_config(config)
+        require_rotary_axes(config, 3)
+        packed = config["out_channels"] * config["patch_size"] ** 2
+        require_variant(config, "in_channels", (packed,))
+        remedy = "layered images are not supported; use a text-to-image or edit checkpoint"
+        for key in ("use_layer3d_rope", "use_additional_t_cond"):
+            require_variant(config, key, (None, False), remedy)
+        require_variant(config, "guidance_embeds", (None, False))
+
+    def sites(self, config: Config) -> tuple[AttentionSite, ...]:
+        """`transformer_blocks.i.attn` of every block."""
+        heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+        return tuple(
+            AttentionSite(f"transformer_blocks.{index}.attn", heads, heads, head_dim)
+            for index in range(config["num_layers"])
+        )
+
+    def grid(self, config: Config, latent_size: tuple[int, int, int]) -> Grid:  # noqa: ARG002
+        """One token for 2 x 2 latent pixels of each image."""
+        return packed_grid(latent_size, _LARGEST_SIDE)
+
+    def latent_shape(self, config: Config, geometry: Geometry) -> Shape:
+        """(tokens, packed channels) of the output image."""
+        return packed_shape(config["in_channels"], geometry.grid)
+
+    def text_layout(self, config: Config, prompt: Mapping[str, Shape]) -> TextLayout:  # noqa: ARG002
+        """The prompt's tokens, put at the end by `adapted`, padded to one length."""
+        count = joint_text_count(prompt, _TEXT, _LARGEST_TEXT)
+        return TextLayout(count, TextPosition.LAST, padded=True)
+
+    def text_length(self, conditioning: Mapping[str, Tensor]) -> Tensor:
+        """Ones of the mask, whose padding is at its end."""
+        return conditioning[_MASK].sum(dim=1)
+
+    def conditioning_spec(
+        self, config: Config, geometry: Geometry
+    ) -> tuple[ConditioningInput, ...]:
+        """Text, its mask, packed latents of the references."""
+        count = geometry.text.count
+        return (
+            ConditioningInput(_TEXT, ("B", count, config["joint_attention_dim"])),
+            ConditioningInput(_MASK, ("B", count), torch.int32, Role.MASK),
+            *reference_inputs(config["in_channels"], geometry.grid),
+        )
+
+    @contextmanager
+    def adapted(self, model: torch.nn.Module, geometry: Geometry) -> Iterator[None]:
+        """Text behind the image; rotary embeddings as real constants."""
+        blocks: Any = model.transformer_blocks
+        embed: Any = model.pos_embed
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            both = embed(_images(geometry), max_txt_seq_len=geometry.text.count, device=device)
+        rotary = tuple(real_rotary(tables) for tables in both)
+        with ExitStack() as stack:
+            stack.enter_context(replaced(embed, "forward", lambda *_, **__: rotary))
+            for block in blocks:
+                stack.enter_context(replaced(block.attn, "processor", ImageFirstProcessor()))
+            yield
+
+    def forward(
+        self,
+        model: torch.nn.Module,
+        geometry: Geometry,
+        latents: Tensor,
+        timestep: Tensor,
+        inputs: Mapping[str, Tensor],
+    ) -> tuple[Tensor, ...]:
+        """Velocity [B, tokens, C] of the output image; the model's own unit of time is 1."""
+        (sample,) = model(
+            hidden_states=with_references(latents, inputs),
+            encoder_hidden_states=inputs[_TEXT],
+            encoder_hidden_states_mask=inputs[_MASK],
+            timestep=timestep / 1000,
+            img_shapes=_images(geometry),
+            return_dict=False,
+        )
+        return (sample[:, : latents.shape[1]],)
+
+
+def _images(geometry: Geometry) -> list[list[tuple[int, int, int]]]:
+    """Tokens of each image, for one sample: the model takes the first sample's for all."""
+    grid = geometry.grid
+    return [[(1, grid.height, grid.width)] * grid.frames]

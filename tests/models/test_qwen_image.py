@@ -1,0 +1,126 @@
+"""Qwen-Image: its call, reference images, the text's new place, and what it refuses."""
+
+import pytest
+import torch
+
+from paro_trt.errors import ModelError
+from paro_trt.models import diffusers_range
+from paro_trt.models.base import Geometry
+from paro_trt.models.intercept import intercept_attention
+from paro_trt.models.qwen_image import QwenImageFamily
+from paro_trt.models.qwen_image_attention import real_rotary, turned
+from paro_trt.plan import Grid, TextLayout, TextPosition
+from paro_trt.testing.tiny import variants_of
+
+FAMILY = QwenImageFamily()
+PLAIN, EDIT, EDIT_PLUS, EDIT_2511 = variants_of("qwen_image")
+
+
+@pytest.mark.parametrize("tiny", variants_of("qwen_image"), ids=lambda tiny: tiny.name)
+def test_forward_is_the_pipeline_s_call(tiny, fresh_seed):
+    loaded, geometry = tiny.loaded(fresh_seed), tiny.geometry(odd=True)
+    latents, timestep, conditioning = tiny.inputs(2, fresh_seed, odd=True)
+    image = (1, geometry.grid.height, geometry.grid.width)
+    hidden_states = latents
+    if geometry.grid.frames > 1:
+        hidden_states = torch.cat([latents, conditioning["image_latents"]], dim=1)
+    with torch.no_grad():
+        (expected,) = loaded.model(
+            hidden_states=hidden_states,
+            timestep=timestep / 1000,
+            encoder_hidden_states=conditioning["encoder_hidden_states"],
+            encoder_hidden_states_mask=conditioning["encoder_hidden_states_mask"],
+            img_shapes=[[image] * geometry.grid.frames] * 2,
+            return_dict=False,
+        )
+    actual = loaded.velocity(geometry)(latents, timestep, conditioning)
+    torch.testing.assert_close(actual, expected[:, : latents.shape[1]], atol=1e-6, rtol=1e-6)
+
+
+def test_references_are_frames_whose_latents_are_an_input():
+    config = PLAIN.full_config
+    assert FAMILY.grid(config, (3, 32, 16)) == Grid(3, 16, 8)
+    geometry = Geometry(Grid(3, 16, 8), TextLayout(20, TextPosition.LAST, padded=True))
+    assert FAMILY.latent_shape(config, geometry) == (128, 16)
+    shapes = {entry.name: entry.shape for entry in FAMILY.conditioning_spec(config, geometry)}
+    assert shapes["image_latents"] == ("B", 256, 16)
+
+
+def test_reference_changes_the_output(fresh_seed):
+    loaded, geometry = EDIT.loaded(fresh_seed), EDIT.geometry()
+    latents, timestep, conditioning = EDIT.inputs(1, fresh_seed)
+    velocity = loaded.velocity(geometry)
+    other = conditioning | {"image_latents": conditioning["image_latents"] + 1}
+    difference = velocity(latents, timestep, other) - velocity(latents, timestep, conditioning)
+    assert difference.abs().max() > 1e-4
+
+
+def test_adapted_puts_text_and_its_padding_at_the_end(fresh_seed):
+    loaded, geometry = PLAIN.loaded(fresh_seed), PLAIN.geometry()
+    inputs = PLAIN.inputs(2, fresh_seed)
+    other = inputs[2] | {"encoder_hidden_states": torch.randn(2, 20, 32)}
+    keys = []
+
+    def record(_site, query, key, *_):
+        keys.append(key)
+        return query
+
+    length = FAMILY.text_length(inputs[2]) + geometry.grid.tokens
+    for conditioning in (inputs[2], other):
+        with (
+            FAMILY.adapted(loaded.model, geometry),
+            intercept_attention(loaded.model, FAMILY.sites(loaded.config), record, length),
+        ):
+            loaded.velocity(geometry)(*inputs[:2], conditioning)
+    moved = (keys[0] - keys[2]).abs().amax(dim=(0, 2, 3)) > 0
+    assert moved.tolist() == [False] * geometry.grid.tokens + [True] * 20
+
+
+def test_real_rotary_turns_as_complex_numbers_do(fresh_seed):
+    generator = torch.Generator().manual_seed(fresh_seed)
+    x = torch.randn(2, 5, 3, 8, generator=generator) + 0.5
+    angles = torch.randn(5, 4, generator=generator)
+    unit = torch.polar(torch.ones_like(angles), angles)
+    expected = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * unit[:, None])
+    torch.testing.assert_close(turned(x, real_rotary(unit)), expected.flatten(-2))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("use_layer3d_rope", True),
+        ("use_additional_t_cond", True),
+        ("guidance_embeds", True),
+        ("out_channels", 16),
+        ("axes_dims_rope", (16, 24)),
+        ("axes_dims_rope", (10**9, 24, 24)),
+        ("axes_dims_rope", (16, 25, 23)),
+    ],
+)
+def test_variants_that_are_refused(key, value):
+    with pytest.raises(ModelError, match="in_channels" if key == "out_channels" else key):
+        FAMILY.check_config(PLAIN.full_config | {key: value})
+
+
+def test_sizes_that_are_refused():
+    config = PLAIN.full_config
+    with pytest.raises(ModelError, match="latent height: expected a multiple of the patch size 2"):
+        FAMILY.grid(config, (1, 33, 32))
+    with pytest.raises(ModelError, match=r"latent width: .*up to 4096.* got 4098"):
+        FAMILY.grid(config, (1, 32, 4098))
+    with pytest.raises(ModelError, match=r"text tokens .* 1 to 3072.* got 3073"):
+        FAMILY.text_layout(config, {"encoder_hidden_states": (3073, 32)})
+
+
+def test_largest_image_and_text_are_within_the_tables(fresh_seed):
+    model = PLAIN.build(fresh_seed)
+    sides, text = (2048, 1), 3072
+    image, words = model.pos_embed([[(1, *sides)]], max_txt_seq_len=text)
+    assert (len(image), len(words)) == (2048, text)
+
+
+def test_diffusers_that_attended_padding_is_refused(monkeypatch):
+    monkeypatch.setattr("diffusers.__version__", "0.36.0")
+    diffusers_range.check_diffusers()
+    with pytest.raises(ModelError, match=r"0\.37 to 0\.42.*0\.36\.0"):
+        FAMILY.check_config(PLAIN.full_config)
