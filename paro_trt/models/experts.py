@@ -44,6 +44,13 @@ class Expert:
         """Whether a timestep is this expert's."""
         return (timestep >= self.boundary) is (self.role is ExpertRole.HIGH_NOISE)
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The timesteps it serves: from the first, the noisier, down to the second."""
+        if self.role is ExpertRole.HIGH_NOISE:
+            return float(TIMESTEPS), self.boundary
+        return self.boundary, 0.0
+
     def identity(self, class_name: str, config: Mapping[str, Any]) -> ModelIdentity:
         """What plans and files record: experts of one configuration differ by their role."""
         return _expert_identity(self.role, class_name, config)

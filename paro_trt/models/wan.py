@@ -92,7 +92,7 @@ class WanFamily(ModelFamily):
     ) -> tuple[ConditioningInput, ...]:
         """The text encoder's output, and what the variant knows of an image."""
         image_tokens = _image_tokens(config)
-        text_tokens: int | str = _TEXT_BESIDE_CLIP if image_tokens else "L"
+        text_tokens = _TEXT_BESIDE_CLIP if image_tokens else "L"
         spec = [ConditioningInput(_TEXT, ("B", text_tokens, config["text_dim"]))]
         if image_tokens:
             spec.append(ConditioningInput(_CLIP_IMAGE, ("B", image_tokens, config["image_dim"])))
@@ -101,7 +101,7 @@ class WanFamily(ModelFamily):
             appended = config["in_channels"] - channels
             spec.append(ConditioningInput(_IMAGE, ("B", appended, *size)))
         elif _takes_first_frame(config):
-            frame = ("B", channels, 1, *size[1:])
+            frame: tuple[int | str, ...] = ("B", channels, 1, *size[1:])
             spec += [
                 ConditioningInput(_IMAGE, frame, default=0.0),
                 ConditioningInput(_IMAGE_GIVEN, ("B",), torch.float32, Role.SCALAR, default=0.0),

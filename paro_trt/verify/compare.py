@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -15,8 +14,9 @@ from ..models.apply import ParoTransformer
 from ..models.base import ConditioningInput, Geometry
 from ..models.bins import mask_bins
 from ..models.conditioning import complete_inputs, example_inputs
-from ..models.denoise import TIMESTEPS, Velocity, denoise, noised, seeded_noise
-from ..models.load import LoadedModel
+from ..models.denoise import Velocity, denoise, noised, seeded_noise
+from ..models.experts import joint_velocity
+from ..models.load import LoadedModel, load_partner
 from ..models.prompts import Prompts
 from ..op.api import Implementation, parse_implementation
 from ..plan import ParoPlan
@@ -26,6 +26,7 @@ from ..runtime.velocity import session_velocity
 from .criteria import find_failures
 from .metrics import SSIM_WINDOW, output_errors, psnr, ssim
 from .report import SampleCheck, VelocityCheck, VerifyReport
+from .schedule import schedule_points
 
 ROUNDING_FACTOR = 4.0
 """How much further than one perturbation of the input the roundings of a whole pass may lead."""
@@ -85,9 +86,10 @@ def verify_model(
 ) -> VerifyReport:
     """Compare an exported model with the dense model and, given the plan, with the plan in PyTorch.
 
-    Velocities are compared in every bin of the schedule, on latents between noise and a sample of
-    the dense model, one at a time and in batches of two that mix bins. Then prompts are sampled
-    from the same noise by both models.
+    Velocities are compared in every bin of the schedule, or of the part that an expert serves, on
+    latents between noise and a sample of the dense model, one at a time and in batches of two that
+    mix bins. Then prompts are sampled from the same noise by both models; of two experts the other
+    is loaded too and does its part, dense.
 
     Args:
         target: an ONNX file, run in ONNX Runtime, or an open session.
@@ -188,6 +190,9 @@ class _Verification:
         self.prompts: Prompts = prompts or made_up_prompts(self.spec, settings.seed)
         self.count = min(len(self.prompts), settings.samples)
         self.dense = model.velocity(geometry)
+        partner = load_partner(model)
+        self.partner = None if partner is None else partner.velocity(geometry)
+        self.points = schedule_points(self.boundaries, model.expert)
         shape = model.family.latent_shape(model.config, geometry)
         self.noise = seeded_noise((self.count, *shape), settings.seed)
         self.dense_samples: list[Tensor] = []
@@ -196,8 +201,8 @@ class _Verification:
         """Sample each prompt with both models; keeps the dense samples."""
         checks = []
         for index in range(self.count):
-            dense = self._sample(self.dense, index)
-            exported = self._sample(self.exported, index)
+            dense = self._sample(self._whole(self.dense), index)
+            exported = self._sample(self._whole(self.exported), index)
             self.dense_samples.append(dense)
             data_range = self.settings.data_range or float(dense.max() - dense.min())
             pictures = dense.ndim == 5 and min(dense.shape[-2:]) >= SSIM_WINDOW
@@ -213,10 +218,9 @@ class _Verification:
 
     def velocity_checks(self) -> tuple[VelocityCheck, ...]:
         """Compare single evaluations: each timestep alone, then pairs from both ends."""
-        points = schedule_points(self.boundaries)
-        half = len(points) // 2
-        pairs = zip(points[:half], reversed(points[half:]), strict=True)
-        batches: list[tuple[float, ...]] = [(point,) for point in points]
+        half = len(self.points) // 2
+        pairs = zip(self.points[:half], reversed(self.points[half:]), strict=True)
+        batches: list[tuple[float, ...]] = [(point,) for point in self.points]
         return tuple(self._velocity_check(timesteps) for timesteps in (*batches, *pairs))
 
     def eager_bound(self) -> float | None:
@@ -225,8 +229,7 @@ class _Verification:
         if self.eager is None:
             return None
         # The reference may be the one to compute it, and is slow: one point a bin, two forwards.
-        points = schedule_points(self.boundaries)[::2]
-        moved = [self._rounding_effect(self.eager, point) for point in points]
+        moved = [self._rounding_effect(self.eager, point) for point in self.points[::2]]
         return ROUNDING_FACTOR * max(moved) + ROUNDING_UNITS * self.unit
 
     def _rounding_effect(self, velocity: Velocity, timestep: float) -> float:
@@ -254,6 +257,12 @@ class _Verification:
         latents = noised(clean, self.noise[rows], timestep, self.model.family.sampling)
         return latents, timestep, self._conditioning(rows)
 
+    def _whole(self, velocity: Velocity) -> Velocity:
+        """Over the whole schedule: the partner serves the rest where the model is an expert."""
+        if self.model.expert is None or self.partner is None:
+            return velocity
+        return joint_velocity(velocity, self.model.expert, self.partner)
+
     def _sample(self, velocity: Velocity, index: int) -> Tensor:
         negative = self.prompts.negative_rows([index])
         return denoise(
@@ -274,16 +283,6 @@ class _Verification:
 def made_up_prompts(spec: Sequence[ConditioningInput], seed: int) -> Prompts:
     """One prompt of noise."""
     return Prompts(("random embedding",), example_inputs(spec, 1, seed))
-
-
-def schedule_points(bin_boundaries: tuple[float, ...]) -> tuple[float, ...]:
-    """Two timesteps inside each bin, noisiest first."""
-    edges = (float(TIMESTEPS), *bin_boundaries, 0.0)
-    return tuple(
-        high + part * (low - high)
-        for high, low in itertools.pairwise(edges)
-        for part in (0.25, 0.75)
-    )
 
 
 def _float_unit(session: Session, model: LoadedModel) -> float:

@@ -5,31 +5,42 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from paro_trt.calibrate import CalibrationSettings, calibrate
+from paro_trt.cli.app import app
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.models.apply import check_plan_fits
 from paro_trt.models.experts import Expert, ExpertRole, joint_velocity
 from paro_trt.models.load import load_model, load_partner
 from paro_trt.testing.tiny import variants_of
+from paro_trt.verify.schedule import schedule_points
 
-TINY = variants_of("wan")[0]
+TINY, IMAGE_TO_VIDEO = variants_of("wan")[:2]
 SETTINGS = CalibrationSettings(
     steps=8, captured_steps=1, block_q=64, candidate_orders=("fhw",), time_attention=False
 )
 
 
+EXPERTS = ("transformer", "transformer_2")
+
+
+def save_pipeline(directory, tiny):
+    for seed, name in enumerate(EXPERTS):
+        tiny.build(seed).save_pretrained(directory / name)
+    (directory / "model_index.json").write_text(json.dumps({"boundary_ratio": 0.875}))
+
+
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     directory = tmp_path_factory.mktemp("experts")
-    for seed, name in enumerate(("transformer", "transformer_2")):
-        TINY.build(seed).save_pretrained(directory / name)
-    (directory / "model_index.json").write_text(json.dumps({"boundary_ratio": 0.875}))
+    save_pipeline(directory, TINY)
     return directory
 
 
 def test_experts_are_found_and_told_apart(pipeline):
-    high, low = (load_model(pipeline / name) for name in ("transformer", "transformer_2"))
+    high, low = (load_model(pipeline / name) for name in EXPERTS)
     assert (high.expert.role, low.expert.role) == (ExpertRole.HIGH_NOISE, ExpertRole.LOW_NOISE)
     assert high.expert.boundary == 875.0
     assert high.identity != low.identity
@@ -61,9 +72,17 @@ def test_each_timestep_goes_to_its_expert():
         velocity(None, torch.tensor([950.0, 100.0]), {})
 
 
+def test_verification_stays_where_the_expert_serves():
+    points = {role: schedule_points((), Expert(role, 900.0)) for role in ExpertRole}
+    assert points[ExpertRole.HIGH_NOISE] == (975.0, 925.0)
+    assert points[ExpertRole.LOW_NOISE] == (675.0, 225.0)
+    low = Expert(ExpertRole.LOW_NOISE, 900.0)
+    assert all(low.serves(point) for point in schedule_points((600.0, 200.0), low))
+
+
 def test_a_plan_for_each_expert(pipeline, tmp_path):
     plans = {}
-    for name in ("transformer", "transformer_2"):
+    for name in EXPERTS:
         loaded = load_model(pipeline / name)
         plans[name] = calibrate(
             loaded, TINY.prompts(2), TINY.latent_size, SETTINGS, tmp_path / name,
@@ -90,3 +109,40 @@ def test_an_expert_with_too_few_steps_or_no_partner_is_refused(pipeline, tmp_pat
         calibrate(loaded, *arguments, few, tmp_path / "p", partner=load_partner(loaded))
     with pytest.raises(ArgumentError, match="partner"):
         calibrate(loaded, *arguments, SETTINGS, tmp_path / "p")
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_from_calibration_to_verified_files_of_both_experts(tmp_path):
+    """Image to video as in Wan 2.2 A14B, by the command line alone."""
+    save_pipeline(tmp_path, IMAGE_TO_VIDEO)
+    made, prompts = IMAGE_TO_VIDEO.prompts(2), tmp_path / "prompts.safetensors"
+    save_file(dict(made.tensors), prompts, {"prompts": json.dumps(made.texts)})
+    size = ("--latent", ",".join(map(str, IMAGE_TO_VIDEO.latent_size)))
+    quick = ("--block-q", 64, "--steps", 8, "--captured-steps", 1, "--density", 0.6)
+    for name in EXPERTS:
+        model, plan, file = tmp_path / name, tmp_path / f"{name}.plan", tmp_path / f"{name}.onnx"
+        done = run("calibrate", model, "-o", plan, "--prompts", prompts, *size, *quick)
+        assert done.exit_code == 0, done.stderr
+        done = run("export", model, "--plan", plan, "-o", file)
+        assert done.exit_code == 0, done.stderr
+        given = ("--model", model, "--plan", plan, "--prompts", prompts)
+        done = run("verify", file, *given, "--steps", 2, "--samples", 1, "--json")
+        assert done.exit_code == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert report["ok"] is True
+        visited = [time for check in report["velocities"] for time in check["timesteps"]]
+        assert all((time > 875.0) is (name == "transformer") for time in visited)
+        assert {b for check in report["velocities"] for b in check["bins"]} == {0, 1}
+
+    other = tmp_path / "wrong.onnx"
+    done = run("export", tmp_path / "transformer_2", "--plan", tmp_path / "transformer.plan",
+               "-o", other)  # fmt: skip
+    assert done.exit_code == 2
+    assert "the expert transformer_2" in done.stderr
+    assert not list(tmp_path.glob("wrong*"))
+    done = run("verify", tmp_path / "transformer.onnx", "--model", tmp_path / "transformer_2")
+    assert done.exit_code == 2
+    assert "verify against the model that was exported" in done.stderr

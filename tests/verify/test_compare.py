@@ -20,7 +20,8 @@ from paro_trt.runtime.info import SessionInfo
 from paro_trt.runtime.session import Session, TensorSpec
 from paro_trt.testing.plans import small_plan
 from paro_trt.testing.tiny_wan import LATENT_SHAPE, TEXT_DIM, TEXT_TOKENS, tiny_wan
-from paro_trt.verify.compare import VerifySettings, schedule_points, verify_model
+from paro_trt.verify.compare import VerifySettings, verify_model
+from paro_trt.verify.schedule import schedule_points
 
 QUICK = VerifySettings(steps=2, samples=1, min_cosine=0.9)
 
