@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..c_abi import ABI_VERSION
 from ..errors import BackendUnavailableError
-from ..native import ABI_VERSION, library_path
+from ..native import library_path
 from ..op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from .errors import EngineError
 

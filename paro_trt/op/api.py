@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, BackendUnavailableError
-from ..native import library_path, load_library
+from ..native import NativeLibrary, library_path, load_library
 from .reference import paro_attention_reference
 from .spec import AttentionConfig, AttentionInputs
 from .validate import validate
@@ -21,6 +21,14 @@ class Implementation(str, Enum):
     CPU = "cpu"
     CUDA = "cuda"
     EMULATED = "emulated"
+
+
+_LIBRARIES = {
+    Implementation.CPU: "cpu",
+    Implementation.CUDA: "attention",
+    Implementation.EMULATED: "emulated",
+}
+"""Which libparo_<name>.so computes."""
 
 
 def paro_attention(
@@ -57,7 +65,10 @@ def paro_attention(
         mask_bin int32 [B]: row of T for each sample, clamped; key_length int32 [B]: tokens of the
             reordered sequence that exist.
     Attributes are those of `AttentionConfig`. `check_values=False` skips the checks that read the
-    plan's tensors, for callers that validated them once.
+    plan's tensors, for callers that validated them once; on a GPU those checks wait for it.
+
+    impl="cuda" takes contiguous tensors on one GPU and queues its work in torch's current stream;
+    the others take CPU tensors.
 
     Returns:
         [B,S,H,D], query's dtype, in the original token order.
@@ -73,24 +84,12 @@ def paro_attention(
     config = AttentionConfig(block_q, block_k, qk_bits, pv_bits, bool(pool_dropped), scale)
     implementation = parse_implementation(impl)
     validate(inputs, config, check_values=check_values)
-    if implementation is Implementation.CUDA:
-        raise BackendUnavailableError(
-            f"impl={implementation.value!r}",
-            expected="an implementation that is built",
-            actual="one that this release does not contain",
-            remedy=f"use impl={Implementation.CPU.value!r}",
-        )
-    for name, tensor in zip(AttentionInputs._fields, inputs, strict=True):
-        if tensor.device.type != "cpu":
-            raise BackendUnavailableError(
-                name,
-                expected=f"a CPU tensor for impl={implementation.value!r}",
-                actual=f"a tensor on {tensor.device}",
-                remedy="move the inputs to the CPU",
-            )
-    if implementation in (Implementation.CPU, Implementation.EMULATED):
-        return load_library(library_path(implementation.value)).forward(inputs, config)
-    return paro_attention_reference(inputs, config)
+    if implementation is Implementation.REFERENCE:
+        _check_devices(inputs, implementation)
+        return paro_attention_reference(inputs, config)
+    library = _library(implementation)
+    _check_devices(inputs, implementation)
+    return library.forward(inputs, config)
 
 
 def parse_implementation(impl: str | Implementation) -> Implementation:
@@ -100,6 +99,55 @@ def parse_implementation(impl: str | Implementation) -> Implementation:
     except ValueError:
         names = ", ".join(member.value for member in Implementation)
         raise ArgumentError("impl", expected=f"one of {names}", actual=repr(impl)) from None
+
+
+def _library(implementation: Implementation) -> NativeLibrary:
+    """The native library of an implementation, which must be built and find what it runs on."""
+    subject = f"impl={implementation.value!r}"
+    try:
+        library = load_library(library_path(_LIBRARIES[implementation]))
+    except BackendUnavailableError as error:
+        raise BackendUnavailableError(
+            subject, expected=error.expected, actual=error.actual, remedy=error.remedy
+        ) from error
+    if implementation is Implementation.CUDA and not torch.cuda.is_available():
+        built = torch.version.cuda
+        raise BackendUnavailableError(
+            subject,
+            expected="a GPU that torch can use",
+            actual=f"none in a torch built for CUDA {built}" if built else "a torch without CUDA",
+            remedy="paro-trt doctor says what is here; impl='cpu' needs no GPU",
+        )
+    return library
+
+
+def _check_devices(inputs: AttentionInputs, implementation: Implementation) -> None:
+    """Tensors lie where the implementation computes; on a GPU no copy is made unasked."""
+    on_gpu = implementation is Implementation.CUDA
+    kind, wanted = ("cuda", "a CUDA tensor") if on_gpu else ("cpu", "a CPU tensor")
+    device = inputs.query.device
+    for name, tensor in inputs._asdict().items():
+        if tensor.device.type != kind:
+            raise BackendUnavailableError(
+                name,
+                expected=f"{wanted} for impl={implementation.value!r}",
+                actual=f"a tensor on {tensor.device}",
+                remedy=f"move the inputs to the {'GPU' if on_gpu else 'CPU'}",
+            )
+        if tensor.device != device:
+            raise ArgumentError(
+                name,
+                expected=f"a tensor on {device}, as query",
+                actual=f"one on {tensor.device}",
+                remedy="move the inputs to one GPU",
+            )
+        if on_gpu and not tensor.is_contiguous():
+            raise ArgumentError(
+                name,
+                expected="a contiguous tensor",
+                actual=f"strides {tuple(tensor.stride())} for shape {tuple(tensor.shape)}",
+                remedy="call .contiguous() on it",
+            )
 
 
 @torch.library.custom_op("paro::attention", mutates_args=())

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from paro_trt import native
+from paro_trt import c_abi
 from paro_trt.op.spec import INPUTS
 
 INCLUDE = Path(__file__).resolve().parents[2] / "plugins" / "include"
 HEADER = INCLUDE / "paro" / "paro_c.h"
-STRUCTURES = {"paro_attention": native.CAttention, "paro_launch": native.CLaunch}
+STRUCTURES = {"paro_attention": c_abi.CAttention, "paro_launch": c_abi.CLaunch}
 
 PROGRAM = """
 #include <stddef.h>
@@ -25,7 +25,9 @@ PROGRAM = """
 #define FIELD(type, name) \\
   printf("[\\"%s\\", %zu, %zu]", #name, offsetof(type, name), sizeof(((type*)0)->name))
 int main(void) {
-  printf("{\\"abi\\": %d, \\"unsupported\\": %d,", PARO_ABI_VERSION, PARO_UNSUPPORTED);
+  printf("{\\"abi\\": %d, \\"statuses\\": [%d, %d, %d, %d, %d, %d],", PARO_ABI_VERSION, PARO_OK,
+         PARO_INVALID_ARGUMENT, PARO_UNSUPPORTED, PARO_WORKSPACE_TOO_SMALL, PARO_NO_DEVICE,
+         PARO_RUNTIME_ERROR);
   printf("\\"dtypes\\": [%d, %d, %d]", PARO_FLOAT16, PARO_BFLOAT16, PARO_FLOAT32);
   BODY
   puts("}");
@@ -80,6 +82,6 @@ def test_tensors_are_the_op_s_inputs_in_order() -> None:
 
 
 def test_numbers_are_the_header_s(measured: dict) -> None:
-    assert measured["abi"] == native.ABI_VERSION
-    assert measured["unsupported"] == native.STATUS_UNSUPPORTED
-    assert measured["dtypes"] == list(native.DTYPES.values())
+    assert measured["abi"] == c_abi.ABI_VERSION
+    assert measured["statuses"] == list(c_abi.Status)
+    assert measured["dtypes"] == list(c_abi.DTYPES.values())

@@ -120,7 +120,8 @@ def call(inputs: AttentionInputs, impl: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("impl", ["cuda", "emulated"])
-def test_an_implementation_that_is_not_built_refuses(impl, inputs):
+def test_an_implementation_that_is_not_built_refuses(impl, inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PARO_LIBRARY_DIR", str(tmp_path))
     with pytest.raises(BackendUnavailableError, match=impl):
         call(inputs, impl)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from paro_trt.native import ABI_VERSION, load_library
+from paro_trt.c_abi import ABI_VERSION
+from paro_trt.native import load_library
 from paro_trt.op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 from .environments import Package, probe

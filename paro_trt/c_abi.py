@@ -1,0 +1,122 @@
+"""The structures of the C ABI (plugins/include/paro/paro_c.h) and how tensors become them."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from .errors import ArgumentError
+from .op.spec import AttentionConfig, AttentionInputs
+
+ABI_VERSION = 2
+WORKSPACE_ALIGNMENT = 256
+
+DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
+
+
+class Status(IntEnum):
+    """`paro_status`."""
+
+    OK = 0
+    INVALID_ARGUMENT = 1
+    UNSUPPORTED = 2
+    WORKSPACE_TOO_SMALL = 3
+    NO_DEVICE = 4
+    RUNTIME_ERROR = 5
+
+
+class CAttention(ctypes.Structure):
+    """`paro_attention`, field by field."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("batch", ctypes.c_int32),
+        ("tokens", ctypes.c_int32),
+        ("heads", ctypes.c_int32),
+        ("kv_heads", ctypes.c_int32),
+        ("head_dim", ctypes.c_int32),
+        ("orders", ctypes.c_int32),
+        ("bins", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("block_q", ctypes.c_int32),
+        ("block_k", ctypes.c_int32),
+        ("qk_bits", ctypes.c_int32),
+        ("pv_bits", ctypes.c_int32),
+        ("pool_dropped", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in AttentionInputs._fields),
+        ("output", ctypes.c_void_p),
+    )
+
+
+class CLaunch(ctypes.Structure):
+    """`paro_launch`, field by field."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("stream", ctypes.c_void_p),
+        ("threads", ctypes.c_int32),
+        ("sm", ctypes.c_int32),
+        ("max_workspace", ctypes.c_size_t),
+    )
+
+
+def attention_call(
+    inputs: AttentionInputs, config: AttentionConfig, output: Tensor | None = None
+) -> CAttention:
+    """A call on the addresses of contiguous tensors, which must outlive it.
+
+    Without an output it can be asked about, not run.
+
+    Raises:
+        ArgumentError: query has a dtype that the ABI does not know.
+    """
+    dtype = inputs.query.dtype
+    if dtype not in DTYPES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
+        raise ArgumentError("query", expected=names, actual=str(dtype))
+    batch, tokens, heads, head_dim = inputs.query.shape
+    addresses = {name: tensor.data_ptr() for name, tensor in inputs._asdict().items()}
+    return CAttention(
+        struct_size=ctypes.sizeof(CAttention),
+        batch=batch,
+        tokens=tokens,
+        heads=heads,
+        kv_heads=inputs.key.shape[2],
+        head_dim=head_dim,
+        orders=inputs.token_order.shape[0],
+        bins=inputs.block_mask.shape[0],
+        dtype=DTYPES[dtype],
+        block_q=config.block_q,
+        block_k=config.block_k,
+        qk_bits=config.qk_bits,
+        pv_bits=config.pv_bits,
+        pool_dropped=int(config.pool_dropped),
+        scale=config.scale,
+        output=None if output is None else output.data_ptr(),
+        **addresses,
+    )
+
+
+def launch_on(
+    device: torch.device | None = None, threads: int = 0, sm: int = 0, max_workspace: int = 0
+) -> CLaunch:
+    """Where and how to run; on a CUDA device in torch's current stream. Zeros mean defaults.
+
+    Args:
+        device: of the tensors; None for the CPU.
+        threads: CPU and emulator: how many.
+        sm: CUDA kernels: the GPU to answer for, 10 * major + minor.
+        max_workspace: CUDA kernels: take heads in groups that need no more bytes.
+    """
+    on_gpu = device is not None and device.type == "cuda"
+    return CLaunch(
+        struct_size=ctypes.sizeof(CLaunch),
+        stream=torch.cuda.current_stream(device).cuda_stream if on_gpu else None,
+        threads=threads,
+        sm=sm,
+        max_workspace=max_workspace,
+    )
