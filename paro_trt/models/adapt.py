@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .base import Geometry, ModelFamily
 
@@ -20,6 +23,12 @@ def adapted_unless_exporting(
     if torch.compiler.is_exporting():
         return nullcontext()
     return family.adapted(model, geometry)
+
+
+def tie_batches(first: Tensor, *others: Tensor) -> None:
+    """Tell a tracer that tensors have one batch, where the model regroups one by another's."""
+    for other in others:
+        torch._check(other.shape[0] == first.shape[0])
 
 
 @contextmanager
@@ -64,3 +73,23 @@ def constant_call(owner: object, method: str, *arguments: object) -> Iterator[No
 
     with replaced(owner, method, constant):
         yield
+
+
+class SlicedHalves(TorchFunctionMode):
+    """Within the context the two halves of a batch are slices.
+
+    torch.chunk of an axis of free size becomes a SplitToSequence in ONNX, on which the exporter's
+    optimizer fails (onnxscript 0.7.2).
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in (torch.chunk, Tensor.chunk) and args[1:] == (2,) and kwargs == {"dim": 0}:
+            half = args[0].shape[0] // 2
+            return args[0][:half], args[0][half:]
+        return func(*args, **(kwargs or {}))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..plan import Grid, TextLayout, TextPosition
-from .adapt import replaced
+from .adapt import SlicedHalves, replaced
 from .base import (
     AttentionSite,
     ConditioningInput,
@@ -23,6 +23,7 @@ from .base import (
     require_variant,
 )
 from .diffusers_range import check_diffusers
+from .joint_attention import attend_text_last, project_heads
 from .packed_images import (
     packed_grid,
     packed_shape,
@@ -30,7 +31,8 @@ from .packed_images import (
     require_rotary_axes,
     with_references,
 )
-from .qwen_image_attention import ImageFirstProcessor, real_rotary
+
+Rotary: TypeAlias = tuple[Tensor, Tensor]
 
 _TEXT, _MASK = "encoder_hidden_states", "encoder_hidden_states_mask"
 _OLDEST_DIFFUSERS = (0, 37)
@@ -115,11 +117,13 @@ class QwenImageFamily(ModelFamily):
         device = next(model.parameters()).device
         with torch.no_grad():
             both = embed(_images(geometry), max_txt_seq_len=geometry.text.count, device=device)
-        rotary = tuple(real_rotary(tables) for tables in both)
+        rotary = tuple(real_rotary(unit) for unit in both)
         with ExitStack() as stack:
+            if _references_are_at_time_zero(model):
+                stack.enter_context(SlicedHalves())
             stack.enter_context(replaced(embed, "forward", lambda *_, **__: rotary))
             for block in blocks:
-                stack.enter_context(replaced(block.attn, "processor", ImageFirstProcessor()))
+                stack.enter_context(replaced(block.attn, "processor", _ImageFirstProcessor()))
             yield
 
     def forward(
@@ -140,6 +144,49 @@ class QwenImageFamily(ModelFamily):
             return_dict=False,
         )
         return (sample[:, : latents.shape[1]],)
+
+
+class _ImageFirstProcessor:
+    """Computes what QwenDoubleStreamAttnProcessor2_0 computes.
+
+    The stock processor puts the text first, so that its padding is amid the sequence, and turns
+    query and key by complex numbers, which TensorRT does not have.
+    """
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        image_rotary_emb: tuple[Rotary, Rotary],
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs of image [B, N, C] and text [B, L, C], whose mask is bool [B, L]; diffusers
+        before 0.39 gives that of both, text first, as `attention_mask` [B, L + N]."""
+        text_mask = encoder_hidden_states_mask
+        if text_mask is None and attention_mask is not None:
+            text_mask = attention_mask[:, : encoder_hidden_states.shape[1]]
+        image_rotary, text_rotary = image_rotary_emb
+        image = project_heads(hidden_states, attn.heads, attn.to_q, attn.to_k, attn.to_v)
+        text = project_heads(
+            encoder_hidden_states, attn.heads, attn.add_q_proj, attn.add_k_proj, attn.add_v_proj
+        )
+        image = image.normed(attn.norm_q, attn.norm_k).turned(*image_rotary)
+        text = text.normed(attn.norm_added_q, attn.norm_added_k).turned(*text_rotary)
+        image_output, text_output = attend_text_last(image, text, text_mask)
+        return attn.to_out[0](image_output), attn.to_add_out(text_output)
+
+
+def real_rotary(unit: Tensor) -> Rotary:
+    """cos and sin [tokens, 1, head_dim / 2] of unit complex numbers [tokens, head_dim / 2]."""
+    return unit.real[:, None].contiguous(), unit.imag[:, None].contiguous()
+
+
+def _references_are_at_time_zero(model: Any) -> bool:
+    """Edit as of 2511: a second half of the batch holds the modulation of the references."""
+    return bool(model.config.get("zero_cond_t"))
 
 
 def _images(geometry: Geometry) -> list[list[tuple[int, int, int]]]:

@@ -6,9 +6,12 @@ import torch.nn.functional as F
 
 from paro_trt.errors import ModelError
 from paro_trt.models import diffusers_range
-from paro_trt.models.adapt import constant_call, replaced
+from paro_trt.models.adapt import SlicedHalves, constant_call, replaced
 from paro_trt.models.base import AttentionSite
 from paro_trt.models.intercept import intercept_attention
+
+
+HALF = torch.export.Dim("half")
 
 
 class Counted(torch.nn.Module):
@@ -47,6 +50,24 @@ def test_replaced_attribute_is_restored_whether_the_object_or_its_class_had_it()
     with replaced(module, "extra_repr", lambda: "replaced"):
         assert "replaced" in repr(module)
     assert "extra_repr" not in vars(module)
+
+
+def test_halves_of_a_batch_are_slices_and_other_chunks_are_as_they_were(fresh_seed):
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(fresh_seed))
+    expected = torch.chunk(x, 2, dim=0), x.chunk(2, dim=-1)
+    with SlicedHalves():
+        halves, columns = torch.chunk(x, 2, dim=0), x.chunk(2, dim=-1)
+        program = torch.export.export(_Halves(), (x,), dynamic_shapes=({0: 2 * HALF},))
+    assert all(map(torch.equal, halves + columns, expected[0] + expected[1]))
+    names = {str(node.target) for node in program.graph.nodes}
+    assert any("slice" in name for name in names)
+    assert not any("chunk" in name or "split" in name for name in names)
+
+
+class _Halves(torch.nn.Module):
+    def forward(self, x):
+        first, second = x.chunk(2, dim=0)
+        return first - second
 
 
 class Masked(torch.nn.Module):

@@ -7,8 +7,8 @@ from paro_trt.errors import ModelError
 from paro_trt.models import diffusers_range
 from paro_trt.models.base import Geometry
 from paro_trt.models.intercept import intercept_attention
-from paro_trt.models.qwen_image import QwenImageFamily
-from paro_trt.models.qwen_image_attention import real_rotary, turned
+from paro_trt.models.joint_attention import turned
+from paro_trt.models.qwen_image import QwenImageFamily, real_rotary
 from paro_trt.plan import Grid, TextLayout, TextPosition
 from paro_trt.testing.tiny import variants_of
 
@@ -82,7 +82,7 @@ def test_real_rotary_turns_as_complex_numbers_do(fresh_seed):
     angles = torch.randn(5, 4, generator=generator)
     unit = torch.polar(torch.ones_like(angles), angles)
     expected = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * unit[:, None])
-    torch.testing.assert_close(turned(x, real_rotary(unit)), expected.flatten(-2))
+    torch.testing.assert_close(turned(x, *real_rotary(unit)), expected.flatten(-2))
 
 
 @pytest.mark.parametrize(
