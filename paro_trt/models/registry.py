@@ -8,6 +8,8 @@ from .cogvideox import CogVideoXFamily
 from .flux import FluxFamily
 from .flux2 import Flux2Family
 from .hunyuan_video import HunyuanVideoFamily
+from .ltx_video import LtxVideoFamily
+from .mochi import MochiFamily
 from .qwen_image import QwenImageFamily
 from .sd3 import Sd3Family
 from .wan import WanFamily
@@ -17,6 +19,8 @@ FAMILIES: tuple[ModelFamily, ...] = (
     FluxFamily(),
     Flux2Family(),
     HunyuanVideoFamily(),
+    LtxVideoFamily(),
+    MochiFamily(),
     QwenImageFamily(),
     Sd3Family(),
     WanFamily(),
