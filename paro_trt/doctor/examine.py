@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from . import probes, tensorrt
+from . import libraries, probes, tensorrt
 from .probes import Component
 
 CHAIN = {
@@ -32,7 +32,6 @@ class State(str, Enum):
 
     RUNS = "runs"
     MISSING = "missing"
-    PLANNED = "not in this release"
 
 
 @dataclass(frozen=True)
@@ -85,21 +84,28 @@ def examine() -> Diagnosis:
     components = (
         probes.python_component(),
         *probes.packages(CHAIN),
-        probes.native_library("cpu", "the op on the CPU, fast"),
-        probes.custom_op("the same in ONNX Runtime"),
+        *libraries.examine_libraries(),
         *tensorrt.components(gpus),
         *(probes.unloaded_package(name, purpose) for name, purpose in OPTIONAL.items()),
-        probes.tool("nvcc", "compiling the CUDA kernels, in a later release", ""),
+        probes.tool("nvcc", "compiling the CUDA kernels; make plugin gets its own", ""),
     )
-    present = {part.name: part.present for part in components}
     machine = {**probes.cpu_facts(), **probes.memory_facts(), "gpus": list(gpus)}
-    return Diagnosis(machine, components, _backends(present))
+    return Diagnosis(machine, components, _backends({part.name: part for part in components}))
 
 
-def _backends(present: dict[str, bool]) -> tuple[Backend, ...]:
+def _backends(parts: dict[str, Component]) -> tuple[Backend, ...]:
     def needs(*names: str) -> tuple[State, str]:
-        lacking = [name for name in names if not present[name]]
-        return (State.MISSING, f"needs {', '.join(lacking)}") if lacking else (State.RUNS, "")
+        lacking = [name for name in names if not parts[name].present]
+        remedy = parts[lacking[0]].remedy if len(lacking) == 1 else ""
+        why_not = f"needs {', '.join(lacking)}" + (f": {remedy}" if remedy else "")
+        return (State.MISSING, why_not) if lacking else (State.RUNS, "")
+
+    def computes(impl: str, what: str, *names: str) -> Backend:
+        state, why_not = needs(*names)
+        if state is State.RUNS:
+            computed, why_not = libraries.computes(impl)
+            state = State.RUNS if computed else State.MISSING
+        return Backend(impl, state, what if state is State.RUNS else why_not)
 
     reference, why_not = needs("torch", "numpy")
     native, why_not_native = needs("torch", "onnxruntime", "libparo_cpu", "libparo_onnxruntime")
@@ -114,8 +120,8 @@ def _backends(present: dict[str, bool]) -> tuple[Backend, ...]:
             native,
             why_not_native or "the op in native CPU kernels, from Python and in ONNX Runtime",
         ),
-        Backend("emulated", State.PLANNED, "the CUDA kernels' source, run on the CPU"),
-        Backend("cuda", State.PLANNED, "CUDA kernels, called from Python"),
+        computes("emulated", "the CUDA kernels' source on the CPU", "torch", "libparo_emulated"),
+        computes("cuda", "CUDA kernels, called from Python", "torch", "GPU", "libparo_attention"),
         Backend("tensorrt", engines, why_no_engines or "engines with the PAROAttention plugin"),
         Backend(
             "tensorrt_rtx",

@@ -34,28 +34,6 @@ for name in sys.argv[1:]:
 print(json.dumps(failed))
 """
 
-_NATIVE_PROBE = """
-import sys
-from paro_trt.errors import ParoError
-from paro_trt.native import library_path, load_library
-try:
-    print(load_library(library_path(sys.argv[1])).name)
-except ParoError as error:
-    sys.exit(error.actual)
-"""
-
-_CUSTOM_OP_PROBE = """
-import sys
-from onnxruntime import SessionOptions
-from paro_trt.errors import ParoError
-from paro_trt.runtime.custom_op import register_custom_op
-try:
-    register_custom_op(SessionOptions())
-    print("registers in this ONNX Runtime")
-except ParoError as error:
-    sys.exit(error.actual)
-"""
-
 
 @dataclass(frozen=True)
 class Component:
@@ -115,22 +93,6 @@ def in_process(code: str, *arguments: str) -> tuple[bool, str]:
     ended_well = done.returncode == 0
     lines = (done.stdout if ended_well else done.stderr).strip().splitlines()
     return ended_well, lines[-1] if lines else f"ended Python with status {done.returncode}"
-
-
-def native_library(name: str, purpose: str) -> Component:
-    """A native library of this package, loaded in a fresh process."""
-    return _native(f"libparo_{name}", purpose, _NATIVE_PROBE, name)
-
-
-def custom_op(purpose: str) -> Component:
-    """The op's library for ONNX Runtime, registered in a fresh process."""
-    return _native("libparo_onnxruntime", purpose, _CUSTOM_OP_PROBE)
-
-
-def _native(title: str, purpose: str, probe: str, *arguments: str) -> Component:
-    remedy = "install g++ 11 or later, then: python -m pip install --force-reinstall --no-deps -e ."
-    found, detail = in_process(probe, *arguments)
-    return Component(title, found, detail, purpose, remedy)
 
 
 def cpu_facts() -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -19,8 +18,6 @@ RTX_PARTS = ("tensorrt_rtx",)
 HEADER_FOLDERS = ("/usr/include", "/usr/include/x86_64-linux-gnu", "/usr/local/tensorrt/include")
 VERSION_HEADER = "NvInferVersion.h"
 
-_BUILD_PLUGIN = "build it: docs/tensorrt-plugin.md; or set PARO_LIBRARY_DIR to its directory"
-
 _VERSION_PROBE = """
 import importlib, sys
 try:
@@ -29,40 +26,14 @@ except Exception as error:
     sys.exit(f"does not load: {' '.join(str(error).split())[:160]}")
 """
 
-_PLUGIN_PROBE = """
-import json, sys
-import torch
-from paro_trt.engine.plugin_library import find_plugin
-from paro_trt.errors import ParoError
-from paro_trt.native import load_library
-from paro_trt.op.spec import AttentionConfig, AttentionInputs
-try:
-    plugin = find_plugin()
-except ParoError as error:
-    sys.exit(error.actual)
-query = torch.zeros(1, 128, 1, 64, dtype=torch.float16)
-index = torch.zeros(1, dtype=torch.int32)
-inputs = AttentionInputs(
-    query, query, query, torch.zeros(1, 128, dtype=torch.int32), index,
-    torch.zeros(1, 1, 1, 1, dtype=torch.int32), index[None], torch.zeros(4, 1, 64), index, index,
-)
-try:
-    kernel = load_library(plugin.path).describe(inputs, AttentionConfig(qk_bits=8, pv_bits=8))
-except ParoError as error:
-    kernel = f"no kernel: {error.actual}"
-print(json.dumps([plugin.name, plugin.abi, str(plugin.path), kernel]))
-"""
-
 
 def components(gpus: tuple[dict[str, str], ...]) -> tuple[Component, ...]:
-    """Every part of the way to engines; packages and libraries load in processes of their own."""
+    """Every part of the way to engines but the plugin; packages load in processes of their own."""
     return (
         _package("tensorrt", "engines with the plugin", "pip install tensorrt"),
         _package("tensorrt_rtx", "engines of the function body", "pip install tensorrt-rtx"),
         _package("cuda.bindings", "running engines", "pip install cuda-python"),
         _gpu(gpus),
-        _plugin(),
-        _autoreg(),
         _headers(),
         probes.tool("trtexec", "building engines from the shell", "install the TensorRT SDK"),
     )
@@ -79,28 +50,6 @@ def _gpu(gpus: tuple[dict[str, str], ...]) -> Component:
     found = ", ".join(f"{gpu['name']} (SM {gpu['compute_cap'].replace('.', '')})" for gpu in gpus)
     remedy = "" if gpus else "run on a machine with an NVIDIA GPU, SM 80 or later, and its driver"
     return Component("GPU", bool(gpus), found or "none found", "building and running", remedy)
-
-
-def _plugin() -> Component:
-    purpose = "the plugin, for Python, C++ and trtexec --dynamicPlugins"
-    found, detail = probes.in_process(_PLUGIN_PROBE)
-    if found:
-        name, abi, path, kernel = json.loads(detail)
-        detail = f"{name}, ABI {abi}; {kernel}; {path}"
-    return Component("libparo_attention", found, detail, purpose, "" if found else _BUILD_PLUGIN)
-
-
-def _autoreg() -> Component:
-    from ..engine.plugin_library import AUTOREG_LIBRARY
-    from ..errors import BackendUnavailableError
-    from ..native import library_path
-
-    name = f"libparo_{AUTOREG_LIBRARY}"
-    purpose = "the same for trtexec --staticPlugins, Polygraphy and Triton"
-    try:
-        return Component(name, True, str(library_path(AUTOREG_LIBRARY)), purpose)
-    except BackendUnavailableError as error:
-        return Component(name, False, error.actual, purpose, _BUILD_PLUGIN)
 
 
 def _headers() -> Component:

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from paro_trt.doctor import probes
+from paro_trt import doctor
+from paro_trt.doctor import libraries, probes
 from paro_trt.native import library_path
 
 
@@ -27,19 +28,25 @@ def states(document):
     return {backend["name"]: backend["state"] for backend in document["backends"]}
 
 
-def test_this_machine_can_run_the_chain(paro):
+@pytest.fixture(scope="module")
+def found_here():
+    return doctor.examine()
+
+
+def test_this_machine_can_run_the_chain(paro, found_here, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", lambda: found_here)
     document = paro("doctor", "--json").document()
     assert document["cpu_chain"] is True
     found = states(document)
     assert [found[name] for name in ("reference", "ort", "cpu")] == ["runs"] * 3
-    assert {found[name] for name in ("cuda", "emulated")} == {"not in this release"}
     assert document["machine"]["cores"] >= 1
 
 
-def test_table_names_components_and_backends(paro):
+def test_table_names_components_and_backends(paro, found_here, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", lambda: found_here)
     outcome = paro("doctor")
     assert outcome.status == 0
-    for word in ("onnxruntime", "reference", "not in this release", "NVIDIA GPUs"):
+    for word in ("onnxruntime", "reference", "libparo_emulated", "NVIDIA GPUs"):
         assert word in outcome.stdout
 
 
@@ -74,8 +81,53 @@ def test_native_libraries_that_are_missing_are_named(paro, tmp_path, monkeypatch
     document = paro("doctor", "--json").document()
     assert states(document)["cpu"] == "missing"
     missing = {part["name"] for part in document["components"] if not part["present"]}
-    assert {"libparo_cpu", "libparo_onnxruntime"} <= missing
+    assert {
+        "libparo_cpu",
+        "libparo_onnxruntime",
+        "libparo_emulated",
+        "libparo_attention",
+    } <= missing
     assert document["cpu_chain"] is True
+    backends = {backend["name"]: backend for backend in document["backends"]}
+    assert backends["emulated"]["state"] == "missing"
+    assert "needs libparo_emulated: make emulated" in backends["emulated"]["detail"]
+    assert "libparo_attention" in backends["cuda"]["detail"]
+
+
+def library_parts():
+    return {part.name: part for part in libraries.examine_libraries()}
+
+
+def test_a_kernel_library_is_asked_for_its_kernel_and_tried(tmp_path, monkeypatch):
+    """The CPU library, which has the same C ABI, in the place of the emulated kernels."""
+    shutil.copy(library_path("cpu"), tmp_path / "libparo_emulated.so")
+    monkeypatch.setenv("PARO_LIBRARY_DIR", str(tmp_path))
+    part = library_parts()["libparo_emulated"]
+    assert part.present
+    assert part.detail.startswith("paro-cpu 0.1.0; ")
+    assert "kernels on" in part.detail
+    assert libraries.computes("emulated") == (True, "128 tokens computed on cpu")
+
+
+def test_libraries_that_do_not_load_are_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("PARO_LIBRARY_DIR", str(tmp_path))
+    (tmp_path / "libparo_emulated.so").write_bytes(b"no library")
+    (tmp_path / "libparo_attention_autoreg.so").write_bytes(b"no library beside it")
+    parts = library_parts()
+    assert not any(part.present for part in parts.values())
+    assert "file too short" in parts["libparo_emulated"].detail
+    assert "no libparo_attention.so beside it" in parts["libparo_attention_autoreg"].detail
+    computed, why_not = libraries.computes("emulated")
+    assert not computed
+    assert "file too short" in why_not
+
+
+def test_without_torch_libraries_are_not_looked_for(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so: cannot open')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert {part.detail for part in library_parts().values()} == {
+        "ImportError: libtorch.so: cannot open"
+    }
 
 
 @pytest.fixture
@@ -114,6 +166,11 @@ def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
     assert parts["TensorRT headers"]["detail"] == f"11.1 in {stub_tensorrt / 'include'}"
     assert "ABI 2" in parts["libparo_attention"]["detail"]
     assert parts["libparo_attention_autoreg"]["present"]
+    # Its GPU is only pretended: the implementation itself refuses, and says why.
+    (cuda,) = [backend for backend in document["backends"] if backend["name"] == "cuda"]
+    assert cuda["state"] == "missing"
+    assert cuda["detail"]
+    assert not cuda["detail"].startswith("needs")
     assert "does not load: libtensorrt_rtx.so" in parts["tensorrt_rtx"]["detail"]
     assert parts["tensorrt_rtx"]["remedy"] == "pip install tensorrt-rtx --force-reinstall"
 
@@ -125,5 +182,5 @@ def test_what_engines_lack_is_said_with_the_command(paro, stub_tensorrt):
     assert outcome.status == 0
     lines = [line for line in outcome.stdout.splitlines() if line.startswith("for TensorRT")]
     assert len(lines) == 2
-    assert "pip install tensorrt" in lines[0]
-    assert "docs/tensorrt-plugin.md" in lines[1]
+    assert "make plugin (docs/tensorrt-plugin.md)" in lines[0]
+    assert "pip install tensorrt" in lines[1]

@@ -40,6 +40,14 @@ FORBIDDEN = {
     "paro_trt.runtime.*": (
         "diffusers", "onnx", "onnxruntime", "paro_trt.calibrate", "paro_trt.onnx_export",
     ),
+    "paro_trt.engine.*": (
+        "diffusers", "onnx", "onnxruntime", "matplotlib", "paro_trt.models", "paro_trt.calibrate",
+        "paro_trt.onnx_export", "paro_trt.verify",
+    ),
+    "paro_trt.report.*": (
+        *HEAVY, "paro_trt.models", "paro_trt.calibrate", "paro_trt.onnx_export", "paro_trt.engine",
+        "paro_trt.runtime", "paro_trt.verify",
+    ),
 }  # fmt: skip
 """Module, or a package with all its modules -> what importing it must not bring in."""
 
