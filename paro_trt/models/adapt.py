@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -75,12 +75,16 @@ def constant_call(owner: object, method: str, *arguments: object) -> Iterator[No
         yield
 
 
-class SlicedHalves(TorchFunctionMode):
-    """Within the context the two halves of a batch are slices.
+class ReplacedFunctions(TorchFunctionMode):
+    """Within the context functions of torch are computed by others, for what ONNX lacks.
 
-    torch.chunk of an axis of free size becomes a SplitToSequence in ONNX, on which the exporter's
-    optimizer fails (onnxscript 0.7.2).
+    Args:
+        functions: the replacement for each function, which may itself call the function.
     """
+
+    def __init__(self, functions: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
+        super().__init__()
+        self._functions = functions
 
     def __torch_function__(
         self,
@@ -89,7 +93,4 @@ class SlicedHalves(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in (torch.chunk, Tensor.chunk) and args[1:] == (2,) and kwargs == {"dim": 0}:
-            half = args[0].shape[0] // 2
-            return args[0][:half], args[0][half:]
-        return func(*args, **(kwargs or {}))
+        return self._functions.get(func, func)(*args, **(kwargs or {}))

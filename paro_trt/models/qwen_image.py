@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..plan import Grid, TextLayout, TextPosition
-from .adapt import SlicedHalves, replaced
+from .adapt import ReplacedFunctions, replaced
 from .base import (
     AttentionSite,
     ConditioningInput,
@@ -120,7 +120,8 @@ class QwenImageFamily(ModelFamily):
         rotary = tuple(real_rotary(unit) for unit in both)
         with ExitStack() as stack:
             if _references_are_at_time_zero(model):
-                stack.enter_context(SlicedHalves())
+                chunk = {torch.chunk: sliced_chunk, Tensor.chunk: sliced_chunk}
+                stack.enter_context(ReplacedFunctions(chunk))
             stack.enter_context(replaced(embed, "forward", lambda *_, **__: rotary))
             for block in blocks:
                 stack.enter_context(replaced(block.attn, "processor", _ImageFirstProcessor()))
@@ -182,6 +183,18 @@ class _ImageFirstProcessor:
 def real_rotary(unit: Tensor) -> Rotary:
     """cos and sin [tokens, 1, head_dim / 2] of unit complex numbers [tokens, head_dim / 2]."""
     return unit.real[:, None].contiguous(), unit.imag[:, None].contiguous()
+
+
+def sliced_chunk(tensor: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """torch.chunk, the two halves of a batch by slices.
+
+    An axis of free size would become a SplitToSequence in ONNX, on which the exporter's optimizer
+    fails (onnxscript 0.7.2).
+    """
+    if (chunks, dim) != (2, 0):
+        return torch.chunk(tensor, chunks, dim)
+    half = tensor.shape[0] // 2
+    return tensor[:half], tensor[half:]
 
 
 def _references_are_at_time_zero(model: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..plan import Grid, TextLayout, TextPosition
+from .adapt import ReplacedFunctions
 from .base import (
     AttentionSite,
     ConditioningInput,
@@ -91,6 +93,14 @@ class Sd3Family(ModelFamily):
             ConditioningInput(_POOLED, ("B", config["pooled_projection_dim"])),
         )
 
+    def adapted(
+        self,
+        model: torch.nn.Module,  # noqa: ARG002
+        geometry: Geometry,  # noqa: ARG002
+    ) -> AbstractContextManager[object]:
+        """Unpatching as a permutation: ONNX's Einsum has no bfloat16."""
+        return ReplacedFunctions({torch.einsum: permuted})
+
     def forward(
         self,
         model: torch.nn.Module,
@@ -112,3 +122,9 @@ class Sd3Family(ModelFamily):
 
 def _patch(config: Config) -> tuple[int, int, int]:
     return (1, config["patch_size"], config["patch_size"])
+
+
+def permuted(equation: str, tensor: Tensor) -> Tensor:
+    """torch.einsum of one tensor whose axes are all kept, such as "abc->cab"."""
+    before, after = equation.split("->")
+    return tensor.permute([before.index(axis) for axis in after])

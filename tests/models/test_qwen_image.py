@@ -5,10 +5,11 @@ import torch
 
 from paro_trt.errors import ModelError
 from paro_trt.models import diffusers_range
+from paro_trt.models.adapt import ReplacedFunctions
 from paro_trt.models.base import Geometry
 from paro_trt.models.intercept import intercept_attention
 from paro_trt.models.joint_attention import turned
-from paro_trt.models.qwen_image import QwenImageFamily, real_rotary
+from paro_trt.models.qwen_image import QwenImageFamily, real_rotary, sliced_chunk
 from paro_trt.plan import Grid, TextLayout, TextPosition
 from paro_trt.testing.tiny import variants_of
 
@@ -83,6 +84,25 @@ def test_real_rotary_turns_as_complex_numbers_do(fresh_seed):
     unit = torch.polar(torch.ones_like(angles), angles)
     expected = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * unit[:, None])
     torch.testing.assert_close(turned(x, *real_rotary(unit)), expected.flatten(-2))
+
+
+class Halves(torch.nn.Module):
+    def forward(self, x):
+        first, second = x.chunk(2, dim=0)
+        return first - second
+
+
+def test_halves_of_a_batch_are_slices_and_other_chunks_are_as_they_were(fresh_seed):
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(fresh_seed))
+    for dim in (0, -1):
+        expected = torch.chunk(x, 2, dim=dim)
+        assert all(map(torch.equal, sliced_chunk(x, 2, dim=dim), expected))
+    with ReplacedFunctions({torch.Tensor.chunk: sliced_chunk}):
+        sizes = ({0: 2 * torch.export.Dim("half")},)
+        program = torch.export.export(Halves(), (x,), dynamic_shapes=sizes)
+    names = {str(node.target) for node in program.graph.nodes}
+    assert any("slice" in name for name in names)
+    assert not any("chunk" in name or "split" in name for name in names)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from paro_trt.errors import ModelError
 from paro_trt.models.base import Geometry
 from paro_trt.models.intercept import intercept_attention
-from paro_trt.models.sd3 import Sd3Family
+from paro_trt.models.sd3 import Sd3Family, permuted
 from paro_trt.plan import Grid, TextLayout, TextPosition
 from paro_trt.testing.tiny import variants_of
 
@@ -60,6 +60,12 @@ def test_image_comes_first_in_the_joint_sequence(fresh_seed):
     difference = (seen[0] - seen[2]).abs().amax(dim=(0, 2, 3))
     assert difference[: geometry.grid.tokens].max() == 0
     assert difference[geometry.grid.tokens :].min() > 0
+
+
+def test_permutation_of_the_unpatching():
+    x = torch.randn(2, 3, 4, 5, 6, 7)
+    equation = "nhwpqc->nchpwq"
+    assert torch.equal(permuted(equation, x), torch.einsum(equation, x))
 
 
 def test_sizes_that_are_refused():
