@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import ModelError
 from .base import ModelFamily
 from .cogvideox import CogVideoXFamily
+from .cosmos import CosmosFamily
 from .flux import FluxFamily
 from .flux2 import Flux2Family
 from .hunyuan_video import HunyuanVideoFamily
@@ -16,6 +17,7 @@ from .wan import WanFamily
 
 FAMILIES: tuple[ModelFamily, ...] = (
     CogVideoXFamily(),
+    CosmosFamily(),
     FluxFamily(),
     Flux2Family(),
     HunyuanVideoFamily(),

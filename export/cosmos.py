@@ -1,0 +1,23 @@
+"""Export a Cosmos-Predict2 and 2.5 transformer (diffusers format) with PAROAttention to ONNX.
+
+    python export/cosmos.py MODEL -o cosmos.onnx --prompts prompts.safetensors
+
+Plans are looked for beside the output, cosmos-FRAMESxHEIGHTxWIDTH.paro.safetensors, and calibrated
+from --prompts where they are missing. Each file serves one size, with any batch; several --video
+give several files that share one file of weights. The files run in ONNX Runtime as they are
+(float32 and float16), and in TensorRT with the PAROAttention plugin.
+
+The usual sizes are 93,704,1280 for video and 1,768,1360 for Predict2's text to image. The prompt
+file has encoder_hidden_states [P, 512, 1024], in 2.5 [P, 512, 100352]. Frames that a video
+continues are image_latents [P, 16, F, H, W], with ones for them in condition_frames [P, F]; a
+prompt file without both makes video from text. Cosmos 1.0 and Transfer are refused.
+
+--dense writes the model as it is, for comparison; the plan then only gives the size.
+"""
+
+from paro_trt.cli.export_script import ScriptDefaults, export_family
+
+DEFAULTS = ScriptDefaults("cosmos", (93, 704, 1280), shift=3.0)
+
+if __name__ == "__main__":
+    export_family(DEFAULTS, __doc__)
