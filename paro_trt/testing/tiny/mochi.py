@@ -1,9 +1,25 @@
 """Tiny Mochi."""
 
+from dataclasses import dataclass
+
+import torch
+
 from .model import TinyModel
 
+
+@dataclass(frozen=True, eq=False)
+class _TurningModel(TinyModel):
+    """With rotary frequencies, which are zero until they are learned."""
+
+    def build(self, seed: int = 0) -> torch.nn.Module:
+        model = super().build(seed)
+        frequencies = model.get_parameter("pos_frequencies")
+        frequencies.normal_(generator=torch.Generator().manual_seed(seed))
+        return model
+
+
 VARIANTS = (
-    TinyModel(
+    _TurningModel(
         name="mochi",
         class_name="MochiTransformer3DModel",
         config={
