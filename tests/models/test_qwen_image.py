@@ -77,6 +77,30 @@ def test_adapted_puts_text_and_its_padding_at_the_end(fresh_seed):
     assert moved.tolist() == [False] * geometry.grid.tokens + [True] * 20
 
 
+def test_processor_takes_the_mask_in_the_form_of_older_diffusers(fresh_seed):
+    """Before 0.39 one mask of text and image reached the processor, text first."""
+    loaded, geometry = PLAIN.loaded(fresh_seed), PLAIN.geometry()
+    attn = loaded.model.transformer_blocks[0].attn
+    text_mask = torch.arange(20)[None] < torch.tensor([[20], [7]])
+    both = torch.cat([text_mask, torch.ones(2, geometry.grid.tokens, dtype=torch.bool)], dim=1)
+    generator = torch.Generator().manual_seed(fresh_seed)
+    image, text = (
+        torch.randn(2, tokens, 128, generator=generator) for tokens in (geometry.grid.tokens, 20)
+    )
+    with FAMILY.adapted(loaded.model, geometry):
+        rotary = loaded.model.pos_embed()
+        processed = [
+            attn.processor(attn, image, text, image_rotary_emb=rotary, **mask)
+            for mask in (
+                {"encoder_hidden_states_mask": text_mask},
+                {"attention_mask": both},
+                {},
+            )
+        ]
+    assert all(map(torch.equal, processed[0], processed[1]))
+    assert not torch.allclose(processed[0][0], processed[2][0])
+
+
 def test_real_rotary_turns_as_complex_numbers_do(fresh_seed):
     generator = torch.Generator().manual_seed(fresh_seed)
     x = torch.randn(2, 5, 3, 8, generator=generator) + 0.5
