@@ -9,6 +9,7 @@ from .cosmos import CosmosFamily
 from .flux import FluxFamily
 from .flux2 import Flux2Family
 from .hunyuan_video import HunyuanVideoFamily
+from .hunyuan_video15 import HunyuanVideo15Family
 from .ltx_video import LtxVideoFamily
 from .mochi import MochiFamily
 from .qwen_image import QwenImageFamily
@@ -21,6 +22,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
     FluxFamily(),
     Flux2Family(),
     HunyuanVideoFamily(),
+    HunyuanVideo15Family(),
     LtxVideoFamily(),
     MochiFamily(),
     QwenImageFamily(),
