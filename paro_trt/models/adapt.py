@@ -78,6 +78,9 @@ def constant_call(owner: object, method: str, *arguments: object) -> Iterator[No
 class ReplacedFunctions(TorchFunctionMode):
     """Within the context functions of torch are computed by others, for what ONNX lacks.
 
+    What stands in for the sites' attention runs within it too: replacements must compute the same
+    for whatever arguments they get.
+
     Args:
         functions: the replacement for each function, which may itself call the function.
     """

@@ -118,15 +118,14 @@ class CosmosFamily(ModelFamily):
     def adapted(self, model: torch.nn.Module, geometry: Geometry) -> Iterator[None]:
         """Rotary embeddings as constants; keys and values not repeated.
 
-        The processor repeats each channel of key and value head_dim / head_dim times, in an
-        export by a tensor, whose values a trace does not have.
+        The processor repeats each channel of key and value head_dim / head_dim times.
         """
         config: Any = model.config
         device = next(model.parameters()).device
         latents = torch.empty(1, *self.latent_shape(config, geometry), device=device)
         with (
             constant_call(model.rope, "forward", latents, _frames_a_second(config)),
-            ReplacedFunctions({Tensor.repeat_interleave: _itself}),
+            ReplacedFunctions({Tensor.repeat_interleave: repeated_by_number}),
         ):
             yield
 
@@ -171,6 +170,16 @@ def _resizing_the_padding_mask() -> Iterator[None]:
     )
     with replaced(transformer_cosmos, "transforms", stand_in):
         yield
+
+
+def repeated_by_number(tensor: Tensor, repeats: int | Tensor, dim: int | None = None) -> Tensor:
+    """Tensor.repeat_interleave; in an export not by a tensor, whose values a trace has not.
+
+    There the model makes a tensor of the number that it repeats by otherwise, which is one.
+    """
+    if torch.compiler.is_exporting() and isinstance(repeats, Tensor):
+        return tensor
+    return tensor.repeat_interleave(repeats, dim)
 
 
 def _itself(tensor: Tensor, *_: object, **__: object) -> Tensor:

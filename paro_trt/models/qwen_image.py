@@ -186,12 +186,12 @@ def real_rotary(unit: Tensor) -> Rotary:
 
 
 def sliced_chunk(tensor: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """torch.chunk, the two halves of a batch by slices.
+    """torch.chunk; the two halves of a batch by slices.
 
     An axis of free size would become a SplitToSequence in ONNX, on which the exporter's optimizer
     fails (onnxscript 0.7.2).
     """
-    if (chunks, dim) != (2, 0):
+    if (chunks, dim) != (2, 0) or tensor.shape[0] % 2:
         return torch.chunk(tensor, chunks, dim)
     half = tensor.shape[0] // 2
     return tensor[:half], tensor[half:]

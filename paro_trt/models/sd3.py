@@ -124,7 +124,9 @@ def _patch(config: Config) -> tuple[int, int, int]:
     return (1, config["patch_size"], config["patch_size"])
 
 
-def permuted(equation: str, tensor: Tensor) -> Tensor:
-    """torch.einsum of one tensor whose axes are all kept, such as "abc->cab"."""
-    before, after = equation.split("->")
-    return tensor.permute([before.index(axis) for axis in after])
+def permuted(equation: str, *tensors: Tensor) -> Tensor:
+    """torch.einsum; of one tensor whose axes are all kept, such as "abc->cab", a permutation."""
+    before, arrow, after = equation.partition("->")
+    if not arrow or len(tensors) > 1 or sorted(before) != sorted(after):
+        return torch.einsum(equation, *tensors)
+    return tensors[0].permute([before.index(axis) for axis in after])

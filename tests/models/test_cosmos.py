@@ -6,7 +6,7 @@ from diffusers.models.transformers import transformer_cosmos
 
 from paro_trt.errors import ModelError
 from paro_trt.models.base import Geometry
-from paro_trt.models.cosmos import CosmosFamily
+from paro_trt.models.cosmos import CosmosFamily, repeated_by_number
 from paro_trt.plan import Grid
 from paro_trt.testing.tiny import variants_of
 
@@ -80,6 +80,13 @@ def test_runs_without_torchvision_and_leaves_its_module_as_it_was(monkeypatch, f
     monkeypatch.delattr(transformer_cosmos, "transforms", raising=False)
     IMAGE.loaded(fresh_seed).velocity(IMAGE.geometry())(*IMAGE.inputs(1, fresh_seed))
     assert not hasattr(transformer_cosmos, "transforms")
+
+
+def test_repeats_outside_of_an_export_are_as_they_were():
+    x = torch.randn(2, 3)
+    for repeats in (2, torch.tensor(2), torch.tensor([1, 2, 3])):
+        expected = x.repeat_interleave(repeats, dim=1)
+        assert torch.equal(repeated_by_number(x, repeats, dim=1), expected)
 
 
 def test_video_from_text_alone_needs_no_image():

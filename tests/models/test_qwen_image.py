@@ -118,9 +118,9 @@ class Halves(torch.nn.Module):
 
 def test_halves_of_a_batch_are_slices_and_other_chunks_are_as_they_were(fresh_seed):
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(fresh_seed))
-    for dim in (0, -1):
-        expected = torch.chunk(x, 2, dim=dim)
-        assert all(map(torch.equal, sliced_chunk(x, 2, dim=dim), expected))
+    for tensor, dim in ((x, 0), (x, -1), (x[:5], 0)):
+        expected = torch.chunk(tensor, 2, dim=dim)
+        assert all(map(torch.equal, sliced_chunk(tensor, 2, dim=dim), expected))
     with ReplacedFunctions({torch.Tensor.chunk: sliced_chunk}):
         sizes = ({0: 2 * torch.export.Dim("half")},)
         program = torch.export.export(Halves(), (x,), dynamic_shapes=sizes)

@@ -62,10 +62,13 @@ def test_image_comes_first_in_the_joint_sequence(fresh_seed):
     assert difference[geometry.grid.tokens :].min() > 0
 
 
-def test_permutation_of_the_unpatching():
-    x = torch.randn(2, 3, 4, 5, 6, 7)
+def test_einsum_of_the_unpatching_is_a_permutation_and_others_are_as_they_were():
+    x, y = torch.randn(2, 3, 4, 5, 6, 7), torch.randn(7, 3)
     equation = "nhwpqc->nchpwq"
     assert torch.equal(permuted(equation, x), torch.einsum(equation, x))
+    assert permuted(equation, x).data_ptr() == x.data_ptr()
+    for equation, tensors in (("abcdef,fb->ae", (x, y)), ("ab->a", (y,)), ("ab", (y,))):
+        assert torch.equal(permuted(equation, *tensors), torch.einsum(equation, *tensors))
 
 
 def test_sizes_that_are_refused():
