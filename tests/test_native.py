@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
+import platform
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,8 +22,8 @@ from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 from paro_trt.testing.numerics import compare
+from tests.plugins.cpu_instruction_sets import instruction_set, of_this_processor
 
-ISAS = ("generic", "avx2", "avx512")
 CASE = OpCase("native", 300, batch=2, heads=4, kv_heads=2, bins=2).with_bits(8, 8, True)
 
 
@@ -30,46 +32,54 @@ def library() -> native.NativeLibrary:
     return native.load_library(native.library_path("cpu"))
 
 
-def has_isa(library: native.NativeLibrary, isa: str) -> bool:
-    os.environ["PARO_CPU_ISA"] = isa
-    try:
-        library.describe(random_inputs(CASE, 0), CASE.config)
-    except BackendUnavailableError:
-        return False
-    finally:
-        del os.environ["PARO_CPU_ISA"]
-    return True
-
-
-def forward_on_each_isa(library, monkeypatch, inputs, config, threads=2):
-    ran = []
-    for isa in ISAS:
-        if has_isa(library, isa):
-            monkeypatch.setenv("PARO_CPU_ISA", isa)
-            ran.append(isa)
-            yield isa, library.forward(inputs, config, threads)
-            monkeypatch.delenv("PARO_CPU_ISA")
-    assert "generic" in ran
+def forward_on_each_isa(library, inputs, config, threads=2):
+    names = of_this_processor()
+    assert "generic" in names
+    for name in names:
+        with instruction_set(name):
+            yield name, library.forward(inputs, config, threads)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 @pytest.mark.parametrize("bits", [(16, 16), (8, 8), (4, 4)], ids=lambda b: f"qk{b[0]}-pv{b[1]}")
 @pytest.mark.parametrize("pool", [False, True], ids=["dropped", "pooled"])
-def test_every_case_equals_the_reference(case, bits, pool, library, monkeypatch, fresh_seed):
+def test_every_case_equals_the_reference(case, bits, pool, library, fresh_seed):
     case = case.with_bits(*bits, pool)
     inputs = random_inputs(case, fresh_seed)
-    for isa, output in forward_on_each_isa(library, monkeypatch, inputs, case.config):
+    for isa, output in forward_on_each_isa(library, inputs, case.config):
         outcome = compare(output, inputs, case.config)
         assert outcome.ok, (isa, outcome)
 
 
 @pytest.mark.parametrize("bits", BIT_PAIRS, ids=lambda b: f"qk{b[0]}-pv{b[1]}")
-def test_every_pair_of_bits_equals_the_reference(bits, library, monkeypatch, fresh_seed):
+def test_every_pair_of_bits_equals_the_reference(bits, library, fresh_seed):
     case = replace(CASE, key_length=(300, 171)).with_bits(*bits, True)
     inputs = random_inputs(case, fresh_seed)
-    for isa, output in forward_on_each_isa(library, monkeypatch, inputs, case.config):
+    for isa, output in forward_on_each_isa(library, inputs, case.config):
         outcome = compare(output, inputs, case.config)
         assert outcome.ok, (isa, outcome)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("block_k", [64, 128])
+def test_extreme_codes_neither_saturate_nor_wrap(head_dim, block_k, library, fresh_seed):
+    """Sums of products of the largest codes, of equal signs and of unequal ones."""
+    config = AttentionConfig(64, block_k, qk_bits=8, pv_bits=8, scale=1e-3)
+    case = OpCase("extreme", 256, head_dim=head_dim, density=1.0, config=config)
+    inputs = random_inputs(case, fresh_seed)
+    identity = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None, None].expand_as(inputs.channel_affine)
+    query, key, value = (torch.ones_like(x) for x in inputs[:3])
+    # Half of the queries meet -127 * 127 * D, and keys differ from one another by single codes.
+    query[:, ::2] = -1.0
+    key[:, ::3, :, 0] = 126 / 127
+    value[:, :, :, ::2] = -1.0
+    inputs = inputs._replace(
+        query=query, key=key, value=value, channel_affine=identity.contiguous()
+    )
+    for isa, output in forward_on_each_isa(library, inputs, config):
+        assert compare(output, inputs, config).ok, isa
+        # V's codes are all 127: the sum over P's, divided by their own, gives them back.
+        torch.testing.assert_close(output, value, rtol=0, atol=2e-6, msg=isa)
 
 
 @pytest.mark.parametrize("threads", [1, 3, 40])
@@ -95,7 +105,7 @@ def test_public_call_and_torch_op_reach_it(library, fresh_seed):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["query", "key", "value"])
 def test_non_finite_values_stay_where_the_reference_has_them(
-    where, bad, pool, bits, library, monkeypatch, fresh_seed
+    where, bad, pool, bits, library, fresh_seed
 ):
     case = OpCase("poison", 200, config=AttentionConfig(64, 64)).with_bits(*bits, pool)
     inputs = random_inputs(case, fresh_seed)
@@ -103,29 +113,43 @@ def test_non_finite_values_stay_where_the_reference_has_them(
     tensor[0, 77, 1, 9] = bad
     inputs = inputs._replace(**{where: tensor})
     reference = paro_attention_reference(inputs, case.config)
-    for isa, output in forward_on_each_isa(library, monkeypatch, inputs, case.config):
+    for isa, output in forward_on_each_isa(library, inputs, case.config):
         assert torch.equal(output.isfinite(), reference.isfinite()), isa
 
 
 @pytest.mark.parametrize("size", [1e4, 1e-30, 1e-40, 0.0])
-def test_huge_and_tiny_inputs(size, library, monkeypatch, fresh_seed):
+def test_huge_and_tiny_inputs(size, library, fresh_seed):
     inputs = random_inputs(CASE, fresh_seed)
     identity = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None, None].expand_as(inputs.channel_affine)
     scaled = AttentionInputs(*(x * size for x in inputs[:3]), *inputs[3:])
     scaled = scaled._replace(channel_affine=identity.contiguous())
-    for isa, output in forward_on_each_isa(library, monkeypatch, scaled, CASE.config):
+    for isa, output in forward_on_each_isa(library, scaled, CASE.config):
         outcome = compare(output, scaled, CASE.config)
         assert outcome.ok, (isa, outcome)
 
 
-def test_unaligned_and_strided_tensors(library, fresh_seed):
+def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that is aligned to its elements and to nothing more."""
+    room = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
+    assert room.data_ptr() % 16 == 0
+    return room[1:].view_as(tensor).copy_(tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_unaligned_tensors(dtype, library, fresh_seed):
+    case = replace(CASE, dtype=dtype)
+    inputs = random_inputs(case, fresh_seed)
+    moved = AttentionInputs(*(at_odd_address(tensor) for tensor in inputs))
+    expected = dict(forward_on_each_isa(library, inputs, case.config))
+    for isa, output in forward_on_each_isa(library, moved, case.config):
+        assert torch.equal(output, expected[isa]), isa
+
+
+def test_strided_tensors(library, fresh_seed):
     inputs = random_inputs(CASE, fresh_seed)
     expected = library.forward(inputs, CASE.config)
-    shifted = torch.empty(inputs.query.numel() + 1)[1:].view_as(inputs.query)
-    shifted.copy_(inputs.query)
     strided = inputs.key.transpose(1, 2).contiguous().transpose(1, 2)
-    moved = inputs._replace(query=shifted, key=strided)
-    assert torch.equal(library.forward(moved, CASE.config), expected)
+    assert torch.equal(library.forward(inputs._replace(key=strided), CASE.config), expected)
 
 
 def test_concurrent_calls(library, fresh_seed):
@@ -193,9 +217,11 @@ def test_head_dim_without_a_kernel_is_refused(library, fresh_seed):
         library.forward(random_inputs(case, fresh_seed), case.config)
 
 
-def test_unknown_instruction_set_is_refused(library, monkeypatch, fresh_seed):
-    monkeypatch.setenv("PARO_CPU_ISA", "sse9")
-    with pytest.raises(BackendUnavailableError, match="PARO_CPU_ISA"):
+def test_unknown_instruction_set_is_refused(library, fresh_seed):
+    with (
+        instruction_set("sse9"),
+        pytest.raises(BackendUnavailableError, match="PARO_CPU_ISA: expected one of generic"),
+    ):
         library.forward(random_inputs(CASE, fresh_seed), CASE.config)
 
 
@@ -227,3 +253,26 @@ def test_exports_are_the_c_abi_only():
     assert all(
         name.startswith("paro_") and f" {name}(" in header.replace("*", " ") for name in names
     )
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names instructions of x86-64")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+def test_products_use_the_instructions_they_are_written_for():
+    """A compiler option in the wrong order once left products without FMA, and no test failed."""
+    path = native.library_path("cpu")
+    listing = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for instruction, register in (
+        ("vfmadd", "ymm"),
+        ("vfmadd", "zmm"),
+        ("vpmaddwd", "ymm"),
+        ("vpdpbusd", "ymm"),
+        ("vpdpbusd", "zmm"),
+        ("vdpbf16ps", "zmm"),
+    ):
+        found = re.findall(rf"\b{instruction}\w*\s.*%{register}", listing)
+        assert len(found) >= 16, (instruction, register)

@@ -1,6 +1,11 @@
 // The C ABI on CPUs: argument checks, choice of instruction set, heads one after another with all
 // threads on each.
 #include <sched.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
@@ -22,7 +27,21 @@ namespace {
 
 constexpr size_t kWorkspaceAlignment = 256;
 
-// PARO_CPU_ISA=generic|avx2|avx512 asks for one by name, for tests and comparisons.
+#if defined(__x86_64__)
+#define PARO_ISA_NAMES "generic, avx2, avx2_vnni, avx512, avx512_vnni, avx512_bf16"
+
+// CPUID leaf 7.1, EAX bit 4: g++ 11 does not know its name.
+bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+}
+#elif defined(__aarch64__)
+#define PARO_ISA_NAMES "generic, neon_dot"
+#else
+#define PARO_ISA_NAMES "generic"
+#endif
+
+// PARO_CPU_ISA asks for one by name, for tests and comparisons.
 const HeadKernels* choose_kernels() {
   const HeadKernels* best = &generic_kernels;
   const char* wanted = std::getenv("PARO_CPU_ISA");
@@ -30,8 +49,15 @@ const HeadKernels* choose_kernels() {
     if (runs_here && (wanted == nullptr || std::strcmp(wanted, kernels.name) == 0)) best = &kernels;
   };
 #if defined(__x86_64__)
+  const bool avx512 = __builtin_cpu_supports("x86-64-v4");
   offer(avx2_kernels, __builtin_cpu_supports("x86-64-v3"));
-  offer(avx512_kernels, __builtin_cpu_supports("x86-64-v4"));
+  offer(avx2_vnni_kernels, __builtin_cpu_supports("x86-64-v3") && has_avx_vnni());
+  offer(avx512_kernels, avx512);
+  offer(avx512_vnni_kernels, avx512 && __builtin_cpu_supports("avx512vnni"));
+  offer(avx512_bf16_kernels, avx512 && __builtin_cpu_supports("avx512vnni") &&
+                                 __builtin_cpu_supports("avx512bf16"));
+#elif defined(__aarch64__)
+  offer(neon_dot_kernels, (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0);
 #endif
   if (wanted != nullptr && std::strcmp(wanted, best->name) != 0) return nullptr;
   return best;
@@ -41,7 +67,7 @@ paro_status find_kernels(const HeadKernels** kernels) {
   *kernels = choose_kernels();
   if (*kernels != nullptr) return PARO_OK;
   return fail(PARO_UNSUPPORTED,
-              "PARO_CPU_ISA: expected generic, avx2 or avx512 that this processor has, got %s",
+              "PARO_CPU_ISA: expected one of " PARO_ISA_NAMES " that this processor has, got %s",
               std::getenv("PARO_CPU_ISA"));
 }
 
@@ -52,12 +78,11 @@ int thread_count(const paro_launch& launch) {
   return std::max(1, CPU_COUNT(&allowed));
 }
 
-size_t workspace_bytes(const paro_attention& call, int threads) {
+size_t workspace_bytes(const paro_attention& call, const HeadKernels& kernels, int threads) {
   Arena arena(nullptr);
-  HeadJob job{};
-  take_head(arena, call, Shape::of(call), job);
+  const HeadJob job = make_job(arena, call, kernels);
   const size_t head = arena.used();
-  take_scratch(arena, call);
+  take_scratch(arena, job);
   return head + static_cast<size_t>(threads) * (arena.used() - head);
 }
 
@@ -92,13 +117,9 @@ void list_tiles(const HeadJob& job, std::vector<int32_t>& tiles) {
 void run(const paro_attention& call, const HeadKernels& kernels, int threads, void* workspace) {
   const Shape shape = Shape::of(call);
   Arena arena(workspace);
-  HeadJob job{};
-  job.call = &call;
-  job.key_blocks = shape.key_blocks;
-  job.query_blocks = shape.query_blocks;
-  take_head(arena, call, shape, job);
-  std::vector<TileScratch> scratch;
-  for (int t = 0; t < threads; ++t) scratch.push_back(take_scratch(arena, call));
+  HeadJob job = make_job(arena, call, kernels);
+  std::vector<Scratch> scratch;
+  for (int t = 0; t < threads; ++t) scratch.push_back(take_scratch(arena, job));
 
   std::vector<int32_t> tiles;
   tiles.reserve(static_cast<size_t>(call.heads / call.kv_heads) *
@@ -120,7 +141,7 @@ void run(const paro_attention& call, const HeadKernels& kernels, int threads, vo
     tile_queue.reset(static_cast<int64_t>(tiles.size()));
   };
   run_team(threads, cancelled, started, [&](int thread) {
-    TileScratch& own = scratch[static_cast<size_t>(thread)];
+    Scratch& own = scratch[static_cast<size_t>(thread)];
     const int64_t heads = int64_t{call.batch} * call.kv_heads;
     for (int64_t head = 0; head < heads; ++head) {
       if (thread == 0) begin_head(head);
@@ -186,7 +207,9 @@ paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* 
   if (const paro_status status = check_shape(call); status != PARO_OK) return status;
   if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
   if (bytes == nullptr) return fail(PARO_INVALID_ARGUMENT, "bytes: expected a pointer, got NULL");
-  *bytes = paro::cpu::workspace_bytes(*call, paro::cpu::thread_count(*launch));
+  const paro::cpu::HeadKernels* kernels = nullptr;
+  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK) return status;
+  *bytes = paro::cpu::workspace_bytes(*call, *kernels, paro::cpu::thread_count(*launch));
   return PARO_OK;
 }
 
@@ -222,7 +245,7 @@ paro_status paro_forward(const paro_attention* call, const paro_launch* launch, 
   const paro::cpu::HeadKernels* kernels = nullptr;
   if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK) return status;
   const int threads = paro::cpu::thread_count(*launch);
-  const size_t needed = paro::cpu::workspace_bytes(*call, threads);
+  const size_t needed = paro::cpu::workspace_bytes(*call, *kernels, threads);
   if (workspace == nullptr || workspace_bytes < needed) {
     return fail(PARO_WORKSPACE_TOO_SMALL, "workspace: expected %zu bytes, got %zu", needed,
                 workspace == nullptr ? size_t{0} : workspace_bytes);

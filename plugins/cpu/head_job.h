@@ -8,8 +8,23 @@
 
 namespace paro::cpu {
 
+// Operands of both products lie in words of four bytes, which an instruction set multiplies with
+// one instruction a vector of words: one float, or two or four neighbours along the summed axis.
+typedef uint32_t Word;
+
+enum class Operand : int32_t { kFloat32, kBfloat16, kInt16, kInt8 };
+
+// Blocks of block_k keys and values with one key scale each, N of them. Keys that do not exist
+// are zeros.
+struct KeyBlocks {
+  Word* key;           // [N][block_k][D / elements in a word]
+  int32_t* key_start;  // [N][block_k] what the sum over a key's codes starts at; codes only
+  float* key_scale;    // [N]
+  Word* value;         // [N][D][block_k / elements in a word]
+  float* value_scale;  // [N][D]; codes only
+};
+
 // Views into the caller's workspace, and what is the same for all query heads of the group.
-// N = NK token blocks; G = blocks of block_k summary tokens (0 unless pooled).
 struct HeadJob {
   const paro_attention* call;
   int32_t sample;
@@ -20,51 +35,57 @@ struct HeadJob {
   int32_t query_blocks;  // NQ
   const int32_t* order;  // [S]: the token at each position, for every head of the group
 
-  float* key;          // [NK][block_k][D] codes (values at 16 bits)
-  float* key_scale;    // [NK]
-  float* value;        // [NK][D][block_k] codes; at 4 bits codes times scale, at 16 bits values
-  float* value_scale;  // [NK]; 1 where `value` needs none
+  Operand key_operand;    // of Q and K
+  Operand value_operand;  // of P and V
+  int32_t key_words;      // words of one key: D / elements in a word
+  int32_t value_words;    // words of one channel of a block: block_k / elements in a word
 
-  float* key_mean;    // [NK][D], preconditioned
-  float* value_mean;  // [NK][D]
-  float* summary_key;          // [G][block_k][D]
-  float* summary_key_scale;    // [G]
-  float* summary_value;        // [G][D][block_k]
-  float* summary_value_scale;  // [G]
+  KeyBlocks tokens;     // NK blocks
+  KeyBlocks summaries;  // blocks of block_k summary tokens; none unless pooled
+  float* key_mean;      // [NK][D], preconditioned
+  float* value_mean;    // [NK][D]
 
-  int32_t tokens_in(int32_t block) const {
+  // Always inlined: it may be compiled with instructions that other machines lack.
+  __attribute__((always_inline)) int32_t tokens_in(int32_t block) const {
     const int32_t rest = length - block * call->block_k;
     return rest < 0 ? 0 : rest < call->block_k ? rest : call->block_k;
   }
 };
 
-// Memory of one thread, reused from tile to tile. Q = block_q rows, side by side in vectors.
-struct TileScratch {
-  float* query;        // [D][Q] codes
-  float* row_factor;   // [Q] query scale * softmax scale * log2(e)
-  float* logits;       // [block_k][Q], then probabilities
-  float* output;       // [D][Q]
-  float* row_maximum;  // [Q]
-  float* row_sum;      // [Q]
-  float* picked_key;   // [block_k][D] summary tokens off the mask
-  float* picked_value; // [D][block_k]
-  float* picked_bias;  // [block_k]
-  float* block;        // [block_k][D] values on their way through stage 1
+// Memory of one thread, reused from block to block and from tile to tile. A query block is cut
+// into strips of R rows that lie side by side in vectors; D channels.
+struct Scratch {
+  float* rows;        // [block_k][D] tokens on their way through stage 1
+  float* sums;        // [block_k][D] halves of a mean; words on their way to their transpose
+  Word* query;        // [strips][key_words][R]
+  float* row_factor;  // [strips][R] query scale * softmax scale * log2(e)
+  float* output;      // [strips][D][R]
+  float* row_maximum; // [strips][R]
+  float* row_sum;     // [strips][R]
+  float* logits;      // [block_k][R] of one strip
+  Word* weights;      // [value_words][R] of one strip: P in the words of its product
 };
 
 // The instruction set's versions of the work on a head.
 struct HeadKernels {
   const char* name;
-  void (*prepare_key_block)(const HeadJob&, int32_t block, TileScratch&);
-  void (*prepare_summary_block)(const HeadJob&, int32_t group, TileScratch&);
-  void (*attend_tile)(const HeadJob&, int32_t head, int32_t query_block, TileScratch&);
+  Operand codes;        // how it stores quantized operands
+  bool multiplies_bfloat16;
+  void (*prepare_key_block)(const HeadJob&, int32_t block, Scratch&);
+  void (*prepare_summary_block)(const HeadJob&, int32_t group, Scratch&);
+  void (*attend_tile)(const HeadJob&, int32_t head, int32_t query_block, Scratch&);
   double (*multiply_add_chains)(int64_t steps, float* sink);  // for paro_measure_peak
 };
 
 extern const HeadKernels generic_kernels;
 #if defined(__x86_64__)
 extern const HeadKernels avx2_kernels;
+extern const HeadKernels avx2_vnni_kernels;
 extern const HeadKernels avx512_kernels;
+extern const HeadKernels avx512_vnni_kernels;
+extern const HeadKernels avx512_bf16_kernels;
+#elif defined(__aarch64__)
+extern const HeadKernels neon_dot_kernels;
 #endif
 
 }  // namespace paro::cpu

@@ -4,194 +4,263 @@
 #pragma once
 
 #include "../head_job.h"
-#include "matrix_product.h"
 #include "quantize.h"
+#include "softmax.h"
 
 namespace paro::cpu::PARO_ISA {
 
 constexpr float kLog2E = 1.4426950408889634f;
+constexpr int kLargestHeadDim = 128, kLargestBlock = 128;
 
-// Rows of the query block, preconditioned and quantized, into scratch.query [D][Q].
-inline void load_query(const HeadJob& job, int head, int query_block, int rows,
-                       TileScratch& scratch) {
+// One query block on its way: where it is, and its strips.
+struct Tile {
+  const HeadJob& job;
+  Scratch& scratch;
+  int head;
+  int first;  // position of its first row
+  int rows;   // that exist
+
+  int strips() const { return (rows + kStripRows - 1) / kStripRows; }
+  int64_t element(int row) const {
+    const int64_t token = job.order[first + row];
+    return ((job.sample * int64_t{job.call->tokens} + token) * job.call->heads + head) *
+           job.call->head_dim;
+  }
+};
+
+// Rows of one strip, preconditioned and quantized, into words [key_words][R].
+inline void load_query(const Tile& tile, int strip) {
+  const HeadJob& job = tile.job;
   const paro_attention& call = *job.call;
-  const int head_dim = call.head_dim, width = call.block_q;
+  const int head_dim = call.head_dim;
   const float* equalizer = call.channel_affine + (call.kv_heads + job.kv_head) * head_dim;
   const float scale = call.scale != 0.0f
                           ? call.scale
                           : 1.0f / __builtin_sqrtf(static_cast<float>(head_dim));
-  for (int r = 0; r < width; ++r) {
-    alignas(64) float row[128] = {};
-    Scale s{1.0f, 1.0f};
-    if (r < rows) {
-      const int64_t token = job.order[query_block * width + r];
-      const int64_t index = (job.sample * int64_t{call.tokens} + token) * call.heads + head;
-      load_row(call.query, index, head_dim, call.dtype, row);
-      if (call.qk_bits != 16) {
-        for (int d = 0; d < head_dim; ++d) row[d] *= equalizer[d];
-        s = scale_of(magnitude_of(row, head_dim), call.qk_bits);
-        to_codes(row, head_dim, s);
-      }
+  alignas(64) Word words[kStripRows * kLargestHeadDim];
+  for (int r = 0; r < kStripRows; ++r) {
+    const int row = strip * kStripRows + r;
+    alignas(64) float x[kLargestHeadDim] = {};
+    if (row + kRowsAhead < tile.rows) {
+      prefetch_row(call.query, tile.element(row + kRowsAhead), head_dim, call.dtype);
     }
-    scratch.row_factor[r] = s.scale * (scale * kLog2E);
-    for (int d = 0; d < head_dim; ++d) scratch.query[d * width + r] = row[d];
-  }
-}
-
-// A run of keys with one scale for K and one for V.
-struct KeyRun {
-  const float* key;     // [count][D]
-  const float* value;   // [D][block_k]
-  const float* bias;    // [count] added to base-2 logits, or null
-  int count;
-  float key_scale;
-  float value_scale;
-};
-
-// logits [count][Q] -> weights for V, in place; updates row maximum and sum, and rescales the
-// output [D][Q] of what came before.
-inline void softmax_run(const KeyRun& run, int pv_bits, int width, int head_dim,
-                        TileScratch& scratch) {
-  const float levels = pv_bits == 4 ? 15.0f : 255.0f;
-  for (int c = 0; c < width; c += kVector) {
-    float* logits = scratch.logits + c;
-    const Vector factor = load(scratch.row_factor + c) * run.key_scale;
-    Vector maximum = splat(kMinusInfinity);
-    for (int j = 0; j < run.count; ++j) {
-      Vector x = load(logits + j * width) * factor;
-      if (run.bias != nullptr) x = x + run.bias[j];
-      store(logits + j * width, x);
-      maximum = max_ignoring_nan(maximum, x);
-    }
-    const Vector before = load(scratch.row_maximum + c);
-    const Vector after = max_ignoring_nan(before, maximum);
-    // Rows that met nothing but -inf: subtracting -inf would make NaN of what is 0.
-    const Vector zero{};
-    const Vector after_finite = after == kMinusInfinity ? zero : after;
-    const Vector keep = exp2_not_positive(before - after_finite);
-
-    Vector sum{};
-    if (pv_bits == 16) {
-      for (int j = 0; j < run.count; ++j) {
-        const Vector p = exp2_not_positive(load(logits + j * width) - after_finite);
-        sum = sum + p;
-        store(logits + j * width, p);
-      }
+    if (row < tile.rows) load_row(call.query, tile.element(row), head_dim, call.dtype, x);
+    Word* to = words + r * job.key_words;
+    float row_scale = 1.0f;
+    if (job.key_operand == Codes::kOperand) {
+      for (int d = 0; d < head_dim; ++d) x[d] *= equalizer[d];
+      const Scale s = scale_of(magnitude_of(x, head_dim), call.qk_bits);
+      store_codes(x, head_dim, s, Codes::kQueryOffset, reinterpret_cast<Codes::Element*>(to));
+      row_scale = s.scale;
     } else {
-      const Vector reference = maximum == kMinusInfinity ? zero : maximum;
-      const Vector weight = exp2_not_positive(maximum - after_finite);
-      const Vector folded = weight * run.value_scale;
-      for (int j = 0; j < run.count; ++j) {
-        const Vector p = exp2_not_positive(load(logits + j * width) - reference);
-        const Vector code = round_half_even(p * levels);
-        sum = sum + code;
-        store(logits + j * width, code * folded);
-      }
-      sum = sum * weight;
+      store_unquantized(x, head_dim, job.key_operand, to);
     }
-    store(scratch.row_sum + c, load(scratch.row_sum + c) * keep + sum);
-    store(scratch.row_maximum + c, after);
-    bool moved = false;
-    for (int i = 0; i < kVector; ++i) moved |= keep[i] != 1.0f;
-    if (moved) {
-      for (int d = 0; d < head_dim; ++d) {
-        store(scratch.output + d * width + c, load(scratch.output + d * width + c) * keep);
-      }
+    tile.scratch.row_factor[row] = row_scale * (scale * kLog2E);
+  }
+  transpose(words, job.key_words, kStripRows, job.key_words,
+            tile.scratch.query + strip * job.key_words * kStripRows, kStripRows);
+}
+
+// Raw logits of a strip: of codes, the bits of kRoundingBias + q . k.
+template <class Kind>
+inline void multiply_scores(const Product& product_of, const KeyRun& run, float* logits,
+                            RunRows& rows) {
+  for (int v = 0; v < kStripVectors; ++v) rows.largest[v] = splat(kMinusInfinity);
+  const auto start = [&](int j, int) {
+    if constexpr (Kind::kCodes) return splat(run.key_start[j]);
+    else return Vector{};
+  };
+  const int count = run.count;
+  product<Kind>(product_of, run.padded_count(), start,
+                [&rows, logits, count](int j, int v, typename Kind::Sum sum) {
+                  const Vector product_bits = reinterpret_cast<Vector>(sum);
+                  const Vector logit = j < count ? product_bits : splat(kMinusInfinity);
+                  store(logits + j * kStripRows + v * kVector, logit);
+                  rows.largest[v] = max_ignoring_nan(rows.largest[v], logit);
+                });
+}
+
+// output [D][R] = output * keep + (weights * values) * weight.
+template <class Kind>
+inline void multiply_values(const Product& product_of, const KeyRun& run, int head_dim,
+                            const RunRows& rows, float* output) {
+  const auto start = [&](int, int v) {
+    if constexpr (Kind::kCodes) return -Kind::kValueOffset * rows.code_sum[v];
+    else return Vector{};
+  };
+  product<Kind>(product_of, head_dim, start, [&](int d, int v, typename Kind::Sum sum) {
+    float* at = output + d * kStripRows + v * kVector;
+    Vector own;
+    if constexpr (Kind::kCodes) {
+      own = __builtin_convertvector(sum, Vector) * (rows.weight[v] * run.value_scale[d]);
+    } else {
+      own = sum * rows.weight[v];
     }
+    store(at, load(at) * rows.keep[v] + own);
+  });
+}
+
+// How a call's operands are multiplied, chosen once a tile: both products and what is between.
+template <class ScoreKind, class WeightKind, int kLevels>
+inline void attend_run(const Tile& tile, const KeyRun& run) {
+  const HeadJob& job = tile.job;
+  const Scratch& scratch = tile.scratch;
+  const int head_dim = job.call->head_dim;
+  for (int strip = 0; strip < tile.strips(); ++strip) {
+    const int lane = strip * kStripRows;
+    RunRows rows;
+    multiply_scores<ScoreKind>(
+        {run.key, scratch.query + lane * job.key_words, job.key_words, job.key_words}, run,
+        scratch.logits, rows);
+    LogitUnit unit;
+    unit.origin = ScoreKind::kCodes ? kRoundingBias : 0.0f;
+    for (int v = 0; v < kStripVectors; ++v) {
+      unit.factor[v] = load(scratch.row_factor + lane + v * kVector) * run.key_scale;
+    }
+    const StripRows strip_rows{scratch.row_maximum + lane, scratch.row_sum + lane};
+    if (run.log2_count == nullptr) {
+      softmax_run<WeightKind, kLevels, !ScoreKind::kCodes>(
+          unit, run.padded_count(), scratch.logits, scratch.weights, strip_rows, rows);
+    } else {
+      add_log2_count(run, scratch.logits, unit, rows);
+      softmax_run<WeightKind, kLevels, true>(unit, run.padded_count(), scratch.logits,
+                                             scratch.weights, strip_rows, rows);
+    }
+    multiply_values<WeightKind>(
+        {run.value, scratch.weights, job.value_words,
+         (run.count + WeightKind::kPerWord - 1) / WeightKind::kPerWord},
+        run, head_dim, rows, scratch.output + lane * head_dim);
   }
 }
 
-inline void attend_run(const HeadJob& job, const KeyRun& run, TileScratch& scratch) {
-  const int width = job.call->block_q, head_dim = job.call->head_dim;
-  product<false>({run.key, head_dim, scratch.query, width, scratch.logits, width, head_dim},
-                 run.count, width);
-  softmax_run(run, job.call->pv_bits, width, head_dim, scratch);
-  product<true>({run.value, job.call->block_k, scratch.logits, width, scratch.output, width,
-                 run.count},
-                head_dim, width);
-}
+using AttendRun = void (*)(const Tile&, const KeyRun&);
 
-inline bool is_listed(const int32_t* mask_row, int block) {
-  return (static_cast<uint32_t>(mask_row[block / 32]) >> (block % 32) & 1) != 0;
-}
-
-// Gather the summary tokens of one group whose blocks are off the mask row.
-inline int pick_summaries(const HeadJob& job, const int32_t* mask_row, int group,
-                          TileScratch& scratch) {
-  const int rows = job.call->block_k, head_dim = job.call->head_dim;
-  const float* key = job.summary_key + int64_t{group} * rows * head_dim;
-  const float* value = job.summary_value + int64_t{group} * rows * head_dim;
-  int count = 0;
-  for (int r = 0; r < rows; ++r) {
-    const int block = group * rows + r;
-    if (block >= job.key_blocks || job.tokens_in(block) == 0 || is_listed(mask_row, block)) continue;
-    __builtin_memcpy(scratch.picked_key + count * head_dim, key + r * head_dim,
-                     sizeof(float) * static_cast<unsigned>(head_dim));
-    for (int d = 0; d < head_dim; ++d) {
-      scratch.picked_value[d * rows + count] = value[d * rows + r];
-    }
-    scratch.picked_bias[count++] = __builtin_log2f(static_cast<float>(job.tokens_in(block)));
+template <class ScoreKind>
+inline AttendRun find_attend_run(const HeadJob& job) {
+  if (job.value_operand == Codes::kOperand) {
+    return job.call->pv_bits == 8 ? attend_run<ScoreKind, WeightCodes, 255>
+                                  : attend_run<ScoreKind, WeightCodes, 15>;
   }
-  return count;
+  if constexpr (kMultipliesBfloat16) {
+    if (job.value_operand == Operand::kBfloat16) return attend_run<ScoreKind, Bfloat16, 1>;
+  }
+  return attend_run<ScoreKind, Float32, 1>;
 }
 
-inline void write_output(const HeadJob& job, int head, int query_block, int rows,
-                         const TileScratch& scratch) {
+inline AttendRun find_attend_run(const HeadJob& job) {
+  if (job.key_operand == Codes::kOperand) return find_attend_run<ScoreCodes>(job);
+  if constexpr (kMultipliesBfloat16) {
+    if (job.key_operand == Operand::kBfloat16) return find_attend_run<Bfloat16>(job);
+  }
+  return find_attend_run<Float32>(job);
+}
+
+// Whether a mask row lists a key block, one that holds tokens.
+inline bool is_listed(const HeadJob& job, const int32_t* mask_row, int block) {
+  return (static_cast<uint32_t>(mask_row[block / 32]) >> (block % 32) & 1) != 0 &&
+         job.tokens_in(block) > 0;
+}
+
+inline bool lists_any(const HeadJob& job, const int32_t* mask_row) {
+  for (int block = 0; block < job.key_blocks; ++block) {
+    if (is_listed(job, mask_row, block)) return true;
+  }
+  return false;
+}
+
+inline KeyRun run_of(const HeadJob& job, const KeyBlocks& blocks, int64_t index, int count) {
+  const int64_t keys = index * job.call->block_k, channels = index * job.call->head_dim;
+  return {blocks.key + keys * job.key_words, blocks.key_start + keys,
+          blocks.value + channels * job.value_words, blocks.value_scale + channels,
+          nullptr, blocks.key_scale[index], count};
+}
+
+inline void attend_listed(const Tile& tile, const int32_t* mask_row, AttendRun attend) {
+  const HeadJob& job = tile.job;
+  for (int block = 0; block < job.key_blocks; ++block) {
+    if (!is_listed(job, mask_row, block)) continue;
+    attend(tile, run_of(job, job.tokens, block, job.tokens_in(block)));
+  }
+}
+
+// Summary tokens of the blocks off the mask row; a group of them without any is left out.
+inline void attend_summaries(const Tile& tile, const int32_t* mask_row, AttendRun attend) {
+  const HeadJob& job = tile.job;
+  const int width = job.call->block_k;
+  const float full = __builtin_log2f(static_cast<float>(width));
+  for (int first = 0; first < job.key_blocks; first += width) {
+    const int rest = job.key_blocks - first, count = rest < width ? rest : width;
+    float log2_count[kLargestBlock];
+    bool any_off = false;
+    for (int j = 0; j < count; ++j) {
+      const int tokens = job.tokens_in(first + j);
+      const bool off = tokens > 0 && !is_listed(job, mask_row, first + j);
+      any_off |= off;
+      log2_count[j] = !off ? kMinusInfinity
+                           : tokens == width ? full : __builtin_log2f(static_cast<float>(tokens));
+    }
+    if (!any_off) continue;
+    KeyRun run = run_of(job, job.summaries, first / width, count);
+    run.log2_count = log2_count;
+    attend(tile, run);
+  }
+}
+
+inline void write_output(const Tile& tile, int strip) {
+  const HeadJob& job = tile.job;
   const paro_attention& call = *job.call;
-  const int head_dim = call.head_dim, width = call.block_q;
-  const float* affine = call.channel_affine + job.kv_head * head_dim;
-  const float* shift = affine + 2 * call.kv_heads * head_dim;
-  const float* factor = affine + 3 * call.kv_heads * head_dim;
-  for (int r = 0; r < rows; ++r) {
-    const int64_t token = job.order[query_block * width + r];
-    const int64_t index = (job.sample * int64_t{call.tokens} + token) * call.heads + head;
-    const float sum = scratch.row_sum[r];
-    for (int d = 0; d < head_dim; ++d) {
-      float x = sum == 0.0f ? 0.0f : scratch.output[d * width + r] / sum;
-      if (call.pv_bits != 16 && sum != 0.0f) x = x * factor[d] + shift[d];
-      store_element(call.output, index * head_dim + d, call.dtype, x);
+  const int head_dim = call.head_dim;
+  const float* shift = call.channel_affine + (2 * call.kv_heads + job.kv_head) * head_dim;
+  const float* factor = shift + call.kv_heads * head_dim;
+  alignas(64) float rows[kStripRows * kLargestHeadDim];
+  transpose(tile.scratch.output + strip * kStripRows * head_dim, kStripRows, head_dim, kStripRows,
+            rows, head_dim);
+  for (int r = 0; r < kStripRows; ++r) {
+    const int row = strip * kStripRows + r;
+    if (row >= tile.rows) break;
+    const float sum = tile.scratch.row_sum[row], inverse = 1.0f / sum;
+    float* x = rows + r * head_dim;
+    if (sum == 0.0f) {
+      for (int d = 0; d < head_dim; ++d) x[d] = 0.0f;
+    } else if (job.value_operand == Codes::kOperand) {
+      for (int d = 0; d < head_dim; ++d) x[d] = x[d] * inverse * factor[d] + shift[d];
+    } else {
+      for (int d = 0; d < head_dim; ++d) x[d] *= inverse;
     }
+    store_row(call.output, tile.element(row), head_dim, call.dtype, x);
   }
 }
 
-inline void attend_tile(const HeadJob& job, int32_t head, int32_t query_block,
-                        TileScratch& scratch) {
-  const paro_attention& call = *job.call;
-  const int head_dim = call.head_dim, width = call.block_q;
-  const int rest = job.length - query_block * width;
-  const int rows = rest < width ? rest : width;
-  if (rows <= 0) return;
-  load_query(job, head, query_block, rows, scratch);
-  for (int i = 0; i < head_dim * width; ++i) scratch.output[i] = 0.0f;
-  for (int r = 0; r < width; ++r) {
-    scratch.row_maximum[r] = kMinusInfinity;
-    scratch.row_sum[r] = 0.0f;
+inline void write_zeros(const Tile& tile) {
+  const paro_attention& call = *tile.job.call;
+  alignas(64) const float zeros[kLargestHeadDim] = {};
+  for (int row = 0; row < tile.rows; ++row) {
+    store_row(call.output, tile.element(row), call.head_dim, call.dtype, zeros);
   }
+}
+
+inline void attend_tile(const HeadJob& job, int32_t head, int32_t query_block, Scratch& scratch) {
+  const paro_attention& call = *job.call;
+  const int first = query_block * call.block_q, rest = job.length - first;
+  if (rest <= 0) return;
+  const Tile tile{job, scratch, head, first, rest < call.block_q ? rest : call.block_q};
   const int words = (job.key_blocks + 31) / 32;
   const int64_t mask_index =
       (int64_t{job.mask_bin} * call.heads + head) * job.query_blocks + query_block;
   const int32_t* mask_row = call.block_mask + mask_index * words;
-  const int64_t size = int64_t{call.block_k} * head_dim;
-  for (int block = 0; block < job.key_blocks; ++block) {
-    const int count = job.tokens_in(block);
-    if (count == 0 || !is_listed(mask_row, block)) continue;
-    attend_run(job,
-               {job.key + block * size, job.value + block * size, nullptr, count,
-                job.key_scale[block], job.value_scale[block]},
-               scratch);
+  if (!call.pool_dropped && !lists_any(job, mask_row)) return write_zeros(tile);
+
+  for (int strip = 0; strip < tile.strips(); ++strip) load_query(tile, strip);
+  const int rows = tile.strips() * kStripRows;
+  for (int i = 0; i < rows * call.head_dim; ++i) scratch.output[i] = 0.0f;
+  for (int r = 0; r < rows; ++r) {
+    scratch.row_maximum[r] = kMinusInfinity;
+    scratch.row_sum[r] = 0.0f;
   }
-  if (call.pool_dropped) {
-    const int groups = (job.key_blocks + call.block_k - 1) / call.block_k;
-    for (int group = 0; group < groups; ++group) {
-      const int count = pick_summaries(job, mask_row, group, scratch);
-      if (count == 0) continue;
-      attend_run(job,
-                 {scratch.picked_key, scratch.picked_value, scratch.picked_bias, count,
-                  job.summary_key_scale[group], job.summary_value_scale[group]},
-                 scratch);
-    }
-  }
-  write_output(job, head, query_block, rows, scratch);
+  const AttendRun attend = find_attend_run(job);
+  attend_listed(tile, mask_row, attend);
+  if (call.pool_dropped) attend_summaries(tile, mask_row, attend);
+  for (int strip = 0; strip < tile.strips(); ++strip) write_output(tile, strip);
 }
 
 }  // namespace paro::cpu::PARO_ISA

@@ -1,75 +1,68 @@
-// C[m][n] (+)= sum over k of A[m][k] * B[k][n], with n a row of vectors. Both products of attention
-// have this form when query rows lie side by side in vectors: S^T = K Q^T and O^T += V^T P^T.
+// C[m][n] = sum over k of A[m][k] * B[k][n], with n one strip of query rows side by side in
+// vectors. Both products of attention have this form: S^T = K Q^T and O^T = V^T P^T.
 #pragma once
 
-#include "vector.h"
+#include "operands.h"
 
 namespace paro::cpu::PARO_ISA {
 
-// Accumulators that fit the register file beside one row of B: 6 x 4 of 32 (AVX-512), 6 x 2 of 16.
-constexpr int kRowsAtOnce = 6;
-constexpr int kVectorsAtOnce = kVector == 16 ? 4 : 2;
-constexpr int kColumnsAtOnce = kVectorsAtOnce * kVector;
+// Accumulators that fit the register file beside a line of B and a broadcast of A, and are enough
+// to hide a multiply-add's latency: 8 x 2 of 32 registers, 6 x 2 of 16.
+constexpr int kStripVectors = 2;
+constexpr int kStripRows = kStripVectors * kVector;
+constexpr int kRowsAtOnce = kVector == 16 ? 8 : 6;
+constexpr int kTailRows = 4;
 
+// A: words [rows][depth]; B: words [depth][kStripRows].
 struct Product {
-  const float* a;
+  const Word* a;
+  const Word* b;
   int a_stride;
-  const float* b;
-  int b_stride;
-  float* c;
-  int c_stride;
-  int depth;  // values of k
+  int depth;
 };
 
-template <int Rows, bool Accumulate>
-inline void product_tile(const Product& p, int row, int column) {
-  Vector sum[Rows][kVectorsAtOnce];
+// start(row, v) gives what the sum of a row of C, vector v of the strip, starts at;
+// finish(row, v, sum) takes the sum.
+template <class Kind, int kRows, class Start, class Finish>
+inline void product_tile(const Product& p, int row, Start start, Finish& finish) {
+  typename Kind::Sum sum[kRows][kStripVectors];
 #pragma GCC unroll 8
-  for (int m = 0; m < Rows; ++m) {
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kStripVectors; ++v) sum[m][v] = start(row + m, v);
+  }
+  const Word* a = p.a + row * p.a_stride;
+  const Word* b = p.b;
+#pragma GCC unroll 1
+  for (int k = 0; k < p.depth; ++k, b += kStripRows) {
+    typename Kind::Line line[kStripVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kStripVectors; ++v) line[v] = load<typename Kind::Line>(b + v * kVector);
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectorsAtOnce; ++v) {
-      sum[m][v] = Accumulate ? load(p.c + (row + m) * p.c_stride + column + v * kVector) : Vector{};
+    for (int m = 0; m < kRows; ++m) {
+      const auto word = Kind::broadcast(a[m * p.a_stride + k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kStripVectors; ++v) {
+        sum[m][v] = Kind::multiply_add(sum[m][v], line[v], word);
+      }
     }
   }
-  const float* a = p.a + row * p.a_stride;
-  const float* b = p.b + column;
-  for (int k = 0; k < p.depth; ++k, b += p.b_stride) {
-    Vector line[kVectorsAtOnce];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectorsAtOnce; ++v) line[v] = load(b + v * kVector);
-#pragma GCC unroll 8
-    for (int m = 0; m < Rows; ++m) {
-      const Vector factor = splat(a[m * p.a_stride + k]);
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectorsAtOnce; ++v) sum[m][v] = factor * line[v] + sum[m][v];
-    }
-  }
-#pragma GCC unroll 8
-  for (int m = 0; m < Rows; ++m) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectorsAtOnce; ++v) {
-      store(p.c + (row + m) * p.c_stride + column + v * kVector, sum[m][v]);
-    }
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kStripVectors; ++v) finish(row + m, v, sum[m][v]);
   }
 }
 
-// rows: any; columns: a multiple of kColumnsAtOnce.
-template <bool Accumulate>
-inline void product(const Product& p, int rows, int columns) {
-  for (int column = 0; column < columns; column += kColumnsAtOnce) {
-    int row = 0;
-    for (; row + kRowsAtOnce <= rows; row += kRowsAtOnce) {
-      product_tile<kRowsAtOnce, Accumulate>(p, row, column);
-    }
-    switch (rows - row) {
-      case 5: product_tile<5, Accumulate>(p, row, column); break;
-      case 4: product_tile<4, Accumulate>(p, row, column); break;
-      case 3: product_tile<3, Accumulate>(p, row, column); break;
-      case 2: product_tile<2, Accumulate>(p, row, column); break;
-      case 1: product_tile<1, Accumulate>(p, row, column); break;
-      default: break;
-    }
+// rows: a multiple of kTailRows.
+template <class Kind, class Start, class Finish>
+inline void product(const Product& p, int rows, Start start, Finish finish) {
+  int row = 0;
+  for (; row + 2 * kRowsAtOnce <= rows; row += 2 * kRowsAtOnce) {
+    product_tile<Kind, kRowsAtOnce>(p, row, start, finish);
+    product_tile<Kind, kRowsAtOnce>(p, row + kRowsAtOnce, start, finish);
   }
+  for (; row < rows; row += kTailRows) product_tile<Kind, kTailRows>(p, row, start, finish);
 }
 
 }  // namespace paro::cpu::PARO_ISA

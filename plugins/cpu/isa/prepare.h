@@ -7,53 +7,6 @@
 
 namespace paro::cpu::PARO_ISA {
 
-// keys [rows][D] -> codes and scale, in place; at 16 bits the values themselves.
-inline void quantize_keys(float* block, int size, int bits, float* scale) {
-  *scale = 1.0f;
-  if (bits == 16) return;
-  const Scale s = scale_of(magnitude_of(block, size), bits);
-  *scale = s.scale;
-  to_codes(block, size, s);
-}
-
-// values [rows][D] -> in place. 8 bits: codes with one scale; 4 bits: a scale a channel, multiplied
-// in, since it cannot be folded into a probability.
-inline void quantize_values(float* block, int rows, int head_dim, int bits, float* scale) {
-  if (bits != 4) return quantize_keys(block, rows * head_dim, bits, scale);
-  *scale = 1.0f;
-  for (int d = 0; d < head_dim; d += kVector) {
-    Magnitude magnitude;
-    for (int r = 0; r < rows; ++r) magnitude.add(load(block + r * head_dim + d));
-    float inverse[kVector], scales[kVector];
-    for (int i = 0; i < kVector; ++i) {
-      const Scale s = scale_of(magnitude.largest[i], bits);
-      inverse[i] = s.inverse;
-      scales[i] = s.scale;
-    }
-    for (int r = 0; r < rows; ++r) {
-      float* at = block + r * head_dim + d;
-      for (int i = 0; i < kVector; ++i) {
-        const float code = inverse[i] == 0.0f ? 0.0f : __builtin_rintf(at[i] * inverse[i]);
-        at[i] = code * scales[i];
-      }
-    }
-  }
-}
-
-// [rows][D] -> [D][rows], in squares that fit a cache line both ways.
-inline void transpose(const float* block, int rows, int head_dim, float* transposed) {
-  constexpr int kSquare = 16;
-  for (int r = 0; r < rows; r += kSquare) {
-    for (int d = 0; d < head_dim; d += kSquare) {
-      for (int i = 0; i < kSquare; ++i) {
-        for (int j = 0; j < kSquare; ++j) {
-          transposed[(d + i) * rows + r + j] = block[(r + j) * head_dim + d + i];
-        }
-      }
-    }
-  }
-}
-
 // Gather block `index` of keys or values, (x - shift) * (1 / factor), zeros where no token exists.
 inline void gather_block(const HeadJob& job, const void* source, int index, const float* shift,
                          const float* factor, bool preconditioned, float* out) {
@@ -61,11 +14,18 @@ inline void gather_block(const HeadJob& job, const void* source, int index, cons
   const int head_dim = call.head_dim, count = job.tokens_in(index);
   alignas(64) float reciprocal[128];
   for (int d = 0; d < head_dim; ++d) reciprocal[d] = 1.0f / factor[d];
-  for (int r = 0; r < count; ++r) {
+  const auto element = [&](int r) {
     const int64_t token = job.order[index * call.block_k + r];
-    const int64_t row = (job.sample * int64_t{call.tokens} + token) * call.kv_heads + job.kv_head;
+    return ((job.sample * int64_t{call.tokens} + token) * call.kv_heads + job.kv_head) * head_dim;
+  };
+  const auto ask_for = [&](int r) {
+    if (r < count) prefetch_row(source, element(r), head_dim, call.dtype);
+  };
+  for (int r = 0; r < kRowsAhead; ++r) ask_for(r);
+  for (int r = 0; r < count; ++r) {
+    ask_for(r + kRowsAhead);
     float* to = out + r * head_dim;
-    load_row(source, row, head_dim, call.dtype, to);
+    load_row(source, element(r), head_dim, call.dtype, to);
     if (preconditioned) {
       for (int d = 0; d < head_dim; ++d) to[d] = (to[d] - shift[d]) * reciprocal[d];
     }
@@ -94,54 +54,127 @@ inline void round_to_storage(float* x, int n, int32_t dtype) {
   }
 }
 
-inline void prepare_key_block(const HeadJob& job, int32_t index, TileScratch& scratch) {
+// Keys quantized with one scale a block.
+inline void store_key_codes(const HeadJob& job, const float* rows, const KeyBlocks& to,
+                            int64_t index) {
+  const int count = job.call->block_k, head_dim = job.call->head_dim;
+  const Scale s = scale_of(magnitude_of(rows, count * head_dim), job.call->qk_bits);
+  to.key_scale[index] = s.scale;
+  Word* key = to.key + index * count * job.key_words;
+  int32_t* start = to.key_start + index * count;
+  for (int r = 0; r < count; ++r) {
+    const int32_t sum = store_codes(rows + r * head_dim, head_dim, s, 0,
+                                    reinterpret_cast<Codes::Element*>(key + r * job.key_words));
+    // Beginning there, sums end as the bits of the float kRoundingBias + q . k.
+    start[r] = kRoundingBiasBits - Codes::kQueryOffset * sum;
+  }
+}
+
+// Rows [block_k][D] -> words [D][block_k / kPerWord], neighbouring tokens in a word. `transform`
+// takes a vector of channels and the first of them.
+template <class Kind, class Transform>
+inline void store_value(const HeadJob& job, const float* rows, Scratch& scratch, Word* value,
+                        Transform transform) {
+  const int head_dim = job.call->head_dim;
+  Word* packed = reinterpret_cast<Word*>(scratch.sums);
+  for (int r = 0; r < job.value_words; ++r) {
+    for (int d = 0; d < head_dim; d += kVector) {
+      Vector neighbours[Kind::kPerWord];
+      for (int i = 0; i < Kind::kPerWord; ++i) {
+        neighbours[i] = transform(load(rows + (r * Kind::kPerWord + i) * head_dim + d), d);
+      }
+      store(packed + r * head_dim + d, Kind::pack(neighbours));
+    }
+  }
+  transpose(packed, head_dim, job.value_words, head_dim, value, job.value_words);
+}
+
+// Values quantized with one scale a block at 8 bits, one a channel at 4.
+inline void store_value_codes(const HeadJob& job, const float* rows, const KeyBlocks& to,
+                              int64_t index, Scratch& scratch) {
+  const int count = job.call->block_k, head_dim = job.call->head_dim, bits = job.call->pv_bits;
+  alignas(64) float inverse[128];
+  float* scale = to.value_scale + index * head_dim;
+  const auto set_scale = [&](int channel, Scale s) {
+    inverse[channel] = s.inverse;
+    scale[channel] = s.scale;
+  };
+  if (bits == 8) {
+    const Scale s = scale_of(magnitude_of(rows, count * head_dim), bits);
+    for (int d = 0; d < head_dim; ++d) set_scale(d, s);
+  } else {
+    for (int d = 0; d < head_dim; d += kVector) {
+      Magnitude magnitude;
+      for (int r = 0; r < count; ++r) magnitude.add(load(rows + r * head_dim + d));
+      for (int i = 0; i < kVector; ++i) set_scale(d + i, scale_of(magnitude.largest[i], bits));
+    }
+  }
+  store_value<ValueCodes>(job, rows, scratch, to.value + index * head_dim * job.value_words,
+                          [&](Vector x, int d) { return code_of(x, load(inverse + d)); });
+}
+
+inline void store_key_block(const HeadJob& job, const float* rows, const KeyBlocks& to,
+                            int64_t index) {
+  if (job.key_operand == Codes::kOperand) return store_key_codes(job, rows, to, index);
+  to.key_scale[index] = 1.0f;
+  const int size = job.call->block_k * job.key_words;
+  store_unquantized(rows, job.call->block_k * job.call->head_dim, job.key_operand,
+                    to.key + index * size);
+}
+
+inline void store_value_block(const HeadJob& job, const float* rows, const KeyBlocks& to,
+                              int64_t index, Scratch& scratch) {
+  if (job.value_operand == Codes::kOperand) {
+    return store_value_codes(job, rows, to, index, scratch);
+  }
+  Word* value = to.value + index * job.call->head_dim * job.value_words;
+  const auto as_it_is = [](Vector x, int) { return x; };
+  if constexpr (kMultipliesBfloat16) {
+    if (job.value_operand == Operand::kBfloat16) {
+      return store_value<Bfloat16>(job, rows, scratch, value, as_it_is);
+    }
+  }
+  store_value<Float32>(job, rows, scratch, value, as_it_is);
+}
+
+inline void prepare_key_block(const HeadJob& job, int32_t index, Scratch& scratch) {
   const paro_attention& call = *job.call;
-  const int head_dim = call.head_dim, rows = call.block_k, size = rows * head_dim;
+  const int head_dim = call.head_dim, rows = call.block_k;
   const float* affine = call.channel_affine + job.kv_head * head_dim;
   const int row_size = call.kv_heads * head_dim;
   const int count = job.tokens_in(index);
-  const bool summarized = call.pool_dropped && count > 0;
+  const auto summarize = [&](float* means, int bits) {
+    if (!call.pool_dropped || count == 0) return;
+    float* mean = means + int64_t{index} * head_dim;
+    block_mean(scratch.rows, rows, head_dim, count, scratch.sums, mean);
+    if (bits == 16) round_to_storage(mean, head_dim, call.dtype);
+  };
+  gather_block(job, call.key, index, affine, affine + row_size, call.qk_bits != 16, scratch.rows);
+  summarize(job.key_mean, call.qk_bits);
+  store_key_block(job, scratch.rows, job.tokens, index);
 
-  float* key = job.key + int64_t{index} * size;
-  gather_block(job, call.key, index, affine, affine + row_size, call.qk_bits != 16, key);
-  if (summarized) {
-    float* mean = job.key_mean + int64_t{index} * head_dim;
-    block_mean(key, rows, head_dim, count, scratch.block, mean);
-    if (call.qk_bits == 16) round_to_storage(mean, head_dim, call.dtype);
-  }
-  quantize_keys(key, size, call.qk_bits, job.key_scale + index);
-
-  float* value = scratch.block;
   gather_block(job, call.value, index, affine + 2 * row_size, affine + 3 * row_size,
-               call.pv_bits != 16, value);
-  if (summarized) {
-    float* mean = job.value_mean + int64_t{index} * head_dim;
-    block_mean(value, rows, head_dim, count, scratch.picked_value, mean);
-    if (call.pv_bits == 16) round_to_storage(mean, head_dim, call.dtype);
-  }
-  quantize_values(value, rows, head_dim, call.pv_bits, job.value_scale + index);
-  transpose(value, rows, head_dim, job.value + int64_t{index} * size);
+               call.pv_bits != 16, scratch.rows);
+  summarize(job.value_mean, call.pv_bits);
+  store_value_block(job, scratch.rows, job.tokens, index, scratch);
 }
 
 // Summary tokens group * block_k ... of blocks that hold tokens, zeros for the others.
-inline void prepare_summary_block(const HeadJob& job, int32_t group, TileScratch& scratch) {
-  const paro_attention& call = *job.call;
-  const int head_dim = call.head_dim, rows = call.block_k, size = rows * head_dim;
+inline void prepare_summary_block(const HeadJob& job, int32_t group, Scratch& scratch) {
+  const int head_dim = job.call->head_dim, rows = job.call->block_k;
   const int first = group * rows;
-  const auto fill = [&](const float* means, float* block) {
+  const auto gather_means = [&](const float* means) {
     for (int r = 0; r < rows; ++r) {
       const bool exists = first + r < job.key_blocks && job.tokens_in(first + r) > 0;
       for (int d = 0; d < head_dim; ++d) {
-        block[r * head_dim + d] = exists ? means[int64_t{first + r} * head_dim + d] : 0.0f;
+        scratch.rows[r * head_dim + d] = exists ? means[int64_t{first + r} * head_dim + d] : 0.0f;
       }
     }
   };
-  float* key = job.summary_key + int64_t{group} * size;
-  fill(job.key_mean, key);
-  quantize_keys(key, size, call.qk_bits, job.summary_key_scale + group);
-  fill(job.value_mean, scratch.block);
-  quantize_values(scratch.block, rows, head_dim, call.pv_bits, job.summary_value_scale + group);
-  transpose(scratch.block, rows, head_dim, job.summary_value + int64_t{group} * size);
+  gather_means(job.key_mean);
+  store_key_block(job, scratch.rows, job.summaries, group);
+  gather_means(job.value_mean);
+  store_value_block(job, scratch.rows, job.summaries, group, scratch);
 }
 
 }  // namespace paro::cpu::PARO_ISA

@@ -1,7 +1,7 @@
 // Quantization as the op specifies it (paro_trt/op/quantization.py): FP32, one order of operations.
 #pragma once
 
-#include "vector.h"
+#include "operands.h"
 
 namespace paro::cpu::PARO_ISA {
 
@@ -13,9 +13,7 @@ inline float load_element(const void* base, int64_t index, int32_t dtype) {
   if (dtype == PARO_FLOAT32) return static_cast<const float*>(base)[index];
   if (dtype == PARO_FLOAT16) return static_cast<float>(static_cast<const _Float16*>(base)[index]);
   const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(base)[index]) << 16;
-  float x;
-  __builtin_memcpy(&x, &bits, sizeof x);
-  return x;
+  return __builtin_bit_cast(float, bits);
 }
 
 inline void store_element(void* base, int64_t index, int32_t dtype, float x) {
@@ -24,23 +22,42 @@ inline void store_element(void* base, int64_t index, int32_t dtype, float x) {
   } else if (dtype == PARO_FLOAT16) {
     static_cast<_Float16*>(base)[index] = static_cast<_Float16>(x);
   } else {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
+    const uint32_t bits = __builtin_bit_cast(uint32_t, x);
     const bool nan = x != x;
     const uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
     static_cast<uint16_t*>(base)[index] = static_cast<uint16_t>(nan ? 0x7FC0 : rounded);
   }
 }
 
-// One row of [rows, heads, D] tensors as floats. `out` is aligned, the tensor need not be.
-inline void load_row(const void* base, int64_t row, int32_t head_dim, int32_t dtype, float* out) {
-  const int64_t first = row * head_dim;
+// Rows lie apart in memory, in an order that no processor foresees: asked for before they are read.
+inline void prefetch_row(const void* base, int64_t first, int32_t head_dim, int32_t dtype) {
+  const int64_t size = dtype == PARO_FLOAT32 ? 4 : 2;
+  const char* row = static_cast<const char*>(base) + first * size;
+  for (int64_t i = 0; i < head_dim * size; i += 64) __builtin_prefetch(row + i);
+}
+constexpr int kRowsAhead = 8;
+
+// D elements of a tensor from `first` on, as floats. `out` is aligned, the tensor need not be.
+inline void load_row(const void* base, int64_t first, int32_t head_dim, int32_t dtype, float* out) {
   if (dtype == PARO_FLOAT32) {
     __builtin_memcpy(out, static_cast<const float*>(base) + first,
                      sizeof(float) * static_cast<unsigned>(head_dim));
-    return;
+  } else if (dtype == PARO_FLOAT16) {
+    for (int d = 0; d < head_dim; ++d) out[d] = load_element(base, first + d, PARO_FLOAT16);
+  } else {
+    for (int d = 0; d < head_dim; ++d) out[d] = load_element(base, first + d, PARO_BFLOAT16);
   }
-  for (int d = 0; d < head_dim; ++d) out[d] = load_element(base, first + d, dtype);
+}
+
+inline void store_row(void* base, int64_t first, int32_t head_dim, int32_t dtype, const float* x) {
+  if (dtype == PARO_FLOAT32) {
+    __builtin_memcpy(static_cast<float*>(base) + first, x,
+                     sizeof(float) * static_cast<unsigned>(head_dim));
+  } else if (dtype == PARO_FLOAT16) {
+    for (int d = 0; d < head_dim; ++d) store_element(base, first + d, PARO_FLOAT16, x[d]);
+  } else {
+    for (int d = 0; d < head_dim; ++d) store_element(base, first + d, PARO_BFLOAT16, x[d]);
+  }
 }
 
 // What values * (levels / maximum) and maximum / levels become for a group's largest magnitude.
@@ -55,8 +72,7 @@ constexpr uint32_t kInfinityBits = 0x7F800000u;
 // and infinity and NaN lie above all others, so that one maximum finds both.
 inline Scale scale_of(int32_t magnitude_bits, int bits) {
   if (static_cast<uint32_t>(magnitude_bits) >= kInfinityBits) return {0.0f, __builtin_nanf("")};
-  float maximum;
-  __builtin_memcpy(&maximum, &magnitude_bits, sizeof maximum);
+  const float maximum = __builtin_bit_cast(float, magnitude_bits);
   if (!(maximum > kSmallestMaximum)) return {0.0f, 0.0f};
   const float levels = levels_of(bits);
   return {levels / maximum, maximum / levels};
@@ -67,7 +83,7 @@ struct Magnitude {
   VectorInt largest{};
 
   void add(Vector x) {
-    const VectorInt bits = reinterpret_cast<VectorInt>(x) & 0x7FFFFFFF;
+    const VectorInt bits = float_to_bits(x) & 0x7FFFFFFF;
     largest = bits > largest ? bits : largest;
   }
 
@@ -84,15 +100,38 @@ inline int32_t magnitude_of(const float* x, int count) {
   return magnitude.over_lanes();
 }
 
-// x -> codes, in place. rint, not the rounding bias: the compiler would contract product and bias
+// x -> codes as floats. rint, not the rounding bias: the compiler would contract product and bias
 // into one operation, whose single rounding is not the specification's.
-inline void to_codes(float* x, int count, Scale s) {
+inline Vector code_of(Vector x, Vector inverse) {
+  const Vector product = x * inverse;
+  Vector code{};
+  for (int i = 0; i < kVector; ++i) code[i] = __builtin_rintf(product[i]);
   // A poisoned group has codes 0 and all of its NaN in the scale; NaN * 0 would not be 0.
+  return inverse == 0.0f ? Vector{} : code;
+}
+
+// One row of a group -> codes, `offset` added to each. Returns the sum of the codes, without it.
+inline int32_t store_codes(const float* x, int count, Scale s, int offset, Codes::Element* codes) {
+  int32_t sum = 0;
   if (s.inverse == 0.0f) {
-    __builtin_memset(x, 0, sizeof(float) * static_cast<unsigned>(count));
-    return;
+    for (int i = 0; i < count; ++i) codes[i] = static_cast<Codes::Element>(offset);
+    return 0;
   }
-  for (int i = 0; i < count; ++i) x[i] = __builtin_rintf(x[i] * s.inverse);
+  for (int i = 0; i < count; ++i) {
+    const int32_t code = static_cast<int32_t>(__builtin_rintf(x[i] * s.inverse));
+    codes[i] = static_cast<Codes::Element>(code + offset);
+    sum += code;
+  }
+  return sum;
+}
+
+// Values at 16 bits, as words of floats or of pairs of bfloat16.
+inline void store_unquantized(const float* x, int count, Operand operand, Word* words) {
+  if (operand == Operand::kFloat32) {
+    __builtin_memcpy(words, x, sizeof(float) * static_cast<unsigned>(count));
+  } else {
+    for (int i = 0; i < count; ++i) store_element(words, i, PARO_BFLOAT16, x[i]);
+  }
 }
 
 }  // namespace paro::cpu::PARO_ISA

@@ -7,8 +7,8 @@
 
 #include <cstdint>
 
-#ifndef PARO_ISA
-#error "define PARO_ISA (a namespace) and PARO_VECTOR_FLOATS before including isa/*.h"
+#if !defined(PARO_ISA) || !defined(PARO_VECTOR_FLOATS)
+#error "define PARO_ISA (a namespace) and PARO_VECTOR_FLOATS for the translation unit"
 #endif
 
 namespace paro::cpu::PARO_ISA {
@@ -19,32 +19,96 @@ typedef int32_t VectorInt __attribute__((vector_size(kVector * sizeof(int32_t)))
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
-inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
-inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+// `p` is aligned to a vector; its elements are four bytes of any type.
+template <class V = Vector>
+inline V load(const void* p) {
+  V v;
+  __builtin_memcpy(&v, __builtin_assume_aligned(p, sizeof v), sizeof v);
+  return v;
+}
+template <class V>
+inline void store(void* p, V v) {
+  __builtin_memcpy(__builtin_assume_aligned(p, sizeof v), &v, sizeof v);
+}
+
 inline Vector splat(float x) { return x - Vector{}; }
+inline VectorInt splat(int32_t x) { return x - VectorInt{}; }
+inline Vector bits_to_float(VectorInt x) { return reinterpret_cast<Vector>(x); }
+inline VectorInt float_to_bits(Vector x) { return reinterpret_cast<VectorInt>(x); }
 
 // A NaN in `x` is passed over; one in `maximum` stays.
 inline Vector max_ignoring_nan(Vector maximum, Vector x) { return x > maximum ? x : maximum; }
 
-// Adding and taking away 1.5 * 2^23 rounds to an integer, halves to even, for |x| < 2^22.
+// Adding 1.5 * 2^23 rounds to an integer, halves to even, for |x| < 2^22: the low bits of the sum
+// are that integer, and taking the bias away leaves it as a float.
 constexpr float kRoundingBias = 12582912.0f;
-inline Vector round_half_even(Vector x) { return (x + kRoundingBias) - kRoundingBias; }
+constexpr int32_t kRoundingBiasBits = 0x4B400000;
 
-// 2^x for x <= 0, within 1 ulp; 0 below -126; NaN stays NaN.
-inline Vector exp2_not_positive(Vector x) {
-  const Vector biased = x + kRoundingBias;
-  const Vector fraction = x - (biased - kRoundingBias);
-  // Minimax in relative error on [-0.5, 0.5] with the constant term fixed at 1: 8e-8 at most.
-  Vector p = splat(1.5353361960e-04f);
-  p = p * fraction + 1.3398873853e-03f;
-  p = p * fraction + 9.6184369177e-03f;
-  p = p * fraction + 5.5503323674e-02f;
-  p = p * fraction + 2.4022647738e-01f;
-  p = p * fraction + 6.9314718246e-01f;
-  p = p * fraction + 1.0f;
-  const VectorInt exponent = reinterpret_cast<VectorInt>(biased) << 23;
-  const Vector result = reinterpret_cast<Vector>(reinterpret_cast<VectorInt>(p) + exponent);
-  return x < -126.0f ? Vector{} : result;
+// kScale * 2^x as mantissa * 2^exponent, the exponent in its place among a float's bits.
+struct Exp2 {
+  Vector mantissa;
+  VectorInt exponent;
+};
+
+// Of x * factor, which is multiplied once and rounded once where FMA exists.
+template <int kScale>
+inline Exp2 exp2_of_product(Vector x, Vector factor) {
+  const Vector biased = x * factor + kRoundingBias;
+  const Vector fraction = x * factor - (biased - kRoundingBias);
+  // Minimax in relative error on [-0.5, 0.5] with the constant term fixed at 1: 9.2e-8.
+  Vector p = splat(kScale * 1.3264727206e-03f);
+  p = p * fraction + kScale * 9.6715126501e-03f;
+  p = p * fraction + kScale * 5.5507337433e-02f;
+  p = p * fraction + kScale * 2.4022242085e-01f;
+  p = p * fraction + kScale * 6.9314697760e-01f;
+  p = p * fraction + static_cast<float>(kScale);
+  return {p, float_to_bits(biased) << 23};
+}
+
+// 2^(x * factor) for products <= 0, within 2 ulp; 0 below -126; NaN stays NaN.
+inline Vector exp2_not_positive(Vector x, Vector factor) {
+  const Exp2 power = exp2_of_product<1>(x, factor);
+  // A product, not a sum of bits: that would take some NaN for numbers.
+  const Vector result = power.mantissa * bits_to_float(power.exponent + 0x3F800000);
+  return x * factor < -126.0f ? Vector{} : result;
+}
+inline Vector exp2_not_positive(Vector x) { return exp2_not_positive(x, splat(1.0f)); }
+
+// Turns the square of kVector x kVector words in `row` over: log2(kVector) perfect shuffles.
+inline void transpose_square(VectorInt row[kVector]) {
+  VectorInt low, high;
+  for (int i = 0; i < kVector; ++i) {
+    low[i] = i / 2 + i % 2 * kVector;
+    high[i] = low[i] + kVector / 2;
+  }
+#pragma GCC unroll 4
+  for (int step = 1; step < kVector; step *= 2) {
+    VectorInt next[kVector];
+#pragma GCC unroll 16
+    for (int i = 0; i < kVector / 2; ++i) {
+      next[2 * i] = __builtin_shuffle(row[i], row[i + kVector / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(row[i], row[i + kVector / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kVector; ++i) row[i] = next[i];
+  }
+}
+
+// Words [rows][columns] -> [columns][rows], both multiples of kVector; strides in words.
+inline void transpose(const void* from, int from_stride, int rows, int columns, void* to,
+                      int to_stride) {
+  for (int r = 0; r < rows; r += kVector) {
+    for (int c = 0; c < columns; c += kVector) {
+      VectorInt square[kVector];
+      const int32_t* source = static_cast<const int32_t*>(from) + r * from_stride + c;
+      int32_t* target = static_cast<int32_t*>(to) + c * to_stride + r;
+#pragma GCC unroll 16
+      for (int i = 0; i < kVector; ++i) square[i] = load<VectorInt>(source + i * from_stride);
+      transpose_square(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < kVector; ++i) store(target + i * to_stride, square[i]);
+    }
+  }
 }
 
 }  // namespace paro::cpu::PARO_ISA

@@ -1,17 +1,14 @@
 // Drives the C ABI of the CPU backend over random shapes, for runs under sanitizers: results must
 // be finite and equal on one thread and on three, and misuse must come back as a status.
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "paro/paro_c.h"
+#include "call_owner.h"
 
 namespace {
 
@@ -23,92 +20,28 @@ void expect(bool condition, const char* what) {
   std::fprintf(stderr, "FAILED: %s (last error: %s)\n", what, paro_last_error());
 }
 
-// Owns the tensors of one call.
-struct Call {
-  paro_attention call{};
-  std::vector<float> query, key, value, affine, output;
-  std::vector<int32_t> token_order, head_order, block_mask, tile_order, mask_bin, key_length;
-};
-
-int32_t blocks(int32_t tokens, int32_t block) { return (tokens + block - 1) / block; }
-
-std::unique_ptr<Call> random_call(std::mt19937& random, int32_t qk_bits, int32_t pv_bits,
-                                  int32_t pooled) {
+std::unique_ptr<CallOwner> random_call(std::mt19937& random, int32_t qk_bits, int32_t pv_bits,
+                                       int32_t pooled) {
   const auto pick = [&](int32_t low, int32_t high) {
     return std::uniform_int_distribution<int32_t>(low, high)(random);
   };
-  auto owner = std::make_unique<Call>();
-  paro_attention& call = owner->call;
-  call.struct_size = sizeof call;
-  call.batch = pick(1, 2);
-  call.tokens = pick(1, 300);
-  call.kv_heads = pick(1, 2);
-  call.heads = call.kv_heads * pick(1, 2);
-  call.head_dim = pick(0, 1) ? 64 : 128;
-  call.orders = pick(1, 2);
-  call.bins = pick(1, 2);
-  call.dtype = PARO_FLOAT32;
-  call.block_q = pick(0, 1) ? 64 : 128;
-  call.block_k = pick(0, 1) ? 64 : 128;
-  call.qk_bits = qk_bits;
-  call.pv_bits = pv_bits;
-  call.pool_dropped = pooled;
-
-  const auto normal = [&](std::vector<float>& x, int64_t count) {
-    x.resize(static_cast<size_t>(count));
-    std::normal_distribution<float> draw(0.2f, 1.0f);
-    for (float& element : x) element = draw(random);
-  };
-  const int64_t rows = int64_t{call.batch} * call.tokens;
-  normal(owner->query, rows * call.heads * call.head_dim);
-  normal(owner->key, rows * call.kv_heads * call.head_dim);
-  normal(owner->value, rows * call.kv_heads * call.head_dim);
-  owner->output.assign(owner->query.size(), NAN);
-  owner->affine.assign(static_cast<size_t>(4 * call.kv_heads * call.head_dim), 0.75f);
-
-  const auto permutations = [&](std::vector<int32_t>& x, int32_t count, int32_t length) {
-    for (int32_t row = 0; row < count; ++row) {
-      std::vector<int32_t> one(static_cast<size_t>(length));
-      std::iota(one.begin(), one.end(), 0);
-      std::shuffle(one.begin(), one.end(), random);
-      x.insert(x.end(), one.begin(), one.end());
-    }
-  };
-  const int32_t query_blocks = blocks(call.tokens, call.block_q);
-  const int32_t key_blocks = blocks(call.tokens, call.block_k);
-  permutations(owner->token_order, call.orders, call.tokens);
-  permutations(owner->tile_order, call.bins, call.heads * query_blocks);
-  owner->head_order.assign(static_cast<size_t>(call.heads), call.orders - 1);
-  for (int64_t i = 0; i < int64_t{call.bins} * call.heads * query_blocks; ++i) {
-    owner->block_mask.push_back(pick(0, (1 << key_blocks) - 1));
-  }
-  for (int32_t b = 0; b < call.batch; ++b) {
-    owner->mask_bin.push_back(pick(-3, 9));
-    owner->key_length.push_back(pick(0, call.tokens));
-  }
-  call.query = owner->query.data();
-  call.key = owner->key.data();
-  call.value = owner->value.data();
-  call.token_order = owner->token_order.data();
-  call.head_order = owner->head_order.data();
-  call.block_mask = owner->block_mask.data();
-  call.tile_order = owner->tile_order.data();
-  call.channel_affine = owner->affine.data();
-  call.mask_bin = owner->mask_bin.data();
-  call.key_length = owner->key_length.data();
-  call.output = owner->output.data();
+  paro_attention sizes{};
+  sizes.batch = pick(1, 2);
+  sizes.tokens = pick(1, 300);
+  sizes.kv_heads = pick(1, 2);
+  sizes.heads = sizes.kv_heads * pick(1, 2);
+  sizes.head_dim = pick(0, 1) ? 64 : 128;
+  sizes.orders = pick(1, 2);
+  sizes.bins = pick(1, 2);
+  sizes.block_q = pick(0, 1) ? 64 : 128;
+  sizes.block_k = pick(0, 1) ? 64 : 128;
+  sizes.qk_bits = qk_bits;
+  sizes.pv_bits = pv_bits;
+  sizes.pool_dropped = pooled;
+  auto owner = make_call(sizes, 0.5, random);
+  for (int32_t& bin : owner->mask_bin) bin = pick(-3, 9);
+  for (int32_t& length : owner->key_length) length = pick(0, sizes.tokens);
   return owner;
-}
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-
-paro_launch on_threads(int32_t threads) {
-  paro_launch launch{};
-  launch.struct_size = sizeof launch;
-  launch.threads = threads;
-  return launch;
 }
 
 paro_status forward(const paro_attention& call, int32_t threads) {
@@ -117,8 +50,7 @@ paro_status forward(const paro_attention& call, int32_t threads) {
   if (const paro_status status = paro_workspace_bytes(&call, &launch, &bytes); status != PARO_OK) {
     return status;
   }
-  // Exactly as much as asked for, so that a sanitizer sees one byte too many.
-  const std::unique_ptr<void, Free> workspace(std::aligned_alloc(256, bytes));
+  const Workspace workspace = make_workspace(bytes);
   return paro_forward(&call, &launch, workspace.get(), bytes);
 }
 

@@ -1,0 +1,130 @@
+// Softmax of one strip over one run of keys: logits -> weights in the words of their product.
+#pragma once
+
+#include "matrix_product.h"
+
+namespace paro::cpu::PARO_ISA {
+
+// A run of keys that share one scale.
+struct KeyRun {
+  const Word* key;             // [count][key_words]
+  const int32_t* key_start;    // [count]; codes only
+  const Word* value;           // [D][value_words]
+  const float* value_scale;    // [D]; codes only
+  const float* log2_count;     // [count] tokens that a summary stands for, -inf: off; or null
+  float key_scale;
+  int count;
+
+  // Keys at or past `count` take part with logits of -inf and values of 0.
+  int padded_count() const { return (count + kTailRows - 1) / kTailRows * kTailRows; }
+};
+
+// What the softmax keeps of a strip between runs, and tells the product with V.
+struct StripRows {
+  float* maximum;       // [R] of all base-2 logits so far
+  float* sum;           // [R] of all weights so far, relative to `maximum`
+};
+
+// Of one run: largest raw logit of each row; then how the run joins what came before.
+struct RunRows {
+  Vector largest[kStripVectors];
+  Vector keep[kStripVectors];      // what the output so far is multiplied by
+  Vector weight[kStripVectors];    // what the run's own output is multiplied by
+  VectorInt code_sum[kStripVectors];
+};
+
+// Raw logits of a run are (raw - origin) * factor base-2 logits.
+struct LogitUnit {
+  Vector factor[kStripVectors];
+  float origin;
+};
+
+// Raw logits -> base-2 logits with what summaries add, in place.
+inline void add_log2_count(const KeyRun& run, float* logits, LogitUnit& unit, RunRows& rows) {
+#pragma GCC unroll 2
+  for (int v = 0; v < kStripVectors; ++v) {
+    Vector largest = splat(kMinusInfinity);
+    for (int j = 0; j < run.count; ++j) {
+      float* at = logits + j * kStripRows + v * kVector;
+      // Off the mask: -inf even if the summary is NaN.
+      const bool off = run.log2_count[j] == kMinusInfinity;
+      const Vector x = (load(at) - unit.origin) * unit.factor[v] + run.log2_count[j];
+      const Vector logit = off ? splat(kMinusInfinity) : x;
+      store(at, logit);
+      largest = max_ignoring_nan(largest, logit);
+    }
+    rows.largest[v] = largest;
+    unit.factor[v] = splat(1.0f);
+  }
+  unit.origin = 0.0f;
+}
+
+// Weights of one vector of rows. kLevels: largest code of a weight, 1 for weights as they are.
+// kNan: whether a logit may be NaN; then the rows that it poisons have a NaN probe.
+template <class Kind, int kLevels, bool kNan>
+struct Weigh {
+  Vector reference, factor, lowest;
+  Vector sum{}, probe{};
+  VectorInt code_sum{};
+
+  Vector one(Vector raw) {
+    const Vector below = raw - reference;
+    if constexpr (!Kind::kCodes) {
+      const Vector p = exp2_not_positive(below, factor);
+      sum = sum + p;
+      return p;
+    } else {
+      const Vector bounded = lowest > below ? lowest : below;
+      if constexpr (kNan) probe = probe + bounded;
+      const Exp2 power = exp2_of_product<kLevels>(bounded, factor);
+      return bits_to_float(float_to_bits(power.mantissa) + power.exponent);
+    }
+  }
+
+  auto word(const float* raw) {
+    Vector p[Kind::kPerWord];
+#pragma GCC unroll 4
+    for (int i = 0; i < Kind::kPerWord; ++i) p[i] = one(load(raw + i * kStripRows));
+    const auto packed = Kind::pack(p);
+    if constexpr (Kind::kCodes) code_sum = Kind::add_up(code_sum, packed);
+    return packed;
+  }
+
+  // Sum of the weights, NaN for a poisoned row.
+  Vector total() const {
+    if constexpr (!Kind::kCodes) return sum;
+    return __builtin_convertvector(code_sum, Vector) + (probe - probe);
+  }
+};
+
+// logits -> weights; updates the strip's rows.
+template <class Kind, int kLevels, bool kNan>
+inline void softmax_run(const LogitUnit& unit, int padded_count, const float* logits,
+                        Word* weights, const StripRows& strip, RunRows& rows) {
+  const Vector zero{};
+#pragma GCC unroll 2
+  for (int v = 0; v < kStripVectors; ++v) {
+    const int lane = v * kVector;
+    const Vector largest = rows.largest[v], factor = unit.factor[v];
+    // Rows that met nothing but -inf: subtracting -inf would make NaN of what is 0.
+    const Vector reference = largest == kMinusInfinity ? zero : largest;
+    Weigh<Kind, kLevels, kNan> weigh{reference, factor, -126.0f / factor};
+    for (int j = 0; j < padded_count; j += Kind::kPerWord) {
+      store(weights + j / Kind::kPerWord * kStripRows + lane,
+            weigh.word(logits + j * kStripRows + lane));
+    }
+    const Vector run_maximum = (largest - unit.origin) * factor;
+    const Vector before = load(strip.maximum + lane);
+    const Vector after = max_ignoring_nan(before, run_maximum);
+    const Vector after_finite = after == kMinusInfinity ? zero : after;
+    const Vector total = weigh.total();
+    rows.keep[v] = exp2_not_positive(before - after_finite);
+    rows.weight[v] = exp2_not_positive(run_maximum - after_finite);
+    rows.code_sum[v] = weigh.code_sum;
+    if constexpr (kNan) rows.weight[v] = rows.weight[v] + (total - total);
+    store(strip.sum + lane, load(strip.sum + lane) * rows.keep[v] + total * rows.weight[v]);
+    store(strip.maximum + lane, after);
+  }
+}
+
+}  // namespace paro::cpu::PARO_ISA

@@ -1,0 +1,41 @@
+"""Instruction sets of the CPU backend, by the names PARO_CPU_ISA takes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+from paro_trt import native
+from paro_trt.errors import BackendUnavailableError
+from paro_trt.testing.cases import OpCase, random_inputs
+
+VARIABLE = "PARO_CPU_ISA"
+ALL = {
+    "x86_64": ("generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16"),
+    "aarch64": ("generic", "neon_dot"),
+}.get(platform.machine(), ("generic",))
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """The backend uses this one meanwhile."""
+    with mock.patch.dict("os.environ", {VARIABLE: name}):
+        yield
+
+
+def of_this_processor() -> list[str]:
+    """Those that the installed library runs here."""
+    library = native.load_library(native.library_path("cpu"))
+    case = OpCase("any", 64)
+    inputs = random_inputs(case, 0)
+    found = []
+    for name in ALL:
+        with instruction_set(name):
+            try:
+                library.describe(inputs, case.config)
+            except BackendUnavailableError:
+                continue
+        found.append(name)
+    return found
