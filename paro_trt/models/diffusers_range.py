@@ -16,8 +16,7 @@ def check_diffusers(oldest: tuple[int, int] = OLDEST) -> None:
     """
     import diffusers
 
-    parts = diffusers.__version__.split(".")
-    numbers = tuple(int(part) for part in parts[:2] if part.isdecimal())
+    numbers = installed_release()
     if len(numbers) != 2 or not oldest <= numbers <= NEWEST:
         low, high = (".".join(map(str, release)) for release in (oldest, NEWEST))
         raise ModelError(
@@ -26,3 +25,11 @@ def check_diffusers(oldest: tuple[int, int] = OLDEST) -> None:
             actual=f"version {diffusers.__version__}",
             remedy=f'pip install "diffusers>={low},<0.{NEWEST[1] + 1}"',
         )
+
+
+def installed_release() -> tuple[int, ...]:
+    """Major and minor number of the installed diffusers."""
+    import diffusers
+
+    parts = diffusers.__version__.split(".")
+    return tuple(int(part) for part in parts[:2] if part.isdecimal())

@@ -22,6 +22,7 @@ from .base import (
     joint_text_count,
     require_variant,
 )
+from .diffusers_range import check_diffusers
 from .packed_images import (
     packed_grid,
     packed_shape,
@@ -33,6 +34,9 @@ from .packed_images import (
 _TEXT, _GUIDANCE = "encoder_hidden_states", "guidance"
 _GUIDANCE_DEFAULT = 4.0
 _LARGEST_TEXT = 512
+_OLDEST_DIFFUSERS = (0, 37)
+"""Before, all models were dev."""
+
 _REFERENCE_DISTANCE = 10
 """Between images on the rotary embedding's first axis, as the pipeline counts it."""
 
@@ -58,6 +62,7 @@ class Flux2Family(ModelFamily):
 
     def check_config(self, config: Config) -> None:
         """Raise ModelError if the config is out of bounds or its output is no velocity."""
+        check_diffusers(_OLDEST_DIFFUSERS)
         super().check_config(config)
         require_variant(config, "patch_size", (1,))
         require_variant(config, "out_channels", (None, config["in_channels"]))

@@ -1,5 +1,6 @@
 """Tiny Cosmos: Predict2 video to world and text to image, and Predict2.5."""
 
+from ...models.diffusers_range import OLDEST
 from .model import TinyModel
 
 _CONFIG = {
@@ -18,13 +19,16 @@ _CONFIG = {
 }
 
 
-def _variant(name: str, frames: int, **config: object) -> TinyModel:
+def _variant(
+    name: str, frames: int, *, since: tuple[int, int] = OLDEST, **config: object
+) -> TinyModel:
     return TinyModel(
         name=name,
         class_name="CosmosTransformer3DModel",
         config=_CONFIG | config,
         latent_size=(frames, 16, 16),
         odd_latent_size=(3 if frames > 1 else 1, 14, 10),
+        oldest_diffusers=since,
     )
 
 
@@ -34,6 +38,7 @@ VARIANTS = (
     _variant(
         "cosmos-predict2.5",
         2,
+        since=(0, 37),
         use_crossattn_projection=True,
         crossattn_proj_in_channels=24,
         encoder_hidden_states_channels=16,

@@ -22,6 +22,7 @@ def _variant(name: str, images: int, *, guidance: bool) -> TinyModel:
         config=_CONFIG | {"guidance_embeds": guidance},
         latent_size=(images, 32, 32) if images == 1 else (images, 16, 20),
         odd_latent_size=(images, 30, 22) if images == 1 else (images, 14, 10),
+        oldest_diffusers=(0, 37),
         prompt={"encoder_hidden_states": (12, 32)},
     )
 

@@ -24,6 +24,7 @@ VARIANTS = tuple(
         config=_CONFIG | {"task_type": task},
         latent_size=(2, 8, 8),
         odd_latent_size=(3, 7, 5),
+        oldest_diffusers=(0, 36),
         prompt=_TEXT | image,
     )
     for task, image in (("t2v", {}), ("i2v", {"image_embeds": (729, 8)}))

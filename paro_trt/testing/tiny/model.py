@@ -14,6 +14,7 @@ from torch import Tensor
 from ...models.apply import config_of
 from ...models.base import Geometry, ModelFamily, Shape
 from ...models.conditioning import example_inputs
+from ...models.diffusers_range import OLDEST, installed_release
 from ...models.load import LoadedModel
 from ...models.prompts import Prompts
 from ...models.registry import family_for
@@ -37,6 +38,7 @@ class TinyModel:
         latent_size: (frames, height, width).
         odd_latent_size: another one, of odd extents in tokens.
         prompt: shape of each conditioning tensor of one prompt that decides the text layout.
+        oldest_diffusers: first release that has the class with all of these arguments.
     """
 
     name: str
@@ -45,6 +47,12 @@ class TinyModel:
     latent_size: tuple[int, int, int]
     odd_latent_size: tuple[int, int, int]
     prompt: Mapping[str, Shape] = field(default_factory=dict)
+    oldest_diffusers: tuple[int, int] = OLDEST
+
+    @property
+    def available(self) -> bool:
+        """Whether the installed diffusers has it."""
+        return installed_release() >= self.oldest_diffusers
 
     @property
     def family(self) -> ModelFamily:

@@ -20,6 +20,7 @@ def _variant(name: str, images: int, **config: object) -> TinyModel:
         config=_CONFIG | config,
         latent_size=(images, 32, 32) if images == 1 else (images, 16, 20),
         odd_latent_size=(images, 30, 22) if images == 1 else (images, 14, 10),
+        oldest_diffusers=(0, 37),
         prompt={"encoder_hidden_states": (20, 32)},
     )
 
