@@ -10,6 +10,7 @@ from .flux import FluxFamily
 from .flux2 import Flux2Family
 from .hunyuan_video import HunyuanVideoFamily
 from .hunyuan_video15 import HunyuanVideo15Family
+from .ltx2 import Ltx2Family
 from .ltx_video import LtxVideoFamily
 from .mochi import MochiFamily
 from .qwen_image import QwenImageFamily
@@ -24,6 +25,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
     HunyuanVideoFamily(),
     HunyuanVideo15Family(),
     LtxVideoFamily(),
+    Ltx2Family(),
     MochiFamily(),
     QwenImageFamily(),
     Sd3Family(),
