@@ -13,12 +13,15 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint types format abi-check clean
+.PHONY: help demo test test-long plugin emulated sass lint types format abi-check clean
 
 help:
 	@echo "make demo       calibrate, export and run the included video model; pictures in out/demo"
 	@echo "make test       the test suite (some minutes); needs no GPU and no TensorRT"
 	@echo "make test-long  the tests that take minutes each"
+	@echo "make plugin     the CUDA kernels and TensorRT plugin (PRESET=plugin-local: this GPU's alone)"
+	@echo "make emulated   the CUDA kernels, run on the CPU: impl=\"emulated\""
+	@echo "make sass       the compiled kernels against their budgets (some minutes; needs nvcc)"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make types      mypy on the package"
 	@echo "make format     let ruff rewrite the files"
@@ -41,6 +44,17 @@ test: $(INSTALLED)
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -m long
+
+# Neither needs the Python package: what lacks on the machine is fetched into .venv.
+PRESET ?= plugin
+plugin:
+	plugins/cmake/build_preset.sh $(PRESET) $(VENV) $(PYTHON) $(CMAKE_OPTIONS)
+
+emulated:
+	plugins/cmake/build_preset.sh emulated $(VENV) $(PYTHON) $(CMAKE_OPTIONS)
+
+sass:
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/kernels/sass/check.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,9 +1,46 @@
 #include <cuda_runtime.h>
 
+#include <cstdlib>
+
 #include "common/error.h"
 #include "kernels/device.h"
 
 namespace paro::kernels {
+namespace {
+
+// Whether this library has code that such a GPU runs: machine code of the same generation, for it
+// or an older member (sm_90a: for sm_90 alone), or PTX that is not newer than it.
+bool is_built_for(int32_t sm) {
+  const char* rest = PARO_CUDA_TARGETS;  // such as "80,86,90a"
+  while (*rest != '\0') {
+    char* end = nullptr;
+    const long target = std::strtol(rest, &end, 10);
+    const bool is_exact = *end == 'a';
+    if (is_exact ? sm == target : sm / 10 == target / 10 && sm >= target) return true;
+    rest = end + (is_exact ? 1 : 0);
+    if (*rest == ',') rest++;
+  }
+  const long ptx = std::strtol(PARO_CUDA_PTX, nullptr, 10);  // 0 where there is none
+  return ptx != 0 && sm >= ptx;
+}
+
+paro_status no_device(cudaError_t error) {
+  (void)cudaGetLastError();
+  int driver = 0;
+  if (error != cudaErrorInsufficientDriver || cudaDriverGetVersion(&driver) != cudaSuccess) {
+    return fail(PARO_NO_DEVICE, "device: expected a usable GPU, CUDA says: %s",
+                cudaGetErrorString(error));
+  }
+  if (driver == 0) {
+    return fail(PARO_NO_DEVICE, "driver: expected NVIDIA's, of CUDA %d.0 or later, found none",
+                CUDART_VERSION / 1000);
+  }
+  return fail(PARO_NO_DEVICE,
+              "driver: expected one of CUDA %d.0 or later, got one of CUDA %d.%d; update it",
+              CUDART_VERSION / 1000, driver / 1000, driver % 1000 / 10);
+}
+
+}  // namespace
 
 const char* library_name() noexcept { return "paro-cuda " PARO_VERSION; }
 
@@ -16,12 +53,16 @@ paro_status current_sm(int32_t* sm) noexcept {
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
   }
-  if (error != cudaSuccess) {
-    (void)cudaGetLastError();
-    return fail(PARO_NO_DEVICE, "device: expected a usable GPU, CUDA says: %s",
-                cudaGetErrorString(error));
+  if (error != cudaSuccess) return no_device(error);
+  const int32_t found = 10 * major + minor;
+  // What is older than any kernel is refused by the caller, in its own words.
+  if (found >= 80 && !is_built_for(found)) {
+    return fail(PARO_UNSUPPORTED,
+                "sm: expected a GPU that this library has code for (sm_%s, PTX of '%s'), device %d "
+                "is sm_%d; build it with -DPARO_CUDA_TARGETS=%d",
+                PARO_CUDA_TARGETS, PARO_CUDA_PTX, device, found, found);
   }
-  *sm = 10 * major + minor;
+  *sm = found;
   return PARO_OK;
 }
 

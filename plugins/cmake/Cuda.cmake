@@ -1,0 +1,86 @@
+# nvcc, the GPUs to compile for, and paro_cuda_options: what every CUDA source is compiled with.
+set(PARO_CUDA_TARGETS
+    80 86 89 90a 100 120
+    CACHE STRING "GPUs to compile for, sm_<target> each; native: the one of this machine"
+)
+set(PARO_CUDA_PTX
+    120
+    CACHE STRING "Target whose PTX is carried for later GPUs; empty: none"
+)
+option(PARO_DEVICE_CHECKS "Kernels report, by printf, indices that they clamp" OFF)
+set(PARO_CUDA_OLDEST_NVCC 12.8) # the first to know sm_120 and --compress-mode
+
+# Targets are given as nvcc's own options: CMake would need to be as new as each target.
+set(CMAKE_CUDA_ARCHITECTURES OFF)
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  message(
+    FATAL_ERROR
+      "CUDA kernels: expected nvcc, found none that works. `make plugin` gets it from PyPI; or set "
+      "CUDACXX to an nvcc ${PARO_CUDA_OLDEST_NVCC} or later, or leave them out: -DPARO_BUILD_CUDA=OFF"
+  )
+endif()
+enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # before CMake 3.25.2
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS PARO_CUDA_OLDEST_NVCC)
+  message(
+    FATAL_ERROR "CUDA kernels: expected nvcc ${PARO_CUDA_OLDEST_NVCC} or later, got "
+                "${CMAKE_CUDA_COMPILER_VERSION} (${CMAKE_CUDA_COMPILER}); set CUDACXX to another"
+  )
+endif()
+
+# Sets `target` to the one of this machine's first GPU, such as 89 or 90a.
+function(paro_native_cuda_target target)
+  execute_process(
+    COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+    OUTPUT_VARIABLE capabilities
+    ERROR_QUIET
+    RESULT_VARIABLE status
+  )
+  if(NOT status EQUAL 0 OR NOT capabilities MATCHES "^([0-9]+)\\.([0-9])")
+    message(
+      FATAL_ERROR "PARO_CUDA_TARGETS=native: expected nvidia-smi to name a GPU, it said "
+                  "'${capabilities}${status}'; name the target: -DPARO_CUDA_TARGETS=80"
+    )
+  endif()
+  set(found ${CMAKE_MATCH_1}${CMAKE_MATCH_2})
+  if(found EQUAL 90)
+    set(found 90a) # warpgroup instructions are of sm_90a alone
+  endif()
+  set(${target} ${found} PARENT_SCOPE)
+endfunction()
+
+if(PARO_CUDA_TARGETS STREQUAL "native")
+  paro_native_cuda_target(PARO_CUDA_TARGETS)
+endif()
+string(JOIN "," PARO_CUDA_TARGET_NAMES ${PARO_CUDA_TARGETS})
+message(STATUS "CUDA kernels: sm_${PARO_CUDA_TARGET_NAMES}, PTX of '${PARO_CUDA_PTX}', "
+               "nvcc ${CMAKE_CUDA_COMPILER_VERSION}"
+)
+
+add_library(paro_cuda_options INTERFACE)
+target_compile_options(
+  paro_cuda_options
+  INTERFACE --expt-relaxed-constexpr --compress-mode=size -Werror=all-warnings
+            --threads=4 # targets at once: there are few translation units
+            # -Wpedantic and -Wconversion object to what nvcc itself generates.
+            -Xcompiler=-Wall,-Wextra,-Wshadow,-Werror,-Wno-unknown-pragmas
+)
+foreach(target IN LISTS PARO_CUDA_TARGETS)
+  target_compile_options(
+    paro_cuda_options INTERFACE -gencode=arch=compute_${target},code=sm_${target}
+  )
+endforeach()
+if(PARO_CUDA_PTX)
+  target_compile_options(
+    paro_cuda_options INTERFACE -gencode=arch=compute_${PARO_CUDA_PTX},code=compute_${PARO_CUDA_PTX}
+  )
+endif()
+if(PARO_DEVICE_CHECKS)
+  target_compile_definitions(paro_cuda_options INTERFACE PARO_DEVICE_CHECKS=1)
+endif()

@@ -1,0 +1,204 @@
+"""impl="cuda" where it cannot run: every refusal; and the library that `make plugin` builds."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from paro_trt import native
+from paro_trt.errors import ArgumentError, BackendUnavailableError
+from paro_trt.op.api import Implementation, _check_devices, paro_attention
+from paro_trt.op.spec import AttentionInputs
+from paro_trt.testing.cases import OpCase, random_inputs
+
+from .emulator_builds import PLUGINS, ROOT, require, run
+
+CASE = OpCase("refused", 200, dtype=torch.float16).with_bits(8, 8, True)
+DEVICE_TEST = Path(__file__).with_name("cuda_device")
+TARGETS, PTX = "80,86,89,90a,100,120", "120"
+MAX_LIBRARY_BYTES = 8 * 2**20
+
+
+def call(inputs: AttentionInputs) -> torch.Tensor:
+    sizes = {"block_q": CASE.config.block_q, "block_k": CASE.config.block_k}
+    return paro_attention(*inputs, **sizes, qk_bits=8, pv_bits=8, pool_dropped=1, impl="cuda")
+
+
+@pytest.fixture
+def stub_library(tmp_path, monkeypatch):
+    """A library where impl="cuda" looks for its own (the CPU backend's copy)."""
+    shutil.copy(native.library_path("cpu"), tmp_path / "libparo_attention.so")
+    monkeypatch.setenv(native.LIBRARY_DIRECTORY_VARIABLE, str(tmp_path))
+
+
+def test_without_its_library_the_build_command_is_named(tmp_path, monkeypatch, fresh_seed):
+    monkeypatch.setenv(native.LIBRARY_DIRECTORY_VARIABLE, str(tmp_path))
+    with pytest.raises(BackendUnavailableError, match=r"impl='cuda'.*make plugin"):
+        call(random_inputs(CASE, fresh_seed))
+    with pytest.raises(BackendUnavailableError, match="make emulated"):
+        native.library_path("emulated")
+    (tmp_path / "libparo_attention.so").write_bytes(b"not a library")
+    with pytest.raises(BackendUnavailableError, match=r"C ABI.*make plugin"):
+        native.NativeLibrary(native.library_path("attention"))
+
+
+@pytest.mark.usefixtures("stub_library")
+@pytest.mark.parametrize(
+    ("cuda", "said"), [(None, "a torch without CUDA"), ("13.0", "none in a torch built for CUDA")]
+)
+def test_without_a_gpu_torch_is_named(cuda, said, monkeypatch, fresh_seed):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(BackendUnavailableError, match=f"GPU that torch can use, got {said}"):
+        call(random_inputs(CASE, fresh_seed))
+
+
+@pytest.mark.usefixtures("stub_library")
+def test_cpu_tensors_are_not_moved(monkeypatch, fresh_seed):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(
+        BackendUnavailableError, match=r"^query: expected a CUDA tensor .*on cpu; move the inputs"
+    ):
+        call(random_inputs(CASE, fresh_seed))
+
+
+def on_gpu(inputs: AttentionInputs) -> AttentionInputs:
+    """Tensors without content that say they lie on the first GPU."""
+    with FakeTensorMode():
+        return AttentionInputs(
+            *(torch.empty(x.shape, dtype=x.dtype, device="cuda:0") for x in inputs)
+        )
+
+
+@pytest.mark.parametrize("name", ["key", "block_mask", "key_length"])
+def test_tensors_of_two_gpus_are_refused(name, fresh_seed):
+    inputs = on_gpu(random_inputs(CASE, fresh_seed))
+    _check_devices(inputs, Implementation.CUDA)
+    with FakeTensorMode():
+        other = torch.empty(getattr(inputs, name).shape, device="cuda:1")
+    with pytest.raises(ArgumentError, match=f"^{name}: expected a tensor on cuda:0, as query"):
+        _check_devices(inputs._replace(**{name: other}), Implementation.CUDA)
+
+
+def test_a_strided_gpu_tensor_is_refused(fresh_seed):
+    inputs = on_gpu(random_inputs(CASE, fresh_seed))
+    with FakeTensorMode():
+        value = torch.empty_strided((1, 200, 2, 64), (25600, 64, 12800, 1), device="cuda:0")
+    strided = inputs._replace(value=value)
+    with pytest.raises(
+        ArgumentError, match=r"^value: expected a contiguous tensor.*contiguous\(\)"
+    ):
+        _check_devices(strided, Implementation.CUDA)
+
+
+def test_gpu_tensors_are_refused_by_the_others(fresh_seed):
+    inputs = on_gpu(random_inputs(CASE, fresh_seed))
+    for implementation in set(Implementation) - {Implementation.CUDA}:
+        with pytest.raises(BackendUnavailableError, match="expected a CPU tensor"):
+            _check_devices(inputs, implementation)
+
+
+@pytest.fixture(scope="module")
+def device_program(tmp_path_factory) -> Path:
+    """device_cuda.cpp over a runtime that tells what the environment says."""
+    require("g++")
+    program = tmp_path_factory.mktemp("device") / "device"
+    sources = [PLUGINS / "kernels/device_cuda.cpp", PLUGINS / "common/error.cpp"]
+    defines = [f'-DPARO_CUDA_TARGETS="{TARGETS}"', f'-DPARO_CUDA_PTX="{PTX}"', '-DPARO_VERSION=""']
+    include = [f"-I{DEVICE_TEST}", f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}"]
+    words = ["g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", *defines, *include]
+    run([*words, DEVICE_TEST / "main.cpp", *sources, "-o", program])
+    return program
+
+
+def device(program: Path, **environment: int) -> tuple[int, int, str]:
+    """Status, SM and message of a device."""
+    fake = {name: str(value) for name, value in environment.items()}
+    status, sm, message = run([program], {**os.environ, **fake}).split(" ", 2)
+    return int(status), int(sm), message
+
+
+@pytest.mark.parametrize("sm", [80, 86, 87, 89, 90, 100, 103, 120, 121, 130])
+def test_a_gpu_with_code_is_taken(device_program, sm):
+    assert device(device_program, FAKE_SM=sm)[:2] == (0, sm)
+
+
+@pytest.mark.parametrize("sm", [91, 110])
+def test_a_gpu_without_code_is_told_the_targets(device_program, sm):
+    status, _, message = device(device_program, FAKE_SM=sm)
+    assert status == 2
+    assert f"sm_{TARGETS}, PTX of '{PTX}'" in message
+    assert f"device 3 is sm_{sm}" in message
+
+
+def test_driver_and_device_are_told_apart(device_program):
+    old = device(device_program, FAKE_ERROR=35, FAKE_DRIVER=12080)
+    assert old == (
+        4,
+        0,
+        "driver: expected one of CUDA 13.0 or later, got one of CUDA 12.8; update it",
+    )
+    assert "found none" in device(device_program, FAKE_ERROR=35)[2]
+    assert "CUDA says: no CUDA-capable device" in device(device_program, FAKE_ERROR=100)[2]
+
+
+def check_library(path: Path) -> None:
+    """What holds for the shipped library on any machine."""
+    assert path.stat().st_size <= MAX_LIBRARY_BYTES
+    dynamic = run(["readelf", "-d", path])
+    needed = set(re.findall(r"NEEDED.*\[(.+?)\.so", dynamic))
+    assert needed <= {"libc", "libm", "libdl", "librt", "libpthread", "ld-linux-x86-64"}
+    listing = run(["nm", "-D", "--defined-only", path]).splitlines()
+    names = {line.split()[-1] for line in listing}
+    assert {name for name in names if not name.startswith("paro_")} == {
+        "getCreators",
+        "setLoggerFinder",
+    }
+    script = (
+        "import sys; from pathlib import Path; from paro_trt import native\n"
+        "from paro_trt.testing.cases import OpCase, random_inputs; import torch\n"
+        "case = OpCase('small', 300, dtype=torch.float16).with_bits(8, 8, True)\n"
+        "library, inputs = native.NativeLibrary(Path(sys.argv[1])), random_inputs(case, 1)\n"
+        "print(library.name, library.describe(inputs, case.config, sm=89))\n"
+        "print(library.workspace_bytes(inputs, case.config, sm=89))\n"
+        "if torch.cuda.is_available(): sys.exit()\n"
+        "try: library.forward(inputs, case.config)\n"
+        "except native.BackendUnavailableError as error: print('refused:', error)\n"
+    )
+    said = run([sys.executable, "-c", script, path], {**os.environ, "PYTHONPATH": str(ROOT)})
+    assert said.startswith("paro-cuda ")
+    if not torch.cuda.is_available():
+        assert "refused: paro-cuda" in said
+        assert "found none" in said or "CUDA says" in said
+
+
+def test_the_installed_library():
+    try:
+        path = native.library_path("attention")
+    except BackendUnavailableError:
+        pytest.skip("libparo_attention.so is not built (make plugin)")
+    check_library(path)
+
+
+@pytest.mark.long
+def test_all_targets_build():
+    """As `make plugin` does, without installing."""
+    require("cmake", "g++", "readelf", "nm")
+    if not (os.environ.get("CUDACXX") or shutil.which("nvcc")):
+        pytest.skip("no nvcc on the PATH or in CUDACXX")
+    subprocess.run(["cmake", "--preset", "plugin"], cwd=ROOT, check=True, timeout=120)
+    command = ["cmake", "--build", "--preset", "plugin", "--parallel", "2"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
+    assert result.returncode == 0, result.stderr[-4000:]
+    library = next((ROOT / "build" / "plugin").rglob("libparo_attention.so"))
+    stripped = library.with_suffix(".stripped.so")
+    run(["strip", "-o", stripped, library])
+    check_library(stripped)
