@@ -165,10 +165,10 @@ class _ImageFirstProcessor:
         image_rotary_emb: tuple[Rotary, Rotary],
     ) -> tuple[Tensor, Tensor]:
         """Outputs of image [B, N, C] and text [B, L, C], whose mask is bool [B, L]; diffusers
-        before 0.39 gives that of both, text first, as `attention_mask` [B, L + N]."""
+        before 0.39 gives that of both, text first, as `attention_mask` [B, (1, 1,) L + N]."""
         text_mask = encoder_hidden_states_mask
         if text_mask is None and attention_mask is not None:
-            text_mask = attention_mask[:, : encoder_hidden_states.shape[1]]
+            text_mask = attention_mask.flatten(1)[:, : encoder_hidden_states.shape[1]]
         image_rotary, text_rotary = image_rotary_emb
         image = project_heads(hidden_states, attn.heads, attn.to_q, attn.to_k, attn.to_v)
         text = project_heads(

@@ -98,11 +98,13 @@ def test_processor_takes_the_mask_in_the_form_of_older_diffusers(fresh_seed):
             for mask in (
                 {"encoder_hidden_states_mask": text_mask},
                 {"attention_mask": both},
+                {"attention_mask": both[:, None, None]},
                 {},
             )
         ]
     assert all(map(torch.equal, processed[0], processed[1]))
-    assert not torch.allclose(processed[0][0], processed[2][0])
+    assert all(map(torch.equal, processed[0], processed[2]))
+    assert not torch.allclose(processed[0][0], processed[3][0])
 
 
 def test_real_rotary_turns_as_complex_numbers_do(fresh_seed):
