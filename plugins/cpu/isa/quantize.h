@@ -7,11 +7,17 @@ namespace paro::cpu::PARO_ISA {
 
 constexpr float kSmallestMaximum = 0x1p-100f;
 
+#if defined(__aarch64__)
+typedef __fp16 Float16;  // g++ knows _Float16 there from 13 on
+#else
+typedef _Float16 Float16;
+#endif
+
 inline float levels_of(int bits) { return bits == 8 ? 127.0f : 7.0f; }
 
 inline float load_element(const void* base, int64_t index, int32_t dtype) {
   if (dtype == PARO_FLOAT32) return static_cast<const float*>(base)[index];
-  if (dtype == PARO_FLOAT16) return static_cast<float>(static_cast<const _Float16*>(base)[index]);
+  if (dtype == PARO_FLOAT16) return static_cast<float>(static_cast<const Float16*>(base)[index]);
   const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(base)[index]) << 16;
   return __builtin_bit_cast(float, bits);
 }
@@ -20,7 +26,7 @@ inline void store_element(void* base, int64_t index, int32_t dtype, float x) {
   if (dtype == PARO_FLOAT32) {
     static_cast<float*>(base)[index] = x;
   } else if (dtype == PARO_FLOAT16) {
-    static_cast<_Float16*>(base)[index] = static_cast<_Float16>(x);
+    static_cast<Float16*>(base)[index] = static_cast<Float16>(x);
   } else {
     const uint32_t bits = __builtin_bit_cast(uint32_t, x);
     const bool nan = x != x;
@@ -37,11 +43,18 @@ inline void prefetch_row(const void* base, int64_t first, int32_t head_dim, int3
 }
 constexpr int kRowsAhead = 8;
 
+// Inline: memcpy, called for a row that is far away, took 1.4 times as long over all of stage 1.
+inline void copy_row(const float* from, int32_t head_dim, float* to) {
+#pragma GCC unroll 2
+  for (int d = 0; d < head_dim; d += kVector) {
+    __builtin_memcpy(to + d, from + d, sizeof(Vector));
+  }
+}
+
 // D elements of a tensor from `first` on, as floats. `out` is aligned, the tensor need not be.
 inline void load_row(const void* base, int64_t first, int32_t head_dim, int32_t dtype, float* out) {
   if (dtype == PARO_FLOAT32) {
-    __builtin_memcpy(out, static_cast<const float*>(base) + first,
-                     sizeof(float) * static_cast<unsigned>(head_dim));
+    copy_row(static_cast<const float*>(base) + first, head_dim, out);
   } else if (dtype == PARO_FLOAT16) {
     for (int d = 0; d < head_dim; ++d) out[d] = load_element(base, first + d, PARO_FLOAT16);
   } else {
@@ -51,8 +64,7 @@ inline void load_row(const void* base, int64_t first, int32_t head_dim, int32_t 
 
 inline void store_row(void* base, int64_t first, int32_t head_dim, int32_t dtype, const float* x) {
   if (dtype == PARO_FLOAT32) {
-    __builtin_memcpy(static_cast<float*>(base) + first, x,
-                     sizeof(float) * static_cast<unsigned>(head_dim));
+    copy_row(x, head_dim, static_cast<float*>(base) + first);
   } else if (dtype == PARO_FLOAT16) {
     for (int d = 0; d < head_dim; ++d) store_element(base, first + d, PARO_FLOAT16, x[d]);
   } else {

@@ -114,6 +114,9 @@ int main(int argc, char** argv) {
   std::mt19937 random(argc > 1 ? static_cast<unsigned>(std::stoul(argv[1])) : 1);
   check_random_calls(random);
   check_misuse(random);
-  std::printf("%s: %d failed\n", paro_library_name(), failures);
+  char kernels[128] = "";
+  const paro_launch launch = on_threads(1);
+  paro_describe(&random_call(random, 8, 8, 1)->call, &launch, kernels, sizeof kernels);
+  std::printf("%s, %s: %d failed\n", paro_library_name(), kernels, failures);
   return failures == 0 ? 0 : 1;
 }
