@@ -1,4 +1,4 @@
-"""Export a Cosmos-Predict2 and 2.5 transformer (diffusers format) with PAROAttention to ONNX.
+"""Export a Cosmos 1.0, Predict2 or 2.5 transformer (diffusers format) with PAROAttention to ONNX.
 
     python export/cosmos.py MODEL -o cosmos.onnx --prompts prompts.safetensors
 
@@ -7,10 +7,12 @@ from --prompts where they are missing. Each file serves one size, with any batch
 give several files that share one file of weights. The files run in ONNX Runtime as they are
 (float32 and float16), and in TensorRT with the PAROAttention plugin.
 
-The usual sizes are 93,704,1280 for video and 1,768,1360 for Predict2's text to image. The prompt
+The usual sizes are 93,704,1280 for video (1.0: 121,704,1280) and 1,768,1360 for Predict2's text
+to image. The prompt
 file has encoder_hidden_states [P, 512, 1024], in 2.5 [P, 512, 100352]. Frames that a video
 continues are image_latents [P, 16, F, H, W], with ones for them in condition_frames [P, F]; a
-prompt file without both makes video from text. Cosmos 1.0 and Transfer are refused.
+prompt file without both makes video from text. All files take latents of a flow, (1 - t) * data +
+t * noise, and give its velocity, 1.0's too. Video to world of 1.0 and Transfer are refused.
 
 --dense writes the model as it is, for comparison; the plan then only gives the size.
 """

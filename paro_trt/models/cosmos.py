@@ -1,9 +1,9 @@
-"""Cosmos-Predict2 and 2.5: self-attention over the video grid, text by cross-attention."""
+"""Cosmos 1.0, Predict2 and 2.5: self-attention over the video, text by cross-attention."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -24,21 +24,22 @@ from .base import (
     require_integer,
     require_variant,
 )
+from .edm_preconditioning import noise_level
 
 _TEXT, _IMAGE, _GIVEN = "encoder_hidden_states", "image_latents", "condition_frames"
 
 _GIVEN_TIME = 1e-4
 """Of frames that are given: both pipelines' default, in the model's unit."""
 
-_PREDICT2_FPS = 16
-"""Frames a second of Predict2's video; 2.5 and images do not count them."""
+_FIRST_FPS, _PREDICT2_FPS = 30, 16
+"""Frames a second of video of 1.0 and of Predict2; 2.5 and images do not count them."""
 
 
 class CosmosFamily(ModelFamily):
-    """CosmosTransformer3DModel: Predict2 text to image and video to world, Predict2.5.
+    """CosmosTransformer3DModel: 1.0 text to world, Predict2 text to image and video to world, 2.5.
 
-    Video models take `condition_frames` [B, F], one for each latent frame that `image_latents`
-    gives and zero for those to make; without them they make a video from text alone.
+    Predict2's and 2.5's video models take `condition_frames` [B, F], one for each latent frame
+    that `image_latents` gives and zero for those to make; without them all are made.
     """
 
     name = "cosmos"
@@ -54,7 +55,7 @@ class CosmosFamily(ModelFamily):
     }
 
     def check_config(self, config: Config) -> None:
-        """Raise ModelError if the config is out of bounds, of Cosmos 1.0 or of Transfer."""
+        """Raise ModelError if the config is out of bounds, of a variant that is not served."""
         super().check_config(config)
         if _three(config, "patch_size", 64)[0] != 1:
             raise ModelError(
@@ -63,16 +64,23 @@ class CosmosFamily(ModelFamily):
                 actual=repr(config["patch_size"]),
             )
         _three(config, "max_size", 1 << 14)
-        channels = config["out_channels"]
-        require_variant(config, "in_channels", (channels, channels + 1))
-        remedy = "Cosmos 1.0 is not supported; use Cosmos-Predict2 or 2.5"
-        require_variant(config, "extra_pos_embed_type", (None,), remedy)
+        require_variant(config, "extra_pos_embed_type", (None, "learnable"))
+        channels, remedy = config["out_channels"], ""
+        in_channels: tuple[int, ...] = (channels, channels + 1)
+        if _is_first(config):
+            remedy = "video to world of Cosmos 1.0 is not supported; use Cosmos-Predict2 or 2.5"
+            in_channels = (channels,)
+        require_variant(config, "in_channels", in_channels, remedy)
         remedy = "Cosmos-Transfer is not supported; use Cosmos-Predict2 or 2.5"
         for key in ("controlnet_block_every_n", "img_context_dim_in"):
             require_variant(config, key, (None,), remedy)
         if config.get("use_crossattn_projection"):
             require_integer(config, "crossattn_proj_in_channels", 1 << 20)
             require_variant(config, "encoder_hidden_states_channels", (config["text_embed_dim"],))
+
+    def pixels_per_latent(self, config: Config) -> tuple[int, int, int]:
+        """1.0 has a VAE of its own; the others have Wan's."""
+        return (8, 8, 8) if _is_first(config) else (4, 8, 8)
 
     def sites(self, config: Config) -> tuple[AttentionSite, ...]:
         """`transformer_blocks.i.attn1` of every block; `attn2` attends the text."""
@@ -105,7 +113,7 @@ class CosmosFamily(ModelFamily):
         """Text; for video the frames that are given, none by default."""
         key = "crossattn_proj_in_channels" if _projects_text(config) else "text_embed_dim"
         text = ConditioningInput(_TEXT, ("B", "L", config[key]))
-        if not _makes_video(config):
+        if not _takes_frames(config):
             return (text,)
         image: tuple[int | str, ...] = ("B", *self.latent_shape(config, geometry))
         return (
@@ -116,17 +124,22 @@ class CosmosFamily(ModelFamily):
 
     @contextmanager
     def adapted(self, model: torch.nn.Module, geometry: Geometry) -> Iterator[None]:
-        """Rotary embeddings as constants; keys and values not repeated.
-
-        The processor repeats each channel of key and value head_dim / head_dim times.
-        """
+        """Rotary embeddings as constants; learned positions for one sample, not each; keys and
+        values not repeated."""
         config: Any = model.config
         device = next(model.parameters()).device
         latents = torch.empty(1, *self.latent_shape(config, geometry), device=device)
-        with (
-            constant_call(model.rope, "forward", latents, _frames_a_second(config)),
-            ReplacedFunctions({Tensor.repeat_interleave: repeated_by_number}),
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(
+                constant_call(model.rope, "forward", latents, _frames_a_second(config))
+            )
+            stack.enter_context(ReplacedFunctions({Tensor.repeat_interleave: repeated_by_number}))
+            if _is_first(config):
+                positions: Any = model.learnable_pos_embed
+                of_batch = positions.forward
+                stack.enter_context(
+                    replaced(positions, "forward", lambda states: of_batch(states[:1]))
+                )
             yield
 
     def forward(
@@ -141,22 +154,33 @@ class CosmosFamily(ModelFamily):
         of time is 1."""
         config: Any = model.config
         time, mask = timestep / 1000, None
+        if _is_first(config):
+            noise = noise_level(time)
+            scaled = latents * noise.input_scale.to(latents.dtype)
+            (sample,) = _call(model, scaled, noise.time, inputs[_TEXT])
+            return (noise.velocity(latents, sample),)
         if _GIVEN in inputs:
             given = inputs[_GIVEN][:, None, :, None, None]
             time = given * _GIVEN_TIME + (1 - given) * time[:, None, None, None, None]
             mask = given.to(latents.dtype).expand_as(latents[:, :1])
             latents = mask * inputs[_IMAGE] + (1 - mask) * latents
-        with _resizing_the_padding_mask():
-            outputs: tuple[Tensor, ...] = model(
-                hidden_states=latents,
-                timestep=time,
-                encoder_hidden_states=inputs[_TEXT],
-                fps=_frames_a_second(config),
-                condition_mask=mask,
-                padding_mask=latents.new_zeros(1, 1, *latents.shape[-2:]),
-                return_dict=False,
-            )
-        return outputs
+        return _call(model, latents, time, inputs[_TEXT], mask)
+
+
+def _call(
+    model: Any, latents: Tensor, time: Tensor, text: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    with _resizing_the_padding_mask():
+        outputs: tuple[Tensor, ...] = model(
+            hidden_states=latents,
+            timestep=time,
+            encoder_hidden_states=text,
+            fps=_frames_a_second(model.config),
+            condition_mask=mask,
+            padding_mask=latents.new_zeros(1, 1, *latents.shape[-2:]),
+            return_dict=False,
+        )
+    return outputs
 
 
 @contextmanager
@@ -175,7 +199,8 @@ def _resizing_the_padding_mask() -> Iterator[None]:
 def repeated_by_number(tensor: Tensor, repeats: int | Tensor, dim: int | None = None) -> Tensor:
     """Tensor.repeat_interleave; in an export not by a tensor, whose values a trace has not.
 
-    There the model makes a tensor of the number that it repeats by otherwise, which is one.
+    The model repeats each channel of key and value head_dim / head_dim times, in an export by a
+    tensor of that number.
     """
     if torch.compiler.is_exporting() and isinstance(repeats, Tensor):
         return tensor
@@ -186,9 +211,18 @@ def _itself(tensor: Tensor, *_: object, **__: object) -> Tensor:
     return tensor
 
 
-def _makes_video(config: Config) -> bool:
-    """Video models take one channel more, which says what is given."""
+def _is_first(config: Config) -> bool:
+    """Of 1.0, the only one with learned positions."""
+    return config.get("extra_pos_embed_type") == "learnable"
+
+
+def _takes_frames(config: Config) -> bool:
+    """Models that continue a video take one channel more, which says what is given."""
     return bool(config["in_channels"] > config["out_channels"])
+
+
+def _makes_video(config: Config) -> bool:
+    return _takes_frames(config) or _is_first(config)
 
 
 def _projects_text(config: Config) -> bool:
@@ -197,7 +231,9 @@ def _projects_text(config: Config) -> bool:
 
 
 def _frames_a_second(config: Any) -> int | None:
-    return _PREDICT2_FPS if _makes_video(config) and not _projects_text(config) else None
+    if _is_first(config):
+        return _FIRST_FPS
+    return _PREDICT2_FPS if _takes_frames(config) and not _projects_text(config) else None
 
 
 def _three(config: Config, key: str, largest: int) -> tuple[int, int, int]:

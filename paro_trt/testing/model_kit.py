@@ -8,6 +8,7 @@ float64, plus one unit in the last place of the largest output.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..calibrate import CalibrationSettings, calibrate
 from ..errors import ModelError
+from ..models.adapt import ReplacedFunctions
 from ..models.apply import ParoTransformer
 from ..models.base import Geometry, Role
 from ..models.conditioning import example_shapes
@@ -216,8 +218,15 @@ def _in_float64(
         for name, tensor in seen.items()
     }
     constants = loaded.family.constants(loaded.config, geometry)
-    with torch.no_grad():
+    with torch.no_grad(), ReplacedFunctions({torch.linalg.vector_norm: _norm_in_own_type}):
         outputs = loaded.family.forward(
             model, geometry, latents.double(), timestep.double(), wide | constants
         )
     return outputs[0].double()
+
+
+def _norm_in_own_type(tensor: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    """Cosmos takes one in float32, which torch refuses of float64."""
+    options.pop("dtype", None)
+    norm: Tensor = torch.linalg.vector_norm(tensor, *arguments, **options)
+    return norm

@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from diffusers import EDMEulerScheduler
 from diffusers.models.transformers import transformer_cosmos
 
 from paro_trt.errors import ModelError
 from paro_trt.models.base import Geometry
 from paro_trt.models.cosmos import CosmosFamily, repeated_by_number
+from paro_trt.models.resolution import latent_size
 from paro_trt.plan import Grid
 from paro_trt.testing.tiny import variants_of
 
 FAMILY = CosmosFamily()
-VIDEO, IMAGE, NEWER = variants_of("cosmos")
+VIDEO, IMAGE, NEWER, FIRST = variants_of("cosmos")
 needs_2_5 = pytest.mark.skipif(not NEWER.available, reason="this diffusers has no Predict2.5")
 
 
@@ -83,6 +85,43 @@ def test_image_s_euler_step_is_the_one_of_the_pipeline(fresh_seed):
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("resizing")
+def test_1_0_s_euler_step_is_the_one_of_the_pipeline(fresh_seed):
+    """Its scheduler preconditions what goes into the model and what comes out."""
+    loaded, geometry = FIRST.loaded(fresh_seed), FIRST.geometry()
+    latents, _, conditioning = FIRST.inputs(1, fresh_seed)
+    scheduler = EDMEulerScheduler(sigma_data=0.5, final_sigmas_type="sigma_min")
+    scheduler.set_timesteps(4)
+    scheduler.set_begin_index(1)
+    (sigma, next_sigma), time = scheduler.sigmas[1:3], scheduler.timesteps[1]
+    noisy = latents * (1 + sigma)
+    with torch.no_grad():
+        (output,) = loaded.model(
+            hidden_states=scheduler.scale_model_input(noisy, time),
+            timestep=time.expand(1),
+            fps=30,
+            padding_mask=torch.zeros(1, 1, 128, 128),
+            return_dict=False,
+            **conditioning,
+        )
+    expected = scheduler.step(output, time, noisy, return_dict=False)[0]
+    t, next_t = (level / (1 + level) for level in (sigma, next_sigma))
+    velocity = loaded.velocity(geometry)(latents, 1000 * t.expand(1), conditioning)
+    actual = (latents + (next_t - t) * velocity) * (1 + next_sigma)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_1_0_is_finite_at_both_ends_of_the_schedule(fresh_seed):
+    latents, _, conditioning = FIRST.inputs(2, fresh_seed)
+    velocity = FIRST.loaded(fresh_seed).velocity(FIRST.geometry())
+    assert velocity(latents, torch.tensor([1000.0, 0.0]), conditioning).isfinite().all()
+
+
+def test_vaes_have_other_steps_in_time():
+    assert latent_size(FAMILY, FIRST.full_config, 121, 64, 64) == (16, 8, 8)
+    assert latent_size(FAMILY, VIDEO.full_config, 93, 64, 64) == (24, 8, 8)
+
+
 def test_runs_without_torchvision_and_leaves_its_module_as_it_was(monkeypatch, fresh_seed):
     monkeypatch.delattr(transformer_cosmos, "transforms", raising=False)
     IMAGE.loaded(fresh_seed).velocity(IMAGE.geometry())(*IMAGE.inputs(1, fresh_seed))
@@ -131,7 +170,8 @@ def test_sizes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"extra_pos_embed_type": "learnable"}, "extra_pos_embed_type.*Cosmos 1.0"),
+        ({"extra_pos_embed_type": "learnable"}, "in_channels.*Cosmos 1.0"),
+        ({"extra_pos_embed_type": "sine"}, "extra_pos_embed_type"),
         ({"controlnet_block_every_n": 7}, "controlnet_block_every_n.*Transfer"),
         ({"img_context_dim_in": 1152}, "img_context_dim_in.*Transfer"),
         ({"in_channels": 6}, "in_channels"),

@@ -1,4 +1,4 @@
-"""Tiny Cosmos: Predict2 video to world and text to image, and Predict2.5."""
+"""Tiny Cosmos: Predict2 video to world and text to image, Predict2.5, and 1.0 text to world."""
 
 from ...models.diffusers_range import OLDEST
 from .model import TinyModel
@@ -20,7 +20,12 @@ _CONFIG = {
 
 
 def _variant(
-    name: str, frames: int, *, since: tuple[int, int] = OLDEST, **config: object
+    name: str,
+    frames: int,
+    *,
+    since: tuple[int, int] = OLDEST,
+    untrained: tuple[str, ...] = (),
+    **config: object,
 ) -> TinyModel:
     return TinyModel(
         name=name,
@@ -28,6 +33,7 @@ def _variant(
         config=_CONFIG | config,
         latent_size=(frames, 16, 16),
         odd_latent_size=(3 if frames > 1 else 1, 14, 10),
+        untrained=untrained,
         oldest_diffusers=since,
     )
 
@@ -42,5 +48,13 @@ VARIANTS = (
         use_crossattn_projection=True,
         crossattn_proj_in_channels=24,
         encoder_hidden_states_channels=16,
+    ),
+    _variant(
+        "cosmos-1.0",
+        2,
+        untrained=tuple(f"learnable_pos_embed.pos_emb_{axis}" for axis in "thw"),
+        in_channels=4,
+        extra_pos_embed_type="learnable",
+        rope_scale=(2.0, 1.0, 1.0),
     ),
 )

@@ -1,25 +1,9 @@
 """Tiny Mochi."""
 
-from dataclasses import dataclass
-
-import torch
-
 from .model import TinyModel
 
-
-@dataclass(frozen=True, eq=False)
-class _TurningModel(TinyModel):
-    """With rotary frequencies, which are zero until they are learned."""
-
-    def build(self, seed: int = 0) -> torch.nn.Module:
-        model = super().build(seed)
-        frequencies = model.get_parameter("pos_frequencies")
-        frequencies.normal_(generator=torch.Generator().manual_seed(seed))
-        return model
-
-
 VARIANTS = (
-    _TurningModel(
+    TinyModel(
         name="mochi",
         class_name="MochiTransformer3DModel",
         config={
@@ -34,6 +18,7 @@ VARIANTS = (
         },
         latent_size=(2, 16, 16),
         odd_latent_size=(3, 14, 10),
+        untrained=("pos_frequencies",),
         prompt={"encoder_hidden_states": (20, 16)},
     ),
 )

@@ -38,6 +38,7 @@ class TinyModel:
         latent_size: (frames, height, width).
         odd_latent_size: another one, of odd extents in tokens.
         prompt: shape of each conditioning tensor of one prompt that decides the text layout.
+        untrained: parameters that are zero until they are trained; here they are noise.
         oldest_diffusers: first release that has the class with all of these arguments.
     """
 
@@ -47,6 +48,7 @@ class TinyModel:
     latent_size: tuple[int, int, int]
     odd_latent_size: tuple[int, int, int]
     prompt: Mapping[str, Shape] = field(default_factory=dict)
+    untrained: tuple[str, ...] = ()
     oldest_diffusers: tuple[int, int] = OLDEST
 
     @property
@@ -71,7 +73,10 @@ class TinyModel:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model: torch.nn.Module = getattr(diffusers, self.class_name)(**self.config)
-        return model.requires_grad_(False).eval()
+            model.requires_grad_(False)
+            for name in self.untrained:
+                model.get_parameter(name).normal_()
+        return model.eval()
 
     def loaded(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> LoadedModel:
         """The same as if it came from a directory."""
