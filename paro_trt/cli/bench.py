@@ -35,7 +35,9 @@ def bench(
     heads: Annotated[int, typer.Option(min=1)] = 4,
     density: Annotated[str, typer.Option(help="Shares of blocks attended.")] = "1,.5,.3,.25,.2,.1",
     threads: Annotated[str, typer.Option(help="Numbers of threads.")] = "2",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; contenders take turns.")] = 7,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds; three times as many while spreads are above 5 %.")
+    ] = 7,
     flex: Annotated[bool, typer.Option(help="Include FlexAttention (compiles first).")] = True,
     csv_path: Annotated[Path | None, typer.Option("--csv", help="Write all rows here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write speedup against density, PNG.")] = None,
@@ -51,7 +53,8 @@ def bench(
             expected="a later release",
             actual="this one, which times attention",
         )
-    from ..testing.attention_suite import Workload, measure
+    from ..testing.attention_contenders import Workload
+    from ..testing.attention_suite import measure
 
     densities = tuple(_numbers("--density", density, float))
     measurements: list[Measurement] = []
@@ -77,16 +80,20 @@ def bench(
 
 def show(measurements: list[Measurement]) -> None:
     """The table, a row a contender and density."""
-    numbers = ("density", "ms", "spread", "speedup", "GFLOP/s", "of peak")
+    from ..testing.attention_suite import kernels_here
+
+    numbers = ("density", "ms", "spread", "speedup", "GFLOP/s", "of peak", "stage 1")
     table = output.table(
-        "Attention (speedup over torch SDPA f32 of the same rounds)",
+        "Attention (speedup over torch SDPA f32 of the same rounds; peak: FP32 multiply-adds; "
+        f"PARO: {kernels_here()}; !: spread above 5 %)",
         "tokens", "D", "threads", "contender", *numbers, right=numbers,
     )  # fmt: skip
     for m in measurements:
         table.add_row(
             f"{m.tokens:,}", str(m.head_dim), str(m.threads), m.contender, f"{m.density:.3f}",
-            f"{m.milliseconds:.1f}", f"{m.spread:.0%}", f"{m.speedup:.2f}x", f"{m.gflops:.0f}",
-            f"{m.peak_share:.0%}",
+            f"{m.milliseconds:.1f}", f"{m.spread:.0%}{'' if m.steady else ' !'}",
+            f"{m.speedup:.2f}x", f"{m.gflops:.0f}", f"{m.peak_share:.0%}",
+            "" if m.stage1_share is None else f"{m.stage1_share:.1%}",
         )  # fmt: skip
     output.results().print(table)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .attention_suite import BASELINE, Measurement
+from .attention_contenders import BASELINE
+from .attention_suite import Measurement
 
 
 def plot_speedup(measurements: Sequence[Measurement], path: Path) -> None:

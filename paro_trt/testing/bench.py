@@ -38,21 +38,38 @@ class Timing:
         quartiles = statistics.quantiles(self.seconds, n=4)
         return (quartiles[2] - quartiles[0]) / 2 / self.median
 
+    @property
+    def steady(self) -> bool:
+        """Whether the spread is that of an undisturbed machine."""
+        return self.spread <= STEADY_SPREAD
+
+
+STEADY_SPREAD = 0.05
+"""A timing with a larger spread was disturbed: it is repeated, and marked where that is no use."""
+
 
 def time_interleaved(
     contenders: Sequence[Contender],
     *,
     rounds: int,
+    most_rounds: int | None = None,
     warmup: int = 1,
     on_round: Callable[[], None] | None = None,
 ) -> dict[str, Timing]:
-    """Time all contenders `rounds` times in turns, each round starting with another one.
+    """Time all contenders in turns, each round starting with another one.
+
+    Args:
+        rounds: how many at least.
+        most_rounds: rounds go on up to here while a spread is above STEADY_SPREAD; None for
+            `rounds` and no more.
+        warmup: calls of each contender before.
 
     Raises:
         ArgumentError: no rounds, or two contenders of one name.
     """
     if rounds < 1:
         raise ArgumentError("rounds", expected="at least 1", actual=str(rounds))
+    limit = rounds if most_rounds is None else max(rounds, most_rounds)
     names = [contender.name for contender in contenders]
     if len(set(names)) != len(names):
         raise ArgumentError("contenders", expected="unique names", actual=", ".join(names))
@@ -60,7 +77,9 @@ def time_interleaved(
         for _ in range(warmup):
             contender.run()
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for round_index in range(rounds):
+    for round_index in range(limit):
+        if round_index >= rounds and all(_timing(name, seconds).steady for name in names):
+            break
         for turn in range(len(contenders)):
             contender = contenders[(round_index + turn) % len(contenders)]
             start = time.perf_counter()
@@ -68,7 +87,11 @@ def time_interleaved(
             seconds[contender.name].append(time.perf_counter() - start)
         if on_round is not None:
             on_round()
-    return {name: Timing(name, tuple(values)) for name, values in seconds.items()}
+    return {name: _timing(name, seconds) for name in names}
+
+
+def _timing(name: str, seconds: dict[str, list[float]]) -> Timing:
+    return Timing(name, tuple(seconds[name]))
 
 
 def speedup(baseline: Timing, timing: Timing) -> float:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 
 from paro_trt.errors import ArgumentError, ParoError
 from paro_trt.testing import attention_suite
+from paro_trt.testing.attention_contenders import BASELINE, Workload, exact_density_mask
 from paro_trt.testing.attention_plot import plot_speedup
-from paro_trt.testing.attention_suite import (
-    BASELINE,
-    Workload,
-    exact_density_mask,
-    measure,
-)
+from paro_trt.testing.attention_suite import measure
 from paro_trt.testing.bench import Contender, Timing, speedup, time_interleaved
 
 SMALL = Workload(tokens=512, head_dim=64, heads=2, threads=1, densities=(1.0, 0.25))
@@ -52,27 +52,46 @@ def test_measurements_cover_all_contenders():
     rows = measure(SMALL, rounds=2, flex=False)
     names = {row.contender for row in rows}
     assert names == {
-        BASELINE, "torch SDPA bf16", "ONNX Runtime MHA f32", "PARO CPU f32", "PARO CPU int8",
+        BASELINE, "torch SDPA bf16", "ONNX Runtime MHA f32",
+        "PARO CPU f32", "PARO CPU bf16", "PARO CPU int8",
     }  # fmt: skip
     assert rows[0].contender == BASELINE
     assert rows[0].speedup == 1.0
     assert {row.density for row in rows if row.contender == "PARO CPU int8"} == {1.0, 0.25}
-    assert all(row.milliseconds > 0 and 0 < row.peak_share < 2 for row in rows)
+    assert all(row.milliseconds > 0 and row.peak_share > 0 for row in rows)
+    shares = [row.stage1_share for row in rows if row.contender.startswith("PARO")]
+    assert all(share is not None and share > 0 for share in shares)
+    assert rows[0].stage1_share is None
+
+
+@pytest.mark.parametrize(("most_rounds", "expected"), [(None, 4), (9, 9), (3, 4)])
+def test_rounds_go_on_while_spreads_are_wide(most_rounds, expected):
+    durations = itertools.cycle([0.001, 0.01])
+    unsteady = Contender("unsteady", lambda: time.sleep(next(durations)))
+    timing = time_interleaved([unsteady], rounds=4, most_rounds=most_rounds)["unsteady"]
+    assert len(timing.seconds) == expected
+    assert not timing.steady
+
+
+def test_steady_timings_need_no_more_rounds():
+    calls = itertools.count()
+    steady = Contender("steady", lambda: (next(calls), time.sleep(0.05)))
+    timing = time_interleaved([steady], rounds=4, most_rounds=40)["steady"]
+    assert timing.steady
+    assert len(timing.seconds) < 40
 
 
 @pytest.mark.parametrize("contender", ["PARO CPU f32", "PARO CPU int8", BASELINE])
 def test_a_wrong_contender_stops_the_run(contender, monkeypatch):
-    entries = attention_suite._entries
+    entries = attention_suite.make_entries
 
     def with_wrong_output(*args: object, **kwargs: object) -> list:
         return [
-            e
-            if e.name != contender
-            else attention_suite._Entry(e.name, e.density, lambda e=e: e.run() * 1.1, e.verify)
+            e if e.name != contender else replace(e, run=lambda e=e: e.run() * 1.1)
             for e in entries(*args, **kwargs)
         ]
 
-    monkeypatch.setattr(attention_suite, "_entries", with_wrong_output)
+    monkeypatch.setattr(attention_suite, "make_entries", with_wrong_output)
     before = torch.get_num_threads()
     with pytest.raises(ParoError, match=contender):
         measure(SMALL, rounds=1, flex=False, onnxruntime=False)
