@@ -27,18 +27,19 @@ _LTX_2_3 = {
 }
 
 
-def _variant(name: str, **config: object) -> TinyModel:
+def _variant(name: str, since: tuple[int, int], **config: object) -> TinyModel:
     return TinyModel(
         name=name,
         class_name="LTX2VideoTransformer3DModel",
         config=_CONFIG | config,
         latent_size=(2, 8, 8),
         odd_latent_size=(3, 7, 5),
+        oldest_diffusers=since,
     )
 
 
 VARIANTS = (
-    _variant("ltx2"),
-    _variant("ltx2.3", **_LTX_2_3),
-    _variant("ltx2-interleaved", rope_type="interleaved"),
+    _variant("ltx2", (0, 37)),
+    _variant("ltx2.3", (0, 38), **_LTX_2_3),
+    _variant("ltx2-interleaved", (0, 37), rope_type="interleaved"),
 )
