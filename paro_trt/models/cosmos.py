@@ -99,7 +99,12 @@ class CosmosFamily(ModelFamily):
             ("frames", "height", "width"), latent_size, largest, strict=True
         ):
             if size > limit:
-                raise ModelError(f"latent {axis}", expected=f"at most {limit}", actual=str(size))
+                raise ModelError(
+                    f"latent {axis}",
+                    expected=f"at most {limit}",
+                    actual=str(size),
+                    remedy="choose another resolution or number of frames",
+                )
         return patched_grid(latent_size, _three(config, "patch_size", 64))
 
     def latent_shape(self, config: Config, geometry: Geometry) -> Shape:
