@@ -40,15 +40,21 @@ inline void load_query(const Tile& tile, int strip) {
   alignas(64) Word words[kStripRows * kLargestHeadDim];
   for (int r = 0; r < kStripRows; ++r) {
     const int row = strip * kStripRows + r;
-    alignas(64) float x[kLargestHeadDim] = {};
     if (row + kRowsAhead < tile.rows) {
       prefetch_row(call.query, tile.element(row + kRowsAhead), head_dim, call.dtype);
     }
-    if (row < tile.rows) load_row(call.query, tile.element(row), head_dim, call.dtype, x);
+    alignas(64) float x[kLargestHeadDim];
+    if (row < tile.rows) {
+      load_row(call.query, tile.element(row), head_dim, call.dtype, x);
+    } else {
+      for (int d = 0; d < head_dim; d += kVector) store(x + d, Vector{});
+    }
     Word* to = words + r * job.key_words;
     float row_scale = 1.0f;
     if (job.key_operand == Codes::kOperand) {
-      for (int d = 0; d < head_dim; ++d) x[d] *= equalizer[d];
+      for (int d = 0; d < head_dim; d += kVector) {
+        store(x + d, load(x + d) * load_unaligned(equalizer + d));
+      }
       const Scale s = scale_of(magnitude_of(x, head_dim), call.qk_bits);
       store_codes(x, head_dim, s, Codes::kQueryOffset, reinterpret_cast<Codes::Element*>(to));
       row_scale = s.scale;

@@ -26,8 +26,9 @@ inline void gather_block(const HeadJob& job, const void* source, int index, cons
     ask_for(r + kRowsAhead);
     float* to = out + r * head_dim;
     load_row(source, element(r), head_dim, call.dtype, to);
-    if (preconditioned) {
-      for (int d = 0; d < head_dim; ++d) to[d] = (to[d] - shift[d]) * reciprocal[d];
+    if (!preconditioned) continue;
+    for (int d = 0; d < head_dim; d += kVector) {
+      store(to + d, (load(to + d) - load_unaligned(shift + d)) * load(reciprocal + d));
     }
   }
   for (int i = count * head_dim; i < call.block_k * head_dim; ++i) out[i] = 0.0f;

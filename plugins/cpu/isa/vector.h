@@ -26,6 +26,11 @@ inline V load(const void* p) {
   __builtin_memcpy(&v, __builtin_assume_aligned(p, sizeof v), sizeof v);
   return v;
 }
+inline Vector load_unaligned(const float* p) {
+  Vector v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
 template <class V>
 inline void store(void* p, V v) {
   __builtin_memcpy(__builtin_assume_aligned(p, sizeof v), &v, sizeof v);

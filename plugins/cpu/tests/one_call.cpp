@@ -1,7 +1,7 @@
-// Counts the instructions that one call of paro_forward executes, on one thread, by stepping
-// through it: exact, and on any instruction set, which Valgrind (no AVX-512) is not.
+// One call on one thread, for counting its instructions: under callgrind, or by stepping through it,
+// which is exact on any instruction set where Valgrind knows no AVX-512.
 //
-//   paro_cpu_count_instructions TOKENS HEAD_DIM BITS DENSITY  ->  instructions scores
+//   paro_cpu_one_call TOKENS HEAD_DIM BITS DENSITY [step]
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,28 +10,32 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 
 #include "call_owner.h"
 
 namespace {
 
-// In the traced child: stops, calls, stops.
-[[noreturn]] void call_between_stops(const paro_attention& call) {
+bool call_once(const paro_attention& call) {
   const paro_launch launch = on_threads(1);
   size_t bytes = 0;
-  if (paro_workspace_bytes(&call, &launch, &bytes) != PARO_OK) _exit(1);
+  if (paro_workspace_bytes(&call, &launch, &bytes) != PARO_OK) return false;
   const Workspace workspace = make_workspace(bytes);
+  return paro_forward(&call, &launch, workspace.get(), bytes) == PARO_OK;
+}
+
+// In the traced child: stops, calls, stops.
+[[noreturn]] void call_between_stops(const paro_attention& call) {
   // Once before: what the first call alone does, such as binding symbols, is not counted.
-  bool ok = paro_forward(&call, &launch, workspace.get(), bytes) == PARO_OK;
-  if (!ok || ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(1);
+  if (!call_once(call) || ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(1);
   raise(SIGSTOP);
-  ok = paro_forward(&call, &launch, workspace.get(), bytes) == PARO_OK;
+  const bool ok = call_once(call);
   raise(SIGSTOP);
   _exit(ok ? 0 : 1);
 }
 
 // Steps of `child` between its two stops, or -1.
-long count_steps(pid_t child) {
+long step_through(pid_t child) {
   int status = 0;
   if (waitpid(child, &status, 0) != child || !WIFSTOPPED(status)) return -1;
   for (long steps = 0;; ++steps) {
@@ -42,11 +46,23 @@ long count_steps(pid_t child) {
   }
 }
 
+long count_steps(const paro_attention& call) {
+  std::fflush(nullptr);  // else the child writes it too
+  const pid_t child = fork();
+  if (child < 0) return -1;
+  if (child == 0) call_between_stops(call);
+  const long steps = step_through(child);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  return steps;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 5) {
-    std::fprintf(stderr, "usage: %s TOKENS HEAD_DIM BITS DENSITY\n", argv[0]);
+  const bool steps_wanted = argc == 6 && std::string_view(argv[5]) == "step";
+  if (argc != 5 && !steps_wanted) {
+    std::fprintf(stderr, "usage: %s TOKENS HEAD_DIM BITS DENSITY [step]\n", argv[0]);
     return 2;
   }
   paro_attention sizes{};
@@ -58,17 +74,16 @@ int main(int argc, char** argv) {
   sizes.block_k = 64;
   std::mt19937 random(1);
   const auto owner = make_call(sizes, std::atof(argv[4]), random);
-  int listed = 0;
+  int64_t listed = 0;
   for (const int32_t word : owner->block_mask) listed += std::popcount(static_cast<uint32_t>(word));
+  std::printf("scores: %lld\n", static_cast<long long>(listed * sizes.block_q * sizes.block_k));
 
-  const pid_t child = fork();
-  if (child == 0) call_between_stops(owner->call);
-  const long steps = child < 0 ? -1 : count_steps(child);
-  if (child > 0) kill(child, SIGKILL);
+  if (!steps_wanted) return call_once(owner->call) ? 0 : 1;
+  const long steps = count_steps(owner->call);
   if (steps < 0) {
     std::fprintf(stderr, "the call could not be stepped through: %s\n", paro_last_error());
     return 1;
   }
-  std::printf("%ld %lld\n", steps, static_cast<long long>(listed) * sizes.block_q * sizes.block_k);
+  std::printf("instructions: %ld\n", steps);
   return 0;
 }
