@@ -90,7 +90,7 @@ struct Weigh {
     return packed;
   }
 
-  // Sum of the weights, NaN for a poisoned row.
+  // Sum of the weights, NaN for a poisoned row, whose output it divides.
   Vector total() const {
     if constexpr (!Kind::kCodes) return sum;
     return __builtin_convertvector(code_sum, Vector) + (probe - probe);
@@ -121,7 +121,6 @@ inline void softmax_run(const LogitUnit& unit, int padded_count, const float* lo
     rows.keep[v] = exp2_not_positive(before - after_finite);
     rows.weight[v] = exp2_not_positive(run_maximum - after_finite);
     rows.code_sum[v] = weigh.code_sum;
-    if constexpr (kNan) rows.weight[v] = rows.weight[v] + (total - total);
     store(strip.sum + lane, load(strip.sum + lane) * rows.keep[v] + total * rows.weight[v]);
     store(strip.maximum + lane, after);
   }
