@@ -7,7 +7,6 @@ set(PARO_CUDA_PTX
     120
     CACHE STRING "Target whose PTX is carried for later GPUs; empty: none"
 )
-option(PARO_DEVICE_CHECKS "Kernels report, by printf, indices that they clamp" OFF)
 set(PARO_CUDA_OLDEST_NVCC 12.8) # the first to know sm_120 and --compress-mode
 
 # Targets are given as nvcc's own options: CMake would need to be as new as each target.
@@ -80,7 +79,4 @@ if(PARO_CUDA_PTX)
   target_compile_options(
     paro_cuda_options INTERFACE -gencode=arch=compute_${PARO_CUDA_PTX},code=compute_${PARO_CUDA_PTX}
   )
-endif()
-if(PARO_DEVICE_CHECKS)
-  target_compile_definitions(paro_cuda_options INTERFACE PARO_DEVICE_CHECKS=1)
 endif()

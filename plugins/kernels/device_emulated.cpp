@@ -1,3 +1,4 @@
+#include "common/error.h"
 #include "kernels/device.h"
 
 namespace paro::kernels {
@@ -7,6 +8,10 @@ const char* library_name() noexcept { return "paro-emulated " PARO_VERSION; }
 paro_status current_sm(int32_t* sm) noexcept {
   *sm = 80;
   return PARO_OK;
+}
+
+paro_status measure_peak(void*, double*) noexcept {
+  return fail(PARO_UNSUPPORTED, "paro_measure_peak: expected a GPU or a CPU, got the emulator");
 }
 
 }  // namespace paro::kernels

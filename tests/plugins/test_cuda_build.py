@@ -202,3 +202,30 @@ def test_all_targets_build():
     stripped = library.with_suffix(".stripped.so")
     run(["strip", "-o", stripped, library])
     check_library(stripped)
+
+
+@pytest.mark.long
+def test_device_checks_say_which_index_was_clamped(tmp_path):
+    """In the emulator, whose kernels are compiled with the same option."""
+    require("cmake", "g++")
+    folder = ROOT / "build" / "kernels-checks"
+    flags = ["-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1", "-DPARO_BUILD_CPU=OFF"]
+    flags += ["-DPARO_BUILD_TENSORRT=OFF", "-DPARO_DEVICE_CHECKS=ON"]
+    run(["cmake", "-S", PLUGINS, "-B", folder, *flags])
+    run(["cmake", "--build", folder, "--target", "paro_emulated", "--parallel", "2"])
+    script = tmp_path / "forward.py"
+    script.write_text(
+        "import sys, torch; from pathlib import Path; from paro_trt import native\n"
+        "from paro_trt.testing.cases import OpCase, random_inputs\n"
+        "case = OpCase('checks', 100, dtype=torch.float16).with_bits(8, 8, True)\n"
+        "inputs = random_inputs(case, 1)\n"
+        "order = inputs.token_order.clone()\n"
+        "order[:, 7] = int(sys.argv[2])\n"
+        "library = native.NativeLibrary(Path(sys.argv[1]))\n"
+        "library.forward(inputs._replace(token_order=order), case.config)\n"
+    )
+    library = folder / "kernels" / "libparo_emulated.so"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    said = run([sys.executable, script, library, "1000"], environment)
+    assert "token_order: expected 0..99, got 1000" in said
+    assert run([sys.executable, script, library, "99"], environment) == ""
