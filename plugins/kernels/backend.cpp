@@ -167,7 +167,7 @@ const char* paro_last_error(void) { return paro::last_error(); }
 
 paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* launch,
                                  size_t* bytes) {
-  Chosen chosen;
+  Chosen chosen{};
   if (const paro_status status = paro::kernels::choose(call, launch, false, &chosen);
       status != PARO_OK) {
     return status;
@@ -179,7 +179,7 @@ paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* 
 
 paro_status paro_describe(const paro_attention* call, const paro_launch* launch, char* text,
                           size_t capacity) {
-  Chosen chosen;
+  Chosen chosen{};
   if (const paro_status status = paro::kernels::choose(call, launch, false, &chosen);
       status != PARO_OK) {
     return status;
@@ -202,7 +202,7 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
 }
 
 paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) {
-  Chosen chosen;
+  Chosen chosen{};
   if (const paro_status status = paro::kernels::choose(call, launch, true, &chosen);
       status != PARO_OK) {
     return status;
@@ -212,7 +212,7 @@ paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) 
 
 paro_status paro_forward(const paro_attention* call, const paro_launch* launch, void* workspace,
                          size_t workspace_bytes) {
-  Chosen chosen;
+  Chosen chosen{};
   if (const paro_status status = paro::kernels::choose(call, launch, true, &chosen);
       status != PARO_OK) {
     return status;
@@ -242,9 +242,10 @@ paro_status paro_forward(const paro_attention* call, const paro_launch* launch, 
 
 paro_status paro_measure_peak(const paro_launch* launch, double* flops_per_second) {
   if (const paro_status status = paro::check_launch(launch); status != PARO_OK) return status;
-  (void)flops_per_second;
-  return fail(PARO_UNSUPPORTED, "paro_measure_peak: expected the CPU backend, got %s",
-              paro::kernels::library_name());
+  if (flops_per_second == nullptr) {
+    return fail(PARO_INVALID_ARGUMENT, "flops_per_second: expected a pointer, got NULL");
+  }
+  return paro::kernels::measure_peak(launch->stream, flops_per_second);
 }
 
 }  // extern "C"

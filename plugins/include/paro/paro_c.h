@@ -108,7 +108,8 @@ PARO_API paro_status paro_forward(const paro_attention* call, const paro_launch*
                                   void* workspace, size_t workspace_bytes);
 
 /* Floating-point operations a second of the multiply-add unit that this library's kernels use,
- * measured now, in registers alone, with the launch's threads: what benchmarks hold rates against. */
+ * measured now, in registers alone, with the launch's threads: what benchmarks hold rates against.
+ * CUDA: 8-bit products by mma.sync on the current device; waits for the launch's stream. */
 PARO_API paro_status paro_measure_peak(const paro_launch* launch, double* flops_per_second);
 
 #ifdef __cplusplus
