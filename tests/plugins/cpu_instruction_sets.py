@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest import mock
 
 from paro_trt import native
 from paro_trt.errors import BackendUnavailableError
@@ -21,8 +21,17 @@ ALL = {
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:
     """The backend uses this one meanwhile."""
-    with mock.patch.dict("os.environ", {VARIABLE: name}):
+    # One variable alone: mock.patch.dict clears and refills the environment, under the feet of
+    # native threads that read it.
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
+    try:
         yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
 
 
 def of_this_processor() -> list[str]:

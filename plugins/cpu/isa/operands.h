@@ -70,14 +70,14 @@ struct Bfloat16 {
 template <int kPerWord>
 inline VectorInt pack_codes(const Vector x[kPerWord]) {
   constexpr int kBits = 32 / kPerWord;
-  VectorInt words{};
+  VectorUnsigned words{};
   uint32_t biases = 0;
 #pragma GCC unroll 4
   for (int i = 0; i < kPerWord; ++i) {
-    words += float_to_bits(x[i] + kRoundingBias) << i * kBits;
+    words += reinterpret_cast<VectorUnsigned>(x[i] + kRoundingBias) << i * kBits;
     biases += static_cast<uint32_t>(kRoundingBiasBits) << i * kBits;
   }
-  return words - static_cast<int32_t>(biases);
+  return reinterpret_cast<VectorInt>(words - biases);
 }
 
 // score: query words (the vector's) by key words; weigh: P, whose codes are unsigned, by V;

@@ -17,6 +17,8 @@ constexpr int kVector = PARO_VECTOR_FLOATS;
 typedef float Vector __attribute__((vector_size(kVector * sizeof(float))));
 typedef int32_t VectorInt __attribute__((vector_size(kVector * sizeof(int32_t))));
 
+typedef uint32_t VectorUnsigned __attribute__((vector_size(kVector * sizeof(uint32_t))));
+
 constexpr float kMinusInfinity = -__builtin_inff();
 
 // `p` is aligned to a vector; its elements are four bytes of any type.

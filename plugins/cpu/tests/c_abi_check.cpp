@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -73,6 +74,26 @@ void check_random_calls(std::mt19937& random) {
   }
 }
 
+// Values that poison what they meet: results are not numbers everywhere, but are the same, and no
+// arithmetic on the way is undefined.
+void check_non_finite_values(std::mt19937& random) {
+  constexpr float kHuge = std::numeric_limits<float>::max();
+  constexpr float kPoison[] = {NAN, INFINITY, -INFINITY, kHuge, -kHuge, 1e-42f};
+  for (const int32_t bits : {16, 8, 4}) {
+    for (const float poison : kPoison) {
+      const auto owner = random_call(random, bits, bits, 1);
+      for (std::vector<float>* tensor : {&owner->query, &owner->key, &owner->value}) {
+        (*tensor)[random() % tensor->size()] = poison;
+      }
+      expect(forward(owner->call, 3) == PARO_OK, "forward of non-finite values");
+      const std::vector<float> three = owner->output;
+      expect(forward(owner->call, 1) == PARO_OK, "forward of non-finite values on one thread");
+      expect(std::memcmp(three.data(), owner->output.data(), three.size() * sizeof(float)) == 0,
+             "equal results of non-finite values on one thread and on three");
+    }
+  }
+}
+
 template <class Change>
 void expect_refusal(std::mt19937& random, const char* name, paro_status status, Change change) {
   const auto owner = random_call(random, 8, 8, 1);
@@ -113,6 +134,7 @@ void check_misuse(std::mt19937& random) {
 int main(int argc, char** argv) {
   std::mt19937 random(argc > 1 ? static_cast<unsigned>(std::stoul(argv[1])) : 1);
   check_random_calls(random);
+  check_non_finite_values(random);
   check_misuse(random);
   char kernels[128] = "";
   const paro_launch launch = on_threads(1);
