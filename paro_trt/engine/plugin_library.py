@@ -61,7 +61,7 @@ def find_plugin() -> PluginFile:
             "TensorRT plugin",
             expected=error.expected,
             actual=error.actual,
-            remedy="build it (docs/tensorrt.md), or set PARO_LIBRARY_DIR to its directory",
+            remedy="make plugin (docs/tensorrt-plugin.md), or set PARO_LIBRARY_DIR to its directory",
         ) from error
     return describe_plugin(path)
 
@@ -80,14 +80,14 @@ def describe_plugin(path: Path) -> PluginFile:
             str(path),
             expected="the PAROAttention plugin, which exports the paro C ABI",
             actual=str(error)[:200],
-            remedy="build it again (docs/tensorrt.md)",
+            remedy="build it again: make plugin (docs/tensorrt-plugin.md)",
         ) from error
     if abi != ABI_VERSION:
         raise BackendUnavailableError(
             str(path),
             expected=f"C ABI version {ABI_VERSION}, as in this package",
             actual=str(abi),
-            remedy="build the plugin of this release (docs/tensorrt.md)",
+            remedy="build the plugin of this release: make plugin",
         )
     return PluginFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), name, abi)
 
@@ -135,7 +135,7 @@ def _check_creator(registry: Any, plugin: PluginFile) -> None:
             actual=", ".join(versions) or "none",
             remedy="load no other library with a plugin of this name"
             if named
-            else "build the plugin again (docs/tensorrt.md); TensorRT's log says why it refused",
+            else "build the plugin again: make plugin; TensorRT's log says why it refused",
         )
     fields = {field.name for field in creator.field_names}
     if not fields >= _FIELDS:  # the parser drops, with a warning, what a creator does not name
@@ -143,7 +143,7 @@ def _check_creator(registry: Any, plugin: PluginFile) -> None:
             str(plugin.path),
             expected=f"a plugin with the fields {', '.join(sorted(_FIELDS))}",
             actual=", ".join(sorted(fields)) or "no field",
-            remedy="build the plugin of this release (docs/tensorrt.md)",
+            remedy="build the plugin of this release: make plugin",
         )
 
 

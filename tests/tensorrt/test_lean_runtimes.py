@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from paro_trt.c_abi import ABI_VERSION
-from paro_trt.native import load_library
+from paro_trt.engine.plugin_library import AUTOREG_LIBRARY, LIBRARY
+from paro_trt.errors import BackendUnavailableError
+from paro_trt.native import library_path, load_library
 from paro_trt.op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 from .environments import Package, probe
@@ -45,6 +47,18 @@ def test_loading_in_any_way_leaves_one_creator(package: Package, steps: str) -> 
         for entry in ATTRIBUTES
         if not entry.name.startswith("plugin_")
     }
+
+
+@LEAN
+def test_the_library_that_make_plugin_builds(package: Package) -> None:
+    try:
+        core, autoreg = map(library_path, (LIBRARY, AUTOREG_LIBRARY))
+    except BackendUnavailableError:
+        pytest.skip("make plugin has not been run")
+    done = probe(package, "lean_registry.py", core, autoreg, "acac")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["creators"]
+    assert found == [[OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE]]
 
 
 def create(package: Package, phase: str, **changes: list) -> tuple[dict | None, str]:
