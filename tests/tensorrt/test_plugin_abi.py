@@ -111,13 +111,68 @@ def test_other_headers_are_told_line_by_line(change: str, tmp_path: Path) -> Non
     assert line in done.stdout
 
 
-@pytest.mark.parametrize("content", [None, "#error broken"])
-def test_what_is_no_header_is_refused(content: str | None, tmp_path: Path) -> None:
-    if content:
-        (tmp_path / "NvInferRuntime.h").write_text(content)
-    done = check(tmp_path)
+INCLUDES_ANOTHER = '#include "NvInferImpl.h"\n'
+VERSION_8 = (
+    "#define NV_TENSORRT_MAJOR 8\n#define NV_TENSORRT_MINOR 6\n#define NV_TENSORRT_PATCH 1\n"
+)
+VERSION_11 = """
+#define TRT_MAJOR_ENTERPRISE 11
+#define NV_TENSORRT_MAJOR TRT_MAJOR_ENTERPRISE //!< TensorRT major version.
+#define NV_TENSORRT_MINOR 1
+#define NV_TENSORRT_PATCH 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (None, "found no such directory; name an include directory or an SDK"),
+        ({}, "found none; name an include directory or an SDK"),
+        ({"NvInferRuntime.h": "#error broken\n"}, "expected headers that compile, got"),
+        ({"NvInferRuntime.h": INCLUDES_ANOTHER}, "NvInferImpl.h: No such file"),
+        ({"NvInferRuntime.h": "class IPluginV3;\n"}, "more)"),
+        (
+            {"NvInferRuntime.h": "", "NvInferVersion.h": VERSION_8},
+            "expected TensorRT 10 or later, got 8.6.1",
+        ),
+    ],
+    ids=["no directory", "empty", "broken", "partial", "other", "too old"],
+)
+def test_what_is_no_header_is_refused_in_one_line(
+    files: dict[str, str] | None, said: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "headers"
+    if files is not None:
+        folder.mkdir()
+    for name, content in (files or {}).items():
+        (folder / name).write_text(content)
+    done = check(folder)
     assert done.returncode == 2
-    assert done.stderr.startswith("abi-check: expected ")
+    assert done.stderr.startswith(f"abi-check: {folder}: expected ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+
+
+def test_every_directory_is_looked_at(tmp_path: Path) -> None:
+    """Also the include directory of an SDK, after one that cannot be used and one that differs."""
+    kit, other = tmp_path / "kit" / "include", tmp_path / "other"
+    for folder in (kit, other):
+        folder.mkdir(parents=True)
+    (sdk(kit) / "NvInferVersion.h").write_text(VERSION_11)
+    old, new, line = CHANGES["an enumerator renumbered"]
+    done = check(tmp_path / "none", sdk(other, old, new), kit.parent)
+    assert done.returncode == 2
+    assert line in done.stdout
+    assert f"{kit.parent} (11.1.0): 129 facts, 0 lines differ" in done.stdout
+    assert check(other, kit).returncode == 1
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -O1")
+    done = check()
+    assert done.returncode == 2
+    assert "expected a C++ compiler, got no-such-compiler" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_make_runs_it(tmp_path: Path) -> None:

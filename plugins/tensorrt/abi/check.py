@@ -3,14 +3,17 @@
     python check.py HEADERS_DIR [HEADERS_DIR ...]      what `make abi-check HEADERS=dir` runs
     python check.py                                    compare with measured_layout.txt alone
 
-print_layout.cpp is compiled against each and its lines are compared. Needs g++ (or $CXX) and
-nothing of CUDA. Ends with 1 where a fact differs, with 2 where a directory holds no such headers.
+HEADERS_DIR is an include directory or an SDK that has one. print_layout.cpp is compiled against
+each and its lines are compared. Needs g++ (or $CXX) and nothing of CUDA. Every directory is looked
+at; ends with 2 where one holds no such headers, else with 1 where a fact differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,25 +21,41 @@ from pathlib import Path
 
 ABI = Path(__file__).resolve().parent
 MEASURED = ABI / "measured_layout.txt"
-HEADER = "NvInferRuntime.h"
+HEADER, VERSION_HEADER = "NvInferRuntime.h", "NvInferVersion.h"
+INCLUDE_FOLDERS = ("", "include", "include/x86_64-linux-gnu", "include/aarch64-linux-gnu")
 REGISTRY = "IPluginRegistry of TensorRT "
+OLDEST_MAJOR = 10
+"""The first whose plugins are of version 3."""
 
 
 class HeadersError(Exception):
-    """Headers that are not there or do not compile."""
+    """Headers that are not there, too old or do not compile; or no compiler."""
 
 
 def layout(options: list[str]) -> list[str]:
     """The lines that print_layout.cpp prints when compiled with these options."""
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "print_layout"
-        compiler = os.environ.get("CXX", "g++")
-        command = [compiler, "-std=c++20", "-w", *options, str(ABI / "print_layout.cpp")]
-        built = subprocess.run([*command, "-o", str(program)], capture_output=True, text=True)
+        command = [*compiler, "-std=c++20", "-w", *options, str(ABI / "print_layout.cpp")]
+        try:
+            built = subprocess.run([*command, "-o", str(program)], capture_output=True, text=True)
+        except OSError as error:
+            raise HeadersError(
+                f"expected a C++ compiler, got {compiler[0]}: {error.strerror}; "
+                "install g++ or set CXX"
+            ) from error
         if built.returncode != 0:
-            raise HeadersError(f"expected headers that compile, got:\n{built.stderr[:2000]}")
+            raise HeadersError(f"expected headers that compile, got {_first_error(built.stderr)}")
         printed = subprocess.run([str(program)], capture_output=True, text=True, check=True)
         return printed.stdout.splitlines()
+
+
+def _first_error(said: str) -> str:
+    """The compiler's first error in one line, and how many there are."""
+    errors = [line for line in said.splitlines() if "error:" in line]
+    first = (errors or said.strip().splitlines() or ["no reason"])[0]
+    return first + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
 
 
 def declared_layout() -> list[str]:
@@ -45,10 +64,33 @@ def declared_layout() -> list[str]:
 
 
 def header_layout(headers: Path) -> list[str]:
-    """What the headers in a directory declare."""
-    if not (headers / HEADER).is_file():
-        raise HeadersError(f"expected {HEADER} in {headers}, found none; name an include directory")
+    """What the headers in an include directory declare."""
+    version = header_version(headers)
+    if version and int(version.partition(".")[0]) < OLDEST_MAJOR:
+        raise HeadersError(f"expected TensorRT {OLDEST_MAJOR} or later, got {version}")
     return layout([f"-isystem{headers}", f"-isystem{ABI / 'cuda_stub'}"])
+
+
+def include_folder(named: Path) -> Path:
+    """The directory of the headers: the one named, or the include directory of an SDK."""
+    for folder in INCLUDE_FOLDERS:
+        if (named / folder / HEADER).is_file():
+            return named / folder
+    raise HeadersError(
+        f"expected {HEADER} there or in its include, found "
+        + ("none" if named.is_dir() else "no such directory")
+        + "; name an include directory or an SDK"
+    )
+
+
+def header_version(headers: Path) -> str:
+    """Such as "10.16.0"; empty where the headers do not tell. 11 spells it by other macros."""
+    path = headers / VERSION_HEADER
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    defines = dict(re.findall(r"^#define\s+(\w+)\s+(\w+)", text, re.MULTILINE))
+    names = (f"NV_TENSORRT_{part}" for part in ("MAJOR", "MINOR", "PATCH"))
+    numbers = [defines.get(defines.get(name, ""), defines.get(name, "")) for name in names]
+    return ".".join(numbers) if all(number.isdecimal() for number in numbers) else ""
 
 
 def measured_layout() -> list[str]:
@@ -78,6 +120,18 @@ def report(name: str, declared: list[str], real: list[str]) -> bool:
     return not found
 
 
+def check_headers(named: Path, declared: list[str]) -> int:
+    """Compare with one directory: 0 where all agree, 1 where a fact differs, 2 without headers."""
+    try:
+        headers = include_folder(named)
+        real = header_layout(headers)
+    except HeadersError as error:
+        print(f"abi-check: {named}: {error}", file=sys.stderr)
+        return 2
+    version = header_version(headers)
+    return 0 if report(f"{named} ({version})" if version else str(named), declared, real) else 1
+
+
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -85,13 +139,11 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         declared = declared_layout()
-        agree = report(MEASURED.name, declared, measured_layout())
-        for headers in arguments.headers:
-            agree &= report(str(headers), declared, header_layout(headers))
     except HeadersError as error:
         print(f"abi-check: {error}", file=sys.stderr)
         return 2
-    return 0 if agree else 1
+    agrees = report(MEASURED.name, declared, measured_layout())
+    return max([0 if agrees else 1, *(check_headers(path, declared) for path in arguments.headers)])
 
 
 if __name__ == "__main__":
