@@ -47,8 +47,8 @@ void for_each_chunk(const TensorMap2D& map, uint32_t tile, uint32_t row, const P
   }
 }
 
-void land(const TransfersInFlight::Load& load) {
-  const TensorMap2D& map = load.map;
+void land_box(const TransfersInFlight::Load& load) {
+  const TensorMap2D& map = *load.map;
   for (uint32_t row = 0; row < map.box[1]; row++) {
     uint8_t bytes[1024] = {};
     const int64_t global = static_cast<int64_t>(load.y) + row;
@@ -62,7 +62,32 @@ void land(const TransfersInFlight::Load& load) {
       std::memcpy(shared, bytes + offset, 16);
     });
   }
-  mbarrier_complete_bytes(load.mbarrier, box_bytes(map), load.place);
+}
+
+void land(const TransfersInFlight::Load& load) {
+  if (load.map) {
+    land_box(load);
+  } else {
+    std::memcpy(shared_pointer(load.destination, load.bytes, 16, "cp.async.bulk", load.place),
+                load.source, load.bytes);
+  }
+  mbarrier_complete_bytes(load.mbarrier, load.bytes, load.place);
+}
+
+// Lands now or later, as the mode says.
+void issue(const TransfersInFlight::Load& load) {
+  mbarrier_check_for_bulk_copy(load.mbarrier, load.place);
+  Block& block = current_block();
+  block.stats.tma_loads++;
+  if (block.options.late) {
+    std::memset(shared_pointer(load.destination, load.bytes, 16, "cp.async.bulk", load.place),
+                poison_byte, load.bytes);
+    block.transfers.add(load);
+  } else if (block.options.seed != 0 && block.random() % 2 == 0) {
+    block.transfers.add(load);
+  } else {
+    land(load);
+  }
 }
 
 void land(const BulkStores::Store& store) {
@@ -120,20 +145,18 @@ bool TransfersInFlight::land_one() {
 void tensor_load(uint32_t destination, const TensorMap2D& map, int32_t x, int32_t y,
                  uint32_t mbarrier, const Place& place) {
   check_shared_side(map, destination, "cp.async.bulk.tensor load", place);
-  mbarrier_check_for_bulk_copy(mbarrier, place);
-  Block& block = current_block();
-  block.stats.tma_loads++;
-  const TransfersInFlight::Load load{map, x, y, destination, mbarrier, place};
-  if (block.options.late) {
-    std::memset(
-        shared_pointer(destination, box_bytes(map), 128, "cp.async.bulk.tensor load", place),
-        poison_byte, box_bytes(map));
-    block.transfers.add(load);
-  } else if (block.options.seed != 0 && block.random() % 2 == 0) {
-    block.transfers.add(load);
-  } else {
-    land(load);
+  issue({map, x, y, nullptr, box_bytes(map), destination, mbarrier, place});
+}
+
+void bulk_load(uint32_t destination, const void* source, uint32_t bytes, uint32_t mbarrier,
+               const Place& place) {
+  if (bytes == 0 || bytes % 16 != 0 || reinterpret_cast<uintptr_t>(source) % 16 != 0) {
+    fail(Fault::tensor_copy, "cp.async.bulk", place,
+         "%u bytes from %p: a positive multiple of 16 from an address aligned to 16 is required",
+         bytes, source);
   }
+  shared_pointer(destination, bytes, 16, "cp.async.bulk", place);
+  issue({std::nullopt, 0, 0, source, bytes, destination, mbarrier, place});
 }
 
 void tensor_store(const TensorMap2D& map, int32_t x, int32_t y, uint32_t source,

@@ -1,7 +1,8 @@
-// TMA: bulk copies of 2-D boxes between global and shared memory.
+// TMA: bulk copies of 2-D boxes and of plain bytes between global and shared memory.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "emulator/diagnosis.h"
@@ -27,9 +28,10 @@ const char* tensor_map_error(const TensorMap2D& map);
 class TransfersInFlight {
  public:
   struct Load {
-    TensorMap2D map;
+    std::optional<TensorMap2D> map;  // of a box; none: plain bytes
     int32_t x, y;
-    uint32_t destination, mbarrier;
+    const void* source;  // of plain bytes
+    uint32_t bytes, destination, mbarrier;
     Place place;
   };
   void add(const Load& load) { loads_.push_back(load); }
@@ -57,6 +59,9 @@ struct BulkStores {
 
 void tensor_load(uint32_t destination, const TensorMap2D& map, int32_t x, int32_t y,
                  uint32_t mbarrier, const Place& place);
+// cp.async.bulk: `bytes` bytes as they are.
+void bulk_load(uint32_t destination, const void* source, uint32_t bytes, uint32_t mbarrier,
+               const Place& place);
 void tensor_store(const TensorMap2D& map, int32_t x, int32_t y, uint32_t source,
                   const Place& place);
 void commit_bulk_stores();

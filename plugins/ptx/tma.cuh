@@ -1,5 +1,5 @@
-// TMA: 2-D boxes between global and shared memory, issued by one thread (sm_90 and later).
-// PTX ISA, "cp.async.bulk.tensor", "cp.async.bulk.commit_group", "fence.proxy.async".
+// TMA: 2-D boxes and plain bytes between global and shared memory, issued by one thread (sm_90 and
+// later). PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor", "cp.async.bulk.commit_group", "fence.proxy.async".
 #pragma once
 
 #include "ptx/platform.cuh"
@@ -31,6 +31,22 @@ PTX_FN void tma_load_2d(uint32_t destination, const TensorMap& map, int32_t x, i
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4}], [%2];" ::"r"(destination),
       "l"(&map), "r"(barrier), "r"(x), "r"(y)
+      : "memory");
+#endif
+}
+
+// Copies `bytes` bytes to `destination` and adds them to what has landed on `barrier`. All three are
+// multiples of 16.
+PTX_FN void bulk_load(uint32_t destination, const void* source, uint32_t bytes, uint32_t barrier,
+                      Place place = Place::current()) {
+#if PARO_EMULATED
+  emulator::bulk_load(destination, source, bytes, barrier, place);
+#else
+  (void)place;
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          destination),
+      "l"(source), "r"(bytes), "r"(barrier)
       : "memory");
 #endif
 }

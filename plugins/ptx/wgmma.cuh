@@ -62,6 +62,18 @@ PTX_FN void wgmma_wait(Place place = Place::current()) {
 #endif
 }
 
+// After a wait, once for each array that it was for: the compiler sees no link between the wait and
+// registers that a wgmma filled, and could read them before.
+template <class Register, int Count>
+PTX_FN void wgmma_settle(Register (&registers)[Count]) {
+#if PARO_EMULATED
+  (void)registers;
+#else
+#pragma unroll
+  for (int i = 0; i < Count; i++) asm volatile("" : "+r"(registers[i])::"memory");
+#endif
+}
+
 #if PARO_EMULATED
 
 // d = A B (+ d where `accumulate`), both signed and in shared memory.

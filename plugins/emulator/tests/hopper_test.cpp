@@ -203,6 +203,49 @@ TEST(tma_misuse_is_diagnosed) {
   CHECK_FAULT(tensor_copy, "tensor map", load_box, {1, 32, 4104}, TensorMap{}, 0u, 0);
 }
 
+__global__ void copy_bytes(const uint8_t* from, uint32_t bytes, uint32_t offset, int what,
+                           uint8_t* image) {
+  DYN_SMEM(shared);
+  const uint32_t barrier = ptx::shared_u32(shared);
+  const bool is_first = threadIdx.x == 0;
+  if (is_first) {
+    ptx::mbarrier_init(barrier, 1);
+    if (what != 1) ptx::fence_mbarrier_init();
+    ptx::mbarrier_arrive_expect(barrier, bytes);
+    ptx::bulk_load(barrier + offset, from, bytes, barrier);
+  }
+  __syncthreads();  // sync: the barrier is initialised
+  if (what != 2) ptx::mbarrier_wait(barrier, 0);
+  for (uint32_t i = threadIdx.x; i < bytes; i += blockDim.x) image[i] = shared[offset + i];
+}
+
+TEST(bulk_copies_move_bytes) {
+  alignas(16) static uint8_t data[2048];
+  for (uint8_t& byte : data) byte = static_cast<uint8_t>(check::random_word());
+  check::in_every_mode([](const std::string& mode) {
+    for (const uint32_t bytes : {16u, 1040u}) {
+      std::vector<uint8_t> image(bytes);
+      CHECK_RUNS(copy_bytes, {1, 64, 2048}, data + 32, bytes, 48u, 0, image.data());
+      CHECK_MESSAGE(std::memcmp(image.data(), data + 32, bytes) == 0, mode);
+    }
+  });
+}
+
+TEST(bulk_copy_misuse_is_diagnosed) {
+  const check::ScopedOptions restore;
+  emulator::options().late = true;
+  alignas(16) static uint8_t data[2048];
+  std::vector<uint8_t> image(2048);
+  const emulator::LaunchShape shape{1, 32, 1024};
+  CHECK_FAULT(tensor_copy, "multiple of 16", copy_bytes, shape, data, 40u, 16u, 0, image.data());
+  CHECK_FAULT(tensor_copy, "aligned to 16", copy_bytes, shape, data + 8, 32u, 16u, 0, image.data());
+  CHECK_FAULT(tensor_copy, "0 bytes", copy_bytes, shape, data, 0u, 16u, 0, image.data());
+  CHECK_FAULT(shared_memory, "misaligned", copy_bytes, shape, data, 32u, 24u, 0, image.data());
+  CHECK_FAULT(shared_memory, "outside", copy_bytes, shape, data, 1024u, 16u, 0, image.data());
+  CHECK_FAULT(mbarrier, "fence", copy_bytes, shape, data, 32u, 16u, 1, image.data());
+  CHECK_FAULT(pending_at_exit, "in flight", copy_bytes, shape, data, 32u, 16u, 2, image.data());
+}
+
 // ---- wgmma ----
 
 // Layout of a 32-byte wide K-major tile in shared memory.

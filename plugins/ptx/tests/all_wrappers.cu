@@ -65,8 +65,9 @@ __global__ void hopper_copies(const __grid_constant__ TensorMap map, uint32_t* o
     ptx::prefetch_tensor_map(map);
     ptx::mbarrier_init(barrier, 1);
     ptx::fence_mbarrier_init();
-    ptx::mbarrier_arrive_expect(barrier, 8192);
+    ptx::mbarrier_arrive_expect(barrier, 8192 + 64);
     ptx::tma_load_2d(base, map, 0, 0, barrier);
+    ptx::bulk_load(base + 8256, out + 16, 64, barrier);
     ptx::mbarrier_wait(barrier, 0);
     out[0] = shared[1];
     ptx::fence_proxy_async();
@@ -98,6 +99,7 @@ __global__ void __launch_bounds__(384, 1) hopper_products(int32_t* out, const ui
   ptx::wgmma_u8_s8<N>(d, fragment, b + 2, true);
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
+  ptx::wgmma_settle(d);
   for (int i = 0; i < N / 2; i++) out[threadIdx.x * (N / 2) + i] = d[i];
 #endif
 }
