@@ -1,6 +1,8 @@
 // Runs every conformance kernel on fixed pseudo-random inputs and writes what they computed.
 #pragma once
 
+#include <limits>
+
 #include "emulator/conformance/device_buffer.h"
 #include "emulator/conformance/dump.h"
 #include "emulator/conformance/kernels.cuh"
@@ -37,7 +39,7 @@ class Session {
   bool failed = false;
 };
 
-inline void basic_sections(Session& session) {
+inline void product_sections(Session& session) {
   for (int round = 0; round < 8; round++) {
     DeviceBuffer<uint32_t> in(check::random_words(32 * mma_inputs));
     DeviceBuffer<int32_t> integers(std::vector<int32_t>(32 * mma_integers));
@@ -46,7 +48,13 @@ inline void basic_sections(Session& session) {
     session.save("mma_integer_" + std::to_string(round), integers);
     // Tensor cores keep fewer bits than FP32 while they add.
     session.save("mma_float_" + std::to_string(round), floats, 2e-5);
+    session.launch(started_products, {1, 32}, in.get(), integers.get(), floats.get());
+    session.save("mma_from_integer_" + std::to_string(round), integers);
+    session.save("mma_from_float_" + std::to_string(round), floats, 2e-5);
   }
+}
+
+inline void scalar_sections(Session& session) {
   DeviceBuffer<uint32_t> rows(check::random_words(1024));
   const auto* in = reinterpret_cast<const uint4*>(rows.get());
   DeviceBuffer<uint32_t> loaded(std::vector<uint32_t>(32 * load_words));
@@ -61,10 +69,22 @@ inline void basic_sections(Session& session) {
   numbers[3] = 1e9f;
   numbers[6] = -1e9f;
   DeviceBuffer<float> scalar_in(numbers), powers(std::vector<float>(128));
+  DeviceBuffer<float> logarithms(std::vector<float>(128));
   DeviceBuffer<uint32_t> words(std::vector<uint32_t>(128 * scalar_words));
-  session.launch(scalars, {1, 128}, scalar_in.get(), words.get(), powers.get());
+  session.launch(scalars, {1, 128}, scalar_in.get(), words.get(), powers.get(), logarithms.get());
   session.save("conversions_shuffles_votes", words);
   session.save("exp2", powers, 1e-6);
+  session.save("log2", logarithms, 1e-6);
+
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  const float specials[] = {std::numeric_limits<float>::quiet_NaN(), infinity, -infinity, 5.5f};
+  for (size_t i = 0; i < numbers.size(); i++) {
+    numbers[i] = specials[i / scalar_inputs >> 2 * (i % scalar_inputs) & 3];
+  }
+  DeviceBuffer<float> special_in(numbers);
+  DeviceBuffer<uint32_t> packed(std::vector<uint32_t>(128 * special_words));
+  session.launch(special_values, {1, 128}, special_in.get(), packed.get());
+  session.save("special_values", packed);
 }
 
 struct BoxCase {
@@ -92,20 +112,22 @@ inline void tensor_section(Session& session, const BoxCase& box) {
   session.save(std::string("tma_store_") + box.name, out);
 }
 
-template <int N, ProductForm form>
+template <int N, ProductForm form, Swizzle swizzle>
 void wgmma_section(Session& session, const char* name) {
-  DeviceBuffer<uint8_t> a(check::random_integers<uint8_t>(64 * 64, 0, 255));
-  DeviceBuffer<uint8_t> b(check::random_integers<uint8_t>(N * 64, 0, 255));
-  DeviceBuffer<int32_t> out(std::vector<int32_t>(64 * N));
-  session.launch(warpgroup_product<N, form>, {1, 128, 4096 + N * 64}, a.get(), b.get(), out.get());
-  session.save("wgmma_n" + std::to_string(N) + "_" + name, out);
+  constexpr uint32_t depth = 16u << static_cast<uint32_t>(swizzle);
+  DeviceBuffer<uint8_t> a(check::random_integers<uint8_t>(64 * depth, 0, 255));
+  DeviceBuffer<uint8_t> b(check::random_integers<uint8_t>(N * depth, 0, 255));
+  DeviceBuffer<int32_t> out(check::random_integers<int32_t>(64 * N, -1000000, 1000000));
+  session.launch(warpgroup_product<N, form, swizzle>, {1, 128, (64 + N) * depth}, a.get(), b.get(),
+                 out.get());
+  session.save("wgmma_n" + std::to_string(N) + "_k" + std::to_string(depth) + "_" + name, out);
 }
 
-template <int N>
+template <int N, Swizzle swizzle>
 void wgmma_sections(Session& session) {
-  wgmma_section<N, ProductForm::shared>(session, "shared");
-  wgmma_section<N, ProductForm::signed_registers>(session, "signed_registers");
-  wgmma_section<N, ProductForm::unsigned_registers>(session, "unsigned_registers");
+  wgmma_section<N, ProductForm::shared, swizzle>(session, "shared");
+  wgmma_section<N, ProductForm::signed_registers, swizzle>(session, "signed_registers");
+  wgmma_section<N, ProductForm::unsigned_registers, swizzle>(session, "unsigned_registers");
 }
 
 inline void hopper_sections(Session& session) {
@@ -113,9 +135,17 @@ inline void hopper_sections(Session& session) {
   tensor_section(session, {"swizzle32", 16, 8, 2, Swizzle::b32, 90, 46});
   tensor_section(session, {"swizzle64", 64, 40, 1, Swizzle::b64, 40, 20});
   tensor_section(session, {"swizzle128", 64, 24, 2, Swizzle::b128, -11, -3});
-  wgmma_sections<64>(session);
-  wgmma_sections<128>(session);
-  wgmma_sections<256>(session);
+  constexpr uint32_t bytes = 528;
+  DeviceBuffer<uint32_t> in(check::random_words(3 * bytes / 4));
+  DeviceBuffer<uint32_t> image(std::vector<uint32_t>(3 * bytes / 4));
+  const auto* from = reinterpret_cast<const uint8_t*>(in.get());
+  session.launch(bulk_copies, {1, 64, bytes + 8}, from, bytes, image.get());
+  session.save("bulk_load", image);
+  wgmma_sections<64, Swizzle::b32>(session);
+  wgmma_sections<64, Swizzle::b128>(session);
+  wgmma_sections<128, Swizzle::b64>(session);
+  wgmma_sections<128, Swizzle::b128>(session);
+  wgmma_sections<256, Swizzle::b64>(session);
   DeviceBuffer<uint32_t> roles(std::vector<uint32_t>(384));
   session.launch(warpgroup_roles, {1, 384, 512}, roles.get());
   session.save("warpgroup_roles", roles);
@@ -174,7 +204,8 @@ inline int run(int count, char** arguments) {
   }
   const bool hopper = has_hopper();
   Session session(arguments[1]);
-  basic_sections(session);
+  product_sections(session);
+  scalar_sections(session);
   if (hopper) hopper_sections(session);
   attention_sections(session, hopper);
   session.expect(session.dump.close());

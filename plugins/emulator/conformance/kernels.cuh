@@ -45,6 +45,32 @@ __global__ void matrix_products(const uint32_t* in, int32_t* integers, float* fl
   for (int i = 0; i < 8; i++) floats[threadIdx.x * mma_floats + i] = f[i / 4][i % 4];
 }
 
+// The forms that start a chain from a register tile: C = A B + start, `start` opaque or computed.
+__global__ void started_products(const uint32_t* in, int32_t* integers, float* floats) {
+  const uint32_t* mine = in + threadIdx.x * mma_inputs;
+  const uint32_t a[4] = {mine[0], mine[1], mine[2], mine[3]}, b[2] = {mine[4], mine[5]};
+  int32_t biased[4], start[4], c[4][4];
+  ptx::hold(biased, ptx::biased_zero);
+  float halves[4], f[2][4];
+  for (int i = 0; i < 4; i++) {
+    start[i] = static_cast<int32_t>(mine[6 + i] >> 8);
+    halves[i] = static_cast<float>(i) * 0.5f - 1.0f;
+  }
+  ptx::mma_s8_s8_from(biased, c[0], a, b);
+  ptx::mma_u8_s8_from(start, c[1], a, b);
+  ptx::mma_s4_s4_from(biased, c[2], a, b);
+  ptx::mma_u4_s4_from(start, c[3], a, b);
+  const auto half = [](uint32_t bits) { return (bits & 0x83FF83FFu) | 0x3C003C00u; };
+  const auto bfloat = [](uint32_t bits) { return (bits & 0x807F807Fu) | 0x3F803F80u; };
+  const uint32_t half_a[4] = {half(a[0]), half(a[1]), half(a[2]), half(a[3])};
+  const uint32_t bfloat_a[4] = {bfloat(a[0]), bfloat(a[1]), bfloat(a[2]), bfloat(a[3])};
+  const uint32_t half_b[2] = {half(b[0]), half(b[1])}, bfloat_b[2] = {bfloat(b[0]), bfloat(b[1])};
+  ptx::mma_f16_from(halves, f[0], half_a, half_b);
+  ptx::mma_bf16_from(halves, f[1], bfloat_a, bfloat_b);
+  for (int i = 0; i < 16; i++) integers[threadIdx.x * mma_integers + i] = c[i / 4][i % 4];
+  for (int i = 0; i < 8; i++) floats[threadIdx.x * mma_floats + i] = f[i / 4][i % 4];
+}
+
 constexpr unsigned load_words = 4 * 12 + 3;
 
 // cp.async with zero fill, then every ldmatrix from swizzled rows of 128 bytes.
@@ -77,10 +103,10 @@ __global__ void shared_loads(const uint4* in, uint32_t* out) {
   mine[50] = words[1088 + lane];
 }
 
-constexpr unsigned scalar_inputs = 4, scalar_words = 12;
+constexpr unsigned scalar_inputs = 4, scalar_words = 13;
 
-// Conversions, packing, shuffles and votes. exp2 is compared with a tolerance.
-__global__ void scalars(const float* in, uint32_t* words, float* powers) {
+// Conversions, packing, shuffles and votes. exp2 and log2 are compared with a tolerance.
+__global__ void scalars(const float* in, uint32_t* words, float* powers, float* logarithms) {
   const float* x = in + threadIdx.x * scalar_inputs;
   uint32_t* mine = words + threadIdx.x * scalar_words;
   const uint32_t bytes = ptx::pack_u8x4(x[0], x[1], x[2], x[3]);
@@ -99,7 +125,22 @@ __global__ void scalars(const float* in, uint32_t* words, float* powers) {
   mine[10] = static_cast<uint32_t>(__reduce_max_sync(~0u, static_cast<int>(bytes & 0xFFFFu)));
   mine[11] = __float_as_uint(
       ptx::float_from_biased(ptx::biased_zero + static_cast<int32_t>(bytes & 0xFFFFu) - 9000));
+  const auto in_range = [](float value) { return fminf(fabsf(value), 255.0f); };
+  mine[12] = ptx::pack_u8x4_in_range(in_range(x[0]), in_range(x[1]), in_range(x[2]), in_range(x[3]));
   powers[threadIdx.x] = ptx::exp2_approx(-fabsf(x[0]) * 0.25f);
+  logarithms[threadIdx.x] = ptx::log2_approx(1.0f + in_range(x[1]));
+}
+
+constexpr unsigned special_words = 3;
+
+// What packing and maxima make of a NaN, an infinity or a number in each place.
+__global__ void special_values(const float* in, uint32_t* words) {
+  const float* x = in + threadIdx.x * scalar_inputs;
+  uint32_t* mine = words + threadIdx.x * special_words;
+  mine[0] = ptx::pack_u8x4(x[0], x[1], x[2], x[3]);
+  mine[1] = ptx::pack_s8x4(x[0], x[1], x[2], x[3]);
+  const float largest = ptx::maximum_or_nan(ptx::maximum_or_nan(x[0], x[1]), x[2]);
+  mine[2] = largest != largest ? 0x7FC00000u : __float_as_uint(largest);
 }
 
 // A tensor map's box through shared memory, swizzled, and back to another matrix.
@@ -110,6 +151,7 @@ __global__ void tensor_copy(const __grid_constant__ TensorMap from,
   DYN_SMEM(shared);
   const uint32_t tile = ptx::shared_u32(shared), barrier = tile + bytes;
   if (threadIdx.x == 0) {
+    ptx::prefetch_tensor_map(from);
     ptx::mbarrier_init(barrier, 1);
     ptx::fence_mbarrier_init();
   }
@@ -124,7 +166,35 @@ __global__ void tensor_copy(const __grid_constant__ TensorMap from,
   if (threadIdx.x == 0) {
     ptx::tma_store_2d(to, x, y, tile);
     ptx::tma_store_commit();
+    ptx::tma_store_wait_read<0>();
     ptx::tma_store_wait<0>();
+  }
+  __syncthreads();  // sync: nobody waits on the barrier any more
+  if (threadIdx.x == 0) ptx::mbarrier_invalidate(barrier);
+#endif
+}
+
+// Plain bytes by the copy engine, in three phases of one barrier.
+__global__ void bulk_copies(const uint8_t* from, uint32_t bytes, uint32_t* image) {
+#if PARO_HAS_TMA
+  DYN_SMEM(shared);
+  const uint32_t tile = ptx::shared_u32(shared), barrier = tile + bytes;
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(barrier, 1);
+    ptx::fence_mbarrier_init();
+  }
+  for (uint32_t phase = 0; phase < 3; phase++) {
+    __syncthreads();  // sync: the barrier is initialised, the tile has been read
+    if (threadIdx.x == 0) {
+      ptx::fence_proxy_async();
+      ptx::mbarrier_arrive_expect(barrier, bytes);
+      ptx::bulk_load(tile, from + phase * bytes, bytes, barrier);
+    }
+    ptx::mbarrier_wait(barrier, phase & 1);
+    const auto* words = reinterpret_cast<const uint32_t*>(shared);
+    for (uint32_t i = threadIdx.x; i < bytes / 4; i += blockDim.x) {
+      image[phase * bytes / 4 + i] = words[i];
+    }
   }
 #endif
 }
@@ -132,41 +202,49 @@ __global__ void tensor_copy(const __grid_constant__ TensorMap from,
 // s8 x s8 from shared memory; s8 x s8 and u8 x s8 with A in registers.
 enum class ProductForm { shared, signed_registers, unsigned_registers };
 
-// One 64 x N x 64 product; tiles are dense rows of 64 bytes, 64-byte swizzle.
-template <int N, ProductForm form>
+// One product, 64 x N, as deep as a row of the swizzle pattern; tiles are dense rows. It is added to
+// what `out` holds, except for unsigned A.
+template <int N, ProductForm form, Swizzle swizzle>
 __global__ void __launch_bounds__(128, 1)
     warpgroup_product(const uint8_t* a, const uint8_t* b, int32_t* out) {
 #if PARO_HAS_WGMMA
   DYN_SMEM(shared);
+  constexpr uint32_t pattern = static_cast<uint32_t>(swizzle), depth = 16u << pattern;
   const uint32_t thread = threadIdx.x, base = ptx::shared_u32(shared);
   const auto place = [](uint32_t row, uint32_t byte) {
-    return row * 64 + ((byte / 16 ^ (row >> 1 & 3)) << 4) + byte % 16;
+    const uint32_t moved = row >> (3 - pattern) & (depth / 16 - 1);
+    return row * depth + ((byte / 16 ^ moved) << 4) + byte % 16;
   };
-  for (uint32_t i = thread; i < 64 * 64; i += 128) shared[place(i / 64, i % 64)] = a[i];
-  for (uint32_t i = thread; i < N * 64; i += 128) shared[4096 + place(i / 64, i % 64)] = b[i];
+  const auto fill = [&](uint8_t* tile, const uint8_t* from, uint32_t rows) {
+    for (uint32_t i = thread; i < rows * depth; i += 128) tile[place(i / depth, i % depth)] = from[i];
+  };
+  fill(shared, a, 64);
+  fill(shared + 64 * depth, b, N);
   ptx::fence_proxy_async();
   __syncthreads();  // sync: both tiles are written
-  const uint64_t a_tile = ptx::wgmma_descriptor(base, Swizzle::b64);
-  const uint64_t b_tile = ptx::wgmma_descriptor(base + 4096, Swizzle::b64);
-  uint32_t fragment[2][4];
-  for (uint32_t i = 0; i < 8; i++) {
+  const uint64_t a_tile = ptx::wgmma_descriptor(base, swizzle);
+  const uint64_t b_tile = ptx::wgmma_descriptor(base + 64 * depth, swizzle);
+  uint32_t fragment[depth / 32][4];
+  for (uint32_t i = 0; i < depth / 8; i++) {
     const uint32_t row = thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8;
-    const uint8_t* bytes = a + row * 64 + i / 4 * 32 + i / 2 % 2 * 16 + thread % 4 * 4;
+    const uint8_t* bytes = a + row * depth + i / 4 * 32 + i / 2 % 2 * 16 + thread % 4 * 4;
     fragment[i / 4][i % 4] = *reinterpret_cast<const uint32_t*>(bytes);
   }
-  int32_t d[N / 2] = {};
+  int32_t d[N / 2];
+  for (uint32_t i = 0; i < N / 2; i++) d[i] = out[thread * (N / 2) + i];
   ptx::wgmma_fence();
-  for (uint32_t k = 0; k < 2; k++) {
+  for (uint32_t k = 0; k < depth / 32; k++) {
     if constexpr (form == ProductForm::shared) {
-      ptx::wgmma_s8_s8<N>(d, a_tile + 2 * k, b_tile + 2 * k, k > 0);
+      ptx::wgmma_s8_s8<N>(d, a_tile + 2 * k, b_tile + 2 * k, true);
     } else if constexpr (form == ProductForm::signed_registers) {
-      ptx::wgmma_s8_s8<N>(d, fragment[k], b_tile + 2 * k, k > 0);
+      ptx::wgmma_s8_s8<N>(d, fragment[k], b_tile + 2 * k, true);
     } else {
       ptx::wgmma_u8_s8<N>(d, fragment[k], b_tile + 2 * k, k > 0);
     }
   }
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
+  ptx::wgmma_settle(d);
   for (uint32_t i = 0; i < N / 2; i++) out[thread * (N / 2) + i] = d[i];
 #endif
 }

@@ -68,6 +68,7 @@ struct Ring {
   }
 };
 
+#if PARO_HAS_WGMMA
 template <Bug bug>
 __device__ void produce(const Ring& ring, const paro::TensorMap& query, const paro::TensorMap& key,
                         const paro::TensorMap& value, const Parameters& p) {
@@ -159,11 +160,14 @@ __device__ void consume(const Ring& ring, const Parameters& p) {
   }
 }
 
+#endif  // PARO_HAS_WGMMA
+
 template <Bug bug>
 __global__ void __launch_bounds__(threads, 1)
     specialised_attention(const __grid_constant__ paro::TensorMap query,
                           const __grid_constant__ paro::TensorMap key,
                           const __grid_constant__ paro::TensorMap value, Parameters p) {
+#if PARO_HAS_WGMMA
   DYN_SMEM(shared);
   const Ring ring{paro::ptx::shared_u32(shared)};
   constexpr uint32_t releases = bug == Bug::too_many_arrivals ? 64 : 128;
@@ -183,6 +187,7 @@ __global__ void __launch_bounds__(threads, 1)
   } else {
     consume<bug>(ring, p);
   }
+#endif
 }
 
 }  // namespace mutants::specialised
