@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .errors import ArgumentError
+from .library_files import ABI_VERSION as ABI_VERSION
 from .op.spec import AttentionConfig, AttentionInputs
 
-ABI_VERSION = 2
 WORKSPACE_ALIGNMENT = 256
 
 DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}

@@ -7,8 +7,6 @@ A native library is one shared object that exports the ABI; which ones this inst
 from __future__ import annotations
 
 import ctypes
-import os
-import sysconfig
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -26,17 +24,10 @@ from .c_abi import (
     launch_on,
 )
 from .errors import BackendUnavailableError, ParoError
+from .library_files import BUILD_COMMANDS
+from .library_files import LIBRARY_DIRECTORY_VARIABLE as LIBRARY_DIRECTORY_VARIABLE
+from .library_files import library_path as library_path
 from .op.spec import AttentionConfig, AttentionInputs
-
-LIBRARY_DIRECTORY_VARIABLE = "PARO_LIBRARY_DIR"
-"""Environment variable: a directory to look in before the installed ones."""
-
-_BUILD_COMMANDS = {
-    "attention": "make plugin",
-    "attention_autoreg": "make plugin",
-    "emulated": "make emulated",
-}
-"""For libraries that the wheel does not carry."""
 
 
 class NativeError(ParoError, RuntimeError):
@@ -56,7 +47,7 @@ class NativeLibrary:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        build = _BUILD_COMMANDS.get(path.stem.removeprefix("libparo_"), "pip install .")
+        build = BUILD_COMMANDS.get(path.stem.removeprefix("libparo_"), "pip install .")
         try:
             self._library = ctypes.CDLL(str(path))
             self._library.paro_abi_version.restype = ctypes.c_uint32
@@ -200,30 +191,6 @@ class NativeLibrary:
                 remedy="paro-trt doctor says what is here; impl='cpu' needs no GPU",
             )
         raise NativeError(self.name, status, message)
-
-
-def library_path(name: str) -> Path:
-    """Where libparo_<name> of this installation is.
-
-    Raises:
-        BackendUnavailableError: it was not built.
-    """
-    file_name = f"libparo_{name}.so"
-    own = os.environ.get(LIBRARY_DIRECTORY_VARIABLE)
-    # An editable installation keeps what it built in site-packages, away from the sources.
-    installed = Path(sysconfig.get_path("platlib")) / "paro_trt" / "lib"
-    directories = [Path(own)] if own else [Path(__file__).parent / "lib", installed]
-    for directory in directories:
-        if (directory / file_name).is_file():
-            return directory / file_name
-    command = _BUILD_COMMANDS.get(name)
-    compiler = "install a C++20 compiler (g++ 11 or later), then: pip install --force-reinstall ."
-    raise BackendUnavailableError(
-        file_name,
-        expected=f"{file_name} in {' or '.join(map(str, directories))}",
-        actual="no such file",
-        remedy=f"build it: {command}" if command else compiler,
-    )
 
 
 @cache

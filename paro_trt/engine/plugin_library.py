@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..c_abi import ABI_VERSION
 from ..errors import BackendUnavailableError
-from ..native import library_path
+from ..library_files import ABI_VERSION, library_path
 from ..op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from .errors import EngineError
 
@@ -61,7 +60,7 @@ def find_plugin() -> PluginFile:
             "TensorRT plugin",
             expected=error.expected,
             actual=error.actual,
-            remedy="make plugin (docs/tensorrt-plugin.md), or set PARO_LIBRARY_DIR to its directory",
+            remedy="make plugin (docs/tensorrt-plugin.md), or set PARO_LIBRARY_DIR to its folder",
         ) from error
     return describe_plugin(path)
 

@@ -1,0 +1,49 @@
+"""Where this installation's native libraries lie, and the version of the C ABI that they must have.
+
+Apart from `native`, which calls them on torch's tensors: engines are run without torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from pathlib import Path
+
+from .errors import BackendUnavailableError
+
+ABI_VERSION = 2
+"""PARO_ABI_VERSION of plugins/include/paro/paro_c.h."""
+
+LIBRARY_DIRECTORY_VARIABLE = "PARO_LIBRARY_DIR"
+"""Environment variable: a directory to look in before the installed ones."""
+
+BUILD_COMMANDS = {
+    "attention": "make plugin",
+    "attention_autoreg": "make plugin",
+    "emulated": "make emulated",
+}
+"""For libraries that the wheel does not carry."""
+
+
+def library_path(name: str) -> Path:
+    """Where libparo_<name> of this installation is.
+
+    Raises:
+        BackendUnavailableError: it was not built.
+    """
+    file_name = f"libparo_{name}.so"
+    own = os.environ.get(LIBRARY_DIRECTORY_VARIABLE)
+    # An editable installation keeps what it built in site-packages, away from the sources.
+    installed = Path(sysconfig.get_path("platlib")) / "paro_trt" / "lib"
+    directories = [Path(own)] if own else [Path(__file__).parent / "lib", installed]
+    for directory in directories:
+        if (directory / file_name).is_file():
+            return directory / file_name
+    command = BUILD_COMMANDS.get(name)
+    compiler = "install a C++20 compiler (g++ 11 or later), then: pip install --force-reinstall ."
+    raise BackendUnavailableError(
+        file_name,
+        expected=f"{file_name} in {' or '.join(map(str, directories))}",
+        actual="no such file",
+        remedy=f"build it: {command}" if command else compiler,
+    )
