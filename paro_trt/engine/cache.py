@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import ParoError
-from .manifest import manifest_path, read_manifest
+from .manifest import is_undamaged, manifest_path, read_manifest
 
 
 class EngineCache:
@@ -22,14 +22,13 @@ class EngineCache:
         self._directory = directory
 
     def find(self, key: str) -> Path | None:
-        """The engine of this key; None where there is none or its manifest is damaged."""
+        """The engine of this key; None where there is none, or engine or manifest is damaged."""
         path = self._path(key)
         try:
             manifest = read_manifest(manifest_path(path))
         except ParoError:
             return None
-        whole = path.is_file() and path.stat().st_size == manifest.engine_bytes
-        return path if whole and manifest.key == key else None
+        return path if manifest.key == key and is_undamaged(path, manifest) else None
 
     def keep(self, key: str, engine: Path) -> None:
         """Remember a built engine."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ..errors import BackendUnavailableError, ParoError
+from ..errors import ArgumentError, BackendUnavailableError, ParoError
 
 MODULE = "cuda.bindings.runtime"
 
@@ -87,6 +89,28 @@ def current_gpu() -> Gpu:
     return Gpu(index, name, 10 * properties.major + properties.minor)
 
 
+@contextmanager
+def on_gpu(index: int | None) -> Iterator[None]:
+    """Make a GPU the calling thread's current one for a while; None leaves it as it is.
+
+    Threads begin with GPU 0, whatever the thread that started them had chosen.
+
+    Raises:
+        ArgumentError: there is no such GPU.
+    """
+    if index is None or (before := call("cudaGetDevice")) == index:
+        yield
+        return
+    count = int(call("cudaGetDeviceCount"))
+    if not 0 <= index < count:
+        raise ArgumentError("gpu", expected=f"0 to {count - 1}", actual=str(index))
+    call("cudaSetDevice", index)
+    try:
+        yield
+    finally:
+        call("cudaSetDevice", before)
+
+
 def runtime_version() -> str:
     """CUDA's version, such as "13.0"."""
     number = int(call("cudaRuntimeGetVersion"))
@@ -137,13 +161,7 @@ class DeviceBuffer:
         self.address = self.size = 0
 
 
-def copy_to_device(target: int, source: int, size: int, stream: Any) -> None:
-    """Queue a copy from host to device."""
-    kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
-    call("cudaMemcpyAsync", target, source, size, kind, stream)
-
-
-def copy_to_host(target: int, source: int, size: int, stream: Any) -> None:
-    """Queue a copy from device to host."""
-    kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
+def copy(target: int, source: int, size: int, stream: Any) -> None:
+    """Queue a copy between host and device memory; addresses tell which is which."""
+    kind = runtime().cudaMemcpyKind.cudaMemcpyDefault
     call("cudaMemcpyAsync", target, source, size, kind, stream)

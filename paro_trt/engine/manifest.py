@@ -6,6 +6,7 @@ Manifests are hostile input: of bounded size, every value checked for its type a
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ MAX_BYTES = 1 << 20
 MAX_TENSORS = 256
 DTYPES = ("float32", "float16", "bfloat16", "int32", "int64", "bool", "int8", "uint8")
 
+_HASH_CHUNK = 1 << 20
 _REBUILD = "build the engine again: paro-trt build"
 
 
@@ -127,6 +129,17 @@ class EngineManifest:
 def manifest_path(engine: Path) -> Path:
     """Where the manifest of an engine file lies."""
     return engine.with_name(engine.name + SUFFIX)
+
+
+def is_undamaged(engine: Path, manifest: EngineManifest) -> bool:
+    """Whether the engine file has the size and the hash that its manifest says."""
+    if not engine.is_file() or engine.stat().st_size != manifest.engine_bytes:
+        return False
+    digest = hashlib.sha256()
+    with engine.open("rb") as stream:
+        while chunk := stream.read(_HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest() == manifest.engine_sha256
 
 
 def read_manifest(path: str | PathLike[str]) -> EngineManifest:

@@ -19,7 +19,14 @@ from .builder import build_network, read_timing_cache
 from .cache import EngineCache
 from .cuda import Gpu, current_gpu, runtime_version
 from .errors import EngineError
-from .manifest import EngineManifest, EngineTensor, PluginRecord, manifest_path, read_manifest
+from .manifest import (
+    EngineManifest,
+    EngineTensor,
+    PluginRecord,
+    is_undamaged,
+    manifest_path,
+    read_manifest,
+)
 from .plugin_library import PluginFile, find_plugin, load_plugin
 from .profile import InputProfile, TensorInfo, input_profiles
 from .progress import BuildProgress
@@ -182,9 +189,7 @@ def _is_current(path: Path, key: str) -> bool:
         manifest = read_manifest(manifest_path(path))
     except ParoError:
         return False
-    if manifest.key != key or not path.is_file():
-        return False
-    return path.stat().st_size == manifest.engine_bytes and _hash(path) == manifest.engine_sha256
+    return manifest.key == key and is_undamaged(path, manifest)
 
 
 def _manifest(parts: _Parts, settings: BuildSettings, key: str, data: Any) -> EngineManifest:
@@ -242,11 +247,3 @@ def _write(path: Path, data: Any, manifest: EngineManifest) -> None:
 def _write_manifest(path: Path, manifest: EngineManifest) -> None:
     with atomic_write(manifest_path(path)) as file:
         file.write(json.dumps(manifest.to_json(), indent=1).encode())
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -66,7 +66,7 @@ def _times(shape: Shape) -> str:
 
 
 def _mebibytes(size: int) -> str:
-    return f"{size / MEBIBYTE:g}"
+    return f"{size / MEBIBYTE:.12g}"
 
 
 def plugin_for_trtexec() -> Path:

@@ -24,15 +24,16 @@ class Engine:
     Args:
         path: the engine; its manifest lies beside it and is checked first.
         plan_hash: the plan it must have been built with; None for any.
-        cuda_graph: `run` captures a CUDA graph and replays it while shapes and addresses stay.
+        cuda_graph: `run` captures a CUDA graph and replays it while shapes stay: `EngineContext`.
         weight_streaming_budget: bytes of weights to keep on the GPU, the others are streamed
             from host memory; for engines built with weight streaming. None keeps all.
+        gpu: index of the GPU to run on, from any thread; None: the current one.
 
     Raises:
         EngineError: engine or manifest is missing, damaged, or for another plan, TensorRT, GPU
             or plugin.
         BackendUnavailableError: TensorRT, CUDA, a GPU or the plugin is missing.
-        ArgumentError: a budget for an engine that cannot stream its weights.
+        ArgumentError: a budget for an engine that cannot stream its weights; no such GPU.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Engine:
         plan_hash: str | None = None,
         cuda_graph: bool = False,
         weight_streaming_budget: int | None = None,
+        gpu: int | None = None,
     ) -> None:
         self.path = Path(path)
-        self._loaded: LoadedEngine | None = load_engine(self.path, plan_hash=plan_hash)
+        with cuda.on_gpu(gpu):
+            self._loaded: LoadedEngine | None = load_engine(self.path, plan_hash=plan_hash)
+            self._gpu = cuda.current_gpu().index
         self._manifest = self._loaded.manifest
-        self._gpu = cuda.current_gpu().index
         self._cuda_graph = cuda_graph
         self._contexts: list[EngineContext] = []
         self._own: EngineContext | None = None
@@ -87,7 +90,10 @@ class Engine:
                 expected=f"at least {self.device_memory_bytes} bytes",
                 actual=str(device_memory.size),
             )
-        made = EngineContext(loaded, self._gpu, cuda_graph=cuda_graph, device_memory=device_memory)
+        with cuda.on_gpu(self._gpu):
+            made = EngineContext(
+                loaded, self._gpu, cuda_graph=cuda_graph, device_memory=device_memory
+            )
         self._contexts.append(made)
         return made
 

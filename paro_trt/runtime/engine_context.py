@@ -45,9 +45,9 @@ class EngineContext:
     Args:
         loaded: the engine.
         gpu: index of its GPU.
-        cuda_graph: a run whose shapes and addresses are those of the run before replays a
-            captured CUDA graph. Tensors on the GPU keep their addresses only if the caller
-            passes the same ones, outputs included; host arrays always do.
+        cuda_graph: the second run in a row with the same shapes captures a CUDA graph, which
+            later ones replay. Tensors on the GPU are then copied to and from buffers of the
+            context's own, since a graph holds for its addresses alone.
         device_memory: lent for activations; None lets TensorRT allocate.
     """
 
@@ -64,9 +64,10 @@ class EngineContext:
         self._use_graph = cuda_graph
         self._graph: tuple[Any, Any] | None = None
         """Addresses and shapes it was captured with, and the executable graph."""
+        self._state_before: Any = None
         self._buffers: dict[str, cuda.DeviceBuffer] = {}
         self._in_flight: list[TensorView] = []
-        self._to_host: list[tuple[TensorView, int]] = []
+        self._copied_out: list[tuple[TensorView, int]] = []
         self._context: Any = _make_context(loaded, device_memory)
         self.stream = cuda.Stream()
 
@@ -81,7 +82,7 @@ class EngineContext:
 
         Args:
             inputs: NumPy arrays or tensors that speak DLPack, on the host or the engine's GPU;
-                those on the GPU are used where they are.
+                those on the GPU are used where they are, but for a CUDA graph.
             outputs: tensors to write into, some or all; None for new ones, NumPy's or torch's
                 as the inputs are, on their device.
             wait: return when the outputs are there; else `synchronize` waits, and inputs must
@@ -93,19 +94,24 @@ class EngineContext:
         """
         if self._context is None:
             raise ArgumentError("engine", expected="an open context", actual="a closed one")
+        with cuda.on_gpu(self._gpu):
+            made = self._queue(inputs, outputs or {})
+        if wait:
+            self.synchronize()
+        return made
+
+    def _queue(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
         # A second run would overwrite the staging buffers of one still in flight.
         self.synchronize()
         stream = self.stream.address
         views, sizes = input_views(self._manifest.inputs, inputs, self._gpu, stream)
-        made, made_views = self._outputs(inputs, outputs or {}, sizes)
-        self._to_host = []
+        made, made_views = self._outputs(inputs, outputs, sizes)
+        self._copied_out = []
         state = self._bind(views, made_views)
         self._execute(state)
-        for view, address in self._to_host:
-            cuda.copy_to_host(view.address, address, view.nbytes, self.stream.handle)
+        for view, address in self._copied_out:
+            cuda.copy(view.address, address, view.nbytes, self.stream.handle)
         self._in_flight = [*views.values(), *made_views.values()]
-        if wait:
-            self.synchronize()
         return made
 
     def synchronize(self) -> None:
@@ -118,12 +124,13 @@ class EngineContext:
         """Release context, buffers and stream. Harmless when repeated."""
         if self._context is None:
             return
-        self.synchronize()
-        self._drop_graph()
-        self._context = None
-        for buffer in self._buffers.values():
-            buffer.close()
-        self.stream.close()
+        with cuda.on_gpu(self._gpu):
+            self.synchronize()
+            self._drop_graph()
+            self._context = None
+            for buffer in self._buffers.values():
+                buffer.close()
+            self.stream.close()
 
     def _outputs(
         self, inputs: Mapping[str, Any], given: Mapping[str, Any], sizes: Mapping[str, int]
@@ -143,40 +150,43 @@ class EngineContext:
         return made, views
 
     def _bind(self, inputs: Mapping[str, TensorView], outputs: Mapping[str, TensorView]) -> Any:
-        """Give TensorRT shapes and addresses; host tensors go by buffers on the device."""
+        """Give TensorRT shapes and addresses; host tensors go by buffers on the device, and all do
+        for a CUDA graph."""
         state = []
         for name, view in inputs.items():
             self._require(name, self._context.set_input_shape(name, view.shape))
             address = self._device_address(name, view)
-            if view.gpu is None:
-                cuda.copy_to_device(address, view.address, view.nbytes, self.stream.handle)
+            if address != view.address:
+                cuda.copy(address, view.address, view.nbytes, self.stream.handle)
             self._require(name, self._context.set_tensor_address(name, address))
             state.append((name, view.shape, address))
         for name, view in outputs.items():
             address = self._device_address(name, view)
-            if view.gpu is None:
-                self._to_host.append((view, address))
+            if address != view.address:
+                self._copied_out.append((view, address))
             self._require(name, self._context.set_tensor_address(name, address))
             state.append((name, view.shape, address))
         return tuple(state)
 
     def _device_address(self, name: str, view: TensorView) -> int:
-        if view.gpu is not None:
+        if view.gpu is not None and not self._use_graph:
             return view.address
         return self._buffers.setdefault(name, cuda.DeviceBuffer()).reserve(view.nbytes)
 
     def _execute(self, state: Any) -> None:
-        if self._graph is not None and self._graph[0] == state:
-            cuda.call("cudaGraphLaunch", self._graph[1], self.stream.handle)
+        before, self._state_before = self._state_before, state
+        # TensorRT may allocate at the first run with new shapes, which a capture forbids; and
+        # shapes that do not come back are not worth a graph.
+        if not self._use_graph or before != state:
+            self._enqueue()
             return
-        self._enqueue()
-        if self._use_graph:
-            # TensorRT may allocate at the first run with new shapes, which a capture forbids.
-            self.stream.synchronize()
-            self._capture(state)
+        if self._graph is None or self._graph[0] != state:
+            self._drop_graph()
+            self._graph = (state, self._captured())
+        cuda.call("cudaGraphLaunch", self._graph[1], self.stream.handle)
 
-    def _capture(self, state: Any) -> None:
-        self._drop_graph()
+    def _captured(self) -> Any:
+        """The graph of one execution, ready to launch."""
         mode = cuda.runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         cuda.call("cudaStreamBeginCapture", self.stream.handle, mode)
         try:
@@ -185,7 +195,7 @@ class EngineContext:
             graph = cuda.call("cudaStreamEndCapture", self.stream.handle)
         executable = cuda.call("cudaGraphInstantiate", graph, 0)
         cuda.call("cudaGraphDestroy", graph)
-        self._graph = (state, executable)
+        return executable
 
     def _drop_graph(self) -> None:
         if self._graph is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
 from collections.abc import Callable
 from enum import Enum, IntEnum
 from types import SimpleNamespace
@@ -28,8 +29,7 @@ class Status(IntEnum):
 class MemcpyKind(IntEnum):
     """cudaMemcpyKind."""
 
-    cudaMemcpyHostToDevice = 1
-    cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDefault = 4
 
 
 class CaptureMode(Enum):
@@ -42,7 +42,8 @@ class StubCuda:
     """The module `cuda.bindings.runtime`; every call is counted.
 
     Args:
-        sm: of the GPU it pretends to have; None for a machine without one.
+        sm: of the GPUs it pretends to have; None for a machine without one.
+        count: how many.
     """
 
     cudaError_t = Status
@@ -50,8 +51,11 @@ class StubCuda:
     cudaStreamCaptureMode = CaptureMode
     cudaStreamNonBlocking = 1
 
-    def __init__(self, sm: int | None = 89) -> None:
+    def __init__(self, sm: int | None = 89, count: int = 1) -> None:
         self.sm = sm
+        self.count = count
+        self.current = threading.local()
+        self.used: set[int] = set()
         self.calls: list[str] = []
         self.allocations: dict[int, Any] = {}
         self.copies: list[int] = []
@@ -71,6 +75,8 @@ class StubCuda:
             self.calls.append(name)
             if self.sm is None:
                 return (Status.cudaErrorNoDevice, None)
+            if name in ("cudaMalloc", "cudaStreamCreateWithFlags", "cudaMemcpyAsync"):
+                self.used.add(self._cudaGetDevice())
             result = body(*arguments)
             return (Status.cudaSuccess,) if result is None else (Status.cudaSuccess, result)
 
@@ -88,7 +94,14 @@ class StubCuda:
         return self._handles
 
     def _cudaGetDevice(self) -> int:
-        return 0
+        return getattr(self.current, "device", 0)
+
+    def _cudaGetDeviceCount(self) -> int:
+        return self.count
+
+    def _cudaSetDevice(self, device: int) -> None:
+        assert 0 <= device < self.count
+        self.current.device = device
 
     def _cudaGetDeviceProperties(self, _device: int) -> Any:
         return SimpleNamespace(name=b"Stub GPU\0", major=self.sm // 10, minor=self.sm % 10)

@@ -63,7 +63,8 @@ USED = {
 """Names that the package uses, and some that it must not: only one major has them."""
 
 CUDA_USED = (
-    "cudaGetDevice", "cudaGetDeviceProperties", "cudaRuntimeGetVersion", "cudaMalloc", "cudaFree",
+    "cudaGetDevice", "cudaGetDeviceCount", "cudaSetDevice", "cudaGetDeviceProperties",
+    "cudaRuntimeGetVersion", "cudaMalloc", "cudaFree",
     "cudaMemcpyAsync", "cudaStreamCreateWithFlags", "cudaStreamDestroy", "cudaStreamSynchronize",
     "cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphLaunch",
     "cudaGraphExecDestroy", "cudaGraphDestroy",

@@ -97,6 +97,19 @@ def test_cache_of_engines(half_onnx, tmp_path):
     assert not build_engine(half_onnx, tmp_path / "c.engine", other, cache=cache).reused
 
 
+@pytest.mark.usefixtures("newest")
+def test_an_engine_damaged_in_the_cache_is_built_again(half_onnx, tmp_path):
+    """Also by way of a file that shares its disk blocks."""
+    cache, settings = EngineCache(tmp_path / "cache"), BuildSettings(sizes=TEXT)
+    path = build_engine(half_onnx, tmp_path / "a.engine", settings, cache=cache).path
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"?")
+    again = build_engine(half_onnx, path, settings, cache=cache)
+    assert not again.reused
+    assert path.read_bytes() == content
+    assert build_engine(half_onnx, tmp_path / "b.engine", settings, cache=cache).reused
+
+
 def test_timing_cache_is_written_and_one_of_another_release_left_aside(
     machine, half_onnx, tmp_path
 ):

@@ -128,7 +128,7 @@ def test_torch_tensors_in_torch_tensors_out(engine_file, half_onnx, fresh_seed):
     np.testing.assert_array_equal(sample.numpy(), expected(half_onnx, arrays))
 
 
-def test_cuda_graph_is_replayed_while_shapes_and_addresses_stay(
+def test_cuda_graph_is_replayed_while_shapes_stay(
     newest,  # noqa: F811
     engine_file,
     half_onnx,  # noqa: F811
@@ -142,6 +142,48 @@ def test_cuda_graph_is_replayed_while_shapes_and_addresses_stay(
         assert newest.cuda.calls.count("cudaGraphLaunch") == 3
         assert newest.cuda.calls.count("cudaGraphInstantiate") == 2
     assert not newest.cuda.graphs
+
+
+def test_a_cuda_graph_serves_tensors_of_any_address(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
+    """A pipeline makes new tensors at each step: the graph reads and writes buffers of its own."""
+    with Engine(engine_file, cuda_graph=True) as engine:
+        for seed in range(3):
+            arrays = random_inputs(2, fresh_seed + seed)
+            target = OnGpu(np.zeros((2, 4, 2, 16, 16), np.float16))
+            inputs = {name: OnGpu(array) for name, array in arrays.items()}
+            engine.run(inputs, {"sample": target})
+            np.testing.assert_array_equal(target.array, expected(half_onnx, arrays))
+        assert newest.cuda.calls.count("cudaGraphInstantiate") == 1
+        assert newest.cuda.calls.count("cudaGraphLaunch") == 2
+
+
+def test_shapes_that_do_not_come_back_are_not_captured(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
+    with Engine(engine_file, cuda_graph=True) as engine:
+        for seed, batch in enumerate([1, 2, 1, 2]):
+            inputs = random_inputs(batch, fresh_seed + seed)
+            sample = engine.run(inputs)["sample"]
+            np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
+    assert "cudaStreamBeginCapture" not in newest.cuda.calls
+
+
+def test_an_engine_keeps_to_its_gpu_from_any_thread(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
+    newest.cuda.count = 2
+    arrays = random_inputs(2, fresh_seed)
+    results = []
+    with Engine(engine_file, gpu=1) as engine:
+        assert newest.cuda._cudaGetDevice() == 0, "the caller's GPU is left as it was"
+        context = engine.context()
+        thread = threading.Thread(target=lambda: results.append(context.run(arrays)["sample"]))
+        thread.start()
+        thread.join()
+        near, far = (OnGpu(arrays["timestep"], (2, index)) for index in (1, 0))
+        context.run({**arrays, "timestep": near}, {"sample": np.empty_like(results[0])})
+        with pytest.raises(ArgumentError, match="GPU 1, the engine's"):
+            context.run({**arrays, "timestep": far})
+    np.testing.assert_array_equal(results[0], expected(half_onnx, arrays))
+    assert newest.cuda.used == {1}
+    with pytest.raises(ArgumentError, match="gpu: expected 0 to 1, got 2"):
+        Engine(engine_file, gpu=2)
 
 
 def test_contexts_on_streams_of_their_own(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
