@@ -55,9 +55,10 @@ void Block::prepare(uint3 new_index) {
   mbarriers.clear();
   transfers.clear();
   const int count = static_cast<int>(threads.size());
+  const int on_sm = count * static_cast<int>(shape.blocks_an_sm);
   registers =
       RegisterFile(count, options.registers_per_thread > 0 ? options.registers_per_thread
-                                                           : RegisterFile::default_for(count));
+                                                           : RegisterFile::default_for(on_sm));
   stats = {};
   found_.reset();
   const uint64_t linear = index.x + static_cast<uint64_t>(shape.grid.x) *

@@ -60,6 +60,7 @@ struct Warpgroup {
 struct BlockShape {
   dim3 grid, block;
   size_t shared_bytes;
+  unsigned blocks_an_sm;
 };
 
 class Block {

@@ -39,6 +39,11 @@ void check_shape(const LaunchShape& shape, size_t allowed_shared_bytes) {
     refuse(std::to_string(shape.shared_bytes) + " bytes of dynamic shared memory exceed the " +
            std::to_string(allowed_shared_bytes) + " this kernel was granted");
   }
+  if (shape.blocks_an_sm * (shape.shared_bytes + reserved_shared_bytes) > shared_bytes_an_sm) {
+    refuse(std::to_string(shape.shared_bytes) +
+           " bytes of dynamic shared memory leave no room for " +
+           std::to_string(shape.blocks_an_sm) + " blocks an SM");
+  }
 }
 
 // The blocks of a grid, handed out one by one to the workers.
@@ -53,7 +58,8 @@ class Grid {
       thread_local StackPool stacks;
       const size_t threads = size_t{shape_.block.x} * shape_.block.y * shape_.block.z;
       if (!stacks.reserve(threads, options().stack_bytes)) refuse("no memory for thread stacks");
-      Block block({shape_.grid, shape_.block, shape_.shared_bytes}, options(), stacks);
+      Block block({shape_.grid, shape_.block, shape_.shared_bytes, shape_.blocks_an_sm}, options(),
+                  stacks);
       for (uint64_t i; (i = next_++) < blocks();) block.run(index(i), body_);
     } catch (...) {
       const std::lock_guard hold(error_lock_);

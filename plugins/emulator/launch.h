@@ -13,11 +13,14 @@ namespace paro::emulator {
 struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
+  unsigned blocks_an_sm = 1;  // that must fit, as in __launch_bounds__
 };
 
 // What a kernel may use without asking (cudaFuncSetAttribute), and at most.
 constexpr size_t default_shared_bytes = 48 << 10;
 constexpr size_t largest_shared_bytes = 227 << 10;
+// What an SM has, and keeps of it for each block.
+constexpr size_t shared_bytes_an_sm = 228 << 10, reserved_shared_bytes = 1 << 10;
 
 // The counterpart of cudaFuncAttributeMaxDynamicSharedMemorySize; false where no GPU allows it.
 bool set_max_shared_bytes(const void* kernel, size_t bytes);

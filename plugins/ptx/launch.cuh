@@ -22,6 +22,7 @@ struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
   Stream stream = nullptr;
+  unsigned blocks_an_sm = 1;  // that must fit, as in __launch_bounds__; for the emulator alone
 };
 
 enum class LaunchStatus { ok, failed };
@@ -50,7 +51,8 @@ template <class... Parameters, class... Arguments>
 LaunchStatus launch(void (*kernel)(Parameters...), const LaunchShape& shape,
                     const Arguments&... arguments) {
   try {
-    emulator::launch(kernel, {shape.grid, shape.block, shape.shared_bytes}, arguments...);
+    emulator::launch(kernel, {shape.grid, shape.block, shape.shared_bytes, shape.blocks_an_sm},
+                     arguments...);
     return LaunchStatus::ok;
   } catch (const std::exception& error) {
     std::snprintf(last_launch_message(), launch_message_bytes, "%s", error.what());

@@ -215,6 +215,8 @@ TEST(illegal_launches_are_refused) {
   CHECK_FAULT(launch, "grid.y", nothing, {dim3(1, 65536), 32});
   CHECK_FAULT(launch, "grid.x is 0", nothing, {dim3(0), 32});
   CHECK_FAULT(launch, "exceed the 49152", nothing, {1, 32, 49153});
+  CHECK_RUNS(nothing, {1, 32, 49152, 4});
+  CHECK_FAULT(launch, "no room for 5 blocks", nothing, {1, 32, 49152, 5});
   CHECK(allow_shared_bytes(nothing, 232449) == LaunchStatus::failed);
   CHECK(allow_shared_bytes(nothing, 232448) == LaunchStatus::ok);
   CHECK_RUNS(nothing, {1, 32, 232448});
@@ -229,6 +231,16 @@ __global__ void budget(int* held) {
   held[threadIdx.x] = 1;
 }
 
+__global__ void budget_of_two(bool greedy) {
+  if (threadIdx.x >= 128) {
+    ptx::registers_decrease<24>();
+  } else if (greedy) {
+    ptx::registers_increase<240>();
+  } else {
+    ptx::registers_increase<232>();
+  }
+}
+
 __global__ void greedy_budget() { ptx::registers_increase<232>(); }
 __global__ void budget_below_current() { ptx::registers_increase<24>(); }
 
@@ -240,6 +252,10 @@ TEST(register_budget) {
   });
   CHECK_FAULT(deadlock, "setmaxnreg.inc", greedy_budget, {1, 384});
   CHECK_FAULT(registers, "below", budget_below_current, {1, 384});
+  // Two blocks of 256 threads leave 128 registers a thread, where one starts with 256.
+  CHECK_RUNS(budget_of_two, {1, 256, 0, 2}, false);
+  CHECK_FAULT(deadlock, "setmaxnreg.inc", budget_of_two, {1, 256, 0, 2}, true);
+  CHECK_FAULT(registers, "below", budget_of_two, {1, 256, 0, 1}, false);
 }
 
 }  // namespace
