@@ -41,6 +41,25 @@ def probe(package: Package, script: str, *arguments: object) -> subprocess.Compl
     return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)
 
 
+@functools.cache
+def tritonclient_folder() -> Path:
+    """A folder for PYTHONPATH with tritonclient; skips where it cannot be installed.
+
+    Its protobuf is older than onnx's here: what imports it needs a process of its own.
+    """
+    folder = ROOT / "build" / "venvs" / "tritonclient"
+    ready = folder / ".installed"
+    with locked(folder):
+        if not ready.exists():
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--retries", "1"]
+            words = [*pip, "--upgrade", "--target", str(folder), "tritonclient[grpc]"]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=500)
+            if done.returncode != 0:
+                pytest.skip("tritonclient[grpc] cannot be installed here")
+            ready.touch()
+    return folder
+
+
 def _folder(package: Package) -> Path:
     return ROOT / "build" / "venvs" / package.value.replace("==", "-")
 

@@ -11,10 +11,11 @@ import pytest
 from paro_trt.c_abi import ABI_VERSION
 from paro_trt.engine.plugin_library import AUTOREG_LIBRARY, LIBRARY
 from paro_trt.errors import BackendUnavailableError
-from paro_trt.native import library_path, load_library
+from paro_trt.library_files import library_path
+from paro_trt.native import load_library
 from paro_trt.op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
-from .environments import Package, probe
+from .environments import Package, probe, python_with
 from .harness import host_build
 
 LEAN = pytest.mark.parametrize("package", [Package.LEAN_10, Package.LEAN_11], ids=lambda p: p.name)
@@ -47,6 +48,28 @@ def test_loading_in_any_way_leaves_one_creator(package: Package, steps: str) -> 
         for entry in ATTRIBUTES
         if not entry.name.startswith("plugin_")
     }
+
+
+@LEAN
+@pytest.mark.parametrize("steps", ["b", "bac"])
+def test_autoreg_before_tensorrt(
+    package: Package, steps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Polygraphy opens it: it takes TensorRT from the loader's path, which Python's bindings
+    then find there. The lean library stands in for the full one, under its name."""
+    (lean,) = (
+        python_with(package)
+        .parents[1]
+        .glob("lib/python*/site-packages/*_libs/libnvinfer_lean.so.*")
+    )
+    (tmp_path / lean.name.replace("_lean", "")).symlink_to(lean)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    build = host_build()
+    done = probe(package, "lean_registry.py", build.library, build.autoreg, steps)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    creators = json.loads(done.stdout)["creators"]
+    assert creators == [[OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE]]
 
 
 @LEAN

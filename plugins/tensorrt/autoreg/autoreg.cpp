@@ -1,5 +1,6 @@
 // Loaded by plain dlopen (trtexec --staticPlugins, Polygraphy --plugins, Triton's plugins=), it
 // registers the plugin library beside it with every TensorRT of this process. Harmless if repeated.
+// Where none is loaded yet, it loads the one that a library linked to TensorRT would get.
 #include <dlfcn.h>
 #include <link.h>
 
@@ -60,6 +61,16 @@ std::vector<Runtime> loaded_runtimes() {
   return runtimes;
 }
 
+// Polygraphy opens plugins before it imports TensorRT. The library stays open.
+std::vector<Runtime> runtimes_of_process() {
+  std::vector<Runtime> runtimes = loaded_runtimes();
+  for (const char* const name : {"libnvinfer.so.11", "libnvinfer.so.10"}) {
+    if (!runtimes.empty()) break;
+    if (dlopen(name, RTLD_LAZY | RTLD_LOCAL) != nullptr) runtimes = loaded_runtimes();
+  }
+  return runtimes;
+}
+
 std::string own_folder() {
   Dl_info info{};
   if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0) return ".";
@@ -106,9 +117,11 @@ void register_with(const Runtime& runtime, const std::vector<IPluginCreatorInter
 
 __attribute__((constructor)) void register_everywhere() {
   try {
-    const std::vector<Runtime> runtimes = loaded_runtimes();
+    const std::vector<Runtime> runtimes = runtimes_of_process();
     if (runtimes.empty()) {
-      complain("expected TensorRT in this process, found none; load it before this library");
+      complain(
+          "expected TensorRT in this process or on the loader's path, found none; load it before "
+          "this library, or add its folder to LD_LIBRARY_PATH");
       return;
     }
     const std::vector<IPluginCreatorInterface*> creators = core_creators();

@@ -2,16 +2,20 @@
 
 python lean_registry.py CORE AUTOREG STEPS, where STEPS is a word of these letters:
 c load_library of the core, a dlopen of the autoreg library, d deregister what c gave last.
+A b before them opens the autoreg library before TensorRT is there.
 """
 
 import ctypes
 import json
 import sys
 
-import tensorrt_lean as trt
+core, autoreg, steps = sys.argv[1:]
+if steps.startswith("b"):
+    ctypes.CDLL(autoreg)
+
+import tensorrt_lean as trt  # noqa: E402 (the order is what is tested)
 
 registry = trt.get_plugin_registry()
-core, autoreg, steps = sys.argv[1:]
 handle = None
 for step in steps:
     if step == "c":
