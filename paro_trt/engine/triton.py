@@ -149,6 +149,7 @@ def config_text(manifest: EngineManifest, options: TritonOptions) -> str:
     if options.cuda_graphs:
         lines.append("optimization { cuda { graphs: true } }")
     facts = {
+        "paro_model_class": manifest.info.model.class_name,
         "paro_plan_hash": manifest.info.plan_hash or "",
         "paro_bin_boundaries": ",".join(map(str, manifest.info.bin_boundaries or ())),
     }

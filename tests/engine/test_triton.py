@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,10 +13,8 @@ from paro_trt.engine.manifest import manifest_path
 from paro_trt.engine.pipeline import build_engine
 from paro_trt.engine.triton import TritonOptions, config_text, write_repository
 from paro_trt.errors import ArgumentError
+from tests.tensorrt.environments import tritonclient_folder
 
-ROOT = Path(__file__).resolve().parents[2]
-
-# tritonclient's schema wants an older protobuf than onnx has here: a process of its own.
 PARSE = """
 import json, sys
 from google.protobuf import json_format, text_format
@@ -30,13 +27,7 @@ print(json.dumps(json_format.MessageToDict(config, preserving_proto_field_name=T
 @pytest.fixture(scope="module")
 def schema():
     """Parse a config by Triton's schema, as a dict; skips where tritonclient cannot be had."""
-    target = ROOT / "build" / "venvs" / "tritonclient"
-    if not (target / "tritonclient").is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--retries", "1"]
-        words = [*pip, "--target", str(target), "tritonclient[grpc]"]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip("tritonclient[grpc] cannot be installed here")
+    target = tritonclient_folder()
 
     def parse(text):
         done = subprocess.run(
@@ -75,6 +66,8 @@ def test_repository_of_an_engine(engine, schema, tmp_path):
     assert config["dynamic_batching"] == {"max_queue_delay_microseconds": "500"}
     assert config["optimization"] == {"cuda": {"graphs": True}}
     assert config["parameters"]["paro_bin_boundaries"] == {"string_value": "700.0,250.0"}
+    class_name = config["parameters"]["paro_model_class"]["string_value"]
+    assert class_name == "WanTransformer3DModel"
     readme = (model / "README.md").read_text()
     assert written.command in readme
     assert "plugins=/path/to/libparo_attention_autoreg.so" in readme
