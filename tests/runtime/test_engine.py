@@ -146,12 +146,14 @@ def test_cuda_graph_is_replayed_while_shapes_stay(
 
 def test_a_cuda_graph_serves_tensors_of_any_address(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
     """A pipeline makes new tensors at each step: the graph reads and writes buffers of its own."""
+    kept = []  # else the next tensors would come to lie where these were
     with Engine(engine_file, cuda_graph=True) as engine:
         for seed in range(3):
             arrays = random_inputs(2, fresh_seed + seed)
             target = OnGpu(np.zeros((2, 4, 2, 16, 16), np.float16))
             inputs = {name: OnGpu(array) for name, array in arrays.items()}
             engine.run(inputs, {"sample": target})
+            kept.append((inputs, target))
             np.testing.assert_array_equal(target.array, expected(half_onnx, arrays))
         assert newest.cuda.calls.count("cudaGraphInstantiate") == 1
         assert newest.cuda.calls.count("cudaGraphLaunch") == 2
