@@ -21,7 +21,7 @@ KNOWN = {
     "onnxruntime": ("the same in ONNX Runtime", _INSTALL),
     "emulated": ("the CUDA kernels run on the CPU, for tests", _MAKE_EMULATED),
     PLUGIN: ("CUDA kernels and plugin: Python, C++, trtexec --dynamicPlugins", _MAKE_PLUGIN),
-    AUTOREG: ("the same for trtexec --staticPlugins, Polygraphy and Triton", _MAKE_PLUGIN),
+    AUTOREG: ("the same for trtexec --staticPlugins, Polygraphy, Triton, ORT", _MAKE_PLUGIN),
 }
 """Each library's purpose and the command that makes it."""
 
