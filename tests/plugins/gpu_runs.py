@@ -13,6 +13,9 @@ GUARD = 4096
 POISON = 0xFF
 """Of every byte: NaN as a float of any size, -1 as an integer."""
 
+GENERATIONS = {"chosen": 0, "mma.sync": 100}
+"""As which GPU the library runs: as this one, or as one that has the mma.sync kernels alone."""
+
 
 class Poisoned:
     """Device memory between two guards, all bytes poisoned."""
@@ -39,14 +42,18 @@ def to_gpu(inputs: AttentionInputs, index: int = 0) -> AttentionInputs:
 
 
 def forward(
-    library: NativeLibrary, inputs: AttentionInputs, config: AttentionConfig, max_workspace: int = 0
+    library: NativeLibrary,
+    inputs: AttentionInputs,
+    config: AttentionConfig,
+    sm: int = 0,
+    max_workspace: int = 0,
 ) -> Tensor:
-    """The output [B,S,H,D] on the CPU for inputs on the CPU."""
+    """The output [B,S,H,D] on the CPU for inputs on the CPU; `sm` as in `GENERATIONS`."""
     placed = to_gpu(inputs)
     query = placed.query
     output = Poisoned(query.numel() * query.element_size())
     call = attention_call(placed, config, output.memory.view(query.dtype).view(query.shape))
-    launch = launch_on(query.device, max_workspace=max_workspace)
+    launch = launch_on(query.device, sm=sm, max_workspace=max_workspace)
     workspace = Poisoned(library.workspace_bytes_of(call, launch))
     library.forward_raw(call, launch, workspace.memory.data_ptr(), workspace.size)
     torch.cuda.synchronize()

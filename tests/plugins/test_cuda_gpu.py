@@ -18,7 +18,7 @@ from paro_trt.op.spec import AttentionConfig
 from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 from paro_trt.testing.numerics import compare
 
-from .gpu_runs import forward, to_gpu
+from .gpu_runs import GENERATIONS, forward, to_gpu
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,43 +39,65 @@ def library() -> native.NativeLibrary:
         pytest.skip(f"{error}")
 
 
+@pytest.fixture(params=GENERATIONS)
+def sm(request) -> int:
+    """Every kernel that this GPU can run: those it gets, and beside wgmma those of mma.sync."""
+    if request.param != "chosen" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("this GPU gets the mma.sync kernels anyway")
+    return GENERATIONS[request.param]
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 @pytest.mark.parametrize("bits", [(16, 16), (8, 8), (4, 4)], ids=lambda b: f"qk{b[0]}-pv{b[1]}")
 @pytest.mark.parametrize("pool", [False, True], ids=["dropped", "pooled"])
-def test_every_case_equals_the_reference(case, bits, pool, library, fresh_seed):
+def test_every_case_equals_the_reference(case, bits, pool, sm, library, fresh_seed):
     for dtype in DTYPES:
         typed = replace(case, dtype=dtype).with_bits(*bits, pool)
         inputs = random_inputs(typed, fresh_seed)
-        result = compare(forward(library, inputs, typed.config), inputs, typed.config)
+        result = compare(forward(library, inputs, typed.config, sm), inputs, typed.config)
         assert result.ok, (dtype, result)
 
 
 @pytest.mark.parametrize("bits", BIT_PAIRS, ids=lambda b: f"qk{b[0]}-pv{b[1]}")
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("blocks", SIZES, ids=lambda b: f"q{b[0]}-k{b[1]}")
-def test_every_kernel_equals_the_reference(bits, head_dim, blocks, library, fresh_seed):
+def test_every_kernel_equals_the_reference(bits, head_dim, blocks, sm, library, fresh_seed):
     case = replace(SMALL, head_dim=head_dim, key_length=(300, 171))
     case = replace(case, config=AttentionConfig(*blocks)).with_bits(*bits, True)
     for dtype in DTYPES:
         inputs = random_inputs(replace(case, dtype=dtype), fresh_seed)
-        result = compare(forward(library, inputs, case.config), inputs, case.config)
+        result = compare(forward(library, inputs, case.config, sm), inputs, case.config)
         assert result.ok, (dtype, result)
 
 
 @pytest.mark.parametrize("bits", [(16, 16), (8, 8), (8, 16), (4, 4)])
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_thousands_of_tokens(bits, head_dim, library, fresh_seed):
+def test_thousands_of_tokens(bits, head_dim, sm, library, fresh_seed):
     case = OpCase("long", 4608, head_dim=head_dim, density=0.25, dtype=torch.bfloat16)
     case = case.with_bits(*bits, True)
     inputs = random_inputs(case, fresh_seed)
-    result = compare(forward(library, inputs, case.config), inputs, case.config)
+    result = compare(forward(library, inputs, case.config, sm), inputs, case.config)
+    assert result.ok, result
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("block_k", [64, 128])
+def test_a_video_of_true_length(head_dim, block_k, sm, library, fresh_seed):
+    """17,776 tokens, ragged in both blocks, grouped queries, reordered, the longest lists."""
+    sizes = {"heads": 2, "kv_heads": 1, "head_dim": head_dim, "density": 0.3}
+    case = OpCase("video", 17776, **sizes, config=AttentionConfig(128, block_k))
+    case = replace(case, dtype=torch.bfloat16).with_bits(8, 8, True)
+    inputs = random_inputs(case, fresh_seed)
+    result = compare(forward(library, inputs, case.config, sm), inputs, case.config)
     assert result.ok, result
 
 
 @pytest.mark.parametrize("bits", [(16, 16), (8, 8), (4, 4), (16, 8), (8, 16)])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["query", "key", "value"])
-def test_non_finite_values_stay_where_the_reference_has_them(where, bad, bits, library, fresh_seed):
+def test_non_finite_values_stay_where_the_reference_has_them(
+    where, bad, bits, sm, library, fresh_seed
+):
     case = OpCase("poison", 200, dtype=torch.float16, config=AttentionConfig(64, 64))
     case = case.with_bits(*bits, True)
     inputs = random_inputs(case, fresh_seed)
@@ -83,35 +105,35 @@ def test_non_finite_values_stay_where_the_reference_has_them(where, bad, bits, l
     tensor[0, 77, 1, 9] = bad
     inputs = inputs._replace(**{where: tensor})
     reference = paro_attention_reference(inputs, case.config)
-    output = forward(library, inputs, case.config)
+    output = forward(library, inputs, case.config, sm)
     assert torch.equal(output.isfinite(), reference.isfinite())
 
 
 @pytest.mark.parametrize("bits", [(16, 16), (8, 8), (4, 4)])
-def test_every_run_gives_the_same_bits(bits, library, fresh_seed):
+def test_every_run_gives_the_same_bits(bits, sm, library, fresh_seed):
     case = OpCase("repeated", 2048, heads=4, kv_heads=4, dtype=torch.float16)
     case = case.with_bits(*bits, True)
     inputs = random_inputs(case, fresh_seed)
-    expected = forward(library, inputs, case.config)
+    expected = forward(library, inputs, case.config, sm)
     for _ in range(20):
-        assert torch.equal(forward(library, inputs, case.config), expected)
+        assert torch.equal(forward(library, inputs, case.config, sm), expected)
 
 
-def test_heads_in_groups_give_the_same_bits(library, fresh_seed):
+def test_heads_in_groups_give_the_same_bits(sm, library, fresh_seed):
     inputs = random_inputs(INT8, fresh_seed)
     whole = library.workspace_bytes(to_gpu(inputs), INT8.config)
-    output = forward(library, inputs, INT8.config, max_workspace=whole // 2)
-    assert torch.equal(output, forward(library, inputs, INT8.config))
+    output = forward(library, inputs, INT8.config, sm, max_workspace=whole // 2)
+    assert torch.equal(output, forward(library, inputs, INT8.config, sm))
 
 
 @pytest.mark.parametrize("name", ["token_order", "head_order", "tile_order", "mask_bin"])
 @pytest.mark.parametrize("value", [-(2**31), 2**31 - 1])
-def test_indices_out_of_range_are_clamped(name, value, library, fresh_seed):
+def test_indices_out_of_range_are_clamped(name, value, sm, library, fresh_seed):
     inputs = random_inputs(INT8, fresh_seed)
     inputs = inputs._replace(**{name: torch.full_like(getattr(inputs, name), value)})
-    assert forward(library, inputs, INT8.config).shape == inputs.query.shape
+    assert forward(library, inputs, INT8.config, sm).shape == inputs.query.shape
     healthy = random_inputs(INT8, fresh_seed)
-    result = compare(forward(library, healthy, INT8.config), healthy, INT8.config)
+    result = compare(forward(library, healthy, INT8.config, sm), healthy, INT8.config)
     assert result.ok, result
 
 
