@@ -26,7 +26,7 @@ from paro_trt.testing.bench import Timing, speedup
 from .contenders import Contender, LeftOut, dense_baselines, ours, peers
 from .problem import Problem, make_problem
 from .results import HOST_CALL, RATES_FILE, Files, Row, read_rates
-from .shapes import BLOCK_K, Group, Shape, plan
+from .shapes import Group, Shape, plan
 from .timing import Clock, EventClock, HostClock, Turn, stage_seconds, time_in_turns
 
 MATRIX = 8192
@@ -67,7 +67,9 @@ def measure_group(bench: Bench, group: Group, deadline: float) -> tuple[list[Row
     Raises:
         WrongResultError: see there.
     """
-    problem = make_problem(group.shape, bench.device, torch.bfloat16, bench.cache_bytes, seed=0)
+    problem = make_problem(
+        group.shape, group.block_k, bench.device, torch.bfloat16, bench.cache_bytes, seed=0
+    )
     tried = [
         each if isinstance(each, LeftOut) else _verified(each)
         for each in _contenders(bench, group, problem)
@@ -124,6 +126,7 @@ def _row(
         contender.name,
         contender.kernel,
         contender.bits,
+        group.block_k if contender.is_ours else None,
         contender.density,
         ms=timing.median * 1e3,
         spread=timing.spread,
@@ -158,7 +161,7 @@ def least_stage1_bytes(group: Group, bits: int) -> float:
     """K and V read once in 16 bits, and written once with a scale a block."""
     shape = group.shape
     elements = 2 * shape.tokens * shape.heads * shape.head_dim
-    scales = 0 if bits == 16 else 2 * 4 * shape.heads * -(-shape.tokens // BLOCK_K)
+    scales = 0 if bits == 16 else 2 * 4 * shape.heads * -(-shape.tokens // group.block_k)
     return elements * (2 + bits / 8) + scales
 
 
@@ -196,7 +199,7 @@ def run(bench: Bench, groups: Sequence[Group], seconds: float, files: Files) -> 
 def host_time(bench: Bench) -> Row:
     """The time a call keeps its caller, launches included, on inputs of one tile."""
     shape = Shape((1, 8, 16), 0, 1, 64, "one tile")
-    problem = make_problem(shape, bench.device, torch.bfloat16, 0, seed=0)
+    problem = make_problem(shape, 64, bench.device, torch.bfloat16, 0, seed=0)
     call = next(ours(problem, bench.library, 8, 1.0, bench.threads)).run
     # Fewer than a stream's queue holds: a full one would make the caller wait.
     samples = []

@@ -18,7 +18,7 @@ from paro_trt.native import NativeLibrary
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 
 from .problem import Problem
-from .shapes import BLOCK_K, BLOCK_Q
+from .shapes import BLOCK_Q
 
 if TYPE_CHECKING:
     from torch.nn.attention import SDPBackend
@@ -119,7 +119,7 @@ def ours(
     Args:
         threads: of a CPU backend.
     """
-    config = AttentionConfig(BLOCK_Q, BLOCK_K, qk_bits=bits, pv_bits=bits)
+    config = AttentionConfig(BLOCK_Q, problem.block_k, qk_bits=bits, pv_bits=bits)
     inputs = problem.inputs(density)
     expected = problem.expected(density, reordered=True)
 
@@ -212,7 +212,7 @@ def _block_mask(problem: Problem, density: float) -> BlockMask:
     tokens = problem.shape.tokens
     return BlockMask.from_kv_blocks(
         torch.zeros_like(counts), torch.zeros_like(listed), counts, listed,
-        BLOCK_SIZE=(BLOCK_Q, BLOCK_K), seq_lengths=(tokens, tokens),
+        BLOCK_SIZE=(BLOCK_Q, problem.block_k), seq_lengths=(tokens, tokens),
     )  # fmt: skip
 
 

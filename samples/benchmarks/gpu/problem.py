@@ -12,7 +12,7 @@ from torch import Tensor
 from paro_trt.op.mask import pack_block_mask, tile_order
 from paro_trt.op.spec import AttentionInputs, block_count
 
-from .shapes import BLOCK_K, BLOCK_Q, Shape
+from .shapes import BLOCK_Q, Shape
 
 SAMPLED_BLOCKS = 3
 CACHES_ROTATED = 4
@@ -28,6 +28,7 @@ class Problem:
     """
 
     shape: Shape
+    block_k: int
     device: torch.device
     dtype: torch.dtype
     sets: list[tuple[Tensor, Tensor, Tensor]]
@@ -92,7 +93,7 @@ class Problem:
             query, key, value = (x[0, tokens, head].double() for x in self.sets[0])
             logits = query[rows] @ key.T / math.sqrt(self.shape.head_dim)
             if mask is not None:
-                listed = mask[head, rows // BLOCK_Q].repeat_interleave(BLOCK_K, dim=1)
+                listed = mask[head, rows // BLOCK_Q].repeat_interleave(self.block_k, dim=1)
                 logits = logits.masked_fill(~listed[:, : self.shape.tokens], -math.inf)
             outputs.append(logits.softmax(dim=1) @ value)
         return torch.stack(outputs, dim=1)
@@ -109,7 +110,12 @@ class Problem:
 
 
 def make_problem(
-    shape: Shape, device: torch.device, dtype: torch.dtype, cache_bytes: int, seed: int
+    shape: Shape,
+    block_k: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_bytes: int,
+    seed: int,
 ) -> Problem:
     """Fresh inputs, as many sets as it takes to rotate past a cache of so many bytes."""
     generator = torch.Generator(device).manual_seed(seed)
@@ -122,12 +128,12 @@ def make_problem(
     count = max(1, math.ceil(CACHES_ROTATED * cache_bytes / bytes_a_set))
     sets = [(normal(), normal(), normal()) for _ in range(count)]
     query_blocks = block_count(shape.tokens, BLOCK_Q)
-    key_blocks = block_count(shape.tokens, BLOCK_K)
+    key_blocks = block_count(shape.tokens, block_k)
     draws = torch.rand((shape.heads, query_blocks, key_blocks), generator=generator, device=device)
     block = torch.arange(query_blocks, device=device)
     draws[:, block, block * key_blocks // query_blocks] = -1.0
     ranks = draws.argsort(dim=2).argsort(dim=2).to(torch.int16)
-    return Problem(shape, device, dtype, sets, ranks)
+    return Problem(shape, block_k, device, dtype, sets, ranks)
 
 
 def _affine(key: Tensor, value: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class Row:
     contender: str
     kernel: str = ""
     bits: int | None = None
+    block_k: int | None = None
     density: float | None = None
     ms: float | None = None
     spread: float | None = None

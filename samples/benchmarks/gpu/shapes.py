@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DENSITIES = (1.0, 0.5, 0.3, 0.25, 0.2)
-BLOCK_Q, BLOCK_K = 128, 64
+BLOCK_Q = 128
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,22 @@ FLUX = Shape((1, 64, 64), 512, 24, 128, "Flux, 1024 x 1024")
 class Group:
     """What is timed in turns: dense baselines, and ours at these bits and densities.
 
-    peers: FlexAttention with the same masks, and SageAttention where it is installed.
+    block_k: of the masks; 8-bit kernels take a step a block. peers: FlexAttention with the same
+    masks, and SageAttention where it is installed.
     """
 
     shape: Shape
     bits: tuple[int, ...]
     densities: tuple[float, ...]
+    block_k: int = 64
     peers: bool = False
 
     @property
     def name(self) -> str:
         """Unique within `plan`."""
-        bits = "+".join(map(str, self.bits))
+        bits = f"{'+'.join(map(str, self.bits))} bits, {BLOCK_Q} x {self.block_k} blocks"
         densities = ",".join(f"{density:g}" for density in self.densities)
-        return f"{self.shape.name}, {bits} bits, density {densities}"
+        return f"{self.shape.name}, {bits}, density {densities}{', peers' * self.peers}"
 
 
 def plan() -> list[Group]:
@@ -84,6 +86,7 @@ def plan() -> list[Group]:
     main = (COGVIDEOX, WAN_480P, WAN_720P)
     groups = [Group(shape, (8,), targets) for shape in main]
     groups += [Group(shape, (8,), others) for shape in main]
+    groups += [Group(shape, (8,), targets, block_k=128) for shape in main]
     groups += [Group(FLUX, (8,), DENSITIES)]
     groups += [Group(shape, (16,), targets) for shape in (*main, FLUX)]
     groups += [Group(shape, (8,), (0.25,), peers=True) for shape in (COGVIDEOX, WAN_480P)]

@@ -28,7 +28,10 @@ def attention_table(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row.ms is not None and row.density is not None and row.bits is not None:
             shape = f"{row.tokens:,} x {row.heads} x {row.head_dim}"
-            contender = " ".join(filter(None, (row.contender, row.kernel, f"{row.bits} bits")))
+            blocks = "" if row.block_k in (None, 64) else f"block_k {row.block_k}"
+            contender = " ".join(
+                filter(None, (row.contender, row.kernel, f"{row.bits} bits", blocks))
+            )
             # The first: groups come in order of importance, with baselines in each.
             cells.setdefault((shape, contender), {}).setdefault(row.density, row)
     for (shape, contender), by_density in cells.items():

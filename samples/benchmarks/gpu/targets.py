@@ -9,6 +9,7 @@ from .results import HOST_CALL, Row
 from .shapes import COGVIDEOX, WAN_480P, WAN_720P, Shape
 
 SPARSE = 0.25
+BLOCK_K = 64
 WARP, WARPGROUP = "mma.sync", "wgmma"
 
 
@@ -65,13 +66,13 @@ def outcomes(rows: Sequence[Row]) -> list[Outcome]:
 
 
 def find(rows: Sequence[Row], shape: Shape, kernel: str, density: float) -> Row | None:
-    """Our 8-bit row of a shape, kernel ("" for the chosen one) and density."""
+    """Our 8-bit row of a shape, kernel ("" for the chosen one) and density, with default blocks."""
     matching = [
         row
         for row in rows
         if (row.tokens, row.heads, row.head_dim) == (shape.tokens, shape.heads, shape.head_dim)
         and row.contender == "PARO"
-        and (row.bits, row.density) == (8, density)
+        and (row.bits, row.block_k, row.density) == (8, BLOCK_K, density)
         and row.kernel.startswith(kernel)
         and row.ms is not None
     ]
