@@ -18,8 +18,8 @@
 #include "../common/check.h"
 #include "../common/error.h"
 #include "head_job.h"
-#include "paro/paro_c.h"
 #include "parallel.h"
+#include "paro/paro_c.h"
 #include "workspace.h"
 
 namespace paro::cpu {
@@ -54,8 +54,8 @@ const HeadKernels* choose_kernels() {
   offer(avx2_vnni_kernels, __builtin_cpu_supports("x86-64-v3") && has_avx_vnni());
   offer(avx512_kernels, avx512);
   offer(avx512_vnni_kernels, avx512 && __builtin_cpu_supports("avx512vnni"));
-  offer(avx512_bf16_kernels, avx512 && __builtin_cpu_supports("avx512vnni") &&
-                                 __builtin_cpu_supports("avx512bf16"));
+  offer(avx512_bf16_kernels,
+        avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"));
 #elif defined(__aarch64__)
   offer(neon_dot_kernels, (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0);
 #endif
@@ -84,22 +84,6 @@ size_t workspace_bytes(const paro_attention& call, const HeadKernels& kernels, i
   const size_t head = arena.used();
   take_scratch(arena, job);
   return head + static_cast<size_t>(threads) * (arena.used() - head);
-}
-
-void zero_padding(const paro_attention& call) {
-  const size_t element = call.dtype == PARO_FLOAT32 ? 4 : 2;
-  const size_t row = static_cast<size_t>(call.head_dim) * element;
-  for (int32_t b = 0; b < call.batch; ++b) {
-    for (int32_t head = 0; head < call.heads; ++head) {
-      const int32_t* order = call.token_order + int64_t{call.head_order[head]} * call.tokens;
-      for (int32_t position = call.key_length[b]; position < call.tokens; ++position) {
-        const int64_t token = b * int64_t{call.tokens} + order[position];
-        std::memset(static_cast<char*>(call.output) +
-                        static_cast<size_t>(token * call.heads + head) * row,
-                    0, row);
-      }
-    }
-  }
 }
 
 // Tiles of the group's heads in the schedule's order.
@@ -163,7 +147,6 @@ void run(const paro_attention& call, const HeadKernels& kernels, int threads, vo
       together.arrive_and_wait();  // nobody reads the head's job any more
     }
   });
-  zero_padding(call);
 }
 
 // Best of a few bursts, each long enough to outlast the start of a thread.
@@ -208,7 +191,8 @@ paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* 
   if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
   if (bytes == nullptr) return fail(PARO_INVALID_ARGUMENT, "bytes: expected a pointer, got NULL");
   const paro::cpu::HeadKernels* kernels = nullptr;
-  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK) return status;
+  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK)
+    return status;
   *bytes = paro::cpu::workspace_bytes(*call, *kernels, paro::cpu::thread_count(*launch));
   return PARO_OK;
 }
@@ -221,7 +205,8 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
     return fail(PARO_INVALID_ARGUMENT, "text: expected room for one line, got none");
   }
   const paro::cpu::HeadKernels* kernels = nullptr;
-  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK) return status;
+  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK)
+    return status;
   std::snprintf(text, capacity,
                 "%s kernels on %d threads: the widest instruction set of this processor%s",
                 kernels->name, paro::cpu::thread_count(*launch),
@@ -243,7 +228,8 @@ paro_status paro_forward(const paro_attention* call, const paro_launch* launch, 
   if (const paro_status status = check_pointers(*call); status != PARO_OK) return status;
   if (const paro_status status = check_contents(*call); status != PARO_OK) return status;
   const paro::cpu::HeadKernels* kernels = nullptr;
-  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK) return status;
+  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK)
+    return status;
   const int threads = paro::cpu::thread_count(*launch);
   const size_t needed = paro::cpu::workspace_bytes(*call, *kernels, threads);
   if (workspace == nullptr || workspace_bytes < needed) {
@@ -271,7 +257,8 @@ paro_status paro_measure_peak(const paro_launch* launch, double* flops_per_secon
     return fail(PARO_INVALID_ARGUMENT, "flops_per_second: expected a pointer, got NULL");
   }
   const paro::cpu::HeadKernels* kernels = nullptr;
-  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK) return status;
+  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK)
+    return status;
   try {
     *flops_per_second = paro::cpu::measure_peak(*kernels, paro::cpu::thread_count(*launch));
   } catch (const std::exception& error) {

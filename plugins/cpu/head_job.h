@@ -45,31 +45,40 @@ struct HeadJob {
   float* key_mean;      // [NK][D], preconditioned
   float* value_mean;    // [NK][D]
 
-  // Always inlined: it may be compiled with instructions that other machines lack.
+  // How many tokens exist of a key block, and of a query block. Always inlined: they may be
+  // compiled with instructions that other machines lack.
   __attribute__((always_inline)) int32_t tokens_in(int32_t block) const {
-    const int32_t rest = length - block * call->block_k;
-    return rest < 0 ? 0 : rest < call->block_k ? rest : call->block_k;
+    return existing(block, call->block_k);
+  }
+  __attribute__((always_inline)) int32_t queries_in(int32_t block) const {
+    return existing(block, call->block_q);
+  }
+
+ private:
+  __attribute__((always_inline)) int32_t existing(int32_t block, int32_t size) const {
+    const int32_t rest = length - block * size;
+    return rest < 0 ? 0 : rest < size ? rest : size;
   }
 };
 
 // Memory of one thread, reused from block to block and from tile to tile. A query block is cut
 // into strips of R rows that lie side by side in vectors; D channels.
 struct Scratch {
-  float* rows;        // [block_k][D] tokens on their way through stage 1
-  float* sums;        // [block_k][D] halves of a mean; words on their way to their transpose
-  Word* query;        // [strips][key_words][R]
-  float* row_factor;  // [strips][R] query scale * softmax scale * log2(e)
-  float* output;      // [strips][D][R]
-  float* row_maximum; // [strips][R]
-  float* row_sum;     // [strips][R]
-  float* logits;      // [block_k][R] of one strip
-  Word* weights;      // [value_words][R] of one strip: P in the words of its product
+  float* rows;         // [block_k][D] tokens on their way through stage 1
+  float* sums;         // [block_k][D] halves of a mean; words on their way to their transpose
+  Word* query;         // [strips][key_words][R]
+  float* row_factor;   // [strips][R] query scale * softmax scale * log2(e)
+  float* output;       // [strips][D][R]
+  float* row_maximum;  // [strips][R]
+  float* row_sum;      // [strips][R]
+  float* logits;       // [block_k][R] of one strip
+  Word* weights;       // [value_words][R] of one strip: P in the words of its product
 };
 
 // The instruction set's versions of the work on a head.
 struct HeadKernels {
   const char* name;
-  Operand codes;        // how it stores quantized operands
+  Operand codes;  // how it stores quantized operands
   bool multiplies_bfloat16;
   void (*prepare_key_block)(const HeadJob&, int32_t block, Scratch&);
   void (*prepare_summary_block)(const HeadJob&, int32_t group, Scratch&);

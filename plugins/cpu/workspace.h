@@ -18,7 +18,8 @@ class Arena {
   Element* take(int64_t count) {
     static_assert(sizeof(Element) == 4);
     char* piece = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += (static_cast<size_t>(count) * sizeof(Element) + kAlignment - 1) / kAlignment * kAlignment;
+    used_ +=
+        (static_cast<size_t>(count) * sizeof(Element) + kAlignment - 1) / kAlignment * kAlignment;
     return reinterpret_cast<Element*>(piece);
   }
 

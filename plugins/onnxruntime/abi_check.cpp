@@ -46,8 +46,8 @@ static_assert(sizeof(ErrorCode) == sizeof(OrtErrorCode));
 static_assert(sizeof(Characteristic) == sizeof(OrtCustomOpInputOutputCharacteristic));
 static_assert(sizeof(MemoryType) == sizeof(OrtMemType));
 
-#define PARO_SAME(declared, real, member)                                            \
-  static_assert(offsetof(declared, member) == offsetof(real, member), #member);      \
+#define PARO_SAME(declared, real, member)                                       \
+  static_assert(offsetof(declared, member) == offsetof(real, member), #member); \
   static_assert(kSameForm<decltype(declared::member), decltype(real::member)>, #member)
 
 PARO_SAME(ApiBase, OrtApiBase, GetApi);

@@ -25,7 +25,15 @@ struct Formal {
 
 // The order of the op's inputs.
 enum Index : size_t {
-  kQuery, kKey, kValue, kTokenOrder, kHeadOrder, kBlockMask, kTileOrder, kChannelAffine, kMaskBin,
+  kQuery,
+  kKey,
+  kValue,
+  kTokenOrder,
+  kHeadOrder,
+  kBlockMask,
+  kTileOrder,
+  kChannelAffine,
+  kMaskBin,
   kKeyLength
 };
 
@@ -143,8 +151,8 @@ void take_pointers(const Tensors& tensors, paro_attention& call) {
 Status* take_output(const Api& api, KernelContext* context, const Tensor& query,
                     paro_attention& call) {
   Value* output = nullptr;
-  if (Status* const status = api.KernelContext_GetOutput(context, 0, query.sizes.data(),
-                                                         query.rank, &output)) {
+  if (Status* const status =
+          api.KernelContext_GetOutput(context, 0, query.sizes.data(), query.rank, &output)) {
     return status;
   }
   return api.GetTensorMutableData(output, &call.output);

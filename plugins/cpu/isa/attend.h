@@ -34,9 +34,8 @@ inline void load_query(const Tile& tile, int strip) {
   const paro_attention& call = *job.call;
   const int head_dim = call.head_dim;
   const float* equalizer = call.channel_affine + (call.kv_heads + job.kv_head) * head_dim;
-  const float scale = call.scale != 0.0f
-                          ? call.scale
-                          : 1.0f / __builtin_sqrtf(static_cast<float>(head_dim));
+  const float scale =
+      call.scale != 0.0f ? call.scale : 1.0f / __builtin_sqrtf(static_cast<float>(head_dim));
   alignas(64) Word words[kStripRows * kLargestHeadDim];
   for (int r = 0; r < kStripRows; ++r) {
     const int row = strip * kStripRows + r;
@@ -69,15 +68,17 @@ inline void load_query(const Tile& tile, int strip) {
 
 // Raw logits of a strip: of codes, the bits of kRoundingBias + q . k.
 template <class Kind>
-inline void multiply_scores(const Product& product_of, const KeyRun& run, float* logits,
-                            RunRows& rows) {
+inline void multiply_scores(const Product& product_of, const KeyRun& run, Ahead& ahead,
+                            float* logits, RunRows& rows) {
   for (int v = 0; v < kStripVectors; ++v) rows.largest[v] = splat(kMinusInfinity);
   const auto start = [&](int j, int) {
-    if constexpr (Kind::kCodes) return splat(run.key_start[j]);
-    else return Vector{};
+    if constexpr (Kind::kCodes)
+      return splat(run.key_start[j]);
+    else
+      return Vector{};
   };
   const int count = run.count;
-  product<Kind>(product_of, run.padded_count(), start,
+  product<Kind>(product_of, run.padded_count(), ahead, start,
                 [&rows, logits, count](int j, int v, typename Kind::Sum sum) {
                   const Vector product_bits = reinterpret_cast<Vector>(sum);
                   const Vector logit = j < count ? product_bits : splat(kMinusInfinity);
@@ -89,12 +90,14 @@ inline void multiply_scores(const Product& product_of, const KeyRun& run, float*
 // output [D][R] = output * keep + (weights * values) * weight.
 template <class Kind>
 inline void multiply_values(const Product& product_of, const KeyRun& run, int head_dim,
-                            const RunRows& rows, float* output) {
+                            Ahead& ahead, const RunRows& rows, float* output) {
   const auto start = [&](int, int v) {
-    if constexpr (Kind::kCodes) return -Kind::kValueOffset * rows.code_sum[v];
-    else return Vector{};
+    if constexpr (Kind::kCodes)
+      return -Kind::kValueOffset * rows.code_sum[v];
+    else
+      return Vector{};
   };
-  product<Kind>(product_of, head_dim, start, [&](int d, int v, typename Kind::Sum sum) {
+  product<Kind>(product_of, head_dim, ahead, start, [&](int d, int v, typename Kind::Sum sum) {
     float* at = output + d * kStripRows + v * kVector;
     Vector own;
     if constexpr (Kind::kCodes) {
@@ -112,12 +115,16 @@ inline void attend_run(const Tile& tile, const KeyRun& run) {
   const HeadJob& job = tile.job;
   const Scratch& scratch = tile.scratch;
   const int head_dim = job.call->head_dim;
+  Ahead ahead_key(run.next_key, job.call->block_k * job.key_words,
+                  tile.strips() * pieces_of_product(run.padded_count()));
+  Ahead ahead_value(run.next_value, head_dim * job.value_words,
+                    tile.strips() * pieces_of_product(head_dim));
   for (int strip = 0; strip < tile.strips(); ++strip) {
     const int lane = strip * kStripRows;
     RunRows rows;
     multiply_scores<ScoreKind>(
         {run.key, scratch.query + lane * job.key_words, job.key_words, job.key_words}, run,
-        scratch.logits, rows);
+        ahead_key, scratch.logits, rows);
     LogitUnit unit;
     unit.origin = ScoreKind::kCodes ? kRoundingBias : 0.0f;
     for (int v = 0; v < kStripVectors; ++v) {
@@ -125,17 +132,16 @@ inline void attend_run(const Tile& tile, const KeyRun& run) {
     }
     const StripRows strip_rows{scratch.row_maximum + lane, scratch.row_sum + lane};
     if (run.log2_count == nullptr) {
-      softmax_run<WeightKind, kLevels, !ScoreKind::kCodes>(
-          unit, run.padded_count(), scratch.logits, scratch.weights, strip_rows, rows);
+      softmax_run<WeightKind, kLevels, !ScoreKind::kCodes>(unit, run.padded_count(), scratch.logits,
+                                                           scratch.weights, strip_rows, rows);
     } else {
       add_log2_count(run, scratch.logits, unit, rows);
       softmax_run<WeightKind, kLevels, true>(unit, run.padded_count(), scratch.logits,
                                              scratch.weights, strip_rows, rows);
     }
-    multiply_values<WeightKind>(
-        {run.value, scratch.weights, job.value_words,
-         (run.count + WeightKind::kPerWord - 1) / WeightKind::kPerWord},
-        run, head_dim, rows, scratch.output + lane * head_dim);
+    multiply_values<WeightKind>({run.value, scratch.weights, job.value_words,
+                                 (run.count + WeightKind::kPerWord - 1) / WeightKind::kPerWord},
+                                run, head_dim, ahead_value, rows, scratch.output + lane * head_dim);
   }
 }
 
@@ -167,25 +173,36 @@ inline bool is_listed(const HeadJob& job, const int32_t* mask_row, int block) {
          job.tokens_in(block) > 0;
 }
 
-inline bool lists_any(const HeadJob& job, const int32_t* mask_row) {
-  for (int block = 0; block < job.key_blocks; ++block) {
-    if (is_listed(job, mask_row, block)) return true;
-  }
-  return false;
-}
-
 inline KeyRun run_of(const HeadJob& job, const KeyBlocks& blocks, int64_t index, int count) {
   const int64_t keys = index * job.call->block_k, channels = index * job.call->head_dim;
-  return {blocks.key + keys * job.key_words, blocks.key_start + keys,
-          blocks.value + channels * job.value_words, blocks.value_scale + channels,
-          nullptr, blocks.key_scale[index], count};
+  return {blocks.key + keys * job.key_words,
+          blocks.key_start + keys,
+          blocks.value + channels * job.value_words,
+          blocks.value_scale + channels,
+          nullptr,
+          blocks.key_scale[index],
+          count,
+          nullptr,
+          nullptr};
+}
+
+// The first listed block from `block` on, or NK.
+inline int next_listed(const HeadJob& job, const int32_t* mask_row, int block) {
+  while (block < job.key_blocks && !is_listed(job, mask_row, block)) ++block;
+  return block;
 }
 
 inline void attend_listed(const Tile& tile, const int32_t* mask_row, AttendRun attend) {
   const HeadJob& job = tile.job;
-  for (int block = 0; block < job.key_blocks; ++block) {
-    if (!is_listed(job, mask_row, block)) continue;
-    attend(tile, run_of(job, job.tokens, block, job.tokens_in(block)));
+  for (int block = next_listed(job, mask_row, 0); block < job.key_blocks;) {
+    KeyRun run = run_of(job, job.tokens, block, job.tokens_in(block));
+    block = next_listed(job, mask_row, block + 1);
+    if (block < job.key_blocks) {
+      const KeyRun next = run_of(job, job.tokens, block, job.tokens_in(block));
+      run.next_key = next.key;
+      run.next_value = next.value;
+    }
+    attend(tile, run);
   }
 }
 
@@ -202,8 +219,9 @@ inline void attend_summaries(const Tile& tile, const int32_t* mask_row, AttendRu
       const int tokens = job.tokens_in(first + j);
       const bool off = tokens > 0 && !is_listed(job, mask_row, first + j);
       any_off |= off;
-      log2_count[j] = !off ? kMinusInfinity
-                           : tokens == width ? full : __builtin_log2f(static_cast<float>(tokens));
+      log2_count[j] = !off              ? kMinusInfinity
+                      : tokens == width ? full
+                                        : __builtin_log2f(static_cast<float>(tokens));
     }
     if (!any_off) continue;
     KeyRun run = run_of(job, job.summaries, first / width, count);
@@ -219,12 +237,15 @@ inline void write_output(const Tile& tile, int strip) {
   const float* shift = call.channel_affine + (2 * call.kv_heads + job.kv_head) * head_dim;
   const float* factor = shift + call.kv_heads * head_dim;
   alignas(64) float rows[kStripRows * kLargestHeadDim];
+  const int first = strip * kStripRows;
+  const int count = first + kStripRows < tile.rows ? kStripRows : tile.rows - first;
+  for (int r = 0; r < count; ++r) {
+    prefetch_row(call.output, tile.element(first + r), head_dim, call.dtype);
+  }
   transpose(tile.scratch.output + strip * kStripRows * head_dim, kStripRows, head_dim, kStripRows,
             rows, head_dim);
-  for (int r = 0; r < kStripRows; ++r) {
-    const int row = strip * kStripRows + r;
-    if (row >= tile.rows) break;
-    const float sum = tile.scratch.row_sum[row], inverse = 1.0f / sum;
+  for (int r = 0; r < count; ++r) {
+    const float sum = tile.scratch.row_sum[first + r], inverse = 1.0f / sum;
     float* x = rows + r * head_dim;
     if (sum == 0.0f) {
       for (int d = 0; d < head_dim; ++d) x[d] = 0.0f;
@@ -233,28 +254,32 @@ inline void write_output(const Tile& tile, int strip) {
     } else {
       for (int d = 0; d < head_dim; ++d) x[d] *= inverse;
     }
-    store_row(call.output, tile.element(row), head_dim, call.dtype, x);
+    store_row(call.output, tile.element(first + r), head_dim, call.dtype, x);
   }
 }
 
-inline void write_zeros(const Tile& tile) {
+// Into rows [begin, end) of a tile.
+inline void write_zeros(const Tile& tile, int begin, int end) {
   const paro_attention& call = *tile.job.call;
   alignas(64) const float zeros[kLargestHeadDim] = {};
-  for (int row = 0; row < tile.rows; ++row) {
+  for (int row = begin; row < end; ++row) {
     store_row(call.output, tile.element(row), call.head_dim, call.dtype, zeros);
   }
 }
 
 inline void attend_tile(const HeadJob& job, int32_t head, int32_t query_block, Scratch& scratch) {
   const paro_attention& call = *job.call;
-  const int first = query_block * call.block_q, rest = job.length - first;
-  if (rest <= 0) return;
-  const Tile tile{job, scratch, head, first, rest < call.block_q ? rest : call.block_q};
+  const int first = query_block * call.block_q;
+  const Tile tile{job, scratch, head, first, job.queries_in(query_block)};
+  const int in_sequence = call.tokens - first < call.block_q ? call.tokens - first : call.block_q;
+  write_zeros(tile, tile.rows, in_sequence);  // padding
+  if (tile.rows == 0) return;
   const int words = (job.key_blocks + 31) / 32;
   const int64_t mask_index =
       (int64_t{job.mask_bin} * call.heads + head) * job.query_blocks + query_block;
   const int32_t* mask_row = call.block_mask + mask_index * words;
-  if (!call.pool_dropped && !lists_any(job, mask_row)) return write_zeros(tile);
+  const bool lists_any = next_listed(job, mask_row, 0) < job.key_blocks;
+  if (!call.pool_dropped && !lists_any) return write_zeros(tile, 0, tile.rows);
 
   for (int strip = 0; strip < tile.strips(); ++strip) load_query(tile, strip);
   const int rows = tile.strips() * kStripRows;

@@ -11,12 +11,8 @@
 namespace paro::cpu {
 
 const HeadKernels PARO_KERNELS(PARO_ISA) = {
-    PARO_TEXT(PARO_ISA),
-    PARO_ISA::Codes::kOperand,
-    PARO_ISA::kMultipliesBfloat16,
-    PARO_ISA::prepare_key_block,
-    PARO_ISA::prepare_summary_block,
-    PARO_ISA::attend_tile,
+    PARO_TEXT(PARO_ISA),           PARO_ISA::Codes::kOperand,       PARO_ISA::kMultipliesBfloat16,
+    PARO_ISA::prepare_key_block,   PARO_ISA::prepare_summary_block, PARO_ISA::attend_tile,
     PARO_ISA::multiply_add_chains,
 };
 

@@ -54,14 +54,45 @@ inline void product_tile(const Product& p, int row, Start start, Finish& finish)
   }
 }
 
+// Memory that the next run needs, asked for piece by piece while this one is computed: a head's
+// copies exceed the second cache, and listed blocks lie in no order that a processor foresees.
+class Ahead {
+ public:
+  // `words` from `first` on, in at most `pieces` pieces; none where `first` is null.
+  Ahead(const Word* first, int64_t words, int64_t pieces)
+      : next_(first),
+        end_(first == nullptr ? nullptr : first + words),
+        lines_(static_cast<int>((words / kLineWords + pieces - 1) / pieces)) {}
+
+  // Into the second cache: the first is full of what is being computed.
+  __attribute__((always_inline)) void ask() {
+    for (int i = 0; i < lines_ && next_ < end_; ++i, next_ += kLineWords) {
+      __builtin_prefetch(next_, 0, 2);
+    }
+  }
+
+ private:
+  static constexpr int kLineWords = 16;
+  const Word* next_;
+  const Word* end_;
+  int lines_;
+};
+
+// How often product() asks ahead.
+constexpr int pieces_of_product(int rows) {
+  return (rows + 2 * kRowsAtOnce - 1) / (2 * kRowsAtOnce);
+}
+
 // rows: a multiple of kTailRows.
 template <class Kind, class Start, class Finish>
-inline void product(const Product& p, int rows, Start start, Finish finish) {
+inline void product(const Product& p, int rows, Ahead& ahead, Start start, Finish finish) {
   int row = 0;
   for (; row + 2 * kRowsAtOnce <= rows; row += 2 * kRowsAtOnce) {
+    ahead.ask();
     product_tile<Kind, kRowsAtOnce>(p, row, start, finish);
     product_tile<Kind, kRowsAtOnce>(p, row + kRowsAtOnce, start, finish);
   }
+  if (row < rows) ahead.ask();
   for (; row < rows; row += kTailRows) product_tile<Kind, kTailRows>(p, row, start, finish);
 }
 

@@ -47,7 +47,8 @@ struct Bfloat16 {
   static Vector multiply_add(Vector sum, VectorInt line, VectorInt word)
 #if defined(__AVX512BF16__)
   {
-    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(line), reinterpret_cast<__m512bh>(word));
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(line),
+                            reinterpret_cast<__m512bh>(word));
   }
 #else
       = delete;
@@ -91,13 +92,13 @@ struct Codes {
   using Element = int8_t;
   static VectorInt score(VectorInt sum, VectorInt query, VectorInt key) {
 #if defined(__AVX512VNNI__)
-    return reinterpret_cast<VectorInt>(_mm512_dpbusd_epi32(
-        reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(query),
-        reinterpret_cast<__m512i>(key)));
+    return reinterpret_cast<VectorInt>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
+                                                           reinterpret_cast<__m512i>(query),
+                                                           reinterpret_cast<__m512i>(key)));
 #else
-    return reinterpret_cast<VectorInt>(_mm256_dpbusd_avx_epi32(
-        reinterpret_cast<__m256i>(sum), reinterpret_cast<__m256i>(query),
-        reinterpret_cast<__m256i>(key)));
+    return reinterpret_cast<VectorInt>(_mm256_dpbusd_avx_epi32(reinterpret_cast<__m256i>(sum),
+                                                               reinterpret_cast<__m256i>(query),
+                                                               reinterpret_cast<__m256i>(key)));
 #endif
   }
   static VectorInt weigh(VectorInt sum, VectorInt weights, VectorInt value) {
@@ -119,9 +120,9 @@ struct Codes {
     return vdotq_s32(sum, reinterpret_cast<int8x16_t>(query), reinterpret_cast<int8x16_t>(key));
   }
   static VectorInt weigh(VectorInt sum, VectorInt weights, VectorInt value) {
-    return reinterpret_cast<VectorInt>(
-        vdotq_u32(reinterpret_cast<uint32x4_t>(sum), reinterpret_cast<uint8x16_t>(weights),
-                  reinterpret_cast<uint8x16_t>(value)));
+    return reinterpret_cast<VectorInt>(vdotq_u32(reinterpret_cast<uint32x4_t>(sum),
+                                                 reinterpret_cast<uint8x16_t>(weights),
+                                                 reinterpret_cast<uint8x16_t>(value)));
   }
   static VectorInt add_up(VectorInt sum, VectorInt weights) {
     return weigh(sum, weights, splat(0x01010101));
@@ -138,11 +139,11 @@ struct Codes {
   using Element = int16_t;
   static VectorInt score(VectorInt sum, VectorInt query, VectorInt key) {
 #if defined(__AVX512BW__)
-    return sum + reinterpret_cast<VectorInt>(_mm512_madd_epi16(
-                     reinterpret_cast<__m512i>(query), reinterpret_cast<__m512i>(key)));
+    return sum + reinterpret_cast<VectorInt>(_mm512_madd_epi16(reinterpret_cast<__m512i>(query),
+                                                               reinterpret_cast<__m512i>(key)));
 #elif defined(__AVX2__)
-    return sum + reinterpret_cast<VectorInt>(_mm256_madd_epi16(
-                     reinterpret_cast<__m256i>(query), reinterpret_cast<__m256i>(key)));
+    return sum + reinterpret_cast<VectorInt>(_mm256_madd_epi16(reinterpret_cast<__m256i>(query),
+                                                               reinterpret_cast<__m256i>(key)));
 #elif defined(__SSE2__)
     return sum + reinterpret_cast<VectorInt>(_mm_madd_epi16(reinterpret_cast<__m128i>(query),
                                                             reinterpret_cast<__m128i>(key)));

@@ -18,7 +18,7 @@ inline void gather_block(const HeadJob& job, const void* source, int index, cons
     const int64_t token = job.order[index * call.block_k + r];
     return ((job.sample * int64_t{call.tokens} + token) * call.kv_heads + job.kv_head) * head_dim;
   };
-  const auto ask_for = [&](int r) {
+  const auto ask_for = [&](int r) __attribute__((always_inline)) {
     if (r < count) prefetch_row(source, element(r), head_dim, call.dtype);
   };
   for (int r = 0; r < kRowsAhead; ++r) ask_for(r);
@@ -144,8 +144,9 @@ inline void prepare_key_block(const HeadJob& job, int32_t index, Scratch& scratc
   const float* affine = call.channel_affine + job.kv_head * head_dim;
   const int row_size = call.kv_heads * head_dim;
   const int count = job.tokens_in(index);
+  if (count == 0) return;  // read by nobody
   const auto summarize = [&](float* means, int bits) {
-    if (!call.pool_dropped || count == 0) return;
+    if (!call.pool_dropped) return;
     float* mean = means + int64_t{index} * head_dim;
     block_mean(scratch.rows, rows, head_dim, count, scratch.sums, mean);
     if (bits == 16) round_to_storage(mean, head_dim, call.dtype);

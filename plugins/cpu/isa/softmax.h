@@ -7,13 +7,15 @@ namespace paro::cpu::PARO_ISA {
 
 // A run of keys that share one scale.
 struct KeyRun {
-  const Word* key;             // [count][key_words]
-  const int32_t* key_start;    // [count]; codes only
-  const Word* value;           // [D][value_words]
-  const float* value_scale;    // [D]; codes only
-  const float* log2_count;     // [count] tokens that a summary stands for, -inf: off; or null
+  const Word* key;           // [count][key_words]
+  const int32_t* key_start;  // [count]; codes only
+  const Word* value;         // [D][value_words]
+  const float* value_scale;  // [D]; codes only
+  const float* log2_count;   // [count] tokens that a summary stands for, -inf: off; or null
   float key_scale;
   int count;
+  const Word* next_key;    // of the run after this one; or null
+  const Word* next_value;  // likewise
 
   // Keys at or past `count` take part with logits of -inf and values of 0.
   int padded_count() const { return (count + kTailRows - 1) / kTailRows * kTailRows; }
@@ -21,15 +23,15 @@ struct KeyRun {
 
 // What the softmax keeps of a strip between runs, and tells the product with V.
 struct StripRows {
-  float* maximum;       // [R] of all base-2 logits so far
-  float* sum;           // [R] of all weights so far, relative to `maximum`
+  float* maximum;  // [R] of all base-2 logits so far
+  float* sum;      // [R] of all weights so far, relative to `maximum`
 };
 
 // Of one run: largest raw logit of each row; then how the run joins what came before.
 struct RunRows {
   Vector largest[kStripVectors];
-  Vector keep[kStripVectors];      // what the output so far is multiplied by
-  Vector weight[kStripVectors];    // what the run's own output is multiplied by
+  Vector keep[kStripVectors];    // what the output so far is multiplied by
+  Vector weight[kStripVectors];  // what the run's own output is multiplied by
   VectorInt code_sum[kStripVectors];
 };
 
@@ -99,8 +101,8 @@ struct Weigh {
 
 // logits -> weights; updates the strip's rows.
 template <class Kind, int kLevels, bool kNan>
-inline void softmax_run(const LogitUnit& unit, int padded_count, const float* logits,
-                        Word* weights, const StripRows& strip, RunRows& rows) {
+inline void softmax_run(const LogitUnit& unit, int padded_count, const float* logits, Word* weights,
+                        const StripRows& strip, RunRows& rows) {
   const Vector zero{};
 #pragma GCC unroll 2
   for (int v = 0; v < kStripVectors; ++v) {

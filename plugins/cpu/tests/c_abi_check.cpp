@@ -105,9 +105,8 @@ void expect_refusal(std::mt19937& random, const char* name, paro_status status, 
 
 void check_misuse(std::mt19937& random) {
   expect_refusal(random, "query", PARO_INVALID_ARGUMENT, [](auto& c) { c.query = nullptr; });
-  expect_refusal(random, "output", PARO_INVALID_ARGUMENT, [](auto& c) {
-    c.output = static_cast<char*>(c.output) + 1;
-  });
+  expect_refusal(random, "output", PARO_INVALID_ARGUMENT,
+                 [](auto& c) { c.output = static_cast<char*>(c.output) + 1; });
   expect_refusal(random, "struct_size", PARO_INVALID_ARGUMENT, [](auto& c) { c.struct_size = 8; });
   expect_refusal(random, "batch", PARO_INVALID_ARGUMENT, [](auto& c) { c.batch = 0; });
   expect_refusal(random, "tokens", PARO_INVALID_ARGUMENT, [](auto& c) { c.tokens = INT32_MAX; });

@@ -83,8 +83,7 @@ int main(int argc, char** argv) {
     std::copy(header.begin(), header.end(), reinterpret_cast<char*>(&call));
     Tensors tensors = make_tensors(call);
     size_t bytes = 0;
-    if (!read_tensors(calls, tensors) ||
-        paro_workspace_bytes(&call, &launch, &bytes) != PARO_OK) {
+    if (!read_tensors(calls, tensors) || paro_workspace_bytes(&call, &launch, &bytes) != PARO_OK) {
       std::fprintf(stderr, "call %d: %s\n", count, paro_last_error());
       return 1;
     }
