@@ -68,15 +68,15 @@ def test_exported_file(tiny, tmp_path, fresh_seed):
 @pytest.mark.long
 @every_variant
 @pytest.mark.parametrize("odd", [False, True])
-@pytest.mark.parametrize("body", [Body.SPARSE, Body.DENSE])
-def test_exported_file_of_every_variant(tiny, tmp_path, fresh_seed, odd, body):
-    kit.check_exported_file(tiny, tmp_path, fresh_seed, odd=odd, body=body)
+@pytest.mark.parametrize(("bits", "body"), [(16, Body.SPARSE), (8, Body.DENSE)])
+def test_exported_file_of_every_variant(tiny, tmp_path, fresh_seed, odd, bits, body):
+    kit.check_exported_file(tiny, tmp_path, fresh_seed, odd=odd, bits=bits, body=body)
 
 
 @pytest.mark.long
 @every_variant
 def test_exported_baseline(tiny, tmp_path, fresh_seed):
-    kit.check_exported_file(tiny, tmp_path, fresh_seed, dense=True)
+    kit.check_exported_baseline(tiny, tmp_path, fresh_seed)
 
 
 @pytest.mark.long

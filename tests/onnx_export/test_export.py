@@ -19,7 +19,10 @@ from paro_trt.models.load import LoadedModel, load_model
 from paro_trt.onnx_export import Body, check_export, describe_onnx, export_onnx, exporter
 from paro_trt.plan import ParoPlan
 from paro_trt.runtime.onnxruntime_session import OrtSession
+from paro_trt.runtime.velocity import session_velocity
+from paro_trt.testing.model_kit import assert_overall_as_exact
 from paro_trt.testing.plans import small_plan
+from paro_trt.testing.stagewise import StagewiseComparison, assert_equal_sums
 from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
 
 
@@ -58,46 +61,38 @@ def half(loaded: LoadedModel, plan: ParoPlan, tmp_path_factory: pytest.TempPathF
     return path
 
 
-@pytest.mark.parametrize("batch", [1, 3])
 def test_file_computes_what_the_planned_model_does(
-    exported: Path, loaded: LoadedModel, plan: ParoPlan, batch: int, fresh_seed: int
+    exported: Path, loaded: LoadedModel, plan: ParoPlan, tmp_path: Path, fresh_seed: int
 ) -> None:
-    latents, timestep, conditioning = tiny_wan_inputs(batch, fresh_seed)
-    mask_bin = torch.arange(batch, dtype=torch.int32) % plan.bins
-    expected = ParoTransformer(loaded.model, loaded.family, plan)(
-        latents, timestep, *conditioning.values(), mask_bin
-    )[0]
-    with OrtSession(exported, threads=1) as session:
-        actual = session.run(_feed(latents, timestep, conditioning, mask_bin))["sample"]
-    torch.testing.assert_close(torch.from_numpy(actual), expected, atol=2e-5, rtol=2e-4)
+    planned = ParoTransformer(loaded.model, loaded.family, plan)
+    with StagewiseComparison(exported, planned, tmp_path / "exposed.onnx") as comparison:
+        for batch in (1, 3):
+            comparison.check(*tiny_wan_inputs(batch, fresh_seed))
 
 
 def test_baseline_computes_what_the_model_does(
     dense: Path, loaded: LoadedModel, plan: ParoPlan, fresh_seed: int
 ) -> None:
-    latents, timestep, conditioning = tiny_wan_inputs(2, fresh_seed)
-    expected = loaded.velocity(geometry_of(plan))(latents, timestep, conditioning)
+    inputs = tiny_wan_inputs(2, fresh_seed)
+    expected = loaded.velocity(geometry_of(plan))(*inputs)
     with OrtSession(dense, threads=1) as session:
-        actual = session.run(_feed(latents, timestep, conditioning))["sample"]
-    torch.testing.assert_close(torch.from_numpy(actual), expected, atol=2e-5, rtol=2e-4)
+        assert_equal_sums("the output", session_velocity(session)(*inputs), expected)
     assert describe_onnx(dense)["paro_attention"] == []
     assert (dense.parent / "dense.onnx.data").stat().st_size > 0
 
 
-def test_half_precision_file_runs(
+def test_half_precision_file_is_as_exact_as_half_precision(
     half: Path, loaded: LoadedModel, plan: ParoPlan, fresh_seed: int
 ) -> None:
-    latents, timestep, conditioning = tiny_wan_inputs(2, fresh_seed)
-    mask_bin = torch.zeros(2, dtype=torch.int32)
-    expected = ParoTransformer(loaded.model, loaded.family, plan)(
-        latents, timestep, *conditioning.values(), mask_bin
-    )[0]
-    narrow = {name: tensor.half() for name, tensor in conditioning.items()}
+    inputs = tiny_wan_inputs(2, fresh_seed)
+    expected, faithful = (
+        ParoTransformer(model.model, model.family, plan).velocity(*inputs)
+        for model in (loaded, load_model(loaded.path, torch.float16))
+    )
     with OrtSession(half, threads=1) as session:
-        actual = session.run(_feed(latents.half(), timestep, narrow, mask_bin))["sample"]
-    error = (torch.from_numpy(actual).float() - expected).norm() / expected.norm()
-    assert actual.dtype == np.float16
-    assert error < 5e-3
+        assert {spec.dtype for spec in session.outputs} == {"float16"}
+        actual = session_velocity(session)(*inputs)
+    assert_overall_as_exact(actual, faithful, expected)
 
 
 def test_file_describes_itself(exported: Path, loaded: LoadedModel, plan: ParoPlan) -> None:
@@ -250,18 +245,6 @@ def test_mask_of_a_wrong_rank_is_one_clear_error(exported: Path, tmp_path: Path)
     onnx.save(model, path)
     with pytest.raises(OnnxFileError, match="PAROAttention"):
         describe_onnx(path)
-
-
-def _feed(
-    latents: torch.Tensor,
-    timestep: torch.Tensor,
-    conditioning: dict[str, torch.Tensor],
-    mask_bin: torch.Tensor | None = None,
-) -> dict[str, np.ndarray]:
-    tensors = {"hidden_states": latents, "timestep": timestep, **conditioning}
-    if mask_bin is not None:
-        tensors["mask_bin"] = mask_bin
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 @pytest.mark.parametrize(
