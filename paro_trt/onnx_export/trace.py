@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import ModelError, ParoError
 from ..models.apply import GeometryConstants
 from ..models.base import Geometry
 from ..models.conditioning import BATCH, cast_inputs, example_inputs
@@ -67,7 +68,7 @@ def trace(module: torch.nn.Module, loaded: LoadedModel, geometry: Geometry, opse
     latent_shape = family.latent_shape(loaded.config, geometry)
     latents = torch.zeros(EXAMPLE_BATCH, *latent_shape, dtype=loaded.dtype)
     timestep = torch.full((EXAMPLE_BATCH,), 500.0)
-    with _quiet(), family.adapted(loaded.model, geometry):
+    with _quiet(), _explained(type(loaded.model).__name__), family.adapted(loaded.model, geometry):
         program = torch.onnx.export(
             module.eval(),
             (latents, timestep, *inputs),
@@ -82,6 +83,25 @@ def trace(module: torch.nn.Module, loaded: LoadedModel, geometry: Geometry, opse
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     return program.model
+
+
+@contextmanager
+def _explained(class_name: str) -> Iterator[None]:
+    """Whatever the exporter makes of a model it cannot trace becomes one clear error."""
+    try:
+        yield
+    except Exception as error:  # torch's and onnxscript's errors share no narrower base
+        origin: BaseException | None = error
+        while origin is not None and not isinstance(origin, (ParoError, OSError)):
+            origin = origin.__cause__
+        if origin is not None:
+            raise origin from None
+        raise ModelError(
+            f"tracing {class_name}",
+            expected="a forward of any batch, without branches on data",
+            actual=" ".join(str(error.__cause__ or error).split())[:300],
+            remedy="change it in the family's adapted(), see docs/adding-a-model.md",
+        ) from error
 
 
 @contextmanager
