@@ -100,10 +100,12 @@ class Sampling(Enum):
 
     FLOW: velocity of a straight path, x = sigma * noise + (1 - sigma) * data.
     V_PREDICTION: v of a variance-preserving diffusion with CogVideoX's noise schedule.
+    EPSILON: the noise of a variance-preserving diffusion with linear betas, as of DiT and PixArt.
     """
 
     FLOW = "flow"
     V_PREDICTION = "v-prediction"
+    EPSILON = "epsilon"
 
 
 class ModelFamily(ABC):

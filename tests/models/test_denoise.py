@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from paro_trt.errors import ArgumentError
-from paro_trt.models.denoise import denoise, sampling_timesteps, seeded_noise
+from paro_trt.models.base import Sampling
+from paro_trt.models.denoise import denoise, noised, sampling_timesteps, seeded_noise
 
 
 def straight_to(target):
@@ -23,6 +24,38 @@ def test_straight_path_ends_at_its_target():
     for steps, shift in ((1, 1.0), (7, 3.0)):
         result = denoise(straight_to(target), noise, {}, steps=steps, shift=shift)
         torch.testing.assert_close(result, target, atol=1e-5, rtol=1e-5)
+
+
+def kept_of_the_sample(timestep):
+    """Product of 1 - beta up to a timestep, betas being linear from 1e-4 to 0.02."""
+    kept = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    return kept[int(timestep)]
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_noise_prediction_ends_at_its_target(steps):
+    noise = seeded_noise((2, 3, 2, 4, 4), seed=1)
+    target = torch.randn(2, 3, 2, 4, 4) + 0.5
+
+    def epsilon(latents, timestep, _conditioning):
+        kept = kept_of_the_sample(timestep[0])
+        return (latents - kept.sqrt() * target) / (1 - kept).sqrt()
+
+    options = {"steps": steps, "shift": 1.0, "sampling": Sampling.EPSILON}
+    result = denoise(epsilon, noise, {}, **options)
+    # At timestep 999 a 160th of the sample is left, and so roundings count 160 times.
+    torch.testing.assert_close(result, target, atol=1e-3, rtol=0)
+    assert sampling_timesteps(steps, 1.0, Sampling.EPSILON)[0] == 999.0
+
+
+def test_noised_samples_of_a_noise_prediction():
+    clean, noise = torch.randn(3, 2, 4, 4) + 0.5, seeded_noise((3, 2, 4, 4), seed=1)
+    timestep = torch.tensor([1000.0, 500.2, 0.0])
+    mixed = noised(clean, noise, timestep, Sampling.EPSILON)
+    for row, whole in enumerate((999, 500, 0)):
+        kept = kept_of_the_sample(whole)
+        expected = kept.sqrt() * clean[row] + (1 - kept).sqrt() * noise[row]
+        torch.testing.assert_close(mixed[row], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_each_step_moves_by_velocity_times_the_sigma_difference():
