@@ -22,7 +22,7 @@ from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 from paro_trt.testing.numerics import compare
-from tests.plugins.cpu_instruction_sets import instruction_set, of_this_processor
+from tests.plugins.cpu_instruction_sets import ALL, instruction_set, of_this_processor
 
 CASE = OpCase("native", 300, batch=2, heads=4, kv_heads=2, bins=2).with_bits(8, 8, True)
 
@@ -247,17 +247,24 @@ def test_exports_are_the_c_abi_only():
     )
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names instructions of x86-64")
-@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
-def test_products_use_the_instructions_they_are_written_for():
-    """A compiler option in the wrong order once left products without FMA, and no test failed."""
+@pytest.fixture(scope="module")
+def listing() -> str:
+    """The library's instructions."""
+    if platform.machine() != "x86_64":
+        pytest.skip("names instructions of x86-64")
+    if shutil.which("objdump") is None:
+        pytest.skip("needs objdump")
     path = native.library_path("cpu")
-    listing = subprocess.run(
+    return subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", str(path)],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
+
+
+def test_products_use_the_instructions_they_are_written_for(listing):
+    """A compiler option in the wrong order once left products without FMA, and no test failed."""
     for instruction, register in (
         ("vfmadd", "ymm"),
         ("vfmadd", "zmm"),
@@ -268,3 +275,18 @@ def test_products_use_the_instructions_they_are_written_for():
     ):
         found = re.findall(rf"\b{instruction}\w*\s.*%{register}", listing)
         assert len(found) >= 16, (instruction, register)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "places"),
+    [
+        # Into the first cache: rows of keys and values, before a block and within it, of queries,
+        # of the output. Into the second: keys and values of the next run.
+        ("prefetcht0", 6),
+        ("prefetcht1", 2),
+    ],
+)
+def test_memory_is_asked_for_ahead(instruction, places, listing):
+    """g++ once dropped all prefetches of stage 1, whose function it took for one without effect."""
+    found = re.findall(rf"\b{instruction}\b", listing)
+    assert len(found) >= places * len(ALL)

@@ -82,9 +82,19 @@ def show(measurements: list[Measurement]) -> None:
     """The table, a row a contender and density."""
     from ..testing.attention_suite import kernels_here
 
-    numbers = ("density", "ms", "spread", "speedup", "GFLOP/s", "of peak", "stage 1")
+    numbers = (
+        "density",
+        "ms",
+        "spread",
+        "speedup",
+        "by processor",
+        "GFLOP/s",
+        "of peak",
+        "stage 1",
+    )
     table = output.table(
-        "Attention (speedup over torch SDPA f32 of the same rounds; peak: FP32 multiply-adds; "
+        "Attention (speedup over torch SDPA f32 of the same rounds, of time and of processor time; "
+        "peak: FP32 multiply-adds; "
         f"PARO: {kernels_here()}; !: spread above 5 %)",
         "tokens", "D", "threads", "contender", *numbers, right=numbers,
     )  # fmt: skip
@@ -92,7 +102,8 @@ def show(measurements: list[Measurement]) -> None:
         table.add_row(
             f"{m.tokens:,}", str(m.head_dim), str(m.threads), m.contender, f"{m.density:.3f}",
             f"{m.milliseconds:.1f}", f"{m.spread:.0%}{'' if m.steady else ' !'}",
-            f"{m.speedup:.2f}x", f"{m.gflops:.0f}", f"{m.peak_share:.0%}",
+            f"{m.speedup:.2f}x", f"{m.processor_speedup:.2f}x",
+            f"{m.gflops:.0f}", f"{m.peak_share:.0%}",
             "" if m.stage1_share is None else f"{m.stage1_share:.1%}",
         )  # fmt: skip
     output.results().print(table)

@@ -41,18 +41,28 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class Stage1Calls:
+    """Two calls that differ by stage 1 alone; both write zeros.
+
+    nothing_listed: on a mask without any block. no_tokens: with a key length of 0.
+    """
+
+    nothing_listed: Callable[[], Tensor]
+    no_tokens: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
 class Entry:
     """A contender at one density: its call, and the check of what that returns.
 
-    prepare_alone: of PARO's, the same call on a mask that lists nothing, which is stage 1 and the
-    writing of zeros.
+    stage1: of PARO's alone.
     """
 
     name: str
     density: float
     run: Callable[[], Tensor]
     verify: Callable[[Tensor], None]
-    prepare_alone: Callable[[], Tensor] | None = None
+    stage1: Stage1Calls | None = None
 
     @property
     def key(self) -> str:
@@ -142,9 +152,12 @@ def _sparse_entries(
     ):
         config = AttentionConfig(BLOCK_Q, BLOCK_K, qk_bits=bits, pv_bits=bits)
         run = partial(library.forward, tensors, config, workload.threads)
-        nothing = _with_mask(tensors, np.zeros_like(mask))
-        alone = partial(library.forward, nothing, config, workload.threads)
-        entries.append(Entry(name, reached, run, verify(name, largest), alone))
+        unlisted = _with_mask(tensors, np.zeros_like(mask))
+        empty = tensors._replace(key_length=torch.zeros_like(tensors.key_length))
+        stage1 = Stage1Calls(
+            *(partial(library.forward, x, config, workload.threads) for x in (unlisted, empty))
+        )
+        entries.append(Entry(name, reached, run, verify(name, largest), stage1))
     if flex:
         name = "FlexAttention f32"
         compiled = _flex_attention(masked, key_blocks)

@@ -5,6 +5,7 @@ All contenders of a shape run in one process, verified first, then timed in turn
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch
 from ..native import library_path, load_library
 from ..op.spec import AttentionConfig
 from .attention_contenders import BLOCK_K, BLOCK_Q, Entry, Workload, make_entries
-from .bench import Contender, Timing, speedup, time_interleaved
+from .bench import Contender, Timing, processor_speedup, speedup, time_interleaved
 from .cases import OpCase, random_inputs
 
 MOST_ROUNDS_FACTOR = 3
@@ -25,10 +26,11 @@ class Measurement:
     """One contender at one density.
 
     spread: half the interquartile range over the median. steady: whether that is at most 5 %.
-    speedup: of the median round, against the baseline of the same round. gflops: of the blocks
-    executed, 4 * D * block_q * block_k each. peak_share: gflops over the FP32 multiply-add rate of
-    the same threads, measured after the rounds; integer and bfloat16 products may exceed it.
-    stage1_share: time on a mask that lists nothing, over this time; None but for PARO.
+    speedup: of the median round, against the baseline of the same round; processor_speedup: the
+    same of processor time, which other programs change less. gflops: of the blocks executed,
+    4 * D * block_q * block_k each. peak_share: gflops over the FP32 multiply-add rate of the same
+    threads, measured after the rounds; integer and bfloat16 products may exceed it. stage1_share:
+    of this time; None but for PARO.
     """
 
     tokens: int
@@ -41,6 +43,7 @@ class Measurement:
     spread: float
     steady: bool
     speedup: float
+    processor_speedup: float
     gflops: float
     peak_share: float
     stage1_share: float | None
@@ -93,12 +96,27 @@ def kernels_here() -> str:
 def _contenders(entries: list[Entry]) -> list[Contender]:
     contenders = [Contender(entry.key, entry.run) for entry in entries]
     # Stage 1 is the same at every density: timed once for each name.
-    alone = {entry.name: entry.prepare_alone for entry in entries if entry.prepare_alone}
-    return contenders + [Contender(_stage1_key(name), run) for name, run in alone.items()]
+    stage1 = {entry.name: entry.stage1 for entry in entries if entry.stage1}
+    for name, calls in stage1.items():
+        contenders.append(Contender(_nothing_listed(name), calls.nothing_listed))
+        contenders.append(Contender(_no_tokens(name), calls.no_tokens))
+    return contenders
 
 
-def _stage1_key(name: str) -> str:
-    return f"{name}, stage 1"
+def _nothing_listed(name: str) -> str:
+    return f"{name}, nothing listed"
+
+
+def _no_tokens(name: str) -> str:
+    return f"{name}, no tokens"
+
+
+def _stage1_seconds(name: str, timings: dict[str, Timing]) -> float | None:
+    """Median over the rounds of the difference that stage 1 makes."""
+    if _nothing_listed(name) not in timings:
+        return None
+    with_stage1, without = timings[_nothing_listed(name)].seconds, timings[_no_tokens(name)].seconds
+    return statistics.median(a - b for a, b in zip(with_stage1, without, strict=True))
 
 
 def _measurement(
@@ -111,7 +129,7 @@ def _measurement(
     timing = timings[entry.key]
     dense_flops = 4 * workload.tokens**2 * workload.head_dim * workload.heads
     gflops = entry.density * dense_flops / timing.median / 1e9
-    alone = timings.get(_stage1_key(entry.name))
+    stage1 = _stage1_seconds(entry.name, timings)
     return Measurement(
         workload.tokens,
         workload.head_dim,
@@ -123,7 +141,8 @@ def _measurement(
         timing.spread,
         timing.steady,
         speedup(baseline, timing),
+        processor_speedup(baseline, timing),
         gflops,
         gflops / peak_gflops,
-        None if alone is None else alone.median / timing.median,
+        None if stage1 is None else stage1 / timing.median,
     )

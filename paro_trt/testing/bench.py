@@ -20,10 +20,15 @@ class Contender:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contender: every round, in order."""
+    """Seconds of one contender: every round, in order.
+
+    processor_seconds: what the process's threads computed meanwhile, which other programs change
+    less than the time that passed; empty where that was not measured, as on a GPU.
+    """
 
     name: str
     seconds: tuple[float, ...]
+    processor_seconds: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
@@ -76,26 +81,34 @@ def time_interleaved(
     for contender in contenders:
         for _ in range(warmup):
             contender.run()
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    timings = {name: Timing(name, ()) for name in names}
     for round_index in range(limit):
-        if round_index >= rounds and all(_timing(name, seconds).steady for name in names):
+        if round_index >= rounds and all(timing.steady for timing in timings.values()):
             break
         for turn in range(len(contenders)):
             contender = contenders[(round_index + turn) % len(contenders)]
-            start = time.perf_counter()
-            contender.run()
-            seconds[contender.name].append(time.perf_counter() - start)
+            timings[contender.name] = _with_round(timings[contender.name], contender)
         if on_round is not None:
             on_round()
-    return {name: _timing(name, seconds) for name in names}
+    return timings
 
 
-def _timing(name: str, seconds: dict[str, list[float]]) -> Timing:
-    return Timing(name, tuple(seconds[name]))
+def _with_round(timing: Timing, contender: Contender) -> Timing:
+    start, processor_start = time.perf_counter(), time.process_time()
+    contender.run()
+    passed, computed = time.perf_counter() - start, time.process_time() - processor_start
+    return Timing(timing.name, (*timing.seconds, passed), (*timing.processor_seconds, computed))
 
 
 def speedup(baseline: Timing, timing: Timing) -> float:
     """Median over the rounds of baseline / timing: both sides of a ratio ran side by side."""
-    return statistics.median(
-        slow / fast for slow, fast in zip(baseline.seconds, timing.seconds, strict=True)
-    )
+    return _median_ratio(baseline.seconds, timing.seconds)
+
+
+def processor_speedup(baseline: Timing, timing: Timing) -> float:
+    """The same of the processor's time, the measure to read on a machine that others use too."""
+    return _median_ratio(baseline.processor_seconds, timing.processor_seconds)
+
+
+def _median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))

@@ -9,9 +9,6 @@ turns.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +20,7 @@ from paro_trt import native
 from paro_trt.onnx_export.bodies import Body, attention_function
 from paro_trt.op.spec import DOMAIN, INPUTS, OP_TYPE, AttentionConfig, AttentionInputs
 from paro_trt.runtime.custom_op import register_custom_op
-from paro_trt.testing.bench import Contender, speedup, time_interleaved
+from paro_trt.testing.bench import Contender, processor_speedup, speedup, time_interleaved
 from paro_trt.testing.cases import OpCase, random_inputs
 
 OPSET = 20
@@ -113,29 +110,16 @@ def measure(shape: Shape, threads: int, rounds: int) -> str:
     runs = {name: lambda s=session: s.run(None, feed)[0] for name, session in sessions.items()}
     runs[DIRECT] = lambda: library.forward(inputs, shape.case.config, threads).numpy()
     verify({name: run() for name, run in runs.items()})
-    processor: dict[str, list[float]] = {name: [] for name in runs}
-    contenders = [Contender(name, with_clock(run, processor[name])) for name, run in runs.items()]
-    timings = time_interleaved(contenders, rounds=rounds)
-    medians = {name: statistics.median(values) for name, values in processor.items()}
+    timings = time_interleaved([Contender(*entry) for entry in runs.items()], rounds=rounds)
+    body = timings[BODY]
     ratios = " | ".join(
-        f"{speedup(timings[BODY], timings[name]):.2f} ({medians[BODY] / medians[name]:.2f})"
+        f"{speedup(body, timings[name]):.2f} ({processor_speedup(body, timings[name]):.2f})"
         for name in (OP, DIRECT)
     )
     return (
-        f"| {shape.tokens} | {shape.bits} | {ratios} | {timings[BODY].spread:.0%}, "
+        f"| {shape.tokens} | {shape.bits} | {ratios} | {body.spread:.0%}, "
         f"{timings[OP].spread:.0%} |"
     )
-
-
-def with_clock(run: Callable[[], object], seconds: list[float]) -> Callable[[], None]:
-    """`run`, noting the processor time it takes, which other programs change less than time."""
-
-    def clocked() -> None:
-        start = time.process_time()
-        run()
-        seconds.append(time.process_time() - start)
-
-    return clocked
 
 
 def main() -> None:

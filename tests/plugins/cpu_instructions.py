@@ -87,15 +87,18 @@ def _number(label: str, text: str) -> int:
 
 
 def main(directory: Path) -> None:
-    """Record the counts of this machine's instruction sets."""
+    """Record the counts of this machine's instruction sets; those of others stay as they are."""
     programs = build(directory, "one_call")
+    record = json.loads(RECORD.read_text())
+    if record["compiler"] != compiler():
+        raise SystemExit(f"{RECORD}: recorded with {record['compiler']}, this is {compiler()}")
     here = of_this_processor()
-    counts = {
+    record["per score"] |= {
         counted.name: round(instructions_per_score(counted, programs), 3)
         for counted in COUNTS
         if counted.isa in here
     }
-    RECORD.write_text(json.dumps({"compiler": compiler(), "per score": counts}, indent=2) + "\n")
+    RECORD.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,21 @@ import torch
 
 from paro_trt.errors import ArgumentError, ParoError
 from paro_trt.testing import attention_suite
-from paro_trt.testing.attention_contenders import BASELINE, Workload, exact_density_mask
+from paro_trt.testing.attention_contenders import (
+    BASELINE,
+    Workload,
+    exact_density_mask,
+    make_entries,
+)
 from paro_trt.testing.attention_plot import plot_speedup
 from paro_trt.testing.attention_suite import measure
-from paro_trt.testing.bench import Contender, Timing, speedup, time_interleaved
+from paro_trt.testing.bench import (
+    Contender,
+    Timing,
+    processor_speedup,
+    speedup,
+    time_interleaved,
+)
 
 SMALL = Workload(tokens=512, head_dim=64, heads=2, threads=1, densities=(1.0, 0.25))
 
@@ -25,6 +36,7 @@ def test_contenders_take_turns_and_start_in_turn():
     timings = time_interleaved(contenders, rounds=2, warmup=1)
     assert "".join(calls) == "abc" + "abc" + "bca"
     assert [len(timing.seconds) for timing in timings.values()] == [2, 2, 2]
+    assert [len(timing.processor_seconds) for timing in timings.values()] == [2, 2, 2]
 
 
 def test_no_rounds_and_equal_names_are_refused():
@@ -39,6 +51,38 @@ def test_speedup_pairs_the_rounds():
     slow, fast = Timing("slow", (4.0, 40.0, 8.0)), Timing("fast", (1.0, 10.0, 1.0))
     assert speedup(slow, fast) == 4.0
     assert Timing("x", (1.0, 2.0, 3.0)).median == 2.0
+
+
+def test_processor_time_leaves_waiting_out():
+    """As it leaves out what other programs take."""
+
+    def compute() -> None:
+        end = time.process_time() + 0.02
+        while time.process_time() < end:
+            pass
+
+    def compute_and_wait() -> None:
+        compute()
+        time.sleep(0.1)
+
+    contenders = [Contender("waits", compute_and_wait), Contender("computes", compute)]
+    timings = time_interleaved(contenders, rounds=3)
+    assert min(timings["waits"].seconds) > 0.12
+    assert processor_speedup(timings["waits"], timings["computes"]) == pytest.approx(1.0, abs=0.3)
+
+
+def test_stage1_is_what_two_calls_differ_by():
+    entry = next(
+        e for e in make_entries(SMALL, flex=False, onnxruntime=False) if e.name == "PARO CPU int8"
+    )
+    timings = {
+        "PARO CPU int8, nothing listed": Timing("a", (3.0, 9.0, 4.0)),
+        "PARO CPU int8, no tokens": Timing("b", (1.0, 2.0, 3.0)),
+    }
+    assert attention_suite._stage1_seconds("PARO CPU int8", timings) == 2.0
+    assert attention_suite._stage1_seconds(BASELINE, timings) is None
+    assert not entry.stage1.nothing_listed().any()
+    assert not entry.stage1.no_tokens().any()
 
 
 @pytest.mark.parametrize("density", [1.0, 0.5, 0.25, 0.1])
