@@ -125,9 +125,9 @@ class _Stage(torch.nn.Module):
         """The file's output [B, S, H, D]; arguments as of PlannedAttention."""
         for part, expected in (("query", query), ("key", key), ("value", value)):
             assert_equal_sums(f"{part} of {self.name}", self.found[part], expected)
-        layer, output = self.layer, self.found["output"]
+        layer, found = self.layer, self.found
         inputs = AttentionInputs(
-            *(self.found[part] for part in _PARTS[:3]), token_order, layer.head_order,
+            found["query"], found["key"], found["value"], token_order, layer.head_order,
             layer.block_mask, layer.tile_order, layer.channel_affine, mask_bin, key_length,
         )  # fmt: skip
         config = AttentionConfig(
@@ -138,6 +138,6 @@ class _Stage(torch.nn.Module):
             pv_bits=layer.pv_bits,
             pool_dropped=bool(layer.pool_dropped),
         )
-        comparison = compare(output, inputs, config)
+        comparison = compare(found["output"], inputs, config)
         assert comparison.ok, f"attention of {self.name}: {comparison}"
-        return output
+        return found["output"]
