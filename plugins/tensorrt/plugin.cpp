@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <new>
 
+#include "build_id.h"
 #include "log.h"
 #include "tensors.h"
 
@@ -103,10 +104,10 @@ AttentionPlugin::AttentionPlugin(const Attributes& attributes) noexcept : attrib
   // %a gives every bit of the scale.
   std::snprintf(
       identity_.data(), identity_.size(),
-      "scale=%a block_q=%d block_k=%d qk_bits=%d pv_bits=%d pool_dropped=%d kernels=%s/%u",
+      "scale=%a block_q=%d block_k=%d qk_bits=%d pv_bits=%d pool_dropped=%d kernels=%s/%u/%s",
       static_cast<double>(attributes.scale), attributes.block_q, attributes.block_k,
       attributes.qk_bits, attributes.pv_bits, attributes.pool_dropped, paro_library_name(),
-      paro_abi_version());
+      paro_abi_version(), build_id());
 }
 
 nvinfer1::IPluginCapability* AttentionPlugin::getCapabilityInterface(

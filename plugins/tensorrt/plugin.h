@@ -64,7 +64,7 @@ class AttentionPlugin final : public nvinfer1::IPluginV3,
 
  private:
   Attributes attributes_;
-  std::array<char, 192> identity_;  // attributes and kernel library, as text
+  std::array<char, 192> identity_;  // attributes, kernel library and its build, as text
   StoredFields stored_;             // filled when asked for: it points into this very object
   nvinfer1::PluginFieldCollection stored_collection_;
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from paro_trt.native import load_library
 from paro_trt.op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 from .environments import Package, probe, python_with
-from .harness import host_build
+from .harness import host_build, run
 
 LEAN = pytest.mark.parametrize("package", [Package.LEAN_10, Package.LEAN_11], ids=lambda p: p.name)
 
@@ -96,7 +97,9 @@ def create(package: Package, phase: str, **changes: list) -> tuple[dict | None, 
 @LEAN
 @pytest.mark.parametrize("phase", ["BUILD", "RUNTIME"])
 def test_creator_makes_a_plugin_of_fields(package: Package, phase: str) -> None:
-    kernels = load_library(host_build().library).name
+    library = host_build().library
+    kernels = load_library(library).name
+    build_id = re.findall(r"Build ID: (\w{16})", run("readelf", "-n", library))[0]
     stored = {"kernel_library": ["CHAR", f"{kernels}\0"]} if phase == "RUNTIME" else {}
     plugin, said = create(package, phase, **stored)
     assert said == ""
@@ -110,7 +113,7 @@ def test_creator_makes_a_plugin_of_fields(package: Package, phase: str) -> None:
         "names": [OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE],
         "outputs": 1,
         "timing_cache_id": "scale=0x1p-2 block_q=128 block_k=64 qk_bits=8 pv_bits=4 "
-        f"pool_dropped=1 kernels={kernels}/{ABI_VERSION}",
+        f"pool_dropped=1 kernels={kernels}/{ABI_VERSION}/{build_id}",
         "format_combination_limit": 100,
     }
 
