@@ -57,12 +57,7 @@ def export(
     check_output(target)
     for file in plan:
         require_file(file, "a plan file")
-    if len(plan) > 1 and external_data is False:
-        raise ArgumentError(
-            "--no-external-data",
-            expected="one plan",
-            actual=f"{len(plan)} plans, whose files share external weights",
-        )
+    check_external_data(external_data, len(plan))
 
     import torch
 
@@ -90,6 +85,16 @@ def export(
         return
     for report, file in zip(reports, plan, strict=True):
         output.print_facts(f"wrote {report.path}", _facts(report, model, file))
+
+
+def check_external_data(external_data: bool | None, files: int) -> None:
+    """ArgumentError where several files are to hold their weights themselves."""
+    if files > 1 and external_data is False:
+        raise ArgumentError(
+            "--no-external-data",
+            expected="one resolution",
+            actual=f"{files}, whose files share external weights",
+        )
 
 
 def _describe(report: ExportReport) -> dict[str, Any]:

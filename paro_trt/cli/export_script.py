@@ -10,12 +10,13 @@ import typer
 from ..errors import ArgumentError, ModelError
 from .calibrate import DEFAULT_DENSITY, parse_sizes
 from .choices import BodyName, DtypeName
+from .export import check_external_data
 from .paths import check_output, require_file
 from .policy import exit_policy
 
 if TYPE_CHECKING:
     from ..models.load import LoadedModel
-    from ..plan import ParoPlan
+    from ..plan import Grid, ParoPlan
 
 
 @dataclass(frozen=True)
@@ -66,34 +67,49 @@ def export_family(defaults: ScriptDefaults, description: str) -> None:
         opset: Annotated[
             int | None, typer.Option(help="18 to 25. [default: 20; 25 for bfloat16]")
         ] = None,
+        external_data: Annotated[
+            bool | None,
+            typer.Option(
+                "--external-data/--no-external-data",
+                help="Weights in a file of their own. [default: above 1.5 GB, or with several "
+                "--video]",
+            ),
+        ] = None,
         dense: Annotated[bool, typer.Option("--dense", help="Baseline without PARO.")] = False,
     ) -> None:
         with exit_policy():
             import torch
 
             from ..models.load import load_model
+            from ..onnx_export import Body
 
             check_output(output)
             sizes = [parse_sizes(None, text) for text in video or [_comma(defaults.size)]]
             loaded = load_model(model, getattr(torch, dtype))
             _require_family(loaded, defaults.family)
+            check_external_data(external_data, len(sizes))
             plans = [_plan(loaded, size, output, prompts, density, defaults) for size in sizes]
-            _export(loaded, plans, output, body=body, dense_baseline=dense, opset=opset)
+            options = {"body": Body(body), "dense_baseline": dense, "opset": opset}
+            _export(loaded, plans, output, external_data, options)
 
     main.__doc__ = description
     typer.run(main)
 
 
 def _export(
-    loaded: "LoadedModel", plans: list["ParoPlan"], output: Path, *, body: str, **options: Any
+    loaded: "LoadedModel",
+    plans: list["ParoPlan"],
+    output: Path,
+    external_data: bool | None,
+    options: dict[str, Any],
 ) -> None:
-    from ..onnx_export import Body, export_onnx, export_resolutions
+    from ..onnx_export import export_onnx, export_resolutions
 
-    options |= {"body": Body(body), "progress": typer.echo}
+    options["progress"] = typer.echo
     if len(plans) > 1:
         reports = export_resolutions(loaded, plans, output, **options)
     else:
-        reports = (export_onnx(loaded, plans[0], output, **options),)
+        reports = (export_onnx(loaded, plans[0], output, external_data=external_data, **options),)
     for report in reports:
         megabytes = (report.bytes + report.external_bytes) / 1e6
         layers = len(report.layers)
@@ -130,7 +146,9 @@ def _plan(
     name = "x".join(map(str, pixels))
     path = output.with_name(f"{output.stem}-{name}.paro.safetensors")
     if path.is_file():
-        return load_plan(path)
+        plan = load_plan(path)
+        _require_grid(path, plan.grid, loaded.family.grid(loaded.config, size))
+        return plan
     if prompts is None:
         raise ArgumentError(
             str(path),
@@ -144,6 +162,20 @@ def _plan(
         return calibrate(
             loaded, given, size, settings, path, progress=bars, partner=load_partner(loaded)
         )
+
+
+def _require_grid(path: Path, actual: "Grid", expected: "Grid") -> None:
+    if actual != expected:
+        raise ModelError(
+            str(path),
+            expected=f"a plan of the token grid {_tokens(expected)}",
+            actual=_tokens(actual),
+            remedy="a plan serves one resolution: remove the file, and --prompts makes another",
+        )
+
+
+def _tokens(grid: "Grid") -> str:
+    return f"{grid.frames} x {grid.height} x {grid.width}"
 
 
 def _comma(size: tuple[int, int, int]) -> str:

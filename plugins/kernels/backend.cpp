@@ -32,11 +32,6 @@ paro_status check_supported(const paro_attention& call) {
   if (call.head_dim != 64 && call.head_dim != 128) {
     return fail(PARO_UNSUPPORTED, "head_dim: expected 64 or 128, got %d", call.head_dim);
   }
-  // Codes of P are relative to the maximum of a whole key block; a step sees 64 keys of it.
-  if (call.block_k != slot_keys && call.pv_bits != 16) {
-    return fail(PARO_UNSUPPORTED, "block_k: expected %d with pv_bits=%d, got %d", slot_keys,
-                call.pv_bits, call.block_k);
-  }
   const Shape shape = Shape::of(call);
   const int64_t tiles = int64_t{call.batch} * call.heads * shape.query_blocks;
   if (tiles > INT32_MAX) {
@@ -64,22 +59,27 @@ paro_status choose(const paro_attention* call, const paro_launch* launch, bool r
   chosen->shape = Shape::of(*call);
   chosen->units = units_at_once(*call, chosen->shape, launch->max_workspace);
   using sparse_attention::FourBit;
-  chosen->selection = {call->head_dim, call->block_q, number_of(call->qk_bits, call->dtype),
+  chosen->selection = {call->head_dim,
+                       call->block_q,
+                       call->pv_bits == 16 ? 64 : call->block_k,
+                       number_of(call->qk_bits, call->dtype),
                        number_of(call->pv_bits, call->dtype),
                        chosen->sm < 90 ? FourBit::native : FourBit::unpacked};
   return PARO_OK;
 }
 
-int mask_words(const paro_attention& call, const Shape& shape) {
-  return (shape.key_blocks * (call.block_k / slot_keys) + 31) / 32;
+// A bit for each step's keys.
+int mask_words(const paro_attention& call, const Chosen& chosen) {
+  const int steps_a_block = call.block_k / chosen.selection.step_keys;
+  return (chosen.shape.key_blocks * steps_a_block + 31) / 32;
 }
 
 paro_status allow_shared(const paro_attention& call, const Chosen& chosen) {
   const auto kernel = sparse_attention::find_kernel(chosen.selection);
-  const size_t bytes = kernel.shared_bytes(mask_words(call, chosen.shape));
+  const size_t bytes = kernel.shared_bytes(mask_words(call, chosen));
   if (kernel.allow(bytes) != LaunchStatus::ok) {
-    return fail(PARO_UNSUPPORTED, "tokens: expected what fits %zu bytes of shared memory: %s", bytes,
-                last_launch_message());
+    return fail(PARO_UNSUPPORTED, "tokens: expected what fits %zu bytes of shared memory: %s",
+                bytes, last_launch_message());
   }
   return PARO_OK;
 }
@@ -96,7 +96,8 @@ paro_status check_memory(const paro_attention& call, const void* workspace, size
   if (const paro_status status = check_rows("query", call.query); status != PARO_OK) return status;
   if (const paro_status status = check_rows("key", call.key); status != PARO_OK) return status;
   if (const paro_status status = check_rows("value", call.value); status != PARO_OK) return status;
-  if (const paro_status status = check_rows("output", call.output); status != PARO_OK) return status;
+  if (const paro_status status = check_rows("output", call.output); status != PARO_OK)
+    return status;
   if (workspace == nullptr || given < needed) {
     return fail(PARO_WORKSPACE_TOO_SMALL, "workspace: expected %zu bytes, got %zu", needed,
                 workspace == nullptr ? size_t{0} : given);
@@ -109,9 +110,18 @@ paro_status check_memory(const paro_attention& call, const void* workspace, size
 }
 
 Geometry geometry_of(const paro_attention& call, const Shape& shape) {
-  return {call.tokens,      call.heads,       call.kv_heads,        call.orders,
-          call.bins,        shape.query_blocks, shape.key_blocks, shape.summary_blocks,
-          shape.mask_words, call.block_k,     0,                    0};
+  return {call.tokens,
+          call.heads,
+          call.kv_heads,
+          call.orders,
+          call.bins,
+          shape.query_blocks,
+          shape.key_blocks,
+          shape.summary_blocks,
+          shape.mask_words,
+          call.block_k,
+          0,
+          0};
 }
 
 float logit_scale(const paro_attention& call) {
@@ -125,10 +135,14 @@ LaunchStatus launch_group(const paro_attention& call, const Chosen& chosen,
                           const Geometry& geometry, const Workspace& workspace, Stream stream) {
   const Plan plan{call.token_order,    call.head_order, call.block_mask, call.tile_order,
                   call.channel_affine, call.mask_bin,   call.key_length};
-  const ReorderParams reorder{geometry,          plan,
-                              call.key,          call.value,
-                              workspace.means,   workspace.prepared,
-                              chosen.selection.qk, chosen.selection.pv,
+  const ReorderParams reorder{geometry,
+                              plan,
+                              call.key,
+                              call.value,
+                              workspace.means,
+                              workspace.prepared,
+                              chosen.selection.qk,
+                              chosen.selection.pv,
                               call.pool_dropped != 0};
   const Number source = number_of(16, call.dtype);
   if (const LaunchStatus status =
@@ -148,7 +162,7 @@ LaunchStatus launch_group(const paro_attention& call, const Chosen& chosen,
   const auto blocks = static_cast<unsigned>(call.heads * chosen.shape.query_blocks * samples);
   const auto kernel = sparse_attention::find_kernel(chosen.selection);
   return kernel.launch(attention, {dim3(blocks), dim3(static_cast<unsigned>(kernel.threads)),
-                                   kernel.shared_bytes(mask_words(call, chosen.shape)), stream});
+                                   kernel.shared_bytes(mask_words(call, chosen)), stream});
 }
 
 }  // namespace
@@ -190,10 +204,10 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
   const auto kernel = paro::kernels::sparse_attention::find_kernel(chosen.selection);
   const bool four = call->qk_bits == 4 || call->pv_bits == 4;
   std::snprintf(text, capacity,
-                "mma.sync for sm_%d: %d x 64 tiles, %d threads, %zu bytes of shared memory, %d "
+                "mma.sync for sm_%d: %d x %d tiles, %d threads, %zu bytes of shared memory, %d "
                 "heads at once%s",
-                chosen.sm, call->block_q, kernel.threads,
-                kernel.shared_bytes(paro::kernels::mask_words(*call, chosen.shape)), chosen.units,
+                chosen.sm, call->block_q, chosen.selection.step_keys, kernel.threads,
+                kernel.shared_bytes(paro::kernels::mask_words(*call, chosen)), chosen.units,
                 !four            ? ""
                 : chosen.sm < 90 ? "; 4-bit products, native to sm_80 to sm_89"
                                  : "; 4-bit codes unpacked to 8, since sm_90 and later have no "

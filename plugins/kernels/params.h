@@ -2,7 +2,6 @@
 //
 // A unit is one key/value head of one sample: unit = sample * Hk + kv_head. A launch works on
 // `units` of them, from `first_unit` on; everything in the workspace is indexed from that one.
-// A slot is 64 consecutive keys of the reordered sequence: what stage 2 takes in one step.
 // NK key blocks of tokens are followed by G blocks of summary tokens (0 unless pooled).
 #pragma once
 
@@ -10,7 +9,8 @@
 
 namespace paro::kernels {
 
-constexpr int slot_keys = 64;
+// Keys of a prepared value tile: integer values lie transposed, this many keys to a channel.
+constexpr int value_tile_keys = 64;
 
 // How numbers are stored. s4 is packed two to a byte, the even one in the low nibble.
 enum class Number { f16, bf16, f32, s8, s4 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,14 @@ def test_from_prompts_to_two_files_and_again_from_the_plans(tmp_path: Path) -> N
     again = run("wan", *common, "--video", "5,128,128", "--dense")
     assert again.returncode == 0, again.stderr
     assert "0 PAROAttention layers" in again.stdout
+    plan = "{}-{}.paro.safetensors".format
+    shutil.copy(tmp_path / plan("wan", "9x112x80"), tmp_path / plan("moved", "5x128x128"))
+    other = run("wan", tmp_path / "model", "-o", tmp_path / "moved.onnx", "--video", "5,128,128")
+    assert other.returncode == 2
+    assert "the token grid 2 x 8 x 8, got 3 x 7 x 5" in other.stderr
+    both = run("wan", *common, *sizes, "--no-external-data")
+    assert both.returncode == 2
+    assert "--no-external-data" in both.stderr
     wrong = run("flux", *common)
     assert wrong.returncode == 2
     assert "use export/wan.py" in wrong.stderr

@@ -45,8 +45,6 @@ def outcome(library, case, seed, sm=0):
 @pytest.mark.parametrize("bits", [(16, 16), (8, 8), (4, 4)], ids=lambda b: f"qk{b[0]}-pv{b[1]}")
 @pytest.mark.parametrize("pool", [False, True], ids=["dropped", "pooled"])
 def test_every_case_equals_the_reference(case, bits, pool, library, fresh_seed):
-    if case.config.block_k == 128 and bits[1] != 16:
-        pytest.skip("refused: see test_wide_key_blocks_are_refused_where_p_is_quantized")
     for dtype in DTYPES:
         result = outcome(library, replace(case, dtype=dtype).with_bits(*bits, pool), fresh_seed)
         assert result.ok, (dtype, result)
@@ -55,10 +53,13 @@ def test_every_case_equals_the_reference(case, bits, pool, library, fresh_seed):
 @pytest.mark.parametrize("bits", BIT_PAIRS, ids=lambda b: f"qk{b[0]}-pv{b[1]}")
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("block_q", [64, 128])
+@pytest.mark.parametrize("block_k", [64, 128])
 @pytest.mark.parametrize("sm", [NATIVE_FOUR_BIT, UNPACKED_FOUR_BIT])
-def test_every_kernel_equals_the_reference(bits, head_dim, block_q, sm, library, fresh_seed):
+def test_every_kernel_equals_the_reference(
+    bits, head_dim, block_q, block_k, sm, library, fresh_seed
+):
     case = replace(SMALL, head_dim=head_dim, key_length=(300, 171))
-    case = replace(case, config=AttentionConfig(block_q, 64)).with_bits(*bits, True)
+    case = replace(case, config=AttentionConfig(block_q, block_k)).with_bits(*bits, True)
     for dtype in DTYPES:
         result = outcome(library, replace(case, dtype=dtype), fresh_seed, sm)
         assert result.ok, (dtype, result)
@@ -129,15 +130,6 @@ def test_indices_out_of_range_are_clamped(name, value, library, fresh_seed):
     inputs = random_inputs(case, fresh_seed)
     inputs = inputs._replace(**{name: torch.full_like(getattr(inputs, name), value)})
     assert library.forward(inputs, case.config).shape == inputs.query.shape
-
-
-@pytest.mark.parametrize("pv_bits", [8, 4])
-def test_wide_key_blocks_are_refused_where_p_is_quantized(pv_bits, library, fresh_seed):
-    case = replace(SMALL, config=AttentionConfig(64, 128)).with_bits(8, pv_bits, False)
-    with pytest.raises(
-        BackendUnavailableError, match=f"block_k: expected 64 with pv_bits={pv_bits}"
-    ):
-        library.forward(random_inputs(case, fresh_seed), case.config)
 
 
 def test_float32_and_old_gpus_are_refused(library, fresh_seed):

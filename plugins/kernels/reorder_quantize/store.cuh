@@ -115,29 +115,31 @@ template <int D, int BlockK>
 DEVICE_FN void store_value_tiles(const Shared<D, BlockK>& shared, int64_t block, Number number,
                                  uint8_t* tiles) {
   const int codes_per_word = number == Number::s8 ? 4 : 8;
-  const int words_per_channel = slot_keys / codes_per_word;
-  const int pieces = BlockK / slot_keys * (D / 4) * words_per_channel;
+  const int words_per_channel = value_tile_keys / codes_per_word;
+  const int pieces = BlockK / value_tile_keys * (D / 4) * words_per_channel;
   const int64_t tile_words = D * words_per_channel;
-  auto* target = reinterpret_cast<uint32_t*>(tiles) + block * (BlockK / slot_keys) * tile_words;
+  auto* target =
+      reinterpret_cast<uint32_t*>(tiles) + block * (BlockK / value_tile_keys) * tile_words;
   // A piece is one word of four neighbouring channels; neighbouring threads write neighbours.
   for (int piece = static_cast<int>(threadIdx.x); piece < pieces; piece += threads) {
     const int word = piece % words_per_channel, quad = piece / words_per_channel % (D / 4);
-    const int slot = piece / words_per_channel / (D / 4);
+    const int tile = piece / words_per_channel / (D / 4);
     uint32_t words[4];
     int keys[4];
     if (number == Number::s8) {
-      for (int i = 0; i < 4; i++) keys[i] = slot * slot_keys + value_key_s8(word * 4 + i);
+      for (int i = 0; i < 4; i++) keys[i] = tile * value_tile_keys + value_key_s8(word * 4 + i);
       channel_words(shared, keys, quad * 4, words);
     } else {
       uint32_t odd[4];
-      for (int i = 0; i < 4; i++) keys[i] = slot * slot_keys + value_key_s4(word * 8 + 2 * i + 1);
+      for (int i = 0; i < 4; i++)
+        keys[i] = tile * value_tile_keys + value_key_s4(word * 8 + 2 * i + 1);
       channel_words(shared, keys, quad * 4, odd);
-      for (int i = 0; i < 4; i++) keys[i] = slot * slot_keys + value_key_s4(word * 8 + 2 * i);
+      for (int i = 0; i < 4; i++) keys[i] = tile * value_tile_keys + value_key_s4(word * 8 + 2 * i);
       channel_words(shared, keys, quad * 4, words);
       for (int i = 0; i < 4; i++) words[i] = interleave_nibbles(words[i], odd[i]);
     }
     for (int i = 0; i < 4; i++) {
-      target[slot * tile_words + (quad * 4 + i) * words_per_channel + word] = words[i];
+      target[tile * tile_words + (quad * 4 + i) * words_per_channel + word] = words[i];
     }
   }
 }

@@ -15,14 +15,22 @@ Kernel describe_variant() {
           }};
 }
 
+template <int HeadDim, int BlockQ, Number Qk, Number Pv, FourBit Four>
+Kernel stepped_variant(const Selection& s) {
+  if constexpr (is_integer(Pv)) {
+    if (s.step_keys == 128) return describe_variant<Variant<HeadDim, BlockQ, 128, Qk, Pv, Four>>();
+  }
+  return describe_variant<Variant<HeadDim, BlockQ, 64, Qk, Pv, Four>>();
+}
+
 template <Number Qk, Number Pv, FourBit Four>
 Kernel sized_variant(const Selection& s) {
   if (s.head_dim == 64) {
-    return s.block_q == 64 ? describe_variant<Variant<64, 64, Qk, Pv, Four>>()
-                           : describe_variant<Variant<64, 128, Qk, Pv, Four>>();
+    return s.block_q == 64 ? stepped_variant<64, 64, Qk, Pv, Four>(s)
+                           : stepped_variant<64, 128, Qk, Pv, Four>(s);
   }
-  return s.block_q == 64 ? describe_variant<Variant<128, 64, Qk, Pv, Four>>()
-                         : describe_variant<Variant<128, 128, Qk, Pv, Four>>();
+  return s.block_q == 64 ? stepped_variant<128, 64, Qk, Pv, Four>(s)
+                         : stepped_variant<128, 128, Qk, Pv, Four>(s);
 }
 
 template <Number Qk, Number Pv>

@@ -9,6 +9,7 @@ namespace paro::kernels::sparse_attention {
 struct Selection {
   int head_dim;
   int block_q;
+  int step_keys;
   Number qk;
   Number pv;
   FourBit four_bit;

@@ -1,4 +1,4 @@
-// The two matrix products of a step, 32 query rows of a warp against one slot of 64 keys.
+// The two matrix products of a step, query rows of a warp against one slot of keys.
 //
 // Fragments follow ptx/mma.cuh. Lane 4 g + i holds, of each 16 x 8 accumulator tile, rows g and
 // g + 8, columns 2 i and 2 i + 1.
@@ -14,8 +14,8 @@
 
 namespace paro::kernels::sparse_attention {
 
-constexpr int row_tiles = rows_per_warp / 16;
-constexpr int key_tiles = slot_keys / 8;
+template <class V>
+constexpr int key_tiles = V::step_keys / 8;
 
 // Integer accumulators start at ptx::biased_zero, so that their bits are a float.
 template <Number N>
@@ -26,9 +26,9 @@ struct BiasedZero {
   int32_t registers[4];
 };
 
-// S of one warp: tile (a, n) is rows 16 a .. of the warp, keys 8 n ...
+// S of the row tiles computed at once: tile (a, n) is rows 16 a .. of those, keys 8 n ...
 template <class V>
-using Scores = Accumulator<V::qk>[row_tiles][key_tiles][4];
+using Scores = Accumulator<V::qk>[row_tiles_at_once<V>][key_tiles<V>][4];
 
 template <class V>
 PTX_FN void multiply_scores(bool first, const BiasedZero& zero, Accumulator<V::qk> (&c)[4],
@@ -45,39 +45,41 @@ PTX_FN void multiply_scores(bool first, const BiasedZero& zero, Accumulator<V::q
   }
 }
 
-// S = Q K^T. An instruction takes 32 bytes of a row, whatever the type.
+// S = Q K^T for row tiles `first_tile` .. of the warp. An instruction takes 32 bytes of a row,
+// whatever the type.
 template <class V>
-PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZero& zero,
-                          Scores<V>& scores) {
+PTX_FN void score_product(uint32_t query_tile, uint32_t first_tile, uint32_t key_tile,
+                          const BiasedZero& zero, Scores<V>& scores) {
   using Size = TileSize<V>;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const uint32_t query_address =
-      query_tile + tile_offset<Size::query_row_bytes>(warp * rows_per_warp + lane % 16, lane / 16);
+  const uint32_t query_address = query_tile + tile_offset<Size::query_row_bytes>(
+                                                  warp * rows_per_warp<V> + lane % 16, lane / 16);
   const uint32_t key_address =
       key_tile + tile_offset<Size::key_row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  constexpr uint32_t tiles = row_tiles_at_once<V>;
   constexpr uint32_t query_steps = Size::query_row_bytes / 32;
   // With unpacking, one step of key bytes makes two of query bytes.
   constexpr uint32_t steps_a_key_step = V::unpacks_keys ? 2 : 1;
 #pragma unroll
   for (uint32_t step = 0; step < query_steps; step += steps_a_key_step) {
-    uint32_t a[row_tiles][steps_a_key_step][4];
+    uint32_t a[tiles][steps_a_key_step][4];
 #pragma unroll
-    for (uint32_t tile = 0; tile < row_tiles; tile++) {
+    for (uint32_t tile = 0; tile < tiles; tile++) {
 #pragma unroll
       for (uint32_t i = 0; i < steps_a_key_step; i++) {
         ptx::ldmatrix_x4(a[tile][i], (query_address ^ ((step + i) << 5)) +
-                                         tile * 16 * Size::query_row_bytes);
+                                         (first_tile + tile) * 16 * Size::query_row_bytes);
       }
     }
     const uint32_t key_step_address = key_address ^ ((step / steps_a_key_step) << 5);
 #pragma unroll
-    for (uint32_t n = 0; n < key_tiles; n += 2) {
+    for (uint32_t n = 0; n < key_tiles<V>; n += 2) {
       uint32_t b[4];
       ptx::ldmatrix_x4(b, key_step_address + n * 8 * Size::key_row_bytes);
 #pragma unroll
       for (uint32_t half = 0; half < 2; half++) {
 #pragma unroll
-        for (uint32_t tile = 0; tile < row_tiles; tile++) {
+        for (uint32_t tile = 0; tile < tiles; tile++) {
           auto& c = scores[tile][n + half];
           if constexpr (V::unpacks_keys) {
 #pragma unroll
@@ -97,20 +99,22 @@ PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZe
 // P of one 16-row tile as the A operand of P V, ready for `instructions` products.
 template <class V>
 struct Probabilities {
-  static constexpr int instructions = !is_integer(V::pv)                           ? 4
-                                      : V::pv == Number::s4 && !V::unpacks_values ? 1
-                                                                                   : 2;
+  static constexpr int keys_each = !is_integer(V::pv)                          ? 16
+                                   : V::pv == Number::s4 && !V::unpacks_values ? 64
+                                                                               : 32;
+  static constexpr int instructions = V::step_keys / keys_each;
   uint32_t a[instructions][4];
 };
 
-// B operands of P V for one pair of 8-channel tiles (d, d + 1), all 64 keys.
+// B operands of P V for one pair of 8-channel tiles (d, d + 1), the keys of one value tile.
 template <class V>
 struct ValueFragments {
-  uint32_t b[2][Probabilities<V>::instructions][2];
+  static constexpr int instructions = value_tile_keys / Probabilities<V>::keys_each;
+  uint32_t b[2][instructions][2];
 };
 
 template <class V>
-PTX_FN void load_values(uint32_t value_tile, uint32_t d, ValueFragments<V>& fragments) {
+PTX_FN void load_value_tile(uint32_t value_tile, uint32_t d, ValueFragments<V>& fragments) {
   using Size = TileSize<V>;
   const uint32_t lane = threadIdx.x % 32;
   uint32_t r[4];
@@ -125,8 +129,7 @@ PTX_FN void load_values(uint32_t value_tile, uint32_t d, ValueFragments<V>& frag
       fragments.b[1][k][0] = r[2], fragments.b[1][k][1] = r[3];
     }
   } else if constexpr (V::pv == Number::s8) {
-    const uint32_t address =
-        value_tile + tile_offset<Size::value_row_bytes>(lane % 8, lane / 8);
+    const uint32_t address = value_tile + tile_offset<Size::value_row_bytes>(lane % 8, lane / 8);
 #pragma unroll
     for (uint32_t tile = 0; tile < 2; tile++) {
       ptx::ldmatrix_x4(r, address + (d + tile) * 8 * Size::value_row_bytes);
@@ -152,23 +155,24 @@ PTX_FN void load_values(uint32_t value_tile, uint32_t d, ValueFragments<V>& frag
   }
 }
 
-// c += P V for 16 bits, c = biased zero + P V for integers: one 16 x 8 tile.
+// c += P V for 16 bits, c = biased zero + P V for integers: one 16 x 8 tile, the keys of value tile
+// `value_tile`.
 template <class V>
-PTX_FN void multiply_values(const BiasedZero& zero, Accumulator<V::pv> (&c)[4],
+PTX_FN void multiply_values(int value_tile, const BiasedZero& zero, Accumulator<V::pv> (&c)[4],
                             const Probabilities<V>& p,
-                            const uint32_t (&b)[Probabilities<V>::instructions][2]) {
+                            const uint32_t (&b)[ValueFragments<V>::instructions][2]) {
 #pragma unroll
-  for (int k = 0; k < Probabilities<V>::instructions; k++) {
+  for (int k = 0; k < ValueFragments<V>::instructions; k++) {
+    const uint32_t (&a)[4] = p.a[value_tile * ValueFragments<V>::instructions + k];
+    const bool first = value_tile == 0 && k == 0;
     if constexpr (V::pv == Number::f16) {
-      ptx::mma_f16(c, p.a[k], b[k]);
+      ptx::mma_f16(c, a, b[k]);
     } else if constexpr (V::pv == Number::bf16) {
-      ptx::mma_bf16(c, p.a[k], b[k]);
+      ptx::mma_bf16(c, a, b[k]);
     } else if constexpr (V::pv == Number::s4 && !V::unpacks_values) {
-      ptx::mma_u4_s4_from(zero.registers, c, p.a[k], b[k]);
-    } else if (k == 0) {
-      ptx::mma_u8_s8_from(zero.registers, c, p.a[k], b[k]);
+      first ? ptx::mma_u4_s4_from(zero.registers, c, a, b[k]) : ptx::mma_u4_s4(c, a, b[k]);
     } else {
-      ptx::mma_u8_s8(c, p.a[k], b[k]);
+      first ? ptx::mma_u8_s8_from(zero.registers, c, a, b[k]) : ptx::mma_u8_s8(c, a, b[k]);
     }
   }
 }

@@ -9,26 +9,30 @@ namespace paro::kernels::sparse_attention {
 // The sequence a query block meets.
 struct Extent {
   int length;       // tokens that exist
+  int slot_shift;   // log2 of the keys in a slot
   int block_shift;  // log2 of the slots in a key block
   int token_slots;  // of all NK blocks; slots of summary tokens follow
   bool pooled;
 
   // Slots and blocks in which a token exists.
+  __device__ __forceinline__ int slot_keys() const { return 1 << slot_shift; }
   __device__ __forceinline__ int existing_slots() const {
-    return (length + slot_keys - 1) / slot_keys;
+    return (length + slot_keys() - 1) >> slot_shift;
   }
   __device__ __forceinline__ int existing_blocks() const {
     return (existing_slots() + (1 << block_shift) - 1) >> block_shift;
   }
-  // Groups of 64 blocks, each of which has a slot of summary tokens.
+  // Groups of as many blocks as a slot has keys: each has a slot of summary tokens.
   __device__ __forceinline__ int summary_slots() const {
-    return pooled ? (existing_blocks() + slot_keys - 1) / slot_keys : 0;
+    return pooled ? (existing_blocks() + slot_keys() - 1) >> slot_shift : 0;
   }
 };
 
+template <int SlotKeys>
 DEVICE_FN Extent extent_of(const Geometry& g, int length) {
-  const int block_shift = g.block_k == slot_keys ? 0 : 1;
-  return {length, block_shift, g.key_blocks << block_shift, g.summary_blocks > 0};
+  const int block_shift = g.block_k == SlotKeys ? 0 : 1;
+  return {length, SlotKeys == 64 ? 6 : 7, block_shift, g.key_blocks << block_shift,
+          g.summary_blocks > 0};
 }
 
 // Each bit twice: a block's bit for both of its slots.
@@ -59,7 +63,7 @@ struct MaskRow {
 };
 
 // Words of a MaskRow for a sequence of NK blocks.
-constexpr int mask_row_words(int key_blocks, int block_k) {
+constexpr int mask_row_words(int key_blocks, int block_k, int slot_keys) {
   return (key_blocks * (block_k / slot_keys) + 31) / 32;
 }
 
@@ -75,7 +79,7 @@ DEVICE_FN void load_mask(const uint32_t* source, const Extent& e, int word_count
 
 // Whether a block of group `group` is off the mask, so that its summary token is attended.
 DEVICE_FN bool has_summaries(const MaskRow& mask, const Extent& e, int group) {
-  const int words = 2 << e.block_shift, first = group * words;
+  const int words = e.slot_keys() / 32 << e.block_shift, first = group * words;
   uint32_t remaining = 0;
   for (int i = first; i < min(first + words, mask.word_count); i++) {
     remaining |= ~mask.words[i] & existing_bits(e, i);
@@ -118,7 +122,7 @@ class SlotWalk {
   int group_ = 0;
 };
 
-// Slots the walk will give: plain ones, 64 tokens each, come first.
+// Slots the walk will give: plain ones, full of tokens, come first.
 struct SlotCount {
   int plain;
   int total;
@@ -134,16 +138,16 @@ DEVICE_FN SlotCount count_slots(const MaskRow& mask, const Extent& e) {
   }
   listed = __reduce_add_sync(~0u, listed);
   summaries = __reduce_add_sync(~0u, summaries);
-  const bool has_partial = e.length % slot_keys != 0 && mask.has(e.length / slot_keys);
+  const bool has_partial = e.length % e.slot_keys() != 0 && mask.has(e.length >> e.slot_shift);
   return {has_partial ? listed - 1 : listed, listed + summaries};
 }
 
-// How many tokens key `column` (0..63) of a slot stands for; 0: it is not attended.
+// How many tokens key `column` of a slot stands for; 0: it is not attended.
 DEVICE_FN int token_count(const MaskRow& mask, const Extent& e, int slot, int column) {
-  if (slot < e.token_slots) return slot * slot_keys + column < e.length ? 1 : 0;
-  const int block = (slot - e.token_slots) * slot_keys + column;
+  if (slot < e.token_slots) return (slot << e.slot_shift) + column < e.length ? 1 : 0;
+  const int block = ((slot - e.token_slots) << e.slot_shift) + column;
   if (block >= e.existing_blocks() || mask.has(block << e.block_shift)) return 0;
-  const int block_k = slot_keys << e.block_shift;
+  const int block_k = e.slot_keys() << e.block_shift;
   return min(e.length - block * block_k, block_k);
 }
 

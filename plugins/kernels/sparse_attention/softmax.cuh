@@ -1,8 +1,8 @@
 // Online softmax of one slot, base 2, for the 16 rows of an accumulator tile.
 //
-// P is unsigned codes against the maximum of its (row, slot) where PV is quantized: against a running
-// maximum, slots far below it would lose their codes. Their weight against the running maximum is a
-// factor of V's scale instead.
+// P is unsigned codes against the maximum of its (row, slot) where PV is quantized: against a
+// running maximum, slots far below it would lose their codes. Their weight against the running
+// maximum is a factor of V's scale instead.
 #pragma once
 
 #include "kernels/sparse_attention/products.cuh"
@@ -37,25 +37,25 @@ PTX_FN float quad_maximum(float x) {
   return ptx::maximum_or_nan(x, __shfl_xor_sync(~0u, x, 2));
 }
 
-PTX_FN float row_maximum(const float (&x)[key_tiles][4], int row) {
+template <class V>
+PTX_FN float row_maximum(const float (&x)[key_tiles<V>][4], int row) {
   float largest = ptx::maximum_or_nan(x[0][2 * row], x[0][2 * row + 1]);
 #pragma unroll
-  for (int n = 1; n < key_tiles; n++) {
-    largest = ptx::maximum_or_nan(
-        largest, ptx::maximum_or_nan(x[n][2 * row], x[n][2 * row + 1]));
+  for (int n = 1; n < key_tiles<V>; n++) {
+    largest = ptx::maximum_or_nan(largest, ptx::maximum_or_nan(x[n][2 * row], x[n][2 * row + 1]));
   }
   return quad_maximum(largest);
 }
 
-// x -> P in place, unnormalised, and the step's factors. NaN anywhere in a row ends up in its sum or
-// its factors, and so in all of its output.
+// x -> P in place, unnormalised, and the step's factors. NaN anywhere in a row ends up in its sum
+// or its factors, and so in all of its output.
 template <class V>
-PTX_FN StepFactors exponentiate(float (&x)[key_tiles][4], const float (&factor)[2],
+PTX_FN StepFactors exponentiate(float (&x)[key_tiles<V>][4], const float (&factor)[2],
                                 RowState& state) {
   StepFactors factors;
 #pragma unroll
   for (int row = 0; row < 2; row++) {
-    float logit = row_maximum(x, row) * factor[row];
+    float logit = row_maximum<V>(x, row) * factor[row];
     if (logit < lowest_logit) logit = lowest_logit;
     const float before = state.maximum[row], after = fmaxf(before, logit);
     state.maximum[row] = after;
@@ -63,7 +63,7 @@ PTX_FN StepFactors exponentiate(float (&x)[key_tiles][4], const float (&factor)[
     factors.take[row] = is_integer(V::pv) ? ptx::exp2_approx(logit - after) : 1.0f;
     const float offset = is_integer(V::pv) ? log2_levels<V>() - logit : -after;
 #pragma unroll
-    for (int n = 0; n < key_tiles; n++) {
+    for (int n = 0; n < key_tiles<V>; n++) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         float& value = x[n][2 * row + i];
@@ -76,20 +76,20 @@ PTX_FN StepFactors exponentiate(float (&x)[key_tiles][4], const float (&factor)[
 
 // Sums of this lane's P and P as operand. Integer P is summed as its codes.
 template <class V>
-PTX_FN Probabilities<V> pack_probabilities(const float (&x)[key_tiles][4],
+PTX_FN Probabilities<V> pack_probabilities(const float (&x)[key_tiles<V>][4],
                                            const StepFactors& factors, RowState& state) {
   Probabilities<V> p;
   if constexpr (!is_integer(V::pv)) {
     float sum[2] = {};
 #pragma unroll
-    for (int n = 0; n < key_tiles; n++) {
+    for (int n = 0; n < key_tiles<V>; n++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) sum[i / 2] += x[n][i];
 #pragma unroll
       for (int row = 0; row < 2; row++) {
         const float low = x[n][2 * row], high = x[n][2 * row + 1];
-        p.a[n / 2][n % 2 * 2 + row] = V::pv == Number::bf16 ? ptx::pack_bf16x2(low, high)
-                                                            : ptx::pack_f16x2(low, high);
+        p.a[n / 2][n % 2 * 2 + row] =
+            V::pv == Number::bf16 ? ptx::pack_bf16x2(low, high) : ptx::pack_f16x2(low, high);
       }
     }
 #pragma unroll
@@ -99,25 +99,25 @@ PTX_FN Probabilities<V> pack_probabilities(const float (&x)[key_tiles][4],
   } else {
     uint32_t sum[2] = {};
 #pragma unroll
-    for (int n = 0; n < key_tiles; n += 2) {
+    for (int n = 0; n < key_tiles<V>; n += 2) {
 #pragma unroll
       for (int row = 0; row < 2; row++) {
-        const uint32_t codes = ptx::pack_u8x4(x[n][2 * row], x[n][2 * row + 1],
-                                              x[n + 1][2 * row], x[n + 1][2 * row + 1]);
+        const uint32_t codes = ptx::pack_u8x4(x[n][2 * row], x[n][2 * row + 1], x[n + 1][2 * row],
+                                              x[n + 1][2 * row + 1]);
         sum[row] = __dp4a(codes, 0x01010101u, sum[row]);
-        if constexpr (Probabilities<V>::instructions == 2) {
+        if constexpr (Probabilities<V>::keys_each == 32) {
           p.a[n / 4][n / 2 % 2 * 2 + row] = codes;
         } else {
           // 4 bits: the low 16 of 32 keys are the even nibbles (value_order.h).
-          uint32_t& nibbles = p.a[0][n / 4 * 2 + row];
+          uint32_t& nibbles = p.a[n / 8][n / 4 % 2 * 2 + row];
           nibbles = n / 2 % 2 == 0 ? codes : nibbles | codes << 4;
         }
       }
     }
 #pragma unroll
     for (int row = 0; row < 2; row++) {
-      state.sum[row] = state.sum[row] * factors.keep[row] +
-                       factors.take[row] * static_cast<float>(sum[row]);
+      state.sum[row] =
+          state.sum[row] * factors.keep[row] + factors.take[row] * static_cast<float>(sum[row]);
     }
   }
   return p;

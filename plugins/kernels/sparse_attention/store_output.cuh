@@ -9,9 +9,10 @@ namespace paro::kernels::sparse_attention {
 
 // A warp's 32 output rows: tile (a, d) is rows 16 a .., channels 8 d ...
 template <class V>
-using Output = float[row_tiles][V::head_dim / 8][4];
+using Output = float[row_tiles<V>][V::head_dim / 8][4];
 
-// One 16-row tile, normalised, to the warp's rows in shared memory. Rows with nothing to attend are 0.
+// One 16-row tile, normalised, to the warp's rows in shared memory. Rows with nothing to attend are
+// 0.
 template <class V>
 PTX_FN void stage_rows(const AttentionParams& p, const QueryTile& q, const RowState& state,
                        const float (&out)[V::head_dim / 8][4], uint8_t* rows) {
@@ -49,18 +50,18 @@ PTX_FN void stage_rows(const AttentionParams& p, const QueryTile& q, const RowSt
 // Rows that are no more than padding are 0.
 template <class V>
 PTX_FN void store_output(const AttentionParams& p, const QueryTile& q,
-                         const RowState (&state)[row_tiles], const Output<V>& out,
+                         const RowState (&state)[row_tiles<V>], const Output<V>& out,
                          uint8_t* staging) {
   constexpr int pitch = TileSize<V>::output_row_bytes, chunks = V::head_dim / 8;
   const Geometry& g = p.geometry;
-  const int first_row = static_cast<int>(threadIdx.x / 32) * rows_per_warp;
+  const int first_row = static_cast<int>(threadIdx.x / 32) * rows_per_warp<V>;
 #pragma unroll
-  for (int tile = 0; tile < row_tiles; tile++) {
+  for (int tile = 0; tile < row_tiles<V>; tile++) {
     stage_rows<V>(p, q, state[tile], out[tile], staging + (first_row + tile * 16) * pitch);
   }
   __syncwarp();  // sync: the warp's rows are in shared memory
 #pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x % 32); i < rows_per_warp * chunks; i += 32) {
+  for (int i = static_cast<int>(threadIdx.x % 32); i < rows_per_warp<V> * chunks; i += 32) {
     const int row = first_row + i / chunks, position = q.block * V::block_q + row;
     if (position >= g.tokens) continue;
     const uint4 chunk = *reinterpret_cast<const uint4*>(staging + row * pitch + i % chunks * 16);
