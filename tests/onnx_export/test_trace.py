@@ -32,7 +32,7 @@ def refused(latents: torch.Tensor, stock: torch.Tensor) -> torch.Tensor:
     ("change", "message"),
     [
         (of_one_batch, r"tracing WanTransformer3DModel: .*static shape of 2.*adding-a-model\.md"),
-        (branching, r"tracing WanTransformer3DModel: .*data.*adding-a-model\.md"),
+        (branching, r"tracing WanTransformer3DModel: .*got .*data-dependent.*adding-a-model\.md"),
         (refused, r"^the latents: expected others"),
     ],
 )
