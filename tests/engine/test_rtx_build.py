@@ -10,8 +10,11 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
-from paro_trt.onnx_export import Body
+from paro_trt.models.registry import FAMILIES
+from paro_trt.onnx_export import Body, export_onnx
+from paro_trt.testing.tiny import variants_of
 from tests.tensorrt.environments import Package, python_with
 
 from .conftest import with_attention
@@ -54,6 +57,22 @@ def test_engine_of_the_function_body(paro_rtx, half_onnx, tmp_path, sm):
     assert "by the function in the file, no plugin" in " ".join(shown.stdout.split())
     again = build(paro_rtx, half_onnx, target, "--sm", sm, *sizes, "--json")
     assert json.loads(again.stdout)["reused"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", [family.name for family in FAMILIES])
+def test_every_family_becomes_an_engine(paro_rtx, tmp_path, family, fresh_seed):
+    tiny = variants_of(family)[0]
+    if not tiny.available:
+        pytest.skip("this diffusers has no such model")
+    plan = tiny.plan(qk_bits=8, pv_bits=8, pool_dropped=True, seed=fresh_seed)
+    loaded, source = tiny.loaded(fresh_seed, torch.float16), tmp_path / "tiny.onnx"
+    export_onnx(loaded, plan, source, body=Body.DENSE)
+    done = build(paro_rtx, source, tmp_path / "tiny.engine", "--sm", 89, "--json")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)["manifest"]
+    assert manifest["onnx"]["attention"] == len(plan.layers)
+    assert manifest["engine"]["bytes"] > 100_000
 
 
 def test_sparse_body_is_refused(paro_rtx, tmp_path):
