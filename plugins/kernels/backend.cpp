@@ -57,6 +57,12 @@ paro_status choose(const paro_attention* call, const paro_launch* launch, bool r
     return fail(PARO_UNSUPPORTED, "sm: expected a GPU of sm_80 or later, got sm_%d", chosen->sm);
   }
   chosen->shape = Shape::of(*call);
+  const size_t least = cut_workspace(*call, chosen->shape, 1, nullptr).bytes;
+  if (launch->max_workspace != 0 && launch->max_workspace < least) {
+    return fail(PARO_INVALID_ARGUMENT,
+                "max_workspace: expected at least %zu bytes, which one key/value head takes, got %zu",
+                least, launch->max_workspace);
+  }
   chosen->units = units_at_once(*call, chosen->shape, launch->max_workspace);
   using sparse_attention::FourBit;
   chosen->selection = {call->head_dim,

@@ -122,6 +122,34 @@ def test_heads_in_groups_give_the_same_bits(library, fresh_seed):
     assert torch.equal(output, library.forward(inputs, case.config))
 
 
+def test_a_workspace_too_small_for_one_head_is_refused(library, fresh_seed):
+    case = replace(SMALL, batch=1, kv_heads=1).with_bits(8, 8, True)
+    inputs = random_inputs(case, fresh_seed)
+    least = library.workspace_bytes(inputs, case.config)
+    said = f"max_workspace: expected at least {least} bytes.* got {least - 1}"
+    with pytest.raises(native.NativeError, match=said):
+        library.workspace_bytes(inputs, case.config, max_workspace=least - 1)
+
+
+def test_a_million_tokens_are_counted_in_64_bits(library):
+    """3 * 2^30 elements; the tensors are never touched, so they take no memory."""
+    tokens, heads, head_dim = 1_000_000, 48, 64
+    inputs = AttentionInputs(
+        *(torch.empty(1, tokens, heads, head_dim, dtype=torch.float16) for _ in range(3)),
+        token_order=torch.empty(1, tokens, dtype=torch.int32),
+        head_order=torch.empty(heads, dtype=torch.int32),
+        block_mask=torch.empty(1, heads, 7813, 489, dtype=torch.int32),
+        tile_order=torch.empty(1, heads * 7813, dtype=torch.int32),
+        channel_affine=torch.empty(4, heads, head_dim),
+        mask_bin=torch.empty(1, dtype=torch.int32),
+        key_length=torch.empty(1, dtype=torch.int32),
+    )
+    config = AttentionConfig(128, 64, qk_bits=8, pv_bits=8)
+    codes = 15_625 * 64 * heads * head_dim
+    scales = -(-15_625 * heads * 4 // 256) * 256
+    assert library.workspace_bytes(inputs, config) == 2 * codes + 2 * scales
+
+
 @pytest.mark.parametrize("name", ["token_order", "head_order", "tile_order", "mask_bin"])
 @pytest.mark.parametrize("value", [-(2**31), 2**31 - 1])
 def test_indices_out_of_range_are_clamped(name, value, library, fresh_seed):

@@ -75,8 +75,8 @@ typedef struct paro_launch {
   int32_t threads;    /* CPU, emulator: how many; 0: one for each core the process may use */
   int32_t sm;         /* CUDA: 10 * major + minor of the GPU to answer for, such as 89; 0: the current
                          device, or 80 in the emulator, which runs what that GPU would. CPU: ignored */
-  size_t max_workspace; /* CUDA: heads are taken in groups so that the workspace stays below this;
-                           0: all at once. CPU: ignored */
+  size_t max_workspace; /* CUDA: heads are taken in groups so that the workspace takes no more
+                           bytes; refused where one head does. 0: all at once. CPU: ignored */
 } paro_launch;
 
 /* PARO_ABI_VERSION the library was built with. */
