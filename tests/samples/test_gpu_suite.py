@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def test_ours_is_what_the_check_expects(bench, bits, block_k, density, fresh_see
     if density < 1:
         (dense,) = ours(problem, bench.library, bits, 1.0, 1)
         assert contender.check(dense.run(0)) > contender.largest_error
+
+
+def test_calls_take_the_sets_of_inputs_in_turn(bench, fresh_seed):
+    bytes_a_set = 4 * SMALL.tokens * SMALL.heads * SMALL.head_dim * 2
+    problem = make_problem(SMALL, 64, CPU, torch.bfloat16, bytes_a_set // 2, fresh_seed)
+    assert len(problem.sets) == 2
+    for contender in (*ours(problem, bench.library, 8, 0.5, 1), *dense_baselines(problem)):
+        errors = [contender.check(contender.run(index)) for index in range(3)]
+        assert errors[1] > contender.largest_error
+        assert errors[0] == errors[2] <= contender.largest_error
 
 
 def test_group_becomes_rows_and_files(bench, tmp_path):
@@ -319,8 +330,19 @@ def test_a_step_at_its_limit_is_cut_with_what_it_started(tmp_path):
     assert result.status == "cut"
     assert result.seconds < 20
     child = int((tmp_path / "log.txt").read_text().split("\n[status")[0].splitlines()[-1])
-    state = Path(f"/proc/{child}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    deadline = time.monotonic() + 20
+    while is_running(child):
+        assert time.monotonic() < deadline, "what the command started is still there"
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    """Whether it is there and no zombie."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def test_output_of_a_command_becomes_a_file(tmp_path):
@@ -400,6 +422,17 @@ def test_an_old_nvcc_is_refused(tmp_path, monkeypatch):
     machine = needs.examine(())
     assert any(line.startswith("nvcc: expected 12.8 or later") for line in machine.missing)
     assert machine.tools["nvcc"] == str(nvcc)
+
+
+@pytest.mark.parametrize(("capability", "target"), [((9, 0), "90a"), ((8, 9), "89"), ((7, 5), "")])
+def test_the_gpu_is_built_for_or_refused(capability, target, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    machine = needs.examine(())
+    assert machine.target == target
+    refused = "GPU: expected sm_80 or later, got sm_75 (Tesla T4)" in machine.missing
+    assert refused == (target == "")
 
 
 def test_a_bare_machine_has_what_the_suite_imports():
