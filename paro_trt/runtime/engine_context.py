@@ -174,11 +174,11 @@ class EngineContext:
         return self._buffers.setdefault(name, cuda.DeviceBuffer()).reserve(view.nbytes)
 
     def _execute(self, state: Any) -> None:
-        before, self._state_before = self._state_before, state
         # TensorRT may allocate at the first run with new shapes, which a capture forbids; and
         # shapes that do not come back are not worth a graph.
-        if not self._use_graph or before != state:
+        if not self._use_graph or self._state_before != state:
             self._enqueue()
+            self._state_before = state
             return
         if self._graph is None or self._graph[0] != state:
             self._drop_graph()
