@@ -79,7 +79,8 @@ struct Weigh {
       const Vector bounded = lowest > below ? lowest : below;
       if constexpr (kNan) probe = probe + bounded;
       const Exp2 power = exp2_of_product<kLevels>(bounded, factor);
-      return bits_to_float(float_to_bits(power.mantissa) + power.exponent);
+      return reinterpret_cast<Vector>(reinterpret_cast<VectorUnsigned>(power.mantissa) +
+                                      power.exponent);
     }
   }
 

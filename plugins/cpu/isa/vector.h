@@ -16,7 +16,6 @@ namespace paro::cpu::PARO_ISA {
 constexpr int kVector = PARO_VECTOR_FLOATS;
 typedef float Vector __attribute__((vector_size(kVector * sizeof(float))));
 typedef int32_t VectorInt __attribute__((vector_size(kVector * sizeof(int32_t))));
-
 typedef uint32_t VectorUnsigned __attribute__((vector_size(kVector * sizeof(uint32_t))));
 
 constexpr float kMinusInfinity = -__builtin_inff();
@@ -40,7 +39,6 @@ inline void store(void* p, V v) {
 
 inline Vector splat(float x) { return x - Vector{}; }
 inline VectorInt splat(int32_t x) { return x - VectorInt{}; }
-inline Vector bits_to_float(VectorInt x) { return reinterpret_cast<Vector>(x); }
 inline VectorInt float_to_bits(Vector x) { return reinterpret_cast<VectorInt>(x); }
 
 // A NaN in `x` is passed over; one in `maximum` stays.
@@ -51,10 +49,11 @@ inline Vector max_ignoring_nan(Vector maximum, Vector x) { return x > maximum ? 
 constexpr float kRoundingBias = 12582912.0f;
 constexpr int32_t kRoundingBiasBits = 0x4B400000;
 
-// kScale * 2^x as mantissa * 2^exponent, the exponent in its place among a float's bits.
+// kScale * 2^x as mantissa * 2^exponent, the exponent in its place among a float's bits. Unsigned:
+// where x is out of range, sums with it wrap, and their result is not used.
 struct Exp2 {
   Vector mantissa;
-  VectorInt exponent;
+  VectorUnsigned exponent;
 };
 
 // Of x * factor, which is multiplied once and rounded once where FMA exists.
@@ -69,14 +68,14 @@ inline Exp2 exp2_of_product(Vector x, Vector factor) {
   p = p * fraction + kScale * 2.4022242085e-01f;
   p = p * fraction + kScale * 6.9314697760e-01f;
   p = p * fraction + static_cast<float>(kScale);
-  return {p, float_to_bits(biased) << 23};
+  return {p, reinterpret_cast<VectorUnsigned>(biased) << 23};
 }
 
 // 2^(x * factor) for products <= 0, within 2 ulp; 0 below -126; NaN stays NaN.
 inline Vector exp2_not_positive(Vector x, Vector factor) {
   const Exp2 power = exp2_of_product<1>(x, factor);
   // A product, not a sum of bits: that would take some NaN for numbers.
-  const Vector result = power.mantissa * bits_to_float(power.exponent + 0x3F800000);
+  const Vector result = power.mantissa * reinterpret_cast<Vector>(power.exponent + 0x3F800000u);
   return x * factor < -126.0f ? Vector{} : result;
 }
 inline Vector exp2_not_positive(Vector x) { return exp2_not_positive(x, splat(1.0f)); }
