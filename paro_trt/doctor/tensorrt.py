@@ -27,11 +27,24 @@ except Exception as error:
 """
 
 
+_LOADER_PROBE = """
+import ctypes, sys
+for name in ("libnvinfer.so.11", "libnvinfer.so.10"):
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        continue
+    sys.exit(print(name))
+sys.exit("not on the loader's path")
+"""
+
+
 def components(gpus: tuple[dict[str, str], ...]) -> tuple[Component, ...]:
     """Every part of the way to engines but the plugin; packages load in processes of their own."""
     return (
         _package("tensorrt", "engines with the plugin", "pip install tensorrt"),
         _package("tensorrt_rtx", "engines of the function body", "pip install tensorrt-rtx"),
+        _on_loader_path(),
         _package("cuda.bindings", "running engines", "pip install cuda-python"),
         _gpu(gpus),
         _headers(),
@@ -44,6 +57,14 @@ def _package(name: str, purpose: str, remedy: str) -> Component:
         return Component(name, False, "not installed", purpose, remedy)
     found, detail = probes.in_process(_VERSION_PROBE, name)
     return Component(name, found, detail, purpose, "" if found else f"{remedy} --force-reinstall")
+
+
+def _on_loader_path() -> Component:
+    """TensorRT's library where the loader looks; pip's lies elsewhere."""
+    found, detail = probes.in_process(_LOADER_PROBE)
+    folder = "$(python -c 'import tensorrt_libs; print(tensorrt_libs.__path__[0])')"
+    remedy = "" if found else f"export LD_LIBRARY_PATH={folder}"
+    return Component("libnvinfer", found, detail, "Polygraphy --plugins", remedy)
 
 
 def _gpu(gpus: tuple[dict[str, str], ...]) -> Component:

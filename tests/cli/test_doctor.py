@@ -80,6 +80,9 @@ def test_native_libraries_that_are_missing_are_named(paro, tmp_path, monkeypatch
     monkeypatch.setenv("PARO_LIBRARY_DIR", str(tmp_path))
     document = paro("doctor", "--json").document()
     assert states(document)["cpu"] == "missing"
+    (nvinfer,) = [part for part in document["components"] if part["name"] == "libnvinfer"]
+    if not nvinfer["present"]:  # this machine has no TensorRT of the system's
+        assert nvinfer["remedy"].startswith("export LD_LIBRARY_PATH=$(python -c")
     missing = {part["name"] for part in document["components"] if not part["present"]}
     assert {
         "libparo_cpu",
@@ -139,6 +142,9 @@ def stub_tensorrt(tmp_path, monkeypatch):
     (site / "cuda" / "bindings.py").write_text("__version__ = '13.0.3'")
     (site / "tensorrt.py").write_text("__version__ = '10.16.1.11'")
     (site / "tensorrt_rtx.py").write_text("raise ImportError('libtensorrt_rtx.so: not found')")
+    (tmp_path / "loader").mkdir()
+    shutil.copy(library_path("cpu"), tmp_path / "loader" / "libnvinfer.so.11")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path / "loader"))
     for name in ("attention", "attention_autoreg", "cpu", "onnxruntime"):
         source = library_path("cpu" if name.startswith("attention") else name)
         shutil.copy(source, tmp_path / f"libparo_{name}.so")
@@ -162,6 +168,7 @@ def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
     assert states(document)["tensorrt"] == "runs"
     parts = {part["name"]: part for part in document["components"]}
     assert parts["tensorrt"]["detail"] == "10.16.1.11"
+    assert parts["libnvinfer"]["detail"] == "libnvinfer.so.11"
     assert parts["GPU"]["detail"] == "NVIDIA L4 (SM 89)"
     assert parts["TensorRT headers"]["detail"] == f"11.1 in {stub_tensorrt / 'include'}"
     assert "ABI 2" in parts["libparo_attention"]["detail"]
