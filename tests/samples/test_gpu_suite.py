@@ -73,6 +73,14 @@ def test_orders_are_permutations_that_leave_text_last():
     assert torch.equal(orders[1, -226:], torch.arange(17550, 17776).int())
 
 
+def test_tests_that_need_the_gpu_alone_are_three():
+    """Those of the pattern: a test renamed would run beside the others again."""
+    source = (ROOT / "tests" / "plugins" / "test_cuda_gpu.py").read_text()
+    names = re.findall(r"^def (test_\w+)", source, re.MULTILINE)
+    patterns = suite.ALONE.split(" or ")
+    assert [sum(pattern in name for name in names) for pattern in patterns] == [1, 1, 1]
+
+
 # ---- the benchmark, on the CPU backend ----
 
 
