@@ -24,6 +24,11 @@ def test_sites_and_geometry(tiny):
     kit.check_sites(tiny)
 
 
+@every_variant
+def test_text_that_is_too_long_is_refused(tiny):
+    kit.check_text_limit(tiny)
+
+
 @every_family
 def test_hostile_config_is_refused(tiny):
     kit.check_config_limits(tiny)

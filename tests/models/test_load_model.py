@@ -9,6 +9,7 @@ import torch
 from paro_trt.errors import ModelError
 from paro_trt.models.base import Geometry
 from paro_trt.models.load import load_model
+from paro_trt.models.wan import WanFamily
 from paro_trt.plan import Grid
 from paro_trt.plan.identity import model_identity
 from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
@@ -119,6 +120,15 @@ def test_unknown_family(directory, class_name):
     with pytest.raises(ModelError, match=r"_class_name.*WanTransformer3DModel") as info:
         load_model(directory)
     assert len(str(info.value)) < 800
+
+
+def test_class_that_the_installed_diffusers_lacks(directory, monkeypatch):
+    monkeypatch.setattr(WanFamily, "class_names", ("WanTransformer9DModel",))
+    change_config(directory, _class_name="WanTransformer9DModel")
+    message = "diffusers: expected a version that has WanTransformer9DModel.*pip install --upgrade"
+    with pytest.raises(ModelError, match=message) as info:
+        load_model(directory)
+    assert_one_line(info.value)
 
 
 @pytest.mark.parametrize(
