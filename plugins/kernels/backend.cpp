@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "common/error.h"
 #include "kernels/device.h"
+#include "kernels/instructions.h"
 #include "kernels/reorder_quantize/launch.h"
 #include "kernels/sparse_attention/launch.h"
 #include "kernels/workspace.h"
@@ -23,6 +24,7 @@ struct Chosen {
   int32_t sm;
   int32_t units;  // at once
   sparse_attention::Selection selection;
+  const char* against_wgmma;  // null where it is used
 };
 
 paro_status check_supported(const paro_attention& call) {
@@ -59,18 +61,23 @@ paro_status choose(const paro_attention* call, const paro_launch* launch, bool r
   chosen->shape = Shape::of(*call);
   const size_t least = cut_workspace(*call, chosen->shape, 1, nullptr).bytes;
   if (launch->max_workspace != 0 && launch->max_workspace < least) {
-    return fail(PARO_INVALID_ARGUMENT,
-                "max_workspace: expected at least %zu bytes, which one key/value head takes, got %zu",
-                least, launch->max_workspace);
+    return fail(
+        PARO_INVALID_ARGUMENT,
+        "max_workspace: expected at least %zu bytes, which one key/value head takes, got %zu",
+        least, launch->max_workspace);
   }
   chosen->units = units_at_once(*call, chosen->shape, launch->max_workspace);
+  chosen->against_wgmma = reason_against_wgmma(*call, chosen->sm);
   using sparse_attention::FourBit;
-  chosen->selection = {call->head_dim,
-                       call->block_q,
-                       call->pv_bits == 16 ? 64 : call->block_k,
-                       number_of(call->qk_bits, call->dtype),
-                       number_of(call->pv_bits, call->dtype),
-                       chosen->sm < 90 ? FourBit::native : FourBit::unpacked};
+  using sparse_attention::Instructions;
+  chosen->selection = {
+      chosen->against_wgmma == nullptr ? Instructions::wgmma : Instructions::mma_sync,
+      call->head_dim,
+      call->block_q,
+      call->pv_bits == 16 ? 64 : call->block_k,
+      number_of(call->qk_bits, call->dtype),
+      number_of(call->pv_bits, call->dtype),
+      chosen->sm < 90 ? FourBit::native : FourBit::unpacked};
   return PARO_OK;
 }
 
@@ -141,6 +148,8 @@ LaunchStatus launch_group(const paro_attention& call, const Chosen& chosen,
                           const Geometry& geometry, const Workspace& workspace, Stream stream) {
   const Plan plan{call.token_order,    call.head_order, call.block_mask, call.tile_order,
                   call.channel_affine, call.mask_bin,   call.key_length};
+  const TileLayout layout =
+      chosen.against_wgmma == nullptr ? TileLayout::swizzled : TileLayout::rows;
   const ReorderParams reorder{geometry,
                               plan,
                               call.key,
@@ -149,6 +158,7 @@ LaunchStatus launch_group(const paro_attention& call, const Chosen& chosen,
                               workspace.prepared,
                               chosen.selection.qk,
                               chosen.selection.pv,
+                              layout,
                               call.pool_dropped != 0};
   const Number source = number_of(16, call.dtype);
   if (const LaunchStatus status =
@@ -210,10 +220,12 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
   const auto kernel = paro::kernels::sparse_attention::find_kernel(chosen.selection);
   const bool four = call->qk_bits == 4 || call->pv_bits == 4;
   std::snprintf(text, capacity,
-                "mma.sync for sm_%d: %d x %d tiles, %d threads, %zu bytes of shared memory, %d "
-                "heads at once%s",
-                chosen.sm, call->block_q, chosen.selection.step_keys, kernel.threads,
+                "%s for sm_%d: %d x %d tiles, %d threads, %zu bytes of shared memory, %d "
+                "heads at once; %s%s",
+                chosen.against_wgmma == nullptr ? "wgmma" : "mma.sync", chosen.sm, call->block_q,
+                chosen.selection.step_keys, kernel.threads,
                 kernel.shared_bytes(paro::kernels::mask_words(*call, chosen)), chosen.units,
+                chosen.against_wgmma == nullptr ? "8-bit QK and PV on sm_90" : chosen.against_wgmma,
                 !four            ? ""
                 : chosen.sm < 90 ? "; 4-bit products, native to sm_80 to sm_89"
                                  : "; 4-bit codes unpacked to 8, since sm_90 and later have no "

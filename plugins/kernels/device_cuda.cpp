@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdlib>
+#include <cstring>
 
 #include "common/error.h"
 #include "kernels/device.h"
@@ -43,6 +44,8 @@ paro_status no_device(cudaError_t error) {
 }  // namespace
 
 const char* library_name() noexcept { return "paro-cuda " PARO_VERSION; }
+
+bool has_wgmma_code() noexcept { return std::strstr(PARO_CUDA_TARGETS, "90a") != nullptr; }
 
 paro_status current_sm(int32_t* sm) noexcept {
   int device = 0, major = 0, minor = 0;

@@ -10,6 +10,8 @@ paro_status current_sm(int32_t* sm) noexcept {
   return PARO_OK;
 }
 
+bool has_wgmma_code() noexcept { return true; }
+
 paro_status measure_peak(void*, double*) noexcept {
   return fail(PARO_UNSUPPORTED, "paro_measure_peak: expected a GPU or a CPU, got the emulator");
 }

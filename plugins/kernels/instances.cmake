@@ -24,6 +24,17 @@ paro::kernels::sparse_attention::kernel_of<paro::kernels::Number::${qk}, paro::k
   file(CONFIGURE OUTPUT ${file} CONTENT "${content}" @ONLY)
 endfunction()
 
+function(paro_write_stage2_wgmma file)
+  file(CONFIGURE OUTPUT ${file} @ONLY CONTENT "#include \"kernels/sparse_attention/sm90/instance.cuh\"
+
+namespace paro::kernels::sparse_attention {
+Kernel wgmma_kernel(const Selection& s) {
+  return s.head_dim == 64 ? sized_wgmma<64>(s) : sized_wgmma<128>(s);
+}
+}  // namespace paro::kernels::sparse_attention
+")
+endfunction()
+
 function(paro_write_stage1 file)
   file(CONFIGURE OUTPUT ${file} CONTENT "#include \"kernels/reorder_quantize/instance.cuh\"\n")
 endfunction()
@@ -32,6 +43,8 @@ endfunction()
 function(paro_kernel_instances folder suffix sources)
   set(files ${folder}/reorder_quantize.${suffix})
   paro_write_stage1(${files})
+  paro_write_stage2_wgmma(${folder}/sparse_attention_wgmma.${suffix})
+  list(APPEND files ${folder}/sparse_attention_wgmma.${suffix})
   foreach(unit IN LISTS PARO_UNITS)
     set(file ${folder}/sparse_attention_${unit}.${suffix})
     paro_write_stage2(${file} ${PARO_PAIRS_${unit}})

@@ -26,6 +26,10 @@ constexpr int bits_of(Number number) {
 
 constexpr bool is_integer(Number number) { return number == Number::s8 || number == Number::s4; }
 
+// How rows of 8-bit tiles lie in memory: as they are; or with the 16-byte chunks of each row permuted
+// as wgmma reads them from shared memory (tile_offset), so that a copy is all that a tile needs.
+enum class TileLayout { rows, swizzled };
+
 struct Geometry {
   int32_t tokens;          // S
   int32_t heads;           // H
@@ -77,6 +81,7 @@ struct ReorderParams {
   PreparedKeys prepared;
   Number key_number;    // of `prepared.key`
   Number value_number;  // of `prepared.value`
+  TileLayout layout;    // of both; swizzled: both are s8
   bool pooled;
 };
 

@@ -31,6 +31,12 @@ PTX_FN uint64_t wgmma_descriptor(uint32_t tile, Swizzle swizzle) {
   return wgmma_descriptor(tile, swizzle, 8 * (16u << static_cast<uint32_t>(swizzle)));
 }
 
+// The descriptor of a tile that lies `bytes`, a multiple of 16, further on. Shared memory ends far
+// below what the address field holds, so nothing is carried out of it.
+PTX_FN uint64_t wgmma_advance(uint64_t descriptor, uint32_t bytes) {
+  return descriptor + (bytes >> 4);
+}
+
 // Before the first wgmma, and whenever a thread may have touched registers that one uses.
 PTX_FN void wgmma_fence(Place place = Place::current()) {
 #if PARO_EMULATED

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/reorder_quantize/load.cuh"
+#include "kernels/tile_offset.cuh"
 #include "kernels/value_order.h"
 
 namespace paro::kernels::reorder_quantize {
@@ -71,20 +72,30 @@ DEVICE_FN void store_16bit(const TileMap<D, BlockK>& map, const Rows<D, BlockK>&
   }
 }
 
+// Where byte `byte` of row `row` lies in a tile of 8-bit codes.
+template <int RowBytes>
+DEVICE_FN int place_in_tile(TileLayout layout, int row, int byte) {
+  if (layout == TileLayout::rows) return row * RowBytes + byte;
+  const uint32_t chunk =
+      tile_offset<RowBytes>(static_cast<uint32_t>(row), static_cast<uint32_t>(byte) / 16);
+  return static_cast<int>(chunk) + byte % 16;
+}
+
 // Rows of codes in channel order.
 template <int D, int BlockK>
-DEVICE_FN void store_key_codes(const TileMap<D, BlockK>& map, const Rows<D, BlockK>& rows,
-                               int64_t block, Number number, float inverse, uint8_t* tiles) {
+DEVICE_FN void store_key_codes(const ReorderParams& p, const TileMap<D, BlockK>& map,
+                               const Rows<D, BlockK>& rows, int64_t block, float inverse) {
   using Map = TileMap<D, BlockK>;
+  uint8_t* tile = p.prepared.key + block * BlockK * D * bits_of(p.key_number) / 8;
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int64_t row = block * BlockK + map.first_row + i * Map::row_step;
-    const int64_t element = row * D + map.first_channel;
+    const int row = map.first_row + i * Map::row_step;
     const Channels8 codes = scaled(rows[i], inverse);
-    if (number == Number::s8) {
-      *reinterpret_cast<uint2*>(tiles + element) = codes_s8(codes);
+    if (p.key_number == Number::s8) {
+      const int place = place_in_tile<D>(p.layout, row, map.first_channel);
+      *reinterpret_cast<uint2*>(tile + place) = codes_s8(codes);
     } else {
-      *reinterpret_cast<uint32_t*>(tiles + element / 2) = codes_s4(codes);
+      *reinterpret_cast<uint32_t*>(tile + (row * D + map.first_channel) / 2) = codes_s4(codes);
     }
   }
 }
@@ -113,7 +124,7 @@ DEVICE_FN void channel_words(const Shared<D, BlockK>& shared, const int (&keys)[
 // The block's codes in shared memory -> tiles of 64 keys, [D][64] in value order.
 template <int D, int BlockK>
 DEVICE_FN void store_value_tiles(const Shared<D, BlockK>& shared, int64_t block, Number number,
-                                 uint8_t* tiles) {
+                                 TileLayout layout, uint8_t* tiles) {
   const int codes_per_word = number == Number::s8 ? 4 : 8;
   const int words_per_channel = value_tile_keys / codes_per_word;
   const int pieces = BlockK / value_tile_keys * (D / 4) * words_per_channel;
@@ -139,7 +150,11 @@ DEVICE_FN void store_value_tiles(const Shared<D, BlockK>& shared, int64_t block,
       for (int i = 0; i < 4; i++) words[i] = interleave_nibbles(words[i], odd[i]);
     }
     for (int i = 0; i < 4; i++) {
-      target[tile * tile_words + (quad * 4 + i) * words_per_channel + word] = words[i];
+      const int channel = quad * 4 + i;
+      const int place = number == Number::s8
+                            ? place_in_tile<value_tile_keys>(layout, channel, word * 4) / 4
+                            : channel * words_per_channel + word;
+      target[tile * tile_words + place] = words[i];
     }
   }
 }
@@ -153,7 +168,7 @@ DEVICE_FN void store_keys(const ReorderParams& p, const TileMap<D, BlockK>& map,
     return;
   }
   const Scale scale = scale_of(block_magnitude(rows, shared), levels_of(p.key_number));
-  store_key_codes(map, rows, block, p.key_number, scale.inverse, p.prepared.key);
+  store_key_codes(p, map, rows, block, scale.inverse);
   if (threadIdx.x == 0) p.prepared.key_scale[block] = scale.scale;
 }
 
@@ -194,7 +209,7 @@ DEVICE_FN void store_values(const ReorderParams& p, const TileMap<D, BlockK>& ma
     target[1] = codes.y;
   }
   __syncthreads();  // sync: all codes of the block are in shared memory
-  store_value_tiles(shared, block, p.value_number, p.prepared.value);
+  store_value_tiles(shared, block, p.value_number, p.layout, p.prepared.value);
 }
 
 }  // namespace paro::kernels::reorder_quantize

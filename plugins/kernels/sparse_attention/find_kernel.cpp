@@ -25,6 +25,7 @@ Kernel with_16bit_qk(const Selection& s) {
 }  // namespace
 
 Kernel find_kernel(const Selection& s) {
+  if (s.instructions == Instructions::wgmma) return wgmma_kernel(s);
   switch (s.qk) {
     case Number::f16: return with_16bit_qk<Number::f16>(s);
     case Number::bf16: return with_16bit_qk<Number::bf16>(s);

@@ -6,7 +6,11 @@
 
 namespace paro::kernels::sparse_attention {
 
+// What a kernel multiplies by: mma.sync, which all generations have, or Hopper's warpgroup products.
+enum class Instructions { mma_sync, wgmma };
+
 struct Selection {
+  Instructions instructions;
   int head_dim;
   int block_q;
   int step_keys;
@@ -27,7 +31,10 @@ struct Kernel {
 template <Number Qk, Number Pv>
 Kernel kernel_of(const Selection& selection);
 
-// Dispatches on the number types of the selection.
+// The wgmma kernel for a selection. A translation unit of its own.
+Kernel wgmma_kernel(const Selection& selection);
+
+// Dispatches on instructions and number types of the selection.
 Kernel find_kernel(const Selection& selection);
 
 }  // namespace paro::kernels::sparse_attention

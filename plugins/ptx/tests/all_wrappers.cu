@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(384, 1) hopper_products(int32_t* out, const ui
   ptx::wgmma_fence();
   ptx::wgmma_s8_s8<N>(d, a, b, false);
   ptx::wgmma_s8_s8<N>(d, fragment, b, true);
-  ptx::wgmma_u8_s8<N>(d, fragment, b + 2, true);
+  ptx::wgmma_u8_s8<N>(d, fragment, ptx::wgmma_advance(b, 32), true);
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
   ptx::wgmma_settle(d);
