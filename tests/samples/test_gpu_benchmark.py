@@ -13,15 +13,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "samples" / "benchmarks"))
 
-from gpu import attention, table  # noqa: E402
-from gpu.attention import Bench, Peaks, WrongResultError, measure_group  # noqa: E402
-from gpu.contenders import dense_baselines, ours  # noqa: E402
-from gpu.problem import make_problem  # noqa: E402
-from gpu.results import FILE, HOST_CALL, Files, Row, read_rows  # noqa: E402
-from gpu.shapes import COGVIDEOX, DENSITIES, WAN_480P, Group, Shape, plan  # noqa: E402
-from gpu.timing import HostClock, Turn, split_by_stage, time_in_turns  # noqa: E402
+from gpu import attention, table
+from gpu.attention import Bench, Peaks, WrongResultError, measure_group
+from gpu.contenders import dense_baselines, ours
+from gpu.problem import make_problem
+from gpu.results import FILE, HOST_CALL, Files, Row, read_rows
+from gpu.shapes import COGVIDEOX, DENSITIES, WAN_480P, Group, Shape, plan
+from gpu.timing import HostClock, Turn, split_by_stage, time_in_turns
 
-from paro_trt.native import library_path, load_library  # noqa: E402
+from paro_trt.native import library_path, load_library
 
 SMALL = Shape((2, 8, 20), 30, 2, 64, "none")
 CPU = torch.device("cpu")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "samples" / "benchmarks"))
 
-from gpu import table  # noqa: E402
-from gpu.results import HOST_CALL, Row  # noqa: E402
-from gpu.shapes import COGVIDEOX, WAN_480P  # noqa: E402
-from gpu.targets import outcomes  # noqa: E402
+from gpu import table
+from gpu.results import HOST_CALL, Row
+from gpu.shapes import COGVIDEOX, WAN_480P
+from gpu.targets import outcomes
 
 
 def target_rows() -> list[Row]:
