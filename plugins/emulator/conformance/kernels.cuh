@@ -235,11 +235,12 @@ __global__ void __launch_bounds__(128, 1)
   ptx::wgmma_fence();
   for (uint32_t k = 0; k < depth / 32; k++) {
     if constexpr (form == ProductForm::shared) {
-      ptx::wgmma_s8_s8<N>(d, a_tile + 2 * k, b_tile + 2 * k, true);
+      ptx::wgmma_s8_s8<N>(d, ptx::wgmma_advance(a_tile, 32 * k),
+                          ptx::wgmma_advance(b_tile, 32 * k), true);
     } else if constexpr (form == ProductForm::signed_registers) {
-      ptx::wgmma_s8_s8<N>(d, fragment[k], b_tile + 2 * k, true);
+      ptx::wgmma_s8_s8<N>(d, fragment[k], ptx::wgmma_advance(b_tile, 32 * k), true);
     } else {
-      ptx::wgmma_u8_s8<N>(d, fragment[k], b_tile + 2 * k, k > 0);
+      ptx::wgmma_u8_s8<N>(d, fragment[k], ptx::wgmma_advance(b_tile, 32 * k), k > 0);
     }
   }
   ptx::wgmma_commit();
