@@ -6,7 +6,6 @@ import math
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +17,8 @@ from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 from paro_trt.testing.numerics import compare
 
-from .emulator_builds import PLUGINS, ROOT, require, run
+from .emulator_builds import ROOT, run
+from .kernel_library import emulated_kernels
 
 NATIVE_FOUR_BIT, UNPACKED_FOUR_BIT = 80, 90
 SMALL = OpCase("small", 300, batch=2, heads=4, kv_heads=2, bins=2, dtype=torch.float16)
@@ -27,13 +27,7 @@ DTYPES = [torch.float16, torch.bfloat16]
 
 @pytest.fixture(scope="module")
 def library(worker_id) -> native.NativeLibrary:
-    """Built once a worker: the folder is the worker's own, since they may start together."""
-    require("cmake", "g++", "ninja")
-    folder = ROOT / "build" / f"kernels-{worker_id}"
-    flags = ["-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1", "-DPARO_BUILD_CPU=OFF"]
-    run(["cmake", "-S", PLUGINS, "-B", folder, "-G", "Ninja", *flags, "-DPARO_BUILD_TENSORRT=OFF"])
-    run(["cmake", "--build", folder, "--target", "paro_emulated"])
-    return native.NativeLibrary(Path(folder) / "kernels" / "libparo_emulated.so")
+    return emulated_kernels(worker_id)
 
 
 def outcome(library, case, seed, sm=0):

@@ -1,0 +1,110 @@
+"""Planted bugs of the wgmma kernels: each changes the shipped source at one place."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from .emulator_builds import PLUGINS, run
+from .kernel_library import build_folder
+
+STAGE2 = Path("kernels/sparse_attention")
+
+# One kernel is enough: the one with the fewest stages, and two blocks a step.
+_UNIT = """#include "kernels/sparse_attention/sm90/instance.cuh"
+namespace paro::kernels::sparse_attention {
+Kernel wgmma_kernel(const Selection&) { return describe_wgmma<WgmmaVariant<128, 128, 64>>(); }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`text` of a file of stage 2, which is there once, becomes `becomes`."""
+
+    name: str
+    file: str
+    text: str
+    becomes: str
+
+
+_CONSUME, _PRODUCE, _RING = "sm90/consume.cuh", "sm90/produce.cuh", "sm90/ring.cuh"
+_KERNEL, _SOFTMAX, _TILE = "kernel_sm90.cuh", "sm90/softmax.cuh", "sm90/tile.h"
+_CONSUMER_BARRIER = "  ptx::named_barrier_sync(consumers, L::consumer_threads);\n"
+
+MUTANTS = [
+    Mutant("none", _RING, "at.parity ^ 1", "at.parity ^ 1"),
+    Mutant("wrong full parity", _RING, "full(at.stage), at.parity", "full(at.stage), ~at.parity"),
+    Mutant("wrong empty parity", _RING, "at.parity ^ 1", "at.parity"),
+    Mutant("parity that never turns", _RING, "parity ^= 1;", ""),
+    Mutant("missing empty wait", _PRODUCE, "wait_empty(at);\n    StepExtras", "\n    StepExtras"),
+    Mutant(
+        "missing full wait", _CONSUME, "at.advance();\n    ring.wait_full(at);", "at.advance();"
+    ),
+    Mutant("missing fence of the barriers", _RING, "ptx::fence_mbarrier_init();", ""),
+    Mutant("too many arrivals", _RING, "if (threadIdx.x % 32 == 0) ptx::mb", "ptx::mb"),
+    Mutant(
+        "stage released early",
+        _CONSUME,
+        "if (previous != stage) ring.release(previous)",
+        "ring.release(stage)",
+    ),
+    Mutant("first stage released twice", _CONSUME, "if (previous != stage) ring", "ring"),
+    Mutant(
+        "stale stage",
+        _CONSUME,
+        "issue_products<V, 0>(operands, previous, state);\n  turns.pass",
+        "issue_products<V, 0>(operands, stage, state);\n  turns.pass",
+    ),
+    Mutant("scales of the stage before", _CONSUME, "ring.extras(stage);", "ring.extras(previous);"),
+    Mutant("missing wait for the scores", _CONSUME, "wgmma_wait<1>", "wgmma_wait<2>"),
+    Mutant("missing wait for the products", _CONSUME, "wgmma_wait<0>", "wgmma_wait<1>"),
+    Mutant("missing wgmma fence", _CONSUME, "wgmma_fence();\n  issue_scores", "\n  issue_scores"),
+    Mutant("missing rescale", _CONSUME, "if (weights.moved) rescale(weights, state);", ""),
+    Mutant("pending weights not rescaled", _CONSUME, "state.weight[block][row] *= keep", ""),
+    Mutant("values of one half alone", _CONSUME, "i % tile_instructions", "0 * tile_instructions"),
+    Mutant("rows of the other warpgroup", _CONSUME, "warpgroup * warpgroup_rows", "warpgroup_rows"),
+    Mutant("bytes announced too few", _PRODUCE, "(2 * bytes * step.count)", "(bytes * step.count)"),
+    Mutant("tail off by one", _PRODUCE, "taken_++ < count_.plain}", "taken_++ <= count_.plain}"),
+    Mutant("scales of another block", _PRODUCE, "key_scales_ + index_", "key_scales_ + lane"),
+    Mutant("a missing block that weighs", _PRODUCE, "exists ? 0.0f : lowest_logit", "0.0f"),
+    Mutant("factor of another row", _SOFTMAX, "row_factors[row + 8]", "row_factors[row]"),
+    Mutant("wrong swizzle", _TILE, "value_swizzle = Swizzle::b64", "value_swizzle = Swizzle::b32"),
+    Mutant("too many registers", _TILE, "producer_registers = 24", "producer_registers = 56"),
+    Mutant("wrong scatter", "store_output.cuh", "token_at(g, q.order, position)", "position"),
+    Mutant(
+        "queries used before they are written",
+        _KERNEL,
+        "  // sync: the query tile and its factors are written\n" + _CONSUMER_BARRIER,
+        "",
+    ),
+    Mutant(
+        "output staged over tiles in use",
+        _KERNEL,
+        "  // sync: everyone has left the tiles, where the output is staged\n" + _CONSUMER_BARRIER,
+        "",
+    ),
+]
+
+
+def build_mutant(mutant: Mutant, folder: Path, worker: str) -> Path:
+    """The emulated library of `worker` with the mutant in place of its wgmma kernels."""
+    shutil.copytree(PLUGINS / STAGE2, folder / STAGE2)
+    source = folder / STAGE2 / mutant.file
+    text = source.read_text()
+    if text.count(mutant.text) != 1:
+        found = text.count(mutant.text)
+        raise ValueError(f"{mutant.name}: expected its text once in {mutant.file}, found {found}")
+    source.write_text(text.replace(mutant.text, mutant.becomes))
+    unit, built = folder / "unit.cpp", build_folder(worker)
+    unit.write_text(_UNIT)
+    compiler = ["g++", "-std=c++20", "-O1", "-fPIC", "-DPARO_EMULATED=1", "-w"]
+    includes = [f"-I{folder}", f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}"]
+    run([*compiler, *includes, "-c", unit, "-o", folder / "unit.o"])
+    objects = (built / "kernels/CMakeFiles/paro_emulated_objects.dir").rglob("*.o")
+    others = [path for path in objects if "wgmma" not in path.name]
+    library = folder / "mutant.so"
+    emulator = built / "emulator" / "libparo_emulator.a"
+    run(["g++", "-shared", folder / "unit.o", *others, emulator, "-o", library])
+    return library
