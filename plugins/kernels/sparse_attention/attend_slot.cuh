@@ -1,4 +1,4 @@
-// One step of a warp: 32 query rows against one slot of keys.
+// One step of a warp: its query rows against one slot of keys.
 #pragma once
 
 #include "kernels/sparse_attention/store_output.cuh"
@@ -178,22 +178,18 @@ PTX_FN void attend_slot(uint32_t query_tile, const float* row_factor, uint32_t t
   const float key_scale = is_integer(V::qk) ? extras.key_scale : 1.0f;
   Probabilities<V> p[row_tiles<V>];
   StepFactors factors[row_tiles<V>];
+  Scores<V> scores;
+  score_product<V>(query_tile, tiles, zero, scores);
+  if (is_integer(V::pv)) keep_loads_behind();
 #pragma unroll
-  for (int first = 0; first < row_tiles<V>; first += row_tiles_at_once<V>) {
-    Scores<V> scores;
-    score_product<V>(query_tile, first, tiles, zero, scores);
-    if (is_integer(V::pv)) keep_loads_behind();
-#pragma unroll
-    for (int i = 0; i < row_tiles_at_once<V>; i++) {
-      const int tile = first + i;
-      float factor[2] = {row_factor[tile * 16] * key_scale, row_factor[tile * 16 + 8] * key_scale};
-      float x[key_tiles<V>][4];
-      to_floats<V>(scores[i], x);
-      if constexpr (!plain) weigh_keys<V>(extras.tokens, x, factor);
-      factors[tile] = exponentiate<V>(x, factor, state.rows[tile]);
-      p[tile] = pack_probabilities<V>(x, factors[tile], state.rows[tile]);
-      if (!is_integer(V::pv)) keep_loads_behind();
-    }
+  for (int tile = 0; tile < row_tiles<V>; tile++) {
+    float factor[2] = {row_factor[tile * 16] * key_scale, row_factor[tile * 16 + 8] * key_scale};
+    float x[key_tiles<V>][4];
+    to_floats<V>(scores[tile], x);
+    if constexpr (!plain) weigh_keys<V>(extras.tokens, x, factor);
+    factors[tile] = exponentiate<V>(x, factor, state.rows[tile]);
+    p[tile] = pack_probabilities<V>(x, factors[tile], state.rows[tile]);
+    if (!is_integer(V::pv)) keep_loads_behind();
   }
   value_product<V>(tiles + TileSize<V>::key_bytes, extras.value_scale, zero, p, factors, state.out);
 }

@@ -26,9 +26,9 @@ struct BiasedZero {
   int32_t registers[4];
 };
 
-// S of the row tiles computed at once: tile (a, n) is rows 16 a .. of those, keys 8 n ...
+// Tile (a, n) is rows 16 a .. of the warp, keys 8 n ...
 template <class V>
-using Scores = Accumulator<V::qk>[row_tiles_at_once<V>][key_tiles<V>][4];
+using Scores = Accumulator<V::qk>[row_tiles<V>][key_tiles<V>][4];
 
 template <class V>
 PTX_FN void multiply_scores(bool first, const BiasedZero& zero, Accumulator<V::qk> (&c)[4],
@@ -45,18 +45,17 @@ PTX_FN void multiply_scores(bool first, const BiasedZero& zero, Accumulator<V::q
   }
 }
 
-// S = Q K^T for row tiles `first_tile` .. of the warp. An instruction takes 32 bytes of a row,
-// whatever the type.
+// S = Q K^T. An instruction takes 32 bytes of a row, whatever the type.
 template <class V>
-PTX_FN void score_product(uint32_t query_tile, uint32_t first_tile, uint32_t key_tile,
-                          const BiasedZero& zero, Scores<V>& scores) {
+PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZero& zero,
+                          Scores<V>& scores) {
   using Size = TileSize<V>;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t query_address = query_tile + tile_offset<Size::query_row_bytes>(
                                                   warp * rows_per_warp<V> + lane % 16, lane / 16);
   const uint32_t key_address =
       key_tile + tile_offset<Size::key_row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-  constexpr uint32_t tiles = row_tiles_at_once<V>;
+  constexpr uint32_t tiles = row_tiles<V>;
   constexpr uint32_t query_steps = Size::query_row_bytes / 32;
   // With unpacking, one step of key bytes makes two of query bytes.
   constexpr uint32_t steps_a_key_step = V::unpacks_keys ? 2 : 1;
@@ -67,8 +66,8 @@ PTX_FN void score_product(uint32_t query_tile, uint32_t first_tile, uint32_t key
     for (uint32_t tile = 0; tile < tiles; tile++) {
 #pragma unroll
       for (uint32_t i = 0; i < steps_a_key_step; i++) {
-        ptx::ldmatrix_x4(a[tile][i], (query_address ^ ((step + i) << 5)) +
-                                         (first_tile + tile) * 16 * Size::query_row_bytes);
+        ptx::ldmatrix_x4(a[tile][i],
+                         (query_address ^ ((step + i) << 5)) + tile * 16 * Size::query_row_bytes);
       }
     }
     const uint32_t key_step_address = key_address ^ ((step / steps_a_key_step) << 5);

@@ -7,7 +7,7 @@
 
 namespace paro::kernels::sparse_attention {
 
-// A warp's 32 output rows: tile (a, d) is rows 16 a .., channels 8 d ...
+// A warp's output rows: tile (a, d) is rows 16 a .., channels 8 d ...
 template <class V>
 using Output = float[row_tiles<V>][V::head_dim / 8][4];
 

@@ -33,18 +33,13 @@ struct Variant {
 };
 
 // A warp takes 32 query rows: K and V fragments, read from shared memory once, serve two products
-// each. 16 rows double shared-memory traffic (16 bytes a score at D = 128: all there is at the
-// tensor rate of sm_80 and sm_90), which is left to the steps whose scores do not fit the registers
-// beside the output of 32 rows; 48 rows fit nowhere.
+// each. 16 rows would double that traffic (16 bytes a score at D = 128: all there is at the tensor
+// rate of sm_80 and sm_90), which is left to steps of 128 keys: scores and output of 32 rows do not
+// fit the registers there.
 template <class V>
-constexpr int rows_per_warp = V::head_dim == 128 && V::step_keys == 128 ? 16 : 32;
+constexpr int rows_per_warp = V::step_keys == 128 ? 16 : 32;
 template <class V>
 constexpr int row_tiles = rows_per_warp<V> / 16;
-
-// Scores of 32 rows and 64 keys fill the registers that the output leaves; of 128 keys, those of 16
-// rows do, and K is read from shared memory twice.
-template <class V>
-constexpr int row_tiles_at_once = V::step_keys == 64 ? row_tiles<V> : 1;
 
 // The swizzle needs whole periods of 8 rows; 1024 bytes also suit every later copy engine.
 constexpr size_t tile_alignment = 1024;
