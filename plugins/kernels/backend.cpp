@@ -50,13 +50,18 @@ paro_status choose(const paro_attention* call, const paro_launch* launch, bool r
   if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
   if (const paro_status status = check_supported(*call); status != PARO_OK) return status;
   chosen->sm = launch->sm;
+  int32_t here = 0;
   if (runs_here || launch->sm == 0) {
-    int32_t here = 0;
     if (const paro_status status = current_sm(&here); status != PARO_OK) return status;
     if (chosen->sm == 0) chosen->sm = here;
   }
   if (chosen->sm < 80) {
     return fail(PARO_UNSUPPORTED, "sm: expected a GPU of sm_80 or later, got sm_%d", chosen->sm);
+  }
+  if (runs_here && !runs_any_sm() && !has_kernel_of(*call, chosen->sm, here)) {
+    return fail(PARO_INVALID_ARGUMENT,
+                "sm: expected 0 or one whose kernel for these bits runs on this GPU, sm_%d, got %d",
+                here, chosen->sm);
   }
   chosen->shape = Shape::of(*call);
   const size_t least = cut_workspace(*call, chosen->shape, 1, nullptr).bytes;
@@ -238,6 +243,13 @@ paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) 
   if (const paro_status status = paro::kernels::choose(call, launch, true, &chosen);
       status != PARO_OK) {
     return status;
+  }
+  const auto source = paro::kernels::number_of(16, call->dtype);
+  if (paro::kernels::reorder_quantize::load_stage(source, call->head_dim, call->block_k,
+                                                  call->pool_dropped != 0) !=
+      paro::LaunchStatus::ok) {
+    return fail(PARO_RUNTIME_ERROR, "stage 1: its kernels do not load: %s",
+                paro::last_launch_message());
   }
   return paro::kernels::allow_shared(*call, chosen);
 }

@@ -11,6 +11,9 @@ const char* library_name() noexcept;
 // 10 * major + minor of the GPU that runs, or a status with its message.
 paro_status current_sm(int32_t* sm) noexcept;
 
+// Whether kernels of every generation run, whatever `current_sm` says.
+bool runs_any_sm() noexcept;
+
 // Whether this library holds code for sm_90a, the only target that has wgmma.
 bool has_wgmma_code() noexcept;
 

@@ -45,6 +45,8 @@ paro_status no_device(cudaError_t error) {
 
 const char* library_name() noexcept { return "paro-cuda " PARO_VERSION; }
 
+bool runs_any_sm() noexcept { return false; }
+
 bool has_wgmma_code() noexcept { return std::strstr(PARO_CUDA_TARGETS, "90a") != nullptr; }
 
 paro_status current_sm(int32_t* sm) noexcept {

@@ -10,6 +10,8 @@ paro_status current_sm(int32_t* sm) noexcept {
   return PARO_OK;
 }
 
+bool runs_any_sm() noexcept { return true; }
+
 bool has_wgmma_code() noexcept { return true; }
 
 paro_status measure_peak(void*, double*) noexcept {

@@ -11,4 +11,10 @@ const char* reason_against_wgmma(const paro_attention& call, int32_t sm) noexcep
   return nullptr;
 }
 
+bool has_kernel_of(const paro_attention& call, int32_t sm, int32_t here) noexcept {
+  const bool four_bits = call.qk_bits == 4 || call.pv_bits == 4;
+  if (four_bits && (sm < 90) != (here < 90)) return false;
+  return reason_against_wgmma(call, sm) != nullptr || here == 90;
+}
+
 }  // namespace paro::kernels

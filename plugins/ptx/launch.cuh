@@ -46,6 +46,11 @@ LaunchStatus allow_shared_bytes(void (*kernel)(Parameters...), size_t bytes) {
   return LaunchStatus::failed;
 }
 
+template <class... Parameters>
+LaunchStatus load_kernel(void (*)(Parameters...)) {
+  return LaunchStatus::ok;
+}
+
 // Runs to completion; the stream is ignored.
 template <class... Parameters, class... Arguments>
 LaunchStatus launch(void (*kernel)(Parameters...), const LaunchShape& shape,
@@ -82,6 +87,13 @@ template <class... Parameters>
 LaunchStatus allow_shared_bytes(void (*kernel)(Parameters...), size_t bytes) {
   return detail::status_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                 static_cast<int>(bytes)));
+}
+
+// CUDA loads a kernel when it is first used, which may allocate and wait: this is a use.
+template <class... Parameters>
+LaunchStatus load_kernel(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes;
+  return detail::status_of(cudaFuncGetAttributes(&attributes, kernel));
 }
 
 // Asynchronous: `ok` says that the launch was accepted.

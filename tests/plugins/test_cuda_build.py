@@ -150,6 +150,37 @@ def test_driver_and_device_are_told_apart(device_program):
     assert "CUDA says: no CUDA-capable device" in device(device_program, FAKE_ERROR=100)[2]
 
 
+@pytest.mark.parametrize(
+    ("bits", "sm", "here", "has_body"),
+    [
+        (8, 90, 90, True),
+        (8, 90, 100, False),  # wgmma
+        (8, 100, 90, True),  # mma.sync on a Hopper, for comparison
+        (8, 80, 120, True),
+        (4, 89, 80, True),
+        (4, 89, 90, False),  # native 4-bit products
+        (4, 90, 86, False),  # unpacked ones
+        (4, 90, 120, True),
+        (16, 80, 90, True),
+    ],
+)
+def test_a_kernel_without_a_body_on_this_gpu_is_known(bits, sm, here, has_body, tmp_path):
+    """Kernels of other generations are compiled to nothing: outputs would stay as they were."""
+    require("g++")
+    (tmp_path / "main.cpp").write_text(
+        '#include <cstdlib>\n#include "kernels/device.h"\n#include "kernels/instructions.h"\n'
+        "bool paro::kernels::has_wgmma_code() noexcept { return true; }\n"
+        "int main(int, char** words) {\n  paro_attention call{};\n"
+        "  call.qk_bits = call.pv_bits = std::atoi(words[1]);\n  return "
+        "paro::kernels::has_kernel_of(call, std::atoi(words[2]), std::atoi(words[3])) ? 0 : 1;\n}\n"
+    )
+    include = [f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}"]
+    program, rule = tmp_path / "rule", PLUGINS / "kernels/instructions.cpp"
+    run(["g++", "-std=c++20", *include, tmp_path / "main.cpp", rule, "-o", program])
+    done = subprocess.run([program, str(bits), str(sm), str(here)], check=False)
+    assert done.returncode == (0 if has_body else 1)
+
+
 def check_library(path: Path) -> None:
     """What holds for the shipped library on any machine."""
     assert path.stat().st_size <= MAX_LIBRARY_BYTES

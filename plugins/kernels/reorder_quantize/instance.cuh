@@ -6,28 +6,42 @@
 
 namespace paro::kernels::reorder_quantize {
 
+struct Kernels {
+  void (*tokens)(ReorderParams);
+  void (*means)(ReorderParams);
+  size_t shared_bytes;
+};
+
 template <int D, int BlockK>
-LaunchStatus launch_sized(const ReorderParams& p, Number source, Stream stream) {
-  const Geometry& g = p.geometry;
-  const auto shape = [&](int blocks) {
-    return LaunchShape{dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(g.units), 2),
-                       dim3(threads), sizeof(Shared<D, BlockK>), stream};
-  };
-  const LaunchStatus tokens =
-      source == Number::bf16
-          ? launch(reorder_tokens<Number::bf16, D, BlockK>, shape(g.key_blocks), p)
-          : launch(reorder_tokens<Number::f16, D, BlockK>, shape(g.key_blocks), p);
-  if (tokens != LaunchStatus::ok || !p.pooled) return tokens;
-  return launch(quantize_means<D, BlockK>, shape(g.summary_blocks), p);
+Kernels sized_kernels(Number source) {
+  return {source == Number::bf16 ? reorder_tokens<Number::bf16, D, BlockK>
+                                 : reorder_tokens<Number::f16, D, BlockK>,
+          quantize_means<D, BlockK>, sizeof(Shared<D, BlockK>)};
+}
+
+Kernels find_kernels(Number source, int head_dim, int block_k) {
+  if (head_dim == 64) {
+    return block_k == 64 ? sized_kernels<64, 64>(source) : sized_kernels<64, 128>(source);
+  }
+  return block_k == 64 ? sized_kernels<128, 64>(source) : sized_kernels<128, 128>(source);
+}
+
+LaunchStatus load_stage(Number source, int head_dim, int block_k, bool pooled) {
+  const Kernels kernels = find_kernels(source, head_dim, block_k);
+  const LaunchStatus tokens = load_kernel(kernels.tokens);
+  return tokens == LaunchStatus::ok && pooled ? load_kernel(kernels.means) : tokens;
 }
 
 LaunchStatus launch_stage(const ReorderParams& p, Number source, int head_dim, Stream stream) {
-  if (head_dim == 64) {
-    return p.geometry.block_k == 64 ? launch_sized<64, 64>(p, source, stream)
-                                    : launch_sized<64, 128>(p, source, stream);
-  }
-  return p.geometry.block_k == 64 ? launch_sized<128, 64>(p, source, stream)
-                                  : launch_sized<128, 128>(p, source, stream);
+  const Geometry& g = p.geometry;
+  const Kernels kernels = find_kernels(source, head_dim, g.block_k);
+  const auto shape = [&](int blocks) {
+    return LaunchShape{dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(g.units), 2),
+                       dim3(threads), kernels.shared_bytes, stream};
+  };
+  const LaunchStatus tokens = launch(kernels.tokens, shape(g.key_blocks), p);
+  if (tokens != LaunchStatus::ok || !p.pooled) return tokens;
+  return launch(kernels.means, shape(g.summary_blocks), p);
 }
 
 }  // namespace paro::kernels::reorder_quantize
