@@ -1,11 +1,19 @@
-"""The emulated kernels as a library, built once a worker."""
+"""The emulated kernels as a library, built once a worker; what it gives in the modes there are."""
 
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from paro_trt import native
+from paro_trt.op.spec import AttentionConfig, AttentionInputs
 
 from .emulator_builds import PLUGINS, ROOT, require, run
 
@@ -24,3 +32,44 @@ def emulated_kernels(worker: str) -> native.NativeLibrary:
     run(["cmake", "-S", PLUGINS, "-B", folder, "-G", "Ninja", *flags, "-DPARO_BUILD_TENSORRT=OFF"])
     run(["cmake", "--build", folder, "--target", "paro_emulated"])
     return native.NativeLibrary(folder / "kernels" / "libparo_emulated.so")
+
+
+# Options are read when a library is first used, and each copy is a library of its own.
+_RUN_IN_MODES = """
+import os, shutil, sys, torch
+from pathlib import Path
+from paro_trt import native
+folder, (calls, expected, modes) = Path(sys.argv[2]), torch.load(sys.argv[3], weights_only=False)
+for number, (name, mode) in enumerate(modes.items()):
+    for variable in ("PARO_EMULATOR_LATE", "PARO_EMULATOR_SEED"):
+        os.environ.pop(variable, None)
+    os.environ.update(mode)
+    copy = shutil.copy(sys.argv[1], folder / f"copy{number}.so")
+    try:
+        outputs = [native.NativeLibrary(Path(copy)).forward(*call, sm=90) for call in calls]
+        same = all(map(torch.equal, outputs, expected))
+        print(name, "-" if same else "wrong result", sep=": ")
+    except native.NativeError as error:
+        print(name, str(error).partition("CUDA emulator: ")[2].split()[0], sep=": ")
+"""
+
+
+def seen_in_modes(
+    library: Path,
+    calls: Sequence[tuple[AttentionInputs, AttentionConfig]],
+    expected: Sequence[Tensor],
+    modes: dict[str, dict[str, str]],
+    folder: Path,
+) -> dict[str, str]:
+    """For each mode "-" where all outputs are as expected, "wrong result", or the diagnosis; modes
+    after one that ended the process are missing."""
+    stored = folder / "calls.pt"
+    torch.save((list(calls), list(expected), modes), stored)
+    result = subprocess.run(
+        [sys.executable, "-c", _RUN_IN_MODES, str(library), str(folder), str(stored)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=540,
+    )
+    return dict(line.split(": ") for line in result.stdout.splitlines() if ": " in line)

@@ -11,10 +11,13 @@ from .kernel_library import build_folder
 
 STAGE2 = Path("kernels/sparse_attention")
 
-# One kernel is enough: the one with the fewest stages, and two blocks a step.
+# The kernels with the fewest stages and two blocks a step, of one warpgroup and of two.
 _UNIT = """#include "kernels/sparse_attention/sm90/instance.cuh"
 namespace paro::kernels::sparse_attention {
-Kernel wgmma_kernel(const Selection&) { return describe_wgmma<WgmmaVariant<128, 128, 64>>(); }
+Kernel wgmma_kernel(const Selection& s) {
+  return s.block_q == 64 ? describe_wgmma<WgmmaVariant<128, 64, 64>>()
+                         : describe_wgmma<WgmmaVariant<128, 128, 64>>();
+}
 }
 """
 
@@ -38,7 +41,7 @@ MUTANTS = [
     Mutant("wrong full parity", _RING, "full(at.stage), at.parity", "full(at.stage), ~at.parity"),
     Mutant("wrong empty parity", _RING, "at.parity ^ 1", "at.parity"),
     Mutant("parity that never turns", _RING, "parity ^= 1;", ""),
-    Mutant("missing empty wait", _PRODUCE, "wait_empty(at);\n    StepExtras", "\n    StepExtras"),
+    Mutant("missing empty wait", _PRODUCE, "ring.wait_empty(at);\n    StepExtras", "StepExtras"),
     Mutant(
         "missing full wait", _CONSUME, "at.advance();\n    ring.wait_full(at);", "at.advance();"
     ),
@@ -60,7 +63,7 @@ MUTANTS = [
     Mutant("scales of the stage before", _CONSUME, "ring.extras(stage);", "ring.extras(previous);"),
     Mutant("missing wait for the scores", _CONSUME, "wgmma_wait<1>", "wgmma_wait<2>"),
     Mutant("missing wait for the products", _CONSUME, "wgmma_wait<0>", "wgmma_wait<1>"),
-    Mutant("missing wgmma fence", _CONSUME, "wgmma_fence();\n  issue_scores", "\n  issue_scores"),
+    Mutant("missing wgmma fence", _CONSUME, "ptx::wgmma_fence();\n  issue_scores", "issue_scores"),
     Mutant("missing rescale", _CONSUME, "if (weights.moved) rescale(weights, state);", ""),
     Mutant("pending weights not rescaled", _CONSUME, "state.weight[block][row] *= keep", ""),
     Mutant("values of one half alone", _CONSUME, "i % tile_instructions", "0 * tile_instructions"),
@@ -71,14 +74,13 @@ MUTANTS = [
     Mutant("a missing block that weighs", _PRODUCE, "exists ? 0.0f : lowest_logit", "0.0f"),
     Mutant("factor of another row", _SOFTMAX, "row_factors[row + 8]", "row_factors[row]"),
     Mutant("wrong swizzle", _TILE, "value_swizzle = Swizzle::b64", "value_swizzle = Swizzle::b32"),
-    Mutant("too many registers", _TILE, "producer_registers = 24", "producer_registers = 56"),
-    Mutant("wrong scatter", "store_output.cuh", "token_at(g, q.order, position)", "position"),
     Mutant(
-        "queries used before they are written",
+        "registers not given back",
         _KERNEL,
-        "  // sync: the query tile and its factors are written\n" + _CONSUMER_BARRIER,
+        "ptx::registers_decrease<Layout<V>::producer_registers>();",
         "",
     ),
+    Mutant("wrong scatter", "store_output.cuh", "token_at(g, q.order, position)", "position"),
     Mutant(
         "output staged over tiles in use",
         _KERNEL,
