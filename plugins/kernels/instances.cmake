@@ -55,6 +55,7 @@ endfunction()
 
 if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)
   paro_write_stage1(${FOLDER}/reorder_quantize.cu)
+  paro_write_stage2_wgmma(${FOLDER}/sparse_attention_wgmma.cu)
   foreach(unit IN LISTS PARO_UNITS)
     foreach(pair IN LISTS PARO_PAIRS_${unit})
       paro_write_stage2(${FOLDER}/sparse_attention_${pair}.cu ${pair})

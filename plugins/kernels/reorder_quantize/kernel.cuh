@@ -20,9 +20,12 @@ DEVICE_FN void store_block(const ReorderParams& p, Side side, const TileMap<D, B
   }
 }
 
+// That must fit. Without a number ptxas spills registers to make room for one more.
+constexpr int blocks_an_sm = 1;
+
 // Tokens to key blocks, and to their means where dropped blocks are pooled.
 template <Number Source, int D, int BlockK>
-__global__ void __launch_bounds__(threads) reorder_tokens(const ReorderParams p) {
+__global__ void __launch_bounds__(threads, blocks_an_sm) reorder_tokens(const ReorderParams p) {
   DYN_SMEM(memory);
   auto& shared = *reinterpret_cast<Shared<D, BlockK>*>(memory);
   const Geometry& g = p.geometry;
@@ -39,7 +42,7 @@ __global__ void __launch_bounds__(threads) reorder_tokens(const ReorderParams p)
 
 // Means to key blocks of summary tokens, behind the unit's blocks of tokens.
 template <int D, int BlockK>
-__global__ void __launch_bounds__(threads) quantize_means(const ReorderParams p) {
+__global__ void __launch_bounds__(threads, blocks_an_sm) quantize_means(const ReorderParams p) {
   DYN_SMEM(memory);
   auto& shared = *reinterpret_cast<Shared<D, BlockK>*>(memory);
   const Geometry& g = p.geometry;

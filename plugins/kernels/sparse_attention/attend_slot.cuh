@@ -167,9 +167,16 @@ PTX_FN void value_product(uint32_t values, const float* value_scale, const Biase
   }
 }
 
-// The registers are full: were later loads moved ahead of this place, others would be spilled.
-// Where it helps depends on the types (sass/budget.json has what comes of it).
+// The registers are full: loads that are moved ahead make others spill. Where they must stay behind
+// was found by compiling every variant for every target (nvcc 13.0; sass/budget.json has what is
+// left).
 PTX_FN void keep_loads_behind() { __syncwarp(); }
+
+template <class V>
+constexpr bool loads_stay_behind_scores =
+    is_integer(V::pv) && (is_integer(V::qk) || V::block_q == 128);
+template <class V>
+constexpr bool loads_stay_behind_softmax = !is_integer(V::pv) || V::qk == Number::s4;
 
 // One slot: S, softmax, P V. `row_factor` are the factors of this lane's first row and those after.
 template <class V, bool plain>
@@ -180,7 +187,7 @@ PTX_FN void attend_slot(uint32_t query_tile, const float* row_factor, uint32_t t
   StepFactors factors[row_tiles<V>];
   Scores<V> scores;
   score_product<V>(query_tile, tiles, zero, scores);
-  if (is_integer(V::pv)) keep_loads_behind();
+  if (loads_stay_behind_scores<V>) keep_loads_behind();
 #pragma unroll
   for (int tile = 0; tile < row_tiles<V>; tile++) {
     float factor[2] = {row_factor[tile * 16] * key_scale, row_factor[tile * 16 + 8] * key_scale};
@@ -189,7 +196,7 @@ PTX_FN void attend_slot(uint32_t query_tile, const float* row_factor, uint32_t t
     if constexpr (!plain) weigh_keys<V>(extras.tokens, x, factor);
     factors[tile] = exponentiate<V>(x, factor, state.rows[tile]);
     p[tile] = pack_probabilities<V>(x, factors[tile], state.rows[tile]);
-    if (!is_integer(V::pv)) keep_loads_behind();
+    if (loads_stay_behind_softmax<V>) keep_loads_behind();
   }
   value_product<V>(tiles + TileSize<V>::key_bytes, extras.value_scale, zero, p, factors, state.out);
 }
