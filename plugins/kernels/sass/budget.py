@@ -1,0 +1,104 @@
+"""The budget file: what kernels may cost, and which may spill."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from kernels import Measured
+
+FILE = Path(__file__).with_name("budget.json")
+TOLERANCE = 0.03
+UPDATE = "python plugins/kernels/sass/check.py --update"
+
+Measurements = dict[str, dict[str, Measured]]
+"""By target and name of the kernel."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the file holds.
+
+    nvcc: version that the numbers are of; another one's code differs.
+    spills: reasons, by pattern of "sm_<target> <kernel>"; other kernels have no local memory.
+    """
+
+    nvcc: str
+    spills: dict[str, str]
+    kernels: Measurements
+
+    def reason_to_spill(self, target: str, name: str) -> str:
+        """Empty where there is none."""
+        matching = (
+            reason
+            for pattern, reason in self.spills.items()
+            if fnmatch(f"sm_{target} {name}", pattern)
+        )
+        return next(matching, "")
+
+
+def load() -> Budget:
+    """The recorded budget."""
+    document = json.loads(FILE.read_text())
+    kernels = {
+        target: {name: Measured(**entry) for name, entry in entries.items()}
+        for target, entries in document["kernels"].items()
+    }
+    return Budget(document["nvcc"], document["spills"], kernels)
+
+
+def save(budget: Budget) -> None:
+    """One kernel a line, in order."""
+    targets = []
+    for target, entries in budget.kernels.items():
+        lines = [
+            f"      {json.dumps(name)}: {json.dumps(asdict(entries[name]))}"
+            for name in sorted(entries)
+        ]
+        targets.append(f'    "{target}": {{\n' + ",\n".join(lines) + "\n    }")
+    spills = json.dumps(budget.spills, indent=2).replace("\n", "\n  ")
+    FILE.write_text(
+        f'{{\n  "nvcc": "{budget.nvcc}",\n  "spills": {spills},\n  "kernels": {{\n'
+        + ",\n".join(targets)
+        + "\n  }\n}\n"
+    )
+
+
+def regressions(budget: Budget, nvcc: str, measured: Measurements) -> list[str]:
+    """What is worse than recorded, or not recorded; numbers count for the same nvcc only."""
+    found = []
+    for target, entries in measured.items():
+        for name, now in entries.items():
+            where = f"sm_{target} {name}"
+            if now.local and not budget.reason_to_spill(target, name):
+                found.append(f"{where}: {now.local} accesses to local memory, none has a reason")
+            then = budget.kernels.get(target, {}).get(name)
+            if then is None:
+                found.append(f"{where}: not recorded; {UPDATE}")
+            elif nvcc == budget.nvcc:
+                found += [f"{where}: {line}" for line in _differences(then, now, worse=True)]
+    return found
+
+
+def improvements(budget: Budget, nvcc: str, measured: Measurements) -> list[str]:
+    """What is better than recorded, and should be recorded."""
+    found = []
+    for target, entries in measured.items() if nvcc == budget.nvcc else ():
+        for name, now in entries.items():
+            then = budget.kernels.get(target, {}).get(name)
+            if then is not None:
+                lines = _differences(then, now, worse=False)
+                found += [f"sm_{target} {name}: {line}" for line in lines]
+    return found
+
+
+def _differences(then: Measured, now: Measured, *, worse: bool) -> list[str]:
+    lines = []
+    for field, before in asdict(then).items():
+        after = asdict(now)[field]
+        low, high = (before, after) if worse else (after, before)
+        if high > low * (1 + TOLERANCE):
+            lines.append(f"{field} was {before}, is {after}")
+    return lines

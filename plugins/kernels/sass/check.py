@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Compile the kernels and hold their machine code against budget.json.
+
+    check.py                      every kernel for every target (some minutes)
+    check.py --targets 80 90a --units sparse_attention_s8-s8
+    check.py --update             record what is found; reasons to spill stay, and are hand-written
+
+For each kernel: the wanted instructions are there, local memory is touched only where the file
+gives a reason, registers and instructions of the hot loop per score are at most 3 % above the
+record. Exit status 0 where all that holds, 1 where not, 2 where a tool is missing or fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import budget
+import toolchain
+from budget import Budget, Measurements
+from kernels import Measured, kernels_of
+from listing import parse
+from toolchain import Toolchain, ToolError
+
+Checked = tuple[dict[str, Measured], list[str]]
+
+
+def check_unit(tools: Toolchain, source: Path, target: str) -> Checked:
+    """Costs of a source file's kernels for one target, and what is wrong with them."""
+    costs: dict[str, Measured] = {}
+    faults = []
+    compiled = tools.disassemble(source, target)
+    for kernel, function in kernels_of(parse(compiled.listing)):
+        if not kernel.belongs_to(target):
+            continue
+        where = f"sm_{target} {kernel.name}"
+        missing = [opcode for opcode in kernel.wanted_opcodes() if not function.count(opcode)]
+        faults += [f"{where}: no instruction matches {opcode}" for opcode in missing]
+        try:
+            costs[kernel.name] = kernel.measure(function, compiled.registers[function.mangled_name])
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
+    return costs, faults
+
+
+def check_units(
+    tools: Toolchain, units: list[str], targets: list[str], jobs: int
+) -> tuple[Measurements, list[str]]:
+    """`check_unit` of all pairs; all units where none is named."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        sources = toolchain.sources(Path(folder))
+        unknown = set(units) - {source.stem for source in sources}
+        if unknown:
+            known = ", ".join(source.stem for source in sources)
+            raise ToolError(f"units: expected some of {known}, got {', '.join(sorted(unknown))}")
+        pairs = [p for p in product(sources, targets) if not units or p[0].stem in units]
+        results = pool.map(lambda pair: check_unit(tools, *pair), pairs)
+        measured: Measurements = {target: {} for target in targets}
+        faults = []
+        for (_, target), (costs, wrong) in zip(pairs, results, strict=True):
+            measured[target] |= costs
+            faults += wrong
+    return measured, faults
+
+
+def report(tools: Toolchain, measured: Measurements, faults: list[str]) -> int:
+    """Print what differs from the record; the exit status."""
+    recorded = budget.load()
+    faults = faults + budget.regressions(recorded, tools.version, measured)
+    better = budget.improvements(recorded, tools.version, measured)
+    print(*(f"error: {fault}" for fault in faults), sep="\n", end="\n" if faults else "")
+    print(*(f"better: {line}; {budget.UPDATE}" for line in better), sep="\n", end="")
+    count = sum(map(len, measured.values()))
+    compared = f"of nvcc {recorded.nvcc}, this is {tools.version}: sizes not compared"
+    print(f"\n{count} kernels, {len(faults)} errors", end="; " if faults else "")
+    print("" if tools.version == recorded.nvcc else f"; recorded {compared}")
+    return 1 if faults else 0
+
+
+def update(tools: Toolchain, measured: Measurements, faults: list[str]) -> int:
+    """Record what was measured; faults of the code itself are not recorded."""
+    spills = budget.load().spills if budget.FILE.exists() else {}
+    recorded = Budget(tools.version, spills, measured)
+    budget.save(recorded)
+    faults = faults + budget.regressions(recorded, tools.version, measured)
+    print(*(f"error: {fault}" for fault in faults), sep="\n")
+    print(f"{budget.FILE}: {sum(map(len, measured.values()))} kernels recorded")
+    return 1 if faults else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    shipped = toolchain.targets()
+    parser.add_argument("--targets", nargs="+", choices=shipped, default=shipped)
+    parser.add_argument("--units", nargs="+", default=[])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--update", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.update and (arguments.units or arguments.targets != shipped):
+        parser.error("--update records all kernels: give neither --targets nor --units")
+    try:
+        tools = toolchain.find_toolchain()
+        found = check_units(tools, arguments.units, arguments.targets, arguments.jobs)
+    except ToolError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return update(tools, *found) if arguments.update else report(tools, *found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

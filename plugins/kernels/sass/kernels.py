@@ -1,0 +1,167 @@
+"""What a compiled kernel must look like: wanted instructions, and what its hot loop costs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from listing import Function, Loop
+
+KERNELS = Path(__file__).resolve().parents[1]
+
+_PRODUCT = r"([IH]MMA|IGMMA)\."
+_LOCAL_MEMORY = r"(LDL|STL)\b"
+
+# Q K^T by wgmma, of 64 rows and a number of keys; P V differs in its first type.
+_WGMMA_SCORES = r"IGMMA\.64x(\d+)x32\.S8\.S8"
+_WGMMA_ROWS, _WGMMA_LANES, _WGMMA_DEPTH = 64, 128, 32
+
+# Keys of one mma, which is the same for both products; elements of an accumulator tile a lane.
+_PRODUCT_DEPTH = {"f16": 16, "bf16": 16, "s8": 32, "s4": 64}
+_TILE_SCORES = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one kernel for one target.
+
+    per_score: instructions of the hot loop for each element of S; 0 for kernels without products.
+    local: instructions that access local memory, which is where registers are spilled.
+    """
+
+    registers: int
+    local: int
+    per_score: float
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel by its template arguments.
+
+    Args:
+        name: such as "sparse_attention 128x64x64 s8-s4 native".
+        sizes: integer arguments; the first of stage 2's is head_dim.
+        numbers: stage 2's types of QK and PV.
+        four_bit: how 4-bit products are computed; "" where there are none.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    numbers: tuple[str, ...]
+    four_bit: str
+
+    @property
+    def has_products(self) -> bool:
+        """Whether it is stage 2."""
+        return self.name.startswith("sparse_attention")
+
+    @property
+    def uses_wgmma(self) -> bool:
+        """Whether it is stage 2 for Hopper."""
+        return self.name.startswith("sparse_attention_wgmma ")
+
+    def belongs_to(self, target: str) -> bool:
+        """Whether it does work on this target, or has an empty body there."""
+        if self.uses_wgmma:
+            return target == "90a"
+        return not self.four_bit or (self.four_bit == "native") == (_sm(target) < 90)
+
+    def wanted_opcodes(self) -> list[str]:
+        """Patterns of instructions that it cannot do without."""
+        if not self.has_products:
+            return []
+        if self.uses_wgmma:  # bulk copies, barriers that count their bytes, registers handed over
+            products = [_WGMMA_SCORES, r"IGMMA\.64x\d+x32\.U8\.S8"]
+            return [*products, r"UBLKCP\.", r"SYNCS\.PHASECHK", r"USETMAXREG\."]
+        query_key, value = self.numbers
+        products = [self._product(query_key, "S"), self._product(value, "U")]
+        return [*products, r"LDSM\.16\.M88", r"LDGSTS\."]
+
+    def measure(self, function: Function, registers: int) -> Measured:
+        """Raises ValueError where no loop is the hot one."""
+        per_score = self._per_score(function) if self.has_products else 0.0
+        return Measured(registers, function.count(_LOCAL_MEMORY), round(per_score, 3))
+
+    def _product(self, number: str, sign: str) -> str:
+        if number == "s4" and self.four_bit == "native":
+            return rf"IMMA\.16864\.{sign}4\.S4"
+        if number in ("s8", "s4"):
+            return rf"IMMA\.16832\.{sign}8\.S8"
+        return rf"HMMA\.16816\.F32{'.BF16' if number == 'bf16' else ''}$"
+
+    def _per_score(self, function: Function) -> float:
+        loop = function.in_loop(self._hot_loop(function))
+        scores = self._wgmma_scores(loop) if self.uses_wgmma else self._mma_scores(loop)
+        if scores == 0 or scores % 32 != 0:
+            raise ValueError(f"hot loop: expected a multiple of 32 scores a lane, got {scores:g}")
+        return len(loop) / scores
+
+    def _mma_scores(self, loop: list[str]) -> float:
+        """Of a lane, counted by products: 4 of a lane take D / depth of them in Q K^T, and the same
+        scores D / depth in P V."""
+        stored = ["s8" if n == "s4" and self.four_bit == "unpacked" else n for n in self.numbers]
+        products_a_tile = sum(self.sizes[0] / _PRODUCT_DEPTH[number] for number in stored)
+        return _TILE_SCORES * sum(map(_is_product, loop)) / products_a_tile
+
+    def _wgmma_scores(self, loop: list[str]) -> float:
+        """Of a lane: an instruction takes 32 of D channels."""
+        widths = [int(found[1]) for opcode in loop if (found := re.match(_WGMMA_SCORES, opcode))]
+        return sum(widths) * _WGMMA_DEPTH / self.sizes[0] * _WGMMA_ROWS / _WGMMA_LANES
+
+    def _hot_loop(self, function: Function) -> Loop:
+        """The shorter of two: both attend, the other one asks how many tokens a key stands for."""
+        scores = self.wanted_opcodes()[0]
+        with_products = [
+            loop
+            for loop in function.loops
+            if any(re.match(scores, opcode) for opcode in function.in_loop(loop))
+        ]
+        innermost = [
+            loop
+            for loop in with_products
+            if not any(o != loop and loop.first <= o.first and o.last <= loop.last
+                       for o in with_products)
+        ]  # fmt: skip
+        if len(innermost) != 2:
+            raise ValueError(
+                f"hot loop: expected one of 2, got {len(innermost)} of {len(function.loops)} loops"
+            )
+        return min(innermost, key=lambda loop: loop.last - loop.first)
+
+
+def kernels_of(functions: list[Function]) -> list[tuple[Kernel, Function]]:
+    """Each function's kernel, by its demangled name."""
+    names = "\n".join(function.mangled_name for function in functions)
+    demangled = subprocess.run(
+        ["c++filt"], input=names, capture_output=True, text=True, check=True
+    ).stdout
+    lines = demangled.splitlines()
+    return [(_kernel(line), function) for line, function in zip(lines, functions, strict=True)]
+
+
+def _kernel(demangled: str) -> Kernel:
+    number_names = _enumerators("params.h", "Number")
+    four_bit_names = _enumerators("sparse_attention/variant.h", "FourBit")
+    arguments = demangled[demangled.index("<") : demangled.rindex(">")]
+    function = re.findall(r"(\w+)<", demangled)[0]
+    sizes = tuple(int(size) for size in re.findall(r"[<,] ?(\d+)(?=[,>]|$)", arguments))
+    numbers = tuple(number_names[int(i)] for i in re.findall(r"Number\)(\d+)", arguments))
+    four_bit = [four_bit_names[int(i)] for i in re.findall(r"FourBit\)(\d+)", arguments)]
+    used = four_bit[0] if four_bit and "s4" in numbers else ""
+    words = [function, "x".join(map(str, sizes)), "-".join(numbers), used]
+    return Kernel(" ".join(filter(None, words)), sizes, numbers, used)
+
+
+def _enumerators(header: str, name: str) -> list[str]:
+    source = (KERNELS / header).read_text()
+    return re.findall(r"\w+", re.findall(rf"enum class {name} {{(.*?)}}", source)[0])
+
+
+def _is_product(opcode: str) -> bool:
+    return re.match(_PRODUCT, opcode) is not None
+
+
+def _sm(target: str) -> int:
+    return int(target.rstrip("a"))

@@ -1,0 +1,204 @@
+"""The machine code of the kernels: the checker on listings with a known fault, then on nvcc's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from .emulator_builds import PLUGINS, require
+
+SASS = PLUGINS / "kernels" / "sass"
+sys.path.insert(0, str(SASS))
+
+import budget  # noqa: E402
+import toolchain  # noqa: E402
+from budget import Budget  # noqa: E402
+from kernels import Measured, kernels_of  # noqa: E402
+from listing import parse  # noqa: E402
+
+MANGLED = (
+    "_ZN4paro7kernels16sparse_attention16sparse_attentionINS1_7VariantILi64ELi128ELi64E"
+    "LNS0_6NumberE3ELS4_3ELNS1_7FourBitE0EEEEEvNS0_15AttentionParamsE"
+)
+NAME = "sparse_attention 64x128x64 s8-s8"
+
+
+def loop(label: str, *extra: str) -> list[str]:
+    """64 scores a lane at head_dim 64: 32 products for Q K^T, 32 for P V."""
+    body = ["LDGSTS.E.128 [R1], [R2]", "LDSM.16.M88.4 R4, [R5]", *extra]
+    body += ["IMMA.16832.S8.S8 R8, R4, R5, R8"] * 32 + ["IMMA.16832.U8.S8 R8, R4, R5, R8"] * 32
+    return [f".L_x_{label}:", *body, f"@!P0 BRA `(.L_x_{label})"]
+
+
+def listing(*lines: str) -> str:
+    """As nvdisasm prints a function."""
+    text = [f'\t.section\t.text.{MANGLED},"ax",@progbits', f".text.{MANGLED}:"]
+    text += [line if line.startswith(".L") else f"        /*0000*/    {line} ;" for line in lines]
+    return "\n".join([*text, ".L_x_99:", "        /*0000*/    BRA `(.L_x_99) ;"])
+
+
+HOT = loop("1", *["FFMA R1, R2, R3, R4"] * 61)
+COLD = loop("2", *["FFMA R1, R2, R3, R4"] * 61, "MUFU.LG2 R1, R2")
+PROLOGUE = ["S2R R0, SR_TID.X", "@P0 EXIT"]
+
+
+def measured(*lines: str) -> Measured:
+    ((kernel, function),) = kernels_of(parse(listing(*lines)))
+    assert kernel.name == NAME
+    return kernel.measure(function, 200)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _demangler():
+    require("c++filt")
+
+
+def test_the_hot_loop_is_counted():
+    assert measured(*PROLOGUE, *HOT, *COLD) == Measured(200, 0, 2.0)
+
+
+def test_spills_are_counted_wherever_they_are():
+    assert measured("STL [R1], R2", *HOT, *COLD, "@P0 LDL.64 R1, [R2]").local == 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        COLD,
+        [*HOT, *COLD, *loop("3")],
+        ["EXIT"],
+        [*loop("1", "IMMA.16832.S8.S8 R8, R4, R5, R8"), *COLD],
+    ],
+)
+def test_a_loop_that_is_not_understood_is_refused(lines):
+    with pytest.raises(ValueError, match="hot loop: expected"):
+        measured(*lines)
+
+
+def test_an_empty_listing_is_refused():
+    with pytest.raises(ValueError, match="expected functions with instructions"):
+        parse("no section")
+
+
+@pytest.mark.parametrize("opcode", ["IMMA.16832.S8.S8", "IMMA.16832.U8.S8", "LDSM", "LDGSTS"])
+def test_a_wanted_instruction_that_is_missing_is_named(opcode):
+    text = listing(*(line for line in [*HOT, *COLD] if not line.startswith(opcode)))
+    ((kernel, function),) = kernels_of(parse(text))
+    missing = [wanted for wanted in kernel.wanted_opcodes() if not function.count(wanted)]
+    assert len(missing) == 1
+    assert missing[0].replace("\\", "").startswith(opcode)
+
+
+RECORDED = Budget("13.0", {"sm_80 spilling*": "faster"}, {"80": {NAME: Measured(200, 0, 10.0)}})
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, 0),
+        ({"per_score": 10.29, "registers": 205}, 0),
+        ({"per_score": 10.31}, 1),
+        ({"registers": 207}, 1),
+        ({"local": 2}, 2),  # without a reason, and more than recorded
+        ({"per_score": 8.0}, 0),
+    ],
+)
+def test_regressions_of_more_than_3_percent_are_found(change, found):
+    now = {"80": {NAME: replace(RECORDED.kernels["80"][NAME], **change)}}
+    assert len(budget.regressions(RECORDED, "13.0", now)) == found
+
+
+def test_improvements_ask_for_an_update():
+    now = {"80": {NAME: Measured(200, 0, 9.0)}}
+    (line,) = budget.improvements(RECORDED, "13.0", now)
+    assert "per_score was 10.0, is 9.0" in line
+
+
+def test_spills_need_a_reason_with_any_nvcc():
+    now = {"80": {NAME: Measured(250, 4, 20.0), "spilling": Measured(255, 4, 1.0)}}
+    found = budget.regressions(RECORDED, "13.5", now)
+    assert len(found) == 2
+    assert "none has a reason" in found[0]
+    assert "spilling: not recorded" in found[1]
+
+
+def test_the_file_covers_every_target_and_has_no_stale_reason(tmp_path, monkeypatch):
+    recorded = budget.load()
+    assert list(recorded.kernels) == toolchain.targets()
+    wgmma = {
+        target: {name for name in entries if name.startswith("sparse_attention_wgmma ")}
+        for target, entries in recorded.kernels.items()
+    }
+    assert len(wgmma.pop("90a")) == 8
+    assert not any(wgmma.values())
+    counts = {len(e) - 8 * (target == "90a") for target, e in recorded.kernels.items()}
+    assert len(counts) == 1
+    for pattern, reason in recorded.spills.items():
+        only = replace(recorded, spills={pattern: reason})
+        spilling = [
+            name
+            for target, entries in recorded.kernels.items()
+            for name, entry in entries.items()
+            if entry.local and only.reason_to_spill(target, name)
+        ]
+        assert spilling, f"{pattern}: nothing spills there any more"
+        assert len(reason) > 20
+    monkeypatch.setattr(budget, "FILE", tmp_path / "copy.json")
+    budget.save(recorded)
+    assert budget.load() == recorded
+    original = (SASS / "budget.json").read_text()
+    assert json.loads((tmp_path / "copy.json").read_text()) == json.loads(original)
+
+
+def gate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        toolchain.find_toolchain()
+    except toolchain.ToolError as error:
+        pytest.skip(str(error))
+    require("cmake")
+    command = [sys.executable, str(SASS / "check.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=1500)
+
+
+def test_a_wgmma_kernel_is_counted_by_its_shapes():
+    """128 keys of 64 channels: 64 scores a lane."""
+    name = "_ZN4paro7kernels16sparse_attention22sparse_attention_wgmmaINS1_12WgmmaVariant"
+    name += "ILi64ELi128ELi64EEEEEvNS0_15AttentionParamsE"
+    products = ["IGMMA.64x128x32.S8.S8 R8, gdesc[UR4]"] * 2 + ["IGMMA.64x64x32.U8.S8 R8, R4"] * 4
+    hot = [".L_x_1:", *products, *["FFMA R1, R2, R3, R4"] * 57, "@!P0 BRA `(.L_x_1)"]
+    cold = [".L_x_2:", *products, *["FFMA R1, R2, R3, R4"] * 99, "@!P0 BRA `(.L_x_2)"]
+    text = listing(*hot, *cold).replace(MANGLED, name)
+    ((kernel, function),) = kernels_of(parse(text))
+    assert kernel.name == "sparse_attention_wgmma 64x128x64"
+    assert kernel.belongs_to("90a")
+    assert not kernel.belongs_to("90")
+    assert not kernel.belongs_to("100")
+    assert kernel.measure(function, 168) == Measured(168, 0, 1.0)
+    missing = [wanted for wanted in kernel.wanted_opcodes() if not function.count(wanted)]
+    assert [line.split("\\")[0] for line in missing] == ["UBLKCP", "SYNCS", "USETMAXREG"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "targets"),
+    [("s8-s8", ["80", "90a", "120"]), ("s4-s4", ["80"]), ("wgmma", ["90a"])],
+    ids=["s8", "s4", "wgmma"],
+)
+def test_kernels_keep_their_budget(unit, targets):
+    result = gate("--units", f"sparse_attention_{unit}", "--jobs", "1", "--targets", *targets)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.long
+def test_all_kernels_keep_their_budget():
+    result = gate("--jobs", "2")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_an_unknown_unit_is_refused():
+    result = gate("--units", "sparse_attention_s9")
+    assert result.returncode == 2
+    assert "sparse_attention_s8-s8" in result.stderr
