@@ -44,7 +44,7 @@ FORBIDDEN = {
         "torch", "diffusers", "onnx", "onnxruntime", "matplotlib", "paro_trt.models",
         "paro_trt.calibrate", "paro_trt.onnx_export", "paro_trt.verify",
     ),
-    "paro_trt.runtime.engine": (*HEAVY, "safetensors"),
+    "paro_trt.runtime.engine": HEAVY,
     "paro_trt.report.*": (
         *HEAVY, "paro_trt.models", "paro_trt.calibrate", "paro_trt.onnx_export", "paro_trt.engine",
         "paro_trt.runtime", "paro_trt.verify",
