@@ -150,8 +150,10 @@ def main(
 
         def serve(index: int) -> None:
             context, started = free.get(), time.perf_counter()
-            latents = denoise(context, manifest, schedule, requests[index], seed + index)
-            free.put(context)
+            try:
+                latents = denoise(context, manifest, schedule, requests[index], seed + index)
+            finally:  # the thread's next video waits for it, if this one failed
+                free.put(context)
             with atomic_write(files[index]) as file:
                 file.write(save({"latents": latents}, {"seed": str(seed + index)}))
             typer.echo(f"{files[index]}  {time.perf_counter() - started:.1f} s")

@@ -114,3 +114,19 @@ def test_bad_input_is_one_line(script, engine_file, tmp_path, fresh_seed):
     prompts.path.write_bytes(b"nothing")
     assert "a safetensors file" in run(script, engine_file, *words, status=2)
     assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.usefixtures("newest")
+@pytest.mark.timeout(60)
+def test_a_failed_video_leaves_its_context_to_the_next(
+    script, engine_file, tmp_path, fresh_seed, monkeypatch
+):
+    prompts = Prompts.random(tmp_path / "p.safetensors", fresh_seed)
+    save_file({"text": prompts.texts, "negative.text": prompts.negative}, prompts.path)
+    shutdown = script.ThreadPoolExecutor.shutdown
+    # Cancelling comes too late: all three are tried, with one context.
+    monkeypatch.setattr(
+        script.ThreadPoolExecutor, "shutdown", lambda pool, **_: shutdown(pool, wait=True)
+    )
+    words = (engine_file, "--prompts", prompts.path, "-o", tmp_path / "out", *OPTIONS)
+    assert "encoder_hidden_states missing" in run(script, *words, status=2)
