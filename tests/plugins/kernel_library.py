@@ -1,4 +1,4 @@
-"""The emulated kernels as a library, built once a worker; what it gives in the modes there are."""
+"""The emulated kernels as a library, built once; what it gives in the modes there are."""
 
 from __future__ import annotations
 
@@ -14,24 +14,18 @@ from torch import Tensor
 
 from paro_trt import native
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
+from tests.native_builds import EMULATED, ROOT, cmake_build
 
-from .emulator_builds import PLUGINS, ROOT, require, run
 
-
-def build_folder(worker: str) -> Path:
-    """Each worker's own: they may start together."""
-    return ROOT / "build" / f"kernels-{worker}"
+def emulated_kernels_build() -> Path:
+    """The folder of the build, with the library and its objects."""
+    return cmake_build("emulated-kernels", EMULATED, ("paro_emulated",))
 
 
 @functools.cache
-def emulated_kernels(worker: str) -> native.NativeLibrary:
+def emulated_kernels() -> native.NativeLibrary:
     """Built as it is now, or a skip where the tools for it are missing."""
-    require("cmake", "g++", "ninja")
-    folder = build_folder(worker)
-    flags = ["-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1", "-DPARO_BUILD_CPU=OFF"]
-    run(["cmake", "-S", PLUGINS, "-B", folder, "-G", "Ninja", *flags, "-DPARO_BUILD_TENSORRT=OFF"])
-    run(["cmake", "--build", folder, "--target", "paro_emulated"])
-    return native.NativeLibrary(folder / "kernels" / "libparo_emulated.so")
+    return native.NativeLibrary(emulated_kernels_build() / "kernels" / "libparo_emulated.so")
 
 
 # Options are read when a library is first used, and each copy is a library of its own.

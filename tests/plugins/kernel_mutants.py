@@ -6,8 +6,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from .emulator_builds import PLUGINS, run
-from .kernel_library import build_folder
+from tests.native_builds import PLUGINS
+
+from .emulator_builds import run
+from .kernel_library import emulated_kernels_build
 
 STAGE2 = Path("kernels/sparse_attention")
 
@@ -90,8 +92,8 @@ MUTANTS = [
 ]
 
 
-def build_mutant(mutant: Mutant, folder: Path, worker: str) -> Path:
-    """The emulated library of `worker` with the mutant in place of its wgmma kernels."""
+def build_mutant(mutant: Mutant, folder: Path) -> Path:
+    """The emulated library with the mutant in place of its wgmma kernels."""
     shutil.copytree(PLUGINS / STAGE2, folder / STAGE2)
     source = folder / STAGE2 / mutant.file
     text = source.read_text()
@@ -99,7 +101,7 @@ def build_mutant(mutant: Mutant, folder: Path, worker: str) -> Path:
         found = text.count(mutant.text)
         raise ValueError(f"{mutant.name}: expected its text once in {mutant.file}, found {found}")
     source.write_text(text.replace(mutant.text, mutant.becomes))
-    unit, built = folder / "unit.cpp", build_folder(worker)
+    unit, built = folder / "unit.cpp", emulated_kernels_build()
     unit.write_text(_UNIT)
     compiler = ["g++", "-std=c++20", "-O1", "-fPIC", "-DPARO_EMULATED=1", "-w"]
     includes = [f"-I{folder}", f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}"]

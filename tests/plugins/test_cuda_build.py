@@ -18,8 +18,9 @@ from paro_trt.errors import ArgumentError, BackendUnavailableError
 from paro_trt.op.api import Implementation, _check_devices, paro_attention
 from paro_trt.op.spec import AttentionInputs
 from paro_trt.testing.cases import OpCase, random_inputs
+from tests.native_builds import PLUGINS, ROOT, require
 
-from .emulator_builds import PLUGINS, ROOT, require, run
+from .emulator_builds import run
 
 CASE = OpCase("refused", 200, dtype=torch.float16).with_bits(8, 8, True)
 DEVICE_TEST = Path(__file__).with_name("cuda_device")

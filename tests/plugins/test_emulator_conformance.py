@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .emulator_builds import MODES, PLUGINS, require, require_build, run
+from tests.native_builds import PLUGINS, require
+
+from .emulator_builds import MODES, require_build, run
 
 COMPARE = PLUGINS / "emulator" / "conformance" / "compare.py"
 KERNELS = [

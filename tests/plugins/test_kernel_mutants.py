@@ -21,9 +21,9 @@ MODES_TRIED = {
 
 
 @pytest.fixture(scope="module")
-def calls(worker_id):
+def calls():
     """Calls of the kernels that the mutants are of, and what they give."""
-    library = emulated_kernels(worker_id)
+    library = emulated_kernels()
     shape = {"heads": 1, "kv_heads": 1, "head_dim": 128, "dtype": torch.bfloat16}
     config = AttentionConfig(128, 64)
     # Seven steps round a ring of five stages, the last block ragged; six steps, the last of one
@@ -44,9 +44,9 @@ def calls(worker_id):
 
 @pytest.mark.long
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name.replace(" ", "-"))
-def test_every_mutant_is_caught(mutant, calls, worker_id, tmp_path):
+def test_every_mutant_is_caught(mutant, calls, tmp_path):
     """Prints what each mode saw (pytest -s)."""
-    library = build_mutant(mutant, tmp_path / "build", worker_id)
+    library = build_mutant(mutant, tmp_path / "build")
     seen = seen_in_modes(library, *calls, MODES_TRIED, tmp_path)
     print(mutant.name, *seen.values(), sep=" | ")
     missing = set(MODES_TRIED) - set(seen)

@@ -16,8 +16,9 @@ from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 from paro_trt.testing.numerics import compare
+from tests.native_builds import ROOT
 
-from .emulator_builds import ROOT, run
+from .emulator_builds import run
 from .kernel_library import emulated_kernels
 
 NATIVE_FOUR_BIT, UNPACKED_FOUR_BIT = 80, 90
@@ -26,8 +27,8 @@ DTYPES = [torch.float16, torch.bfloat16]
 
 
 @pytest.fixture(scope="module")
-def library(worker_id) -> native.NativeLibrary:
-    return emulated_kernels(worker_id)
+def library() -> native.NativeLibrary:
+    return emulated_kernels()
 
 
 def outcome(library, case, seed, sm=0):

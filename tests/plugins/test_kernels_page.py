@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from .emulator_builds import PLUGINS, ROOT
+from tests.native_builds import PLUGINS, ROOT
 
 PAGE = ROOT / "docs" / "kernels.md"
 BUDGET = PLUGINS / "kernels" / "sass" / "budget.json"

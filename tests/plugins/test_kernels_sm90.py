@@ -23,8 +23,8 @@ DTYPES = [torch.float16, torch.bfloat16]
 
 
 @pytest.fixture(scope="module")
-def library(worker_id) -> native.NativeLibrary:
-    return emulated_kernels(worker_id)
+def library() -> native.NativeLibrary:
+    return emulated_kernels()
 
 
 def outcome(library, inputs, config):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .emulator_builds import PLUGINS, require, run
+from tests.native_builds import PLUGINS, require
+
+from .emulator_builds import run
 
 PTX = PLUGINS / "ptx"
 ALL_WRAPPERS = PTX / "tests" / "all_wrappers.cu"

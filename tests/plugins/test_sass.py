@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from .emulator_builds import PLUGINS, require
+from tests.native_builds import PLUGINS, require
 
 SASS = PLUGINS / "kernels" / "sass"
 sys.path.insert(0, str(SASS))

@@ -17,7 +17,8 @@ sys.path.insert(0, str(BENCHMARKS))
 
 
 from paro_trt.native import library_path  # noqa: E402
-from tests.plugins.emulator_builds import require, run  # noqa: E402
+from tests.native_builds import require  # noqa: E402
+from tests.plugins.emulator_builds import run  # noqa: E402
 
 
 def test_sanitized_calls_are_calls_that_a_library_takes(tmp_path):

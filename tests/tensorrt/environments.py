@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import ROOT, locked
+from tests.native_builds import ROOT, locked
 
 PROBES = Path(__file__).parent / "probes"
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import functools
 import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,21 +12,16 @@ import pytest
 import torch
 
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
+from tests.native_builds import EMULATED, PLUGINS, SANITIZED, cmake_build
 
-ROOT = Path(__file__).resolve().parents[2]
-PLUGINS = ROOT / "plugins"
 SOURCES = PLUGINS / "tensorrt"
 
-# What CMake is told beside the common options.
-VARIANTS: dict[str, list[str]] = {
-    "plain": [],
-    # -O1 last: with the CPU backend's own -O3 sanitizers take ten times as long to compile.
-    "sanitizers": [
-        "-DPARO_SANITIZE=address,undefined",
-        "-DCMAKE_CXX_COMPILE_OBJECT=<CMAKE_CXX_COMPILER> <DEFINES> <INCLUDES> <FLAGS> -O1"
-        " -o <OBJECT> -c <SOURCE>",
-    ],
-}
+HOST = (
+    "-DPARO_BUILD_EMULATOR=OFF", "-DPARO_BUILD_ONNXRUNTIME=OFF", "-DPARO_BUILD_TENSORRT_HOST=ON",
+    "-DPARO_TRT_ABI_SHIM=ON",
+)  # fmt: skip
+
+_SANITIZERS = {"plain": (), "sanitizers": SANITIZED}
 
 TYPE_NAMES = {
     torch.float16: "FP16",
@@ -55,15 +45,6 @@ def run(*words: object, status: int = 0, **environment: str) -> str:
         command = " ".join(map(str, words))
         pytest.fail(f"{command} ended with {done.returncode}:\n{done.stdout[-6000:]}")
     return done.stdout
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time makes a folder, also where tests run in several."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{folder}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @dataclass(frozen=True)
@@ -93,37 +74,22 @@ class HostBuild:
         return self.folder / "tensorrt/host/paro_plugin_harness"
 
 
-@functools.cache
 def host_build(variant: str = "plain") -> HostBuild:
-    """A build under build/, made once and kept; skips where the tools for it are missing."""
-    folder = ROOT / "build" / f"tensorrt-{variant}"
-    with locked(folder):
-        _configure(folder, *VARIANTS[variant])
-        run("cmake", "--build", folder, "--parallel", "2")
-    return HostBuild(folder)
+    """A build under build/, made once and kept; skips where the tools for it are missing.
+
+    Args:
+        variant: "plain", or "sanitizers" for ASan and UBSan.
+    """
+    targets = ("paro_attention_cpu_host", "paro_attention_cpu_host_autoreg", "paro_plugin_harness")
+    return HostBuild(cmake_build(f"tensorrt-{variant}", (*HOST, *_SANITIZERS[variant]), targets))
 
 
-@functools.cache
-def emulated_build() -> HostBuild:
-    """The same with the emulated CUDA kernels, under ASan and UBSan."""
-    folder = ROOT / "build" / "tensorrt-emulated"
-    with locked(folder):
-        _configure(folder, "-DPARO_BUILD_EMULATOR=ON", *VARIANTS["sanitizers"])
-        targets = ("paro_attention_emulated", "paro_plugin_harness")
-        run("cmake", "--build", folder, "--parallel", "2", "--target", *targets)
-    return HostBuild(folder)
-
-
-def _configure(folder: Path, *options: str) -> None:
-    for tool in ("cmake", "g++"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not on the PATH")
-    run(
-        "cmake", "-S", PLUGINS, "-B", folder, "-DCMAKE_CXX_COMPILER=g++",
-        "-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1", "-DPARO_BUILD_EMULATOR=OFF",
-        "-DPARO_BUILD_ONNXRUNTIME=OFF", "-DPARO_BUILD_TENSORRT_HOST=ON", "-DPARO_TRT_ABI_SHIM=ON",
-        *options,
-    )  # fmt: skip
+def emulated_build(variant: str = "plain") -> HostBuild:
+    """The same with the emulated CUDA kernels."""
+    # The plain one shares its folder, and so the kernels' objects, with the tests of the kernels.
+    name = "emulated-kernels" if variant == "plain" else f"emulated-kernels-{variant}"
+    targets = ("paro_attention_emulated", "paro_plugin_harness")
+    return HostBuild(cmake_build(name, (*EMULATED, *_SANITIZERS[variant]), targets))
 
 
 def write_case(folder: Path, inputs: AttentionInputs, config: AttentionConfig) -> Path:

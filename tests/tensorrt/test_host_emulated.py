@@ -1,5 +1,5 @@
-"""The plugin with the CUDA kernels on the CPU emulator, under sanitizers: the whole life, two
-contexts at once on two threads, the reference's output."""
+"""The plugin with the CUDA kernels on the CPU emulator: the whole life, two contexts at
+once on two threads, the reference's output; under sanitizers in the long suite."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ SMALL = OpCase(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def build() -> HostBuild:
-    return emulated_build()
+LONG = pytest.param("sanitizers", marks=pytest.mark.long)
+
+
+@pytest.fixture(scope="module", params=["plain", LONG])
+def build(request: pytest.FixtureRequest) -> HostBuild:
+    return emulated_build(request.param)
 
 
 @pytest.mark.parametrize(

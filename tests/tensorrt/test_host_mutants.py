@@ -12,8 +12,9 @@ import torch
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.testing.cases import OpCase, random_inputs
 from paro_trt.testing.numerics import compare
+from tests.native_builds import PLUGINS
 
-from .harness import PLUGINS, SOURCES, HostBuild, host_build, write_case
+from .harness import SOURCES, HostBuild, host_build, write_case
 
 CASE = OpCase(
     "everything", 203, batch=2, heads=4, kv_heads=2, bins=2, key_length=(203, 77),

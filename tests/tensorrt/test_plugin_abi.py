@@ -12,8 +12,9 @@ import pytest
 from paro_trt.engine.plugin_library import AUTOREG_LIBRARY, LIBRARY
 from paro_trt.errors import BackendUnavailableError
 from paro_trt.library_files import library_path
+from tests.native_builds import ROOT
 
-from .harness import ROOT, SOURCES, host_build, run
+from .harness import SOURCES, host_build, run
 
 ABI = SOURCES / "abi"
 CHECK = ABI / "check.py"

@@ -17,9 +17,10 @@ from paro_trt.onnx_export import Body, export_onnx
 from paro_trt.op.spec import INPUTS, OP_TYPE
 from paro_trt.plan import Grid, ParoPlan
 from paro_trt.testing.plans import small_plan
+from tests.native_builds import ROOT
 
 from .environments import Package, probe, python_with
-from .harness import ROOT, host_build, run
+from .harness import host_build, run
 
 MODEL = ROOT / "samples/tiny_video_dit/model"
 BITS = ((8, 8), (16, 16), (4, 8), (8, 4))

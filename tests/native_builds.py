@@ -1,0 +1,73 @@
+"""CMake builds of plugins/ that tests share, made once under build/ and kept.
+
+Targets are always named: a build holds everything that its options allow, and the emulated kernels
+alone take minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGINS = ROOT / "plugins"
+
+# Some optimisation: emulated matrix products are most of the time. No debug information: it doubles
+# the time of the build.
+COMMON = ("-DCMAKE_CXX_COMPILER=g++", "-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1")
+
+# -O1 last: with the CPU backend's own -O3 sanitizers take ten times as long to compile.
+SANITIZED = (
+    "-DPARO_SANITIZE=address,undefined",
+    "-DCMAKE_CXX_COMPILE_OBJECT=<CMAKE_CXX_COMPILER> <DEFINES> <INCLUDES> <FLAGS> -O1"
+    " -o <OBJECT> -c <SOURCE>",
+)
+
+# The CUDA kernels on the emulator, and what drives the plugin on them.
+EMULATED = (
+    "-DPARO_BUILD_EMULATOR=ON", "-DPARO_BUILD_ONNXRUNTIME=OFF", "-DPARO_BUILD_TENSORRT_HOST=ON",
+    "-DPARO_TRT_ABI_SHIM=ON",
+)  # fmt: skip
+
+
+def require(*tools: str) -> None:
+    """Skip the test where one of the tools is missing."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not on the PATH")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time makes a folder, also where tests run in several."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@functools.cache
+def cmake_build(name: str, options: tuple[str, ...], targets: tuple[str, ...]) -> Path:
+    """The folder build/<name> with the targets up to date; skips where tools are missing."""
+    require("cmake", "g++", "ninja")
+    folder = ROOT / "build" / name
+    with locked(folder):
+        _run("cmake", "-S", PLUGINS, "-B", folder, "-G", "Ninja", *COMMON, *options)
+        _run("cmake", "--build", folder, "--parallel", "2", "--target", *targets)
+    return folder
+
+
+def _run(*words: str | Path) -> None:
+    command = list(map(str, words))
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=580
+    )
+    if done.returncode != 0:
+        pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}")
