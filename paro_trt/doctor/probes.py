@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -128,12 +129,13 @@ def gpus() -> tuple[dict[str, str], ...]:
 
 
 def tool(name: str, purpose: str, remedy: str) -> Component:
-    """A program on PATH, with the last line it says of its version."""
+    """A program on PATH, with the last line that speaks of its version."""
     path = shutil.which(name)
     if path is None:
         return Component(name, False, "not on PATH", purpose, remedy)
     lines = _output(name, "--version").strip().splitlines()
-    return Component(name, True, lines[-1] if lines else path, purpose)
+    versions = [line for line in lines if re.search(r"version|release", line, re.IGNORECASE)]
+    return Component(name, True, (versions or lines or [path])[-1], purpose)
 
 
 def _package(name: str, purpose: str, failed: dict[str, str]) -> Component:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,28 @@ from paro_trt.testing.tiny import variants_of
 SCRIPTS = Path(__file__).resolve().parents[2] / "export"
 
 
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, SCRIPTS / f"{script}.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@dataclass(frozen=True)
+class Ended:
+    """What a script did."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs a script of export/ in this process: another one would import torch anew each time."""
+
+    def run(script: str, *arguments: object) -> Ended:
+        path = str(SCRIPTS / f"{script}.py")
+        monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(path, run_name="__main__")
+        said = capfd.readouterr()
+        return Ended(int(ended.value.code or 0), said.out, said.err)
+
+    return run
 
 
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
@@ -29,7 +50,9 @@ def test_every_family_has_a_script(family: str) -> None:
     assert f"python export/{family}.py MODEL" in text
 
 
-def test_from_prompts_to_two_files_and_again_from_the_plans(tmp_path: Path) -> None:
+def test_from_prompts_to_two_files_and_again_from_the_plans(
+    run: Callable[..., Ended], tmp_path: Path
+) -> None:
     tiny = variants_of("wan")[0]
     tiny.build().save_pretrained(tmp_path / "model")
     prompts = tmp_path / "prompts.safetensors"
@@ -38,23 +61,23 @@ def test_from_prompts_to_two_files_and_again_from_the_plans(tmp_path: Path) -> N
     common = (tmp_path / "model", "-o", tmp_path / "wan.onnx", "--dtype", "float32")
     sizes = ("--video", "5,128,128", "--video", "9,112,80")
     first = run("wan", *common, *sizes, "--prompts", prompts)
-    assert first.returncode == 0, first.stderr
+    assert first.status == 0, first.stderr
     assert (tmp_path / "wan-2x8x8.onnx").is_file()
     assert (tmp_path / "wan-3x7x5.onnx").is_file()
     again = run("wan", *common, "--video", "5,128,128", "--dense")
-    assert again.returncode == 0, again.stderr
+    assert again.status == 0, again.stderr
     assert "0 PAROAttention layers" in again.stdout
     plan = "{}-{}.paro.safetensors".format
     shutil.copy(tmp_path / plan("wan", "9x112x80"), tmp_path / plan("moved", "5x128x128"))
     other = run("wan", tmp_path / "model", "-o", tmp_path / "moved.onnx", "--video", "5,128,128")
-    assert other.returncode == 2
+    assert other.status == 2
     assert "the token grid 2 x 8 x 8, got 3 x 7 x 5" in other.stderr
     both = run("wan", *common, *sizes, "--no-external-data")
-    assert both.returncode == 2
+    assert both.status == 2
     assert "--no-external-data" in both.stderr
     wrong = run("flux", *common)
-    assert wrong.returncode == 2
+    assert wrong.status == 2
     assert "use export/wan.py" in wrong.stderr
     missing = run("wan", *common, "--video", "9,128,128")
-    assert missing.returncode == 2
+    assert missing.status == 2
     assert "--prompts" in missing.stderr

@@ -17,6 +17,15 @@ FIRST_OF_EACH = {
 
 every_variant = pytest.mark.parametrize("tiny", VARIANTS.values(), ids=VARIANTS)
 every_family = pytest.mark.parametrize("tiny", FIRST_OF_EACH.values(), ids=FIRST_OF_EACH)
+# Video and sound together: its export takes as long as those of four other families.
+every_family_but_slow_ones_late = pytest.mark.parametrize(
+    "tiny",
+    [
+        pytest.param(tiny, marks=pytest.mark.long if name == "ltx2" else ())
+        for name, tiny in FIRST_OF_EACH.items()
+    ],
+    ids=FIRST_OF_EACH,
+)
 
 
 @every_variant
@@ -65,7 +74,7 @@ def test_calibration(tiny, tmp_path, fresh_seed):
     kit.check_calibration(tiny, tmp_path, fresh_seed)
 
 
-@every_family
+@every_family_but_slow_ones_late
 def test_exported_file(tiny, tmp_path, fresh_seed):
     kit.check_exported_file(tiny, tmp_path, fresh_seed)
 
