@@ -33,9 +33,11 @@ def library_path(name: str) -> Path:
     """
     file_name = f"libparo_{name}.so"
     own = os.environ.get(LIBRARY_DIRECTORY_VARIABLE)
-    # An editable installation keeps what it built in site-packages, away from the sources.
+    # An editable installation keeps what it built in site-packages, away from the sources; in any
+    # other both are one directory.
     installed = Path(sysconfig.get_path("platlib")) / "paro_trt" / "lib"
-    directories = [Path(own)] if own else [Path(__file__).parent / "lib", installed]
+    beside = Path(__file__).parent / "lib"
+    directories = [Path(own)] if own else list(dict.fromkeys((beside, installed)))
     for directory in directories:
         if (directory / file_name).is_file():
             return directory / file_name
