@@ -57,7 +57,7 @@ uint32_t saturated_bytes(float x0, float x1, float x2, float x3) {
 #endif
 
 // Four floats to bytes, x0 lowest: round half to even, saturate, NaN gives 0.
-// cvt.rni.s32.f32 and cvt.pack.sat, which nvcc fuses to F2IP from sm_89 on.
+// cvt.rni.s32.f32 and cvt.pack.sat, which nvcc fuses to F2IP from sm_86 on.
 PTX_FN uint32_t pack_u8x4(float x0, float x1, float x2, float x3) {
 #if PARO_EMULATED
   return detail::saturated_bytes<uint8_t>(x0, x1, x2, x3);
@@ -73,11 +73,11 @@ PTX_FN uint32_t pack_u8x4(float x0, float x1, float x2, float x3) {
 #endif
 }
 
-// The same for floats already in [0, 255.5): where conversions run at a quarter of the rate (before
-// sm_89) additions and permutes do it instead. Adding 1.5 * 2^23 rounds half to even and leaves the
+// The same for floats already in [0, 255.5): on sm_80, where a conversion takes the unit of ex2 as
+// long as an ex2 does, additions and permutes do it instead. Adding 1.5 * 2^23 rounds half to even and leaves the
 // code in the lowest byte.
 PTX_FN uint32_t pack_u8x4_in_range(float x0, float x1, float x2, float x3) {
-#if !PARO_EMULATED && __CUDA_ARCH__ >= 890
+#if !PARO_EMULATED && __CUDA_ARCH__ >= 860
   return pack_u8x4(x0, x1, x2, x3);
 #else
   const auto code = [](float x) { return __float_as_uint(__fadd_rn(x, 12582912.0f)); };
@@ -157,18 +157,12 @@ struct BytePair {
   uint32_t low, high;
 };
 
-// Eight signed 4-bit values to bytes: even nibbles to `low`, odd ones to `high`. Five logic
-// operations; the order suits data stored so that both operands interleave alike.
-PTX_FN BytePair unpack_s4_interleaved(uint32_t nibbles) {
-  // (v ^ 8) - 8 in every byte; bit 7 is set meanwhile so that no byte borrows from the next.
-  const auto extend = [](uint32_t v) { return ((v ^ 0x88888888u) - 0x08080808u) ^ 0x80808080u; };
-  return {extend(nibbles & 0x0F0F0F0Fu), extend(nibbles >> 4 & 0x0F0F0F0Fu)};
-}
-
-// The same in the nibbles' order: values 0..3 to `low`, 4..7 to `high` (two prmt more).
-PTX_FN BytePair unpack_s4_sequential(uint32_t nibbles) {
-  const BytePair parts = unpack_s4_interleaved(nibbles);
-  return {__byte_perm(parts.low, parts.high, 0x5140), __byte_perm(parts.low, parts.high, 0x7362)};
+// Eight signed 4-bit values to bytes of 16 times their value: even nibbles to `low`, odd ones to
+// `high`. A nibble at the top of a byte has its sign there, so that nothing needs to be extended:
+// three operations, where the values themselves take seven. Who multiplies the bytes divides the
+// sum by 16; the order suits data stored so that both operands unpack alike.
+PTX_FN BytePair unpack_s4_times_16(uint32_t nibbles) {
+  return {nibbles << 4 & 0xF0F0F0F0u, nibbles & 0xF0F0F0F0u};
 }
 
 }  // namespace paro::ptx

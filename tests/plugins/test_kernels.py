@@ -96,9 +96,11 @@ def test_non_finite_values_stay_where_the_reference_has_them(where, bad, bits, l
     assert torch.equal(output.isfinite(), reference.isfinite())
 
 
+@pytest.mark.parametrize("bits", [(8, 8), (16, 8), (8, 4)])
 @pytest.mark.parametrize("size", [100.0, 1e-4, 0.0])
-def test_huge_and_tiny_inputs(size, library, fresh_seed):
-    case = replace(SMALL, dtype=torch.bfloat16).with_bits(8, 8, True)
+def test_huge_and_tiny_inputs(size, bits, library, fresh_seed):
+    """At 100 a logit is rounded by more than P has room above its largest code."""
+    case = replace(SMALL, dtype=torch.bfloat16).with_bits(*bits, True)
     inputs = random_inputs(case, fresh_seed)
     identity = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None, None].expand_as(inputs.channel_affine)
     scaled = AttentionInputs(*(x * size for x in inputs[:3]), *inputs[3:])

@@ -1,9 +1,11 @@
-"""docs/kernels.md: its excerpt of the budget is what plugins/kernels/sass/budget.json records."""
+"""docs/kernels.md: its excerpt of the budget, and its model of the time, follow from what
+plugins/kernels/sass/budget.json records."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 
 import pytest
 
@@ -35,10 +37,55 @@ def budget_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def test_the_budget_excerpt_is_the_record():
-    if not BUDGET.exists():
-        pytest.skip(f"{BUDGET} does not exist: make sass")
-    wanted = budget_table(json.loads(BUDGET.read_text())["kernels"])
-    found = re.search(r"<!-- budget -->\n(.*?)\n<!-- /budget -->", PAGE.read_text(), re.DOTALL)
+@dataclass(frozen=True)
+class Gpu:
+    """What the model takes from datasheets; 8-bit operations are those of mma.sync."""
+
+    name: str
+    target: str
+    sms: int
+    ghz: float
+    operations_a_clock: int
+
+    def row(self, head_dim: int, step_keys: int, instructions: float) -> str:
+        """A line of the model: clocks of an SM for one score, and 10^12 operations a second."""
+        tensor, ex2 = 4 * head_dim / self.operations_a_clock, 1 / 16
+        issue, shared = instructions / 128, SHARED_BYTES[head_dim, step_keys] / 128
+        speed = 4 * head_dim * self.sms * self.ghz / 1000
+        serial, overlapped = max(tensor + ex2, issue, shared), max(tensor, ex2, issue, shared)
+        clocks = " | ".join(f"{cost:.3f}" for cost in (tensor, ex2, issue, shared))
+        case = f"{self.name} ({self.ghz} GHz), {head_dim}, {step_keys}"
+        return f"| {case} | {clocks} | {speed / serial:.0f} | {speed / overlapped:.0f} |"
+
+
+GPUS = (
+    Gpu("A100", "80", 108, 1.41, 4096),
+    Gpu("RTX 4090", "89", 128, 2.52, 2048),
+    Gpu("H200 by mma.sync", "90a", 132, 1.7, 4900),
+    Gpu("RTX 5090", "120", 170, 2.41, 2048),
+)
+
+# Read from shared memory for a score, by head_dim and step_keys.
+SHARED_BYTES = {(64, 64): 5.0, (64, 128): 8.5, (128, 64): 10.0, (128, 128): 17.0}
+
+
+def model_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
+    """What the page must hold between its marks."""
+    lines = [
+        "| GPU, D, step keys | tensor | ex2 | issue | shared | without overlap | all overlap |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for gpu in GPUS:
+        for head_dim, step_keys in SHARED_BYTES:
+            name = f"sparse_attention {head_dim}x128x{step_keys} s8-s8"
+            lines.append(gpu.row(head_dim, step_keys, kernels[gpu.target][name]["per_score"]))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("part", ["budget", "model"])
+def test_the_page_follows_from_the_record(part):
+    kernels = json.loads(BUDGET.read_text())["kernels"]
+    wanted = {"budget": budget_table, "model": model_table}[part](kernels)
+    found = re.search(rf"<!-- {part} -->\n(.*?)\n<!-- /{part} -->", PAGE.read_text(), re.DOTALL)
     assert found is not None
     assert found[1] == wanted, f"put this between the marks:\n{wanted}"

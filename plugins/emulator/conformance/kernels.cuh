@@ -110,14 +110,13 @@ __global__ void scalars(const float* in, uint32_t* words, float* powers, float* 
   const float* x = in + threadIdx.x * scalar_inputs;
   uint32_t* mine = words + threadIdx.x * scalar_words;
   const uint32_t bytes = ptx::pack_u8x4(x[0], x[1], x[2], x[3]);
-  const ptx::BytePair interleaved = ptx::unpack_s4_interleaved(bytes);
-  const ptx::BytePair sequential = ptx::unpack_s4_sequential(bytes);
+  const ptx::BytePair unpacked = ptx::unpack_s4_times_16(bytes);
   mine[0] = bytes;
   mine[1] = ptx::pack_s8x4(x[0], x[1], x[2], x[3]);
   mine[2] = ptx::pack_f16x2(x[0], x[1]);
   mine[3] = ptx::pack_bf16x2(x[2], x[3]);
-  mine[4] = interleaved.low ^ interleaved.high * 31u;
-  mine[5] = sequential.low ^ sequential.high * 31u;
+  mine[4] = unpacked.low;
+  mine[5] = unpacked.high;
   mine[6] = __dp4a(bytes, 0x01010101u, 7u);
   mine[7] = __float_as_uint(__shfl_xor_sync(~0u, x[0], 5) + __shfl_sync(~0u, x[1], 3));
   mine[8] = __ballot_sync(~0u, x[0] > 50.0f);

@@ -94,6 +94,15 @@ PTX_FN void rescale(const StepFactors (&factors)[row_tiles<V>], Output<V>& out) 
   }
 }
 
+template <class V>
+PTX_FN void multiply_takes(float by, StepFactors (&factors)[row_tiles<V>]) {
+#pragma unroll
+  for (StepFactors& f : factors) {
+#pragma unroll
+    for (float& take : f.take) take *= by;
+  }
+}
+
 // out = out * keep + P V * take, for one tile of integer products c. With 8 bits the accumulators'
 // bias leaves together with what came before: that rounds by half a unit of c at most, far below
 // what V's codes lose (half a code times P's largest, 255). With 4 bits a unit is too much.
@@ -130,16 +139,14 @@ PTX_FN void value_product(uint32_t values, const float* value_scale, const Biase
                           StepFactors (&factors)[row_tiles<V>], Output<V>& out) {
   constexpr int value_tiles = TileSize<V>::value_tiles;
   if constexpr (V::pv == Number::s8) {
-#pragma unroll
-    for (StepFactors& f : factors) {
-#pragma unroll
-      for (float& take : f.take) take *= value_scale[0];
-    }
+    multiply_takes<V>(value_scale[0], factors);
   } else {
     rescale<V>(factors, out);
+    if constexpr (V::unpacks_values) multiply_takes<V>(value_unit<V>, factors);
   }
 #pragma unroll
   for (uint32_t d = 0; d < V::head_dim / 8; d += 2) {
+    hold_loads_back(d > 0 && d % LoadOrder<V>::value_tiles == 0);
     ValueFragments<V> fragments[value_tiles];
     load_values<V>(values, d, fragments);
 #pragma unroll
@@ -167,27 +174,16 @@ PTX_FN void value_product(uint32_t values, const float* value_scale, const Biase
   }
 }
 
-// The registers are full: loads that are moved ahead make others spill. Where they must stay behind
-// was found by compiling every variant for every target (nvcc 13.0; sass/budget.json has what is
-// left).
-PTX_FN void keep_loads_behind() { __syncwarp(); }
-
-template <class V>
-constexpr bool loads_stay_behind_scores =
-    is_integer(V::pv) && (is_integer(V::qk) || V::block_q == 128);
-template <class V>
-constexpr bool loads_stay_behind_softmax = !is_integer(V::pv) || V::qk == Number::s4;
-
 // One slot: S, softmax, P V. `row_factor` are the factors of this lane's first row and those after.
 template <class V, bool plain>
 PTX_FN void attend_slot(uint32_t query_tile, const float* row_factor, uint32_t tiles,
                         const StageExtras<V>& extras, const BiasedZero& zero, WarpState<V>& state) {
-  const float key_scale = is_integer(V::qk) ? extras.key_scale : 1.0f;
+  const float key_scale = is_integer(V::qk) ? extras.key_scale * score_unit<V> : 1.0f;
   Probabilities<V> p[row_tiles<V>];
   StepFactors factors[row_tiles<V>];
   Scores<V> scores;
   score_product<V>(query_tile, tiles, zero, scores);
-  if (loads_stay_behind_scores<V>) keep_loads_behind();
+  hold_loads_back(LoadOrder<V>::by_scores);
 #pragma unroll
   for (int tile = 0; tile < row_tiles<V>; tile++) {
     float factor[2] = {row_factor[tile * 16] * key_scale, row_factor[tile * 16 + 8] * key_scale};
@@ -196,7 +192,7 @@ PTX_FN void attend_slot(uint32_t query_tile, const float* row_factor, uint32_t t
     if constexpr (!plain) weigh_keys<V>(extras.tokens, x, factor);
     factors[tile] = exponentiate<V>(x, factor, state.rows[tile]);
     p[tile] = pack_probabilities<V>(x, factors[tile], state.rows[tile]);
-    if (loads_stay_behind_softmax<V>) keep_loads_behind();
+    hold_loads_back(LoadOrder<V>::by_softmax);
   }
   value_product<V>(tiles + TileSize<V>::key_bytes, extras.value_scale, zero, p, factors, state.out);
 }

@@ -36,7 +36,7 @@ DEVICE_FN void store_query_codes(uint8_t* tile, int row, int first_channel, cons
     *reinterpret_cast<uint2*>(at(first_channel)) = codes_s8(c);
   } else if constexpr (V::unpacks_keys) {
     // As a key's nibbles unpack: of 32 channels the even ones to the low 16 bytes, the odd ones to
-    // the high 16 (unpack_s4_interleaved). The product does not mind the order of channels.
+    // the high 16 (unpack_s4_times_16). The product does not mind the order of channels.
     const uint2 codes = codes_even_odd(c);
     const int low = first_channel / 32 * 32 + first_channel % 32 / 2;
     *reinterpret_cast<uint32_t*>(at(low)) = codes.x;

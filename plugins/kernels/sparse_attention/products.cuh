@@ -6,6 +6,7 @@
 
 #include <type_traits>
 
+#include "kernels/sparse_attention/load_order.cuh"
 #include "kernels/sparse_attention/swizzle.cuh"
 #include "kernels/sparse_attention/variant.h"
 #include "ptx/convert.cuh"
@@ -16,6 +17,12 @@ namespace paro::kernels::sparse_attention {
 
 template <class V>
 constexpr int key_tiles = V::step_keys / 8;
+
+// What a product of integers counts in: unpacked 4-bit codes are 16 times themselves.
+template <class V>
+constexpr float score_unit = V::unpacks_keys ? 1.0f / 16 : 1.0f;
+template <class V>
+constexpr float value_unit = V::unpacks_values ? 1.0f / 16 : 1.0f;
 
 // Integer accumulators start at ptx::biased_zero, so that their bits are a float.
 template <Number N>
@@ -45,50 +52,52 @@ PTX_FN void multiply_scores(bool first, const BiasedZero& zero, Accumulator<V::q
   }
 }
 
-// S = Q K^T. An instruction takes 32 bytes of a row, whatever the type.
+// B operand of Q K^T for one key tile, from what one ldmatrix gave.
+template <class V>
+PTX_FN void take_key_operand(const uint32_t (&loaded)[4], uint32_t tile, uint32_t (&b)[2]) {
+  if constexpr (V::unpacks_keys) {
+    const ptx::BytePair bytes = ptx::unpack_s4_times_16(loaded[tile]);
+    b[0] = bytes.low, b[1] = bytes.high;
+  } else {
+    b[0] = loaded[2 * tile], b[1] = loaded[2 * tile + 1];
+  }
+}
+
+// S = Q K^T. An instruction takes 32 bytes of a query row, whatever the type, and of a key row as
+// many channels: 32 bytes, or 16 that unpack to 32.
 template <class V>
 PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZero& zero,
                           Scores<V>& scores) {
   using Size = TileSize<V>;
+  constexpr uint32_t tiles = row_tiles<V>, steps = Size::query_row_bytes / 32;
+  constexpr uint32_t key_step_bytes = Size::key_row_bytes / steps;
+  constexpr uint32_t tiles_a_load = V::unpacks_keys ? 4 : 2;
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t query_address = query_tile + tile_offset<Size::query_row_bytes>(
                                                   warp * rows_per_warp<V> + lane % 16, lane / 16);
-  const uint32_t key_address =
-      key_tile + tile_offset<Size::key_row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-  constexpr uint32_t tiles = row_tiles<V>;
-  constexpr uint32_t query_steps = Size::query_row_bytes / 32;
-  // With unpacking, one step of key bytes makes two of query bytes.
-  constexpr uint32_t steps_a_key_step = V::unpacks_keys ? 2 : 1;
+  // The four matrices of a load: four key tiles, or the two halves of two.
+  const uint32_t key_row = V::unpacks_keys ? lane : lane % 8 + lane / 16 * 8;
+  const uint32_t key_chunk = V::unpacks_keys ? 0 : lane / 8 % 2;
+  const uint32_t key_address = key_tile + tile_offset<Size::key_row_bytes>(key_row, key_chunk);
 #pragma unroll
-  for (uint32_t step = 0; step < query_steps; step += steps_a_key_step) {
-    uint32_t a[tiles][steps_a_key_step][4];
+  for (uint32_t step = 0; step < steps; step++) {
+    hold_loads_back(LoadOrder<V>::by_query_step && step > 0);
+    uint32_t a[tiles][4];
 #pragma unroll
     for (uint32_t tile = 0; tile < tiles; tile++) {
-#pragma unroll
-      for (uint32_t i = 0; i < steps_a_key_step; i++) {
-        ptx::ldmatrix_x4(a[tile][i],
-                         (query_address ^ ((step + i) << 5)) + tile * 16 * Size::query_row_bytes);
-      }
+      ptx::ldmatrix_x4(a[tile], (query_address ^ (step << 5)) + tile * 16 * Size::query_row_bytes);
     }
-    const uint32_t key_step_address = key_address ^ ((step / steps_a_key_step) << 5);
 #pragma unroll
-    for (uint32_t n = 0; n < key_tiles<V>; n += 2) {
-      uint32_t b[4];
-      ptx::ldmatrix_x4(b, key_step_address + n * 8 * Size::key_row_bytes);
+    for (uint32_t n = 0; n < key_tiles<V>; n += tiles_a_load) {
+      uint32_t loaded[4];
+      ptx::ldmatrix_x4(loaded, (key_address ^ step * key_step_bytes) + n * 8 * Size::key_row_bytes);
 #pragma unroll
-      for (uint32_t half = 0; half < 2; half++) {
+      for (uint32_t i = 0; i < tiles_a_load; i++) {
+        uint32_t b[2];
+        take_key_operand<V>(loaded, i, b);
 #pragma unroll
         for (uint32_t tile = 0; tile < tiles; tile++) {
-          auto& c = scores[tile][n + half];
-          if constexpr (V::unpacks_keys) {
-#pragma unroll
-            for (uint32_t i = 0; i < 2; i++) {
-              const ptx::BytePair bytes = ptx::unpack_s4_interleaved(b[2 * half + i]);
-              multiply_scores<V>(step + i == 0, zero, c, a[tile][i], {bytes.low, bytes.high});
-            }
-          } else {
-            multiply_scores<V>(step == 0, zero, c, a[tile][0], {b[2 * half], b[2 * half + 1]});
-          }
+          multiply_scores<V>(step == 0, zero, scores[tile][n + i], a[tile], b);
         }
       }
     }
@@ -144,7 +153,7 @@ PTX_FN void load_value_tile(uint32_t value_tile, uint32_t d, ValueFragments<V>& 
       if constexpr (V::unpacks_values) {
 #pragma unroll
         for (uint32_t half = 0; half < 2; half++) {
-          const ptx::BytePair bytes = ptx::unpack_s4_interleaved(r[2 * tile + half]);
+          const ptx::BytePair bytes = ptx::unpack_s4_times_16(r[2 * tile + half]);
           fragments.b[tile][half][0] = bytes.low, fragments.b[tile][half][1] = bytes.high;
         }
       } else {

@@ -55,13 +55,18 @@ PTX_FN StepFactors exponentiate(float (&x)[key_tiles<V>][4], const float (&facto
   StepFactors factors;
 #pragma unroll
   for (int row = 0; row < 2; row++) {
-    float logit = row_maximum<V>(x, row) * factor[row];
+    const float largest = row_maximum<V>(x, row);
+    float logit = largest * factor[row];
     if (logit < lowest_logit) logit = lowest_logit;
     const float before = state.maximum[row], after = fmaxf(before, logit);
     state.maximum[row] = after;
     factors.keep[row] = ptx::exp2_approx(before - after);
     factors.take[row] = is_integer(V::pv) ? ptx::exp2_approx(logit - after) : 1.0f;
-    const float offset = is_integer(V::pv) ? log2_levels<V>() - logit : -after;
+    // Rounded down, so that no code exceeds the largest, however large the logits are.
+    const float offset = is_integer(V::pv)
+                             ? fminf(__fmaf_rd(-largest, factor[row], log2_levels<V>()),
+                                     log2_levels<V>() - lowest_logit)
+                             : -after;
 #pragma unroll
     for (int n = 0; n < key_tiles<V>; n++) {
 #pragma unroll
@@ -102,8 +107,8 @@ PTX_FN Probabilities<V> pack_probabilities(const float (&x)[key_tiles<V>][4],
     for (int n = 0; n < key_tiles<V>; n += 2) {
 #pragma unroll
       for (int row = 0; row < 2; row++) {
-        const uint32_t codes = ptx::pack_u8x4(x[n][2 * row], x[n][2 * row + 1], x[n + 1][2 * row],
-                                              x[n + 1][2 * row + 1]);
+        const uint32_t codes = ptx::pack_u8x4_in_range(x[n][2 * row], x[n][2 * row + 1],
+                                                       x[n + 1][2 * row], x[n + 1][2 * row + 1]);
         sum[row] = __dp4a(codes, 0x01010101u, sum[row]);
         if constexpr (Probabilities<V>::keys_each == 32) {
           p.a[n / 4][n / 2 % 2 * 2 + row] = codes;

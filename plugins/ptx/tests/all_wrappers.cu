@@ -50,10 +50,10 @@ __global__ void ampere(const uint4* in, uint32_t* out, float x, int barrier_id) 
   ptx::mma_f16_from(f, h, a, b);
   ptx::mma_bf16_from(h, f, t, u);
   const float y = ptx::exp2_approx(ptx::maximum_or_nan(x, f[0])) + ptx::float_from_biased(ptx::biased_zero + c[0]);
-  const ptx::BytePair p = ptx::unpack_s4_interleaved(a[0]), q = ptx::unpack_s4_sequential(a[1]);
+  const ptx::BytePair p = ptx::unpack_s4_times_16(a[0]);
   out[lane] = ptx::pack_u8x4(x, y, f[0], f[1]) ^ ptx::pack_s8x4(x, y, f[2], f[3]) ^
               ptx::pack_u8x4_in_range(x, y, f[0], ptx::log2_approx(x)) ^
-              ptx::pack_f16x2(x, y) ^ ptx::pack_bf16x2(x, y) ^ p.low ^ p.high ^ q.low ^ q.high ^
+              ptx::pack_f16x2(x, y) ^ ptx::pack_bf16x2(x, y) ^ p.low ^ p.high ^
               static_cast<uint32_t>(c[1] ^ c[2] ^ c[3]);
 }
 
