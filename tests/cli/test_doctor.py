@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from paro_trt import doctor
+from paro_trt import doctor, library_files
 from paro_trt.doctor import libraries, probes
+from paro_trt.errors import BackendUnavailableError
 from paro_trt.native import library_path
 
 
@@ -191,3 +192,21 @@ def test_what_engines_lack_is_said_with_the_command(paro, stub_tensorrt):
     assert len(lines) == 2
     assert "make plugin (docs/tensorrt-plugin.md)" in lines[0]
     assert "pip install tensorrt" in lines[1]
+
+
+def test_a_tool_is_shown_with_its_release_not_its_build(tmp_path, monkeypatch):
+    lines = "Copyright", "tools, release 13.0, V13.0.88", "Build cuda_13.0.r13.0/compiler.1"
+    tool = tmp_path / "nvcc"
+    tool.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert probes.tool("nvcc", "compiling", "").detail == "tools, release 13.0, V13.0.88"
+
+
+def test_directories_that_are_one_are_named_once(tmp_path, monkeypatch):
+    monkeypatch.delenv("PARO_LIBRARY_DIR", raising=False)
+    monkeypatch.setattr(library_files, "__file__", str(tmp_path / "paro_trt" / "library_files.py"))
+    monkeypatch.setattr(library_files.sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(BackendUnavailableError) as refused:
+        library_path("attention")
+    assert str(refused.value).count(str(tmp_path)) == 1

@@ -50,7 +50,7 @@ class Gpu:
     def row(self, head_dim: int, step_keys: int, instructions: float) -> str:
         """A line of the model: clocks of an SM for one score, and 10^12 operations a second."""
         tensor, ex2 = 4 * head_dim / self.operations_a_clock, 1 / 16
-        issue, shared = instructions / 128, SHARED_BYTES[head_dim, step_keys] / 128
+        issue, shared = instructions / 128, shared_bytes(head_dim, step_keys) / 128
         speed = 4 * head_dim * self.sms * self.ghz / 1000
         serial, overlapped = max(tensor + ex2, issue, shared), max(tensor, ex2, issue, shared)
         clocks = " | ".join(f"{cost:.3f}" for cost in (tensor, ex2, issue, shared))
@@ -65,8 +65,13 @@ GPUS = (
     Gpu("RTX 5090", "120", 170, 2.41, 2048),
 )
 
-# Read from shared memory for a score, by head_dim and step_keys.
-SHARED_BYTES = {(64, 64): 5.0, (64, 128): 8.5, (128, 64): 10.0, (128, 128): 17.0}
+SIZES = [(64, 64), (64, 128), (128, 64), (128, 128)]
+
+
+def shared_bytes(head_dim: int, step_keys: int) -> float:
+    """Read from shared memory for a score: K and V once for a warp's rows, Q once a step."""
+    rows = 32 if step_keys == 64 else 16
+    return 2 * head_dim / rows + head_dim / step_keys
 
 
 def model_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -76,7 +81,7 @@ def model_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for gpu in GPUS:
-        for head_dim, step_keys in SHARED_BYTES:
+        for head_dim, step_keys in SIZES:
             name = f"sparse_attention {head_dim}x128x{step_keys} s8-s8"
             lines.append(gpu.row(head_dim, step_keys, kernels[gpu.target][name]["per_score"]))
     return "\n".join(lines)

@@ -6,6 +6,7 @@
 // 13.0; sass/budget.json has the result); one target differs in one variant.
 #pragma once
 
+#include "kernels/device_plan.cuh"
 #include "kernels/sparse_attention/variant.h"
 
 namespace paro::kernels::sparse_attention {
