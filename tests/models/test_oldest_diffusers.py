@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paro_trt.models.diffusers_range import OLDEST
-from tests.tensorrt.harness import ROOT, locked
+from tests.native_builds import ROOT, locked
 
 RELEASE = ".".join(map(str, OLDEST))
 
