@@ -108,11 +108,15 @@ def export_resolutions(
         raise ArgumentError(
             "plans", expected="one of each resolution", actual=f"{', '.join(map(str, targets))}"
         )
+    from ..models.apply import check_plan_fits
+
+    for plan, target in zip(plans, targets, strict=True):
+        _refuse_directory(target)
+        check_plan_fits(loaded.identity, loaded.config, loaded.family, plan)
     reports = []
     with staging_directory(path) as staging:
         weights = SharedWeights(staging, path.name)
         for plan, target in zip(plans, targets, strict=True):
-            _refuse_directory(target)
             model = _prepared(loaded, plan, options)
             options.say(f"writing {target.name}")
             weights.take(model)

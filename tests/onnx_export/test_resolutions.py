@@ -39,8 +39,11 @@ def test_two_plans_of_one_resolution_are_refused(tmp_path):
         export_resolutions(TINY.loaded(), [plans()[0]] * 2, tmp_path / "flux.onnx")
 
 
-def test_nothing_is_written_when_the_last_plan_does_not_fit(tmp_path):
+def test_a_last_plan_that_does_not_fit_is_refused_before_any_work(tmp_path):
     other = variants_of("flux")[1].plan(odd=True)
+    said = []
     with pytest.raises(ModelError, match="the plan's model"):
-        export_resolutions(TINY.loaded(), [plans()[0], other], tmp_path / "flux.onnx")
-    assert list(tmp_path.iterdir()) == []
+        export_resolutions(
+            TINY.loaded(), [plans()[0], other], tmp_path / "flux.onnx", progress=said.append
+        )
+    assert said == list(tmp_path.iterdir()) == []
