@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -79,13 +80,17 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at this machine: some seconds, most of them imports in another process."""
+    """Look at this machine: some seconds, most of them imports in other processes."""
     gpus = probes.gpus()
+    with ThreadPoolExecutor() as pool:
+        packages = pool.submit(probes.packages, CHAIN)
+        native = pool.submit(libraries.examine_libraries)
+        engines = pool.submit(tensorrt.components, gpus)
     components = (
         probes.python_component(),
-        *probes.packages(CHAIN),
-        *libraries.examine_libraries(),
-        *tensorrt.components(gpus),
+        *packages.result(),
+        *native.result(),
+        *engines.result(),
         *(probes.unloaded_package(name, purpose) for name, purpose in OPTIONAL.items()),
         probes.tool("nvcc", "compiling the CUDA kernels; make plugin gets its own", ""),
     )

@@ -5,9 +5,11 @@ Each is loaded in a process of its own, and only where it is there.
 
 from __future__ import annotations
 
-import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..errors import ParoError
+from ..library_files import library_path
 from .probes import Component, in_process
 
 PLUGIN, AUTOREG = "attention", "attention_autoreg"
@@ -25,19 +27,6 @@ KNOWN = {
 }
 """Each library's purpose and the command that makes it."""
 
-_LOCATE = """
-import json, sys
-from paro_trt.errors import ParoError
-from paro_trt.native import library_path
-places = {}
-for name in sys.argv[1:]:
-    try:
-        places[name] = [True, str(library_path(name))]
-    except ParoError as error:
-        places[name] = [False, error.actual]
-print(json.dumps(places))
-"""
-
 _TRIAL = """
 import sys
 from paro_trt.doctor import trial
@@ -51,9 +40,8 @@ except ParoError as error:
 
 def examine_libraries() -> tuple[Component, ...]:
     """One component a library of `KNOWN`, in its order."""
-    located, said = in_process(_LOCATE, *KNOWN)
-    places = json.loads(said) if located else dict.fromkeys(KNOWN, (False, said))
-    return tuple(_component(name, *places[name]) for name in KNOWN)
+    with ThreadPoolExecutor() as pool:
+        return tuple(pool.map(_component, KNOWN))
 
 
 def computes(impl: str) -> tuple[bool, str]:
@@ -61,17 +49,19 @@ def computes(impl: str) -> tuple[bool, str]:
     return in_process(_TRIAL, "compute", impl)
 
 
-def _component(name: str, present: bool, detail: str) -> Component:
-    if present:
-        present, detail = _tried(name, detail)
+def _component(name: str) -> Component:
+    try:
+        present, detail = _tried(name, library_path(name))
+    except ParoError as error:
+        present, detail = False, error.actual
     purpose, remedy = KNOWN[name]
     return Component(f"libparo_{name}", present, detail, purpose, "" if present else remedy)
 
 
-def _tried(name: str, path: str) -> tuple[bool, str]:
+def _tried(name: str, path: Path) -> tuple[bool, str]:
     if name == "onnxruntime":
         return in_process(_TRIAL, "register_custom_op")
     if name != AUTOREG:
         return in_process(_TRIAL, "describe_plugin" if name == PLUGIN else "describe", name)
-    core = Path(path).with_name(f"libparo_{PLUGIN}.so")
-    return (True, path) if core.is_file() else (False, f"{path}: no {core.name} beside it")
+    core = path.with_name(f"libparo_{PLUGIN}.so")
+    return (True, str(path)) if core.is_file() else (False, f"{path}: no {core.name} beside it")
