@@ -12,6 +12,11 @@ WORKERS ?= 2
 # Threads that spin while they wait make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= passive
 
+# Python files are compiled once, where they are first imported: not all of torch's at installation,
+# and not again in each of the hundreds of processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long plugin emulated sass lint types format abi-check clean
 
@@ -32,15 +37,15 @@ $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
 	  sys.exit(None if v >= (3, 10) else f"Python >= 3.10 is needed, this is {v.major}.{v.minor}; set PYTHON=")'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[dev]'
 	@touch $@
 
 demo: $(INSTALLED)
 	$(BIN)/python samples/demo/run.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -m long

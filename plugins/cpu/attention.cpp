@@ -27,7 +27,7 @@ namespace {
 
 constexpr size_t kWorkspaceAlignment = 256;
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PARO_CPU_GENERIC_ONLY)
 #define PARO_ISA_NAMES "generic, avx2, avx2_vnni, avx512, avx512_vnni, avx512_bf16"
 
 // CPUID leaf 7.1, EAX bit 4: g++ 11 does not know its name.
@@ -35,7 +35,7 @@ bool has_avx_vnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
 }
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(PARO_CPU_GENERIC_ONLY)
 #define PARO_ISA_NAMES "generic, neon_dot"
 #else
 #define PARO_ISA_NAMES "generic"
@@ -45,10 +45,10 @@ bool has_avx_vnni() {
 const HeadKernels* choose_kernels() {
   const HeadKernels* best = &generic_kernels;
   const char* wanted = std::getenv("PARO_CPU_ISA");
-  const auto offer = [&](const HeadKernels& kernels, bool runs_here) {
+  [[maybe_unused]] const auto offer = [&](const HeadKernels& kernels, bool runs_here) {
     if (runs_here && (wanted == nullptr || std::strcmp(wanted, kernels.name) == 0)) best = &kernels;
   };
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PARO_CPU_GENERIC_ONLY)
   const bool avx512 = __builtin_cpu_supports("x86-64-v4");
   offer(avx2_kernels, __builtin_cpu_supports("x86-64-v3"));
   offer(avx2_vnni_kernels, __builtin_cpu_supports("x86-64-v3") && has_avx_vnni());
@@ -56,7 +56,7 @@ const HeadKernels* choose_kernels() {
   offer(avx512_vnni_kernels, avx512 && __builtin_cpu_supports("avx512vnni"));
   offer(avx512_bf16_kernels,
         avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"));
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(PARO_CPU_GENERIC_ONLY)
   offer(neon_dot_kernels, (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0);
 #endif
   if (wanted != nullptr && std::strcmp(wanted, best->name) != 0) return nullptr;

@@ -29,6 +29,7 @@ def test_json_summary(export, plan_file, tmp_path):
     assert document["bytes"] == (tmp_path / "out.onnx").stat().st_size
 
 
+@pytest.mark.long
 def test_dense_baseline_has_no_paro_nodes(export, paro, tmp_path):
     assert export("--dense").status == 0
     document = paro("inspect", tmp_path / "out.onnx", "--json").document()
@@ -58,18 +59,19 @@ def test_model_or_output_that_is_not_there(export, tmp_path):
 
 
 def test_full_disk_leaves_nothing_and_keeps_the_old_file(export, monkeypatch, tmp_path):
-    import onnx_ir
+    from paro_trt.onnx_export import exporter
 
     def fill_up(*_arguments, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "out.onnx").write_text("an older model")
-    monkeypatch.setattr(onnx_ir, "save", fill_up)
+    monkeypatch.setattr(exporter, "_prepared", fill_up)
     export().assert_refused("No space left on device")
     assert leftovers(tmp_path) == ["out.onnx"]
     assert (tmp_path / "out.onnx").read_text() == "an older model"
 
 
+@pytest.mark.long
 def test_several_plans_give_files_that_share_weights(
     paro, model_dir, plan_file, prompts_file, tmp_path
 ):

@@ -115,6 +115,7 @@ def run(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
+@pytest.mark.long
 def test_from_calibration_to_verified_files_of_both_experts(tmp_path):
     """Image to video as in Wan 2.2 A14B, by the command line alone."""
     save_pipeline(tmp_path, IMAGE_TO_VIDEO)

@@ -51,7 +51,16 @@ def tritonclient_folder() -> Path:
     ready = folder / ".installed"
     with locked(folder):
         if not ready.exists():
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--retries", "1"]
+            pip = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-compile",
+                "--retries",
+                "1",
+            ]
             words = [*pip, "--upgrade", "--target", str(folder), "tritonclient[grpc]"]
             done = subprocess.run(words, capture_output=True, text=True, timeout=500)
             if done.returncode != 0:
@@ -70,7 +79,7 @@ def _why_not_installed(package: Package) -> str:
     folder = _folder(package)
     ready = folder / ".installed"
     pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install"]
-    options = ["--quiet", "--retries", "1", "--timeout", "10"]
+    options = ["--quiet", "--no-compile", "--retries", "1", "--timeout", "10"]
     with locked(folder):
         if ready.exists():
             return ""

@@ -44,7 +44,7 @@ def test_dynamic_batch_of_grouped_heads(
     assert_life_ends_in_the_reference(case, fresh_seed, tmp_path)
 
 
-@pytest.mark.parametrize("variant", ["plain", "sanitizers"])
+@pytest.mark.parametrize("variant", ["plain", pytest.param("sanitizers", marks=pytest.mark.long)])
 def test_misuse_is_answered_by_a_status_and_one_line(
     variant: str, fresh_seed: int, tmp_path: Path
 ) -> None:
@@ -55,6 +55,7 @@ def test_misuse_is_answered_by_a_status_and_one_line(
     assert ", 0 failed" in said
 
 
+@pytest.mark.long
 def test_life_under_sanitizers(fresh_seed: int, tmp_path: Path) -> None:
     case = replace(BATCHED, dtype=torch.float16).with_bits(8, 4, pool_dropped=True)
     inputs = random_inputs(case, fresh_seed)
