@@ -1,7 +1,6 @@
-"""CMake builds of plugins/ that tests share, made once under build/ and kept.
+"""CMake builds of plugins/ that tests share, one a variant, made once under build/ and kept.
 
-Targets are always named: a build holds everything that its options allow, and the emulated kernels
-alone take minutes.
+Targets are always named: a build could make everything, and emulated kernels alone take minutes.
 """
 
 from __future__ import annotations
@@ -20,21 +19,27 @@ ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = ROOT / "plugins"
 
 # Some optimisation: emulated matrix products are most of the time. No debug information: it doubles
-# the time of the build.
-COMMON = ("-DCMAKE_CXX_COMPILER=g++", "-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1")
+# the time of the build. Of the CPU backend, which the wheel has whole, one instruction set.
+_OPTIONS = (
+    "-DCMAKE_CXX_COMPILER=g++", "-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1",
+    "-DPARO_BUILD_TESTS=ON", "-DPARO_BUILD_EMULATOR=ON", "-DPARO_BUILD_ONNXRUNTIME=OFF",
+    "-DPARO_BUILD_TENSORRT_HOST=ON", "-DPARO_TRT_ABI_SHIM=ON", "-DPARO_CPU_GENERIC_ONLY=ON",
+)  # fmt: skip
 
 # -O1 last: with the CPU backend's own -O3 sanitizers take ten times as long to compile.
-SANITIZED = (
+_SANITIZED = (
     "-DPARO_SANITIZE=address,undefined",
     "-DCMAKE_CXX_COMPILE_OBJECT=<CMAKE_CXX_COMPILER> <DEFINES> <INCLUDES> <FLAGS> -O1"
     " -o <OBJECT> -c <SOURCE>",
 )
+_UCONTEXT = ("-DPARO_EMULATOR_UCONTEXT=ON",)
 
-# The CUDA kernels on the emulator, and what drives the plugin on them.
-EMULATED = (
-    "-DPARO_BUILD_EMULATOR=ON", "-DPARO_BUILD_ONNXRUNTIME=OFF", "-DPARO_BUILD_TENSORRT_HOST=ON",
-    "-DPARO_TRT_ABI_SHIM=ON",
-)  # fmt: skip
+_VARIANTS = {
+    "plain": (),
+    "sanitizers": _SANITIZED,
+    "ucontext": _UCONTEXT,
+    "ucontext-sanitizers": (*_UCONTEXT, *_SANITIZED),
+}
 
 
 def require(*tools: str) -> None:
@@ -54,12 +59,17 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @functools.cache
-def cmake_build(name: str, options: tuple[str, ...], targets: tuple[str, ...]) -> Path:
-    """The folder build/<name> with the targets up to date; skips where tools are missing."""
+def plugins_build(variant: str, *targets: str) -> Path:
+    """The folder of a variant's build with the targets up to date; skips where tools are missing.
+
+    Args:
+        variant: "plain"; "sanitizers", ASan and UBSan; or "ucontext", the emulator's way to switch
+            threads where it has no assembly for it, plain or with "-sanitizers".
+    """
     require("cmake", "g++", "ninja")
-    folder = ROOT / "build" / name
+    folder = ROOT / "build" / f"plugins-{variant}"
     with locked(folder):
-        _run("cmake", "-S", PLUGINS, "-B", folder, "-G", "Ninja", *COMMON, *options)
+        _run("cmake", "-S", PLUGINS, "-B", folder, "-G", "Ninja", *_OPTIONS, *_VARIANTS[variant])
         _run("cmake", "--build", folder, "--parallel", "2", "--target", *targets)
     return folder
 

@@ -45,6 +45,7 @@ def test_build_inspect_run(paro, newest, half_onnx, tmp_path):  # noqa: F811, AR
     np.testing.assert_array_equal(*outputs)
 
 
+@pytest.mark.long
 def test_verify_an_engine(paro, newest, model_dir, plan_file, prompts_file, tmp_path):  # noqa: F811, ARG001
     half, engine = tmp_path / "half.onnx", tmp_path / "half.engine"
     words = (model_dir, "--plan", plan_file, "-o", half, "--dtype", "float16")

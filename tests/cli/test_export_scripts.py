@@ -50,29 +50,42 @@ def test_every_family_has_a_script(family: str) -> None:
     assert f"python export/{family}.py MODEL" in text
 
 
-def test_from_prompts_to_two_files_and_again_from_the_plans(
-    run: Callable[..., Ended], tmp_path: Path
-) -> None:
+SIZES = ("--video", "5,128,128", "--video", "9,112,80")
+
+
+def save_tiny_wan(tmp_path: Path) -> tuple[tuple[object, ...], Path]:
+    """What every run of the script is told, and a file of prompts."""
     tiny = variants_of("wan")[0]
     tiny.build().save_pretrained(tmp_path / "model")
     prompts = tmp_path / "prompts.safetensors"
     made = tiny.prompts(1)
     save_file(dict(made.tensors), prompts, {"prompts": json.dumps(made.texts)})
     common = (tmp_path / "model", "-o", tmp_path / "wan.onnx", "--dtype", "float32")
-    sizes = ("--video", "5,128,128", "--video", "9,112,80")
-    first = run("wan", *common, *sizes, "--prompts", prompts)
+    return common, prompts
+
+
+@pytest.mark.long
+def test_the_dense_file_again_from_the_plan(run: Callable[..., Ended], tmp_path: Path) -> None:
+    common, prompts = save_tiny_wan(tmp_path)
+    first = run("wan", *common, *SIZES[:2], "--prompts", prompts)
+    assert first.status == 0, first.stderr
+    again = run("wan", *common, *SIZES[:2], "--dense")
+    assert again.status == 0, again.stderr
+    assert "0 PAROAttention layers" in again.stdout
+
+
+def test_from_prompts_to_two_files(run: Callable[..., Ended], tmp_path: Path) -> None:
+    common, prompts = save_tiny_wan(tmp_path)
+    first = run("wan", *common, *SIZES, "--prompts", prompts)
     assert first.status == 0, first.stderr
     assert (tmp_path / "wan-2x8x8.onnx").is_file()
     assert (tmp_path / "wan-3x7x5.onnx").is_file()
-    again = run("wan", *common, "--video", "5,128,128", "--dense")
-    assert again.status == 0, again.stderr
-    assert "0 PAROAttention layers" in again.stdout
     plan = "{}-{}.paro.safetensors".format
     shutil.copy(tmp_path / plan("wan", "9x112x80"), tmp_path / plan("moved", "5x128x128"))
     other = run("wan", tmp_path / "model", "-o", tmp_path / "moved.onnx", "--video", "5,128,128")
     assert other.status == 2
     assert "the token grid 2 x 8 x 8, got 3 x 7 x 5" in other.stderr
-    both = run("wan", *common, *sizes, "--no-external-data")
+    both = run("wan", *common, *SIZES, "--no-external-data")
     assert both.status == 2
     assert "--no-external-data" in both.stderr
     wrong = run("flux", *common)

@@ -18,7 +18,7 @@ FIRST_OF_EACH = {
 every_variant = pytest.mark.parametrize("tiny", VARIANTS.values(), ids=VARIANTS)
 every_family = pytest.mark.parametrize("tiny", FIRST_OF_EACH.values(), ids=FIRST_OF_EACH)
 # An export takes a dozen seconds: of these, which differ most, every time. Other tests export Wan.
-EXPORTED_OFTEN = {"cogvideox", "flux", "qwen_image", "ltx_video"}
+EXPORTED_OFTEN = {"cogvideox", "flux"}
 every_family_most_late = pytest.mark.parametrize(
     "tiny",
     [

@@ -81,6 +81,7 @@ def test_baseline_computes_what_the_model_does(
     assert (dense.parent / "dense.onnx.data").stat().st_size > 0
 
 
+@pytest.mark.long
 def test_half_precision_file_is_as_exact_as_half_precision(
     half: Path, loaded: LoadedModel, plan: ParoPlan, fresh_seed: int
 ) -> None:

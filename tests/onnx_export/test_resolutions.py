@@ -9,7 +9,7 @@ from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.velocity import session_velocity
 from paro_trt.testing.tiny import variants_of
 
-TINY = variants_of("flux")[0]
+TINY = variants_of("ltx_video")[0]
 
 
 def plans():
@@ -18,11 +18,11 @@ def plans():
 
 def test_every_file_computes_what_its_plan_does(tmp_path, fresh_seed):
     loaded = TINY.loaded(fresh_seed)
-    reports = export_resolutions(loaded, plans(), tmp_path / "flux.onnx")
-    names = ["flux-1x15x11.onnx", "flux-1x16x16.onnx", "flux.onnx.data"]
+    reports = export_resolutions(loaded, plans(), tmp_path / "ltx.onnx")
+    names = ["ltx-2x8x8.onnx", "ltx-3x7x5.onnx", "ltx.onnx.data"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
-    data = (tmp_path / "flux.onnx.data").stat().st_size
+    data = (tmp_path / "ltx.onnx.data").stat().st_size
     assert data < 1.5 * weights
     for report, plan, odd in zip(reports, plans(), (False, True), strict=True):
         assert report.external_bytes == data
@@ -36,14 +36,14 @@ def test_every_file_computes_what_its_plan_does(tmp_path, fresh_seed):
 
 def test_two_plans_of_one_resolution_are_refused(tmp_path):
     with pytest.raises(ArgumentError, match="one of each resolution"):
-        export_resolutions(TINY.loaded(), [plans()[0]] * 2, tmp_path / "flux.onnx")
+        export_resolutions(TINY.loaded(), [plans()[0]] * 2, tmp_path / "ltx.onnx")
 
 
 def test_a_last_plan_that_does_not_fit_is_refused_before_any_work(tmp_path):
-    other = variants_of("flux")[1].plan(odd=True)
+    other = variants_of("flux")[0].plan()
     said = []
     with pytest.raises(ModelError, match="the plan's model"):
         export_resolutions(
-            TINY.loaded(), [plans()[0], other], tmp_path / "flux.onnx", progress=said.append
+            TINY.loaded(), [plans()[0], other], tmp_path / "ltx.onnx", progress=said.append
         )
     assert said == list(tmp_path.iterdir()) == []

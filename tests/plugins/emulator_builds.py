@@ -1,4 +1,4 @@
-"""Builds of the C++ emulator tests, one a variant, made once and kept under build/."""
+"""The C++ tests of the emulator: their builds, modes and runs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native_builds import cmake_build
-
-# What CMake is told beside the common options.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "plain": (),
-    "ucontext": ("-DPARO_EMULATOR_UCONTEXT=ON",),
-    "sanitizers": ("-DPARO_SANITIZE=address,undefined",),
-    "ucontext-sanitizers": ("-DPARO_EMULATOR_UCONTEXT=ON", "-DPARO_SANITIZE=address,undefined"),
-}
+from tests.native_builds import plugins_build
 
 # Every combination of late landing and a schedule, as environment variables.
 MODES: dict[str, dict[str, str]] = {
@@ -38,7 +30,5 @@ def run(command: list[str | Path], env: dict[str, str] | None = None) -> str:
 
 
 def require_build(variant: str) -> Path:
-    """The folder of a variant's build; skips where the tools for it are missing."""
-    options = ("-DPARO_BUILD_TESTS=ON", "-DPARO_BUILD_CPU=OFF", "-DPARO_BUILD_TENSORRT=OFF")
-    targets = ("emulator_tests", "emulator_mutants", "conformance_emulator")
-    return cmake_build(f"emulator-{variant}", (*options, *VARIANTS[variant]), targets)
+    """The folder of a variant's build with what the tests run."""
+    return plugins_build(variant, "emulator_tests", "emulator_mutants", "conformance_emulator")

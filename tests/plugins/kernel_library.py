@@ -14,12 +14,12 @@ from torch import Tensor
 
 from paro_trt import native
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from tests.native_builds import EMULATED, ROOT, cmake_build
+from tests.native_builds import ROOT, plugins_build
 
 
 def emulated_kernels_build() -> Path:
     """The folder of the build, with the library and its objects."""
-    return cmake_build("emulated-kernels", EMULATED, ("paro_emulated",))
+    return plugins_build("plain", "paro_emulated")
 
 
 @functools.cache

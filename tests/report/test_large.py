@@ -11,6 +11,8 @@ from paro_trt.plan import Grid
 from paro_trt.report import write_report
 from paro_trt.testing.plans import small_plan
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def wan_page(tmp_path_factory):

@@ -146,6 +146,7 @@ def test_any_batch(single: Path, batch: int, fresh_seed: int) -> None:
     assert relative_error(run(single, "cpu", inputs), expected) < 5e-4
 
 
+@pytest.mark.long
 def test_half_precision_file(half: Path, fresh_seed: int) -> None:
     inputs = model_inputs(2, fresh_seed, np.float16)
     expected = run(half, "ort", inputs)

@@ -12,17 +12,9 @@ import pytest
 import torch
 
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from tests.native_builds import EMULATED, PLUGINS, SANITIZED, cmake_build
+from tests.native_builds import PLUGINS, plugins_build
 
 SOURCES = PLUGINS / "tensorrt"
-
-# What is tested is the plugin, whatever the CPU backend's instruction set.
-HOST = (
-    "-DPARO_CPU_GENERIC_ONLY=ON", "-DPARO_BUILD_EMULATOR=OFF", "-DPARO_BUILD_ONNXRUNTIME=OFF",
-    "-DPARO_BUILD_TENSORRT_HOST=ON", "-DPARO_TRT_ABI_SHIM=ON",
-)  # fmt: skip
-
-_SANITIZERS = {"plain": (), "sanitizers": SANITIZED}
 
 TYPE_NAMES = {
     torch.float16: "FP16",
@@ -76,21 +68,14 @@ class HostBuild:
 
 
 def host_build(variant: str = "plain") -> HostBuild:
-    """A build under build/, made once and kept; skips where the tools for it are missing.
-
-    Args:
-        variant: "plain", or "sanitizers" for ASan and UBSan.
-    """
-    targets = ("paro_attention_cpu_host", "paro_attention_cpu_host_autoreg", "paro_plugin_harness")
-    return HostBuild(cmake_build(f"tensorrt-{variant}", (*HOST, *_SANITIZERS[variant]), targets))
+    """A build of one of the variants of `plugins_build`."""
+    libraries = ("paro_attention_cpu_host", "paro_attention_cpu_host_autoreg")
+    return HostBuild(plugins_build(variant, *libraries, "paro_plugin_harness"))
 
 
 def emulated_build(variant: str = "plain") -> HostBuild:
     """The same with the emulated CUDA kernels."""
-    # The plain one shares its folder, and so the kernels' objects, with the tests of the kernels.
-    name = "emulated-kernels" if variant == "plain" else f"emulated-kernels-{variant}"
-    targets = ("paro_attention_emulated", "paro_plugin_harness")
-    return HostBuild(cmake_build(name, (*EMULATED, *_SANITIZERS[variant]), targets))
+    return HostBuild(plugins_build(variant, "paro_attention_emulated", "paro_plugin_harness"))
 
 
 def write_case(folder: Path, inputs: AttentionInputs, config: AttentionConfig) -> Path:

@@ -135,6 +135,7 @@ def test_autoreg_leaves_a_registry_alone_that_it_does_not_know() -> None:
     assert "expected TensorRT 10 or 11, found version 10701; not registered there" in said
 
 
+@pytest.mark.long
 def test_without_the_plugin_the_dense_body_becomes_engines(exported: Exported) -> None:
     done = probe(Package.RTX, "rtx_build.py", exported.path, "89", "120")
     assert done.returncode == 0, done.stderr
