@@ -179,7 +179,8 @@ def link_with(build: HostBuild, mutant: Mutant, folder: Path) -> Path:
     changed = ["plugin", "creator"] if mutant.file.endswith(".h") else [Path(mutant.file).stem]
     kept = [
         path
-        for path in build.folder.rglob("*.cpp.o")
+        for part in ("cpu", "tensorrt")
+        for path in (build.folder / part).rglob("*.cpp.o")
         if path.parent.name in ("paro_tensorrt_objects.dir", "isa", "common", "paro_cpu.dir")
         and not (path.parent.name == "paro_tensorrt_objects.dir" and path.name[:-6] in changed)
     ]
