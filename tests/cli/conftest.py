@@ -109,14 +109,18 @@ def plan_file(
 
 
 @pytest.fixture(scope="session")
-def onnx_file(
+def export_summary(
     paro: Paro, model_dir: Path, plan_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The model with its plan, as the command line exports it."""
+) -> dict[str, Any]:
+    """What `export --json` says of the model with its plan."""
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    outcome = paro("export", model_dir, "--plan", plan_file, "-o", path)
-    assert outcome.status == 0, outcome.stderr
-    return path
+    return paro("export", model_dir, "--plan", plan_file, "-o", path, "--json").document()
+
+
+@pytest.fixture(scope="session")
+def onnx_file(export_summary: dict[str, Any]) -> Path:
+    """The file that it wrote."""
+    return Path(export_summary["file"])
 
 
 @pytest.fixture

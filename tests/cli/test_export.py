@@ -22,11 +22,20 @@ def leftovers(folder):
     return [path.name for path in folder.iterdir() if path.name.startswith((".paro", "out"))]
 
 
-def test_json_summary(export, plan_file, tmp_path):
+def test_json_summary(export_summary, onnx_file, plan_file):
+    names = [layer.name for layer in load_plan(plan_file).layers]
+    assert export_summary["paro_attention"] == names
+    assert export_summary["body"] == "sparse"
+    assert export_summary["bytes"] == onnx_file.stat().st_size
+
+
+@pytest.mark.long
+def test_options_reach_the_file(export, paro, tmp_path):
     document = export("--json", "--body", "none", "--dtype", "float16").document()
-    assert document["paro_attention"] == [layer.name for layer in load_plan(plan_file).layers]
     assert document["body"] == "none"
-    assert document["bytes"] == (tmp_path / "out.onnx").stat().st_size
+    shown = paro("inspect", tmp_path / "out.onnx", "--json").document()
+    assert shown["body"] == "none"
+    assert shown["outputs"][0]["dtype"] == "float16"
 
 
 @pytest.mark.long

@@ -58,7 +58,7 @@ def test_every_case_equals_the_reference(case, bits, pool, library, fresh_seed):
 def test_every_kernel_equals_the_reference(
     bits, head_dim, block_q, block_k, sm, library, fresh_seed
 ):
-    case = replace(SMALL, head_dim=head_dim, key_length=(300, 171))
+    case = replace(SMALL, heads=2, kv_heads=1, head_dim=head_dim, key_length=(300, 171))
     case = replace(case, config=AttentionConfig(block_q, block_k)).with_bits(*bits, True)
     for dtype in dtypes_of(bits, fresh_seed):
         result = outcome(library, replace(case, dtype=dtype), fresh_seed, sm)

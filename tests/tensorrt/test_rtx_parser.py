@@ -1,4 +1,4 @@
-"""TensorRT-for-RTX: its parser on the exported included model, with the plugin and without."""
+"""TensorRT-for-RTX: its parser on an exported model, with the plugin and without."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from paro_trt.models.load import load_model
 from paro_trt.onnx_export import Body, export_onnx
 from paro_trt.op.spec import INPUTS, OP_TYPE
-from paro_trt.plan import Grid, ParoPlan
-from paro_trt.testing.plans import small_plan
-from tests.native_builds import ROOT
+from paro_trt.plan import ParoPlan
+from paro_trt.testing.tiny import variants_of
 
 from .environments import Package, probe, python_with
 from .harness import host_build, run
 
-MODEL = ROOT / "samples/tiny_video_dit/model"
-BITS = ((8, 8), (16, 16), (4, 8), (8, 4))
+TINY = variants_of("wan")[0]
+BITS = ((8, 16), (8, 4))
 """Of query-key and probability-value products, one pair a layer."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The included model's file and the plan in it."""
+    """The model's file and the plan in it."""
 
     path: Path
     plan: ParoPlan
@@ -39,18 +37,14 @@ class Exported:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """In FP16, with a random plan whose layers differ, and the dense body."""
     python_with(Package.RTX)  # skips before the work
-    loaded = load_model(MODEL, torch.float16)
-    plan = small_plan(
-        grid=Grid(8, 16, 16), heads=loaded.config["num_attention_heads"], layers=len(BITS),
-        block_q=128, block_k=64, density=0.3, pool_dropped=True, model=loaded.identity,
-    )  # fmt: skip
+    plan = TINY.plan(density=0.3, pool_dropped=True)
     layers = tuple(
         replace(layer, qk_bits=qk, pv_bits=pv)
         for layer, (qk, pv) in zip(plan.layers, BITS, strict=True)
     )
     plan = replace(plan, layers=layers)
     path = tmp_path_factory.mktemp("rtx") / "tiny.onnx"
-    export_onnx(loaded, plan, path, body=Body.DENSE)
+    export_onnx(TINY.loaded(0, torch.float16), plan, path, body=Body.DENSE)
     return Exported(path, plan)
 
 
@@ -67,7 +61,9 @@ def single_node_files(
             helper.make_tensor_value_info(
                 name,
                 TensorProto.INT32 if "int32" in entry.dtypes else TensorProto.FLOAT16,
-                ["B"] if len(entry.shape) == 1 else ["B", exported.plan.tokens, 3, 64],
+                ["B"]
+                if len(entry.shape) == 1
+                else ["B", exported.plan.tokens, len(exported.plan.layers[0].heads), 64],
             )
             for name, entry in zip(node.input, INPUTS, strict=True)
             if name not in weights
