@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import sys
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from tests.native_builds import ROOT
 
 from .emulator_builds import run
 from .kernel_library import emulated_kernels
+from .random_calls import random_case
 
 NATIVE_FOUR_BIT, UNPACKED_FOUR_BIT = 80, 90
 SMALL = OpCase("small", 300, batch=2, heads=4, kv_heads=2, bins=2, dtype=torch.float16)
@@ -63,6 +65,15 @@ def test_every_kernel_equals_the_reference(
     for dtype in dtypes_of(bits, fresh_seed):
         result = outcome(library, replace(case, dtype=dtype), fresh_seed, sm)
         assert result.ok, (dtype, result)
+
+
+@pytest.mark.parametrize("call", range(16))
+def test_random_calls_equal_the_reference(call, library, fresh_seed):
+    """For a GPU of either way with 4 bits, or for Hopper, whose 8-bit kernels are others."""
+    rng = random.Random(fresh_seed + call)
+    case, sm = random_case(rng, DTYPES, most_tokens=700), rng.choice((80, 90, 100))
+    result = outcome(library, case, fresh_seed + call, sm)
+    assert result.ok, (case, sm, result)
 
 
 @pytest.mark.parametrize("late", ["0", "1"])
