@@ -42,7 +42,7 @@ def build(paro_rtx, source: Path, target: Path, *options):
     return paro_rtx("build", source, "-o", target, "--tensorrt", "tensorrt_rtx", *options)
 
 
-@pytest.mark.parametrize("sm", [89, 120])
+@pytest.mark.parametrize("sm", [89, pytest.param(120, marks=pytest.mark.long)])
 def test_engine_of_the_function_body(paro_rtx, half_onnx, tmp_path, sm):
     target = tmp_path / "rtx.engine"
     sizes = ("--batch", "1,2,4", "--size", "text_tokens=1,8,32")

@@ -16,6 +16,14 @@ FIRST_OF_EACH = {
 }
 
 every_variant = pytest.mark.parametrize("tiny", VARIANTS.values(), ids=VARIANTS)
+every_variant_most_late = pytest.mark.parametrize(
+    "tiny",
+    [
+        pytest.param(tiny, marks=() if tiny in FIRST_OF_EACH.values() else pytest.mark.long)
+        for tiny in VARIANTS.values()
+    ],
+    ids=VARIANTS,
+)
 every_family = pytest.mark.parametrize("tiny", FIRST_OF_EACH.values(), ids=FIRST_OF_EACH)
 # An export takes a dozen seconds: of these, which differ most, every time. Other tests export Wan.
 EXPORTED_OFTEN = {"cogvideox", "flux"}
@@ -55,7 +63,7 @@ def test_odd_grid(tiny, fresh_seed, batch):
     kit.check_dense_plan_is_exact(tiny, fresh_seed, batch=batch, odd=True, padded=batch == 2)
 
 
-@every_variant
+@every_variant_most_late
 def test_bfloat16(tiny, fresh_seed):
     kit.check_dense_plan_is_exact(tiny, fresh_seed, dtype=torch.bfloat16)
 
@@ -70,7 +78,7 @@ def test_padding_is_ignored(tiny, fresh_seed):
     kit.check_padding_is_ignored(tiny, fresh_seed)
 
 
-@every_variant
+@every_variant_most_late
 def test_calibration(tiny, tmp_path, fresh_seed):
     kit.check_calibration(tiny, tmp_path, fresh_seed)
 

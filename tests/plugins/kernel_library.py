@@ -40,7 +40,8 @@ for number, (name, mode) in enumerate(modes.items()):
     os.environ.update(mode)
     copy = shutil.copy(sys.argv[1], folder / f"copy{number}.so")
     try:
-        outputs = [native.NativeLibrary(Path(copy)).forward(*call, sm=90) for call in calls]
+        library = native.NativeLibrary(Path(copy))
+        outputs = [library.forward(*call, sm=int(sys.argv[4])) for call in calls]
         same = all(map(torch.equal, outputs, expected))
         print(name, "-" if same else "wrong result", sep=": ")
     except native.NativeError as error:
@@ -54,13 +55,14 @@ def seen_in_modes(
     expected: Sequence[Tensor],
     modes: dict[str, dict[str, str]],
     folder: Path,
+    sm: int = 90,
 ) -> dict[str, str]:
     """For each mode "-" where all outputs are as expected, "wrong result", or the diagnosis; modes
-    after one that ended the process are missing."""
+    after one that ended the process are missing. `sm` is the GPU whose kernels are meant."""
     stored = folder / "calls.pt"
     torch.save((list(calls), list(expected), modes), stored)
     result = subprocess.run(
-        [sys.executable, "-c", _RUN_IN_MODES, str(library), str(folder), str(stored)],
+        [sys.executable, "-c", _RUN_IN_MODES, str(library), str(folder), str(stored), str(sm)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import sys
 from dataclasses import replace
 
 import pytest
@@ -17,10 +15,8 @@ from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 from paro_trt.testing.numerics import compare
-from tests.native_builds import ROOT
 
-from .emulator_builds import run
-from .kernel_library import emulated_kernels
+from .kernel_library import emulated_kernels, seen_in_modes
 from .random_calls import random_case
 
 NATIVE_FOUR_BIT, UNPACKED_FOUR_BIT = 80, 90
@@ -76,25 +72,20 @@ def test_random_calls_equal_the_reference(call, library, fresh_seed):
     assert result.ok, (case, sm, result)
 
 
-@pytest.mark.parametrize("late", ["0", "1"])
-@pytest.mark.parametrize("seed", ["0", "3", "8"])
-def test_schedules_do_not_change_a_bit(late, seed, tmp_path, library, fresh_seed):
-    """Late copies into poison and random schedules, each in a process of its own."""
-    script = tmp_path / "forward.py"
-    script.write_text(
-        "import sys, torch\nfrom pathlib import Path\nfrom paro_trt import native\n"
-        "inputs, config = torch.load(sys.argv[2], weights_only=False)\n"
-        "output = native.NativeLibrary(Path(sys.argv[1])).forward(inputs, config)\n"
-        "torch.save(output, sys.argv[3])\n"
-    )
-    case = SMALL.with_bits(8, 8, True)
-    inputs = random_inputs(case, fresh_seed)
-    torch.save((inputs, case.config), tmp_path / "in.pt")
-    env = {**os.environ, "PARO_EMULATOR_LATE": late, "PYTHONPATH": str(ROOT)}
-    if seed != "0":
-        env["PARO_EMULATOR_SEED"] = seed
-    run([sys.executable, script, library.path, tmp_path / "in.pt", tmp_path / "out.pt"], env)
-    assert torch.equal(torch.load(tmp_path / "out.pt"), library.forward(inputs, case.config))
+@pytest.mark.parametrize("sm", [NATIVE_FOUR_BIT, 100])
+def test_schedules_do_not_change_a_bit(sm, tmp_path, library, fresh_seed):
+    """Late copies into poison and random schedules, in a process of their own."""
+    cases = [SMALL.with_bits(*bits, True) for bits in ((8, 8), (16, 16), (4, 4))]
+    calls = [(random_inputs(case, fresh_seed), case.config) for case in cases]
+    expected = [library.forward(*call, sm=sm) for call in calls]
+    modes = {
+        f"late {late}, seed {seed}": {
+            "PARO_EMULATOR_LATE": late, **({"PARO_EMULATOR_SEED": seed} if seed else {})
+        }
+        for late, seed in (("1", ""), ("0", "3"), ("1", "3"), ("0", "8"), ("1", "8"))
+    }  # fmt: skip
+    seen = seen_in_modes(library.path, calls, expected, modes, tmp_path, sm)
+    assert seen == dict.fromkeys(modes, "-")
 
 
 @pytest.mark.parametrize("bits", [(16, 16), (8, 8), (4, 4), (16, 8), (8, 16)])

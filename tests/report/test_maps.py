@@ -43,7 +43,7 @@ def level(part):
 def test_cells_are_shares_of_pairs_and_of_blocks(fresh_seed, monkeypatch, text, sides):
     monkeypatch.setattr(maps, "SIDES", sides)
     monkeypatch.setattr(maps, "_ROWS_AT_ONCE", 3)
-    plan = small_plan(grid=Grid(5, 9, 25), text=text, layers=1, density=0.4, seed=fresh_seed)
+    plan = small_plan(grid=Grid(5, 7, 13), text=text, layers=1, density=0.4, seed=fresh_seed)
     maker = PictureMaker(plan)
     drawn = maker.pictures(plan.layers[0])
     layer = plan.layers[0]
