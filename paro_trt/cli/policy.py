@@ -56,6 +56,9 @@ def when_interrupted(message: str) -> Iterator[None]:
 
 def _end(line: str, status: int, cause: BaseException) -> NoReturn:
     print(" ".join(line.split()), file=sys.stderr)
+    # CPython ends `python -m` by the signal, whatever the status, where Ctrl-C met code that was
+    # executed from a string, as tracers' is, until other such code has run.
+    exec("")
     raise SystemExit(status) from cause
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+
+from tests.native_builds import ROOT
 
 from .conftest import QUICK, Outcome
 
@@ -52,6 +55,17 @@ def test_calibrate_keeps_its_work_and_says_how_to_resume(
     assert resumed.status == 0
     assert "resuming" in resumed.stderr
     assert output.exists()
+
+
+def test_the_status_is_ours_wherever_ctrl_c_comes(tmp_path):
+    """Also in code executed from a string, of which a tracer writes much."""
+    (tmp_path / "tracer.py").write_text(
+        "from paro_trt.cli.policy import exit_policy\n"
+        "with exit_policy():\n    exec('raise KeyboardInterrupt')\n"
+    )
+    command = [sys.executable, "-m", "tracer"]
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    assert subprocess.run(command, env=paths, stderr=subprocess.DEVNULL).returncode == 130
 
 
 def test_export_leaves_nothing(interrupted, model_dir, plan_file, tmp_path):
