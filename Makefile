@@ -23,7 +23,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constr
 help:
 	@echo "make demo       calibrate, export and run the included video model; pictures in out/demo"
 	@echo "make test       the test suite (some minutes); needs no GPU and no TensorRT"
-	@echo "make test-long  the tests marked long, hours in all"
+	@echo "make test-long  the tests that are too long for every change"
 	@echo "make plugin     the CUDA kernels and TensorRT plugin (PRESET=plugin-local: this GPU's alone)"
 	@echo "make emulated   the CUDA kernels, run on the CPU: impl=\"emulated\""
 	@echo "make sass       the compiled kernels against their budgets (some minutes; needs nvcc)"

@@ -101,6 +101,8 @@ def export_resolutions(
     Raises:
         ArgumentError: two plans are of one grid.
     """
+    from ..models.apply import check_plan_fits
+
     path = Path(path)
     options = _Options(body, dense_baseline, _checked_opset(opset, loaded), progress)
     targets = [_named_after_grid(path, plan) for plan in plans]
@@ -108,8 +110,6 @@ def export_resolutions(
         raise ArgumentError(
             "plans", expected="one of each resolution", actual=f"{', '.join(map(str, targets))}"
         )
-    from ..models.apply import check_plan_fits
-
     for plan, target in zip(plans, targets, strict=True):
         _refuse_directory(target)
         check_plan_fits(loaded.identity, loaded.config, loaded.family, plan)

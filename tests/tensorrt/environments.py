@@ -51,17 +51,9 @@ def tritonclient_folder() -> Path:
     ready = folder / ".installed"
     with locked(folder):
         if not ready.exists():
-            pip = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-compile",
-                "--retries",
-                "1",
-            ]
-            words = [*pip, "--upgrade", "--target", str(folder), "tritonclient[grpc]"]
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--retries", "1"]
+            options = ["--no-compile", "--upgrade", "--target", str(folder)]
+            words = [*pip, *options, "tritonclient[grpc]"]
             done = subprocess.run(words, capture_output=True, text=True, timeout=500)
             if done.returncode != 0:
                 pytest.skip("tritonclient[grpc] cannot be installed here")
