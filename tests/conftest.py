@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 
@@ -10,6 +11,9 @@ import torch
 
 # Test tensors are tiny: a second thread costs more than it gives, and xdist uses the cores.
 torch.set_num_threads(1)
+
+# Thousands of lines of structured trace, which pytest would print under a failed export.
+logging.getLogger("torch.__trace").propagate = False
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from paro_trt.errors import BackendUnavailableError
 from paro_trt.op.api import paro_attention
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
-from paro_trt.testing.numerics import compare
 from tests.plugins.cpu_instruction_sets import ALL, instruction_set, of_this_processor
+from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from tests.support.numerics import compare
 
 CASE = OpCase("native", 300, batch=2, heads=4, kv_heads=2, bins=2).with_bits(8, 8, True)
 
@@ -173,7 +173,7 @@ def test_fork_after_use():
     script = """
 import os
 from paro_trt import native
-from paro_trt.testing.cases import OpCase, random_inputs
+from tests.support.cases import OpCase, random_inputs
 case = OpCase("fork", 200)
 library = native.load_library(native.library_path("cpu"))
 inputs = random_inputs(case, 1)

@@ -15,7 +15,7 @@ from ..errors import ArgumentError, NotInThisReleaseError
 from . import output
 
 if TYPE_CHECKING:
-    from ..testing.attention_suite import Measurement
+    from ..bench.suite import Measurement
 
 
 Number = TypeVar("Number", int, float)
@@ -53,8 +53,8 @@ def bench(
             expected="a later release",
             actual="this one, which times attention",
         )
-    from ..testing.attention_contenders import Workload
-    from ..testing.attention_suite import measure
+    from ..bench.contenders import Workload
+    from ..bench.suite import measure
 
     densities = tuple(_numbers("--density", density, float))
     measurements: list[Measurement] = []
@@ -69,7 +69,7 @@ def bench(
     if csv_path is not None:
         write_csv(measurements, csv_path)
     if plot is not None:
-        from ..testing.attention_plot import plot_speedup
+        from ..bench.plot import plot_speedup
 
         plot_speedup(measurements, plot)
     if as_json:
@@ -80,7 +80,7 @@ def bench(
 
 def show(measurements: list[Measurement]) -> None:
     """The table, a row a contender and density."""
-    from ..testing.attention_suite import kernels_here
+    from ..bench.suite import kernels_here
 
     numbers = (
         "density",
@@ -111,7 +111,7 @@ def show(measurements: list[Measurement]) -> None:
 
 def write_csv(measurements: list[Measurement], path: Path) -> None:
     """All fields of all measurements."""
-    from ..testing.attention_suite import Measurement
+    from ..bench.suite import Measurement
 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Measurement)])

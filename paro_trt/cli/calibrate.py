@@ -15,7 +15,7 @@ from .plan_document import describe_plan, mean_over_heads
 from .policy import when_interrupted
 
 if TYPE_CHECKING:
-    from ..calibrate import CalibrationSettings
+    from ..calibration import CalibrationSettings
     from ..plan import ParoPlan
 
 DEFAULT_DENSITY = 0.3
@@ -92,9 +92,9 @@ def calibrate(
 
     import torch
 
-    from ..calibrate import Allocation, CalibrationSettings, MaskMetric, OrderMetric
-    from ..calibrate import calibrate as learn
-    from ..calibrate.pipeline import WORK_SUFFIX
+    from ..calibration import Allocation, CalibrationSettings, MaskMetric, OrderMetric
+    from ..calibration import calibrate as learn
+    from ..calibration.pipeline import WORK_SUFFIX
     from ..models.load import load_model, load_partner
     from ..models.prompts import load_prompts
     from ..models.resolution import latent_size

@@ -135,7 +135,7 @@ def _plan(
     defaults: ScriptDefaults,
 ) -> "ParoPlan":
     """The plan beside the output file, calibrated if there is none."""
-    from ..calibrate import CalibrationSettings, calibrate
+    from ..calibration import CalibrationSettings, calibrate
     from ..models.load import load_partner
     from ..models.prompts import load_prompts
     from ..models.resolution import latent_size

@@ -8,7 +8,7 @@ from . import output
 
 
 class StageBars:
-    """A bar for each stage, with the time left. A `paro_trt.calibrate.progress.Progress`."""
+    """A bar for each stage, with the time left. A `paro_trt.calibration.progress.Progress`."""
 
     def __init__(self) -> None:
         from rich import progress

@@ -14,8 +14,8 @@ from .paths import require_file
 from .policy import UNMET
 
 if TYPE_CHECKING:
-    from ..verify.metrics import OutputErrors
-    from ..verify.report import VerifyReport
+    from ..verification.metrics import OutputErrors
+    from ..verification.report import VerifyReport
 
 
 def verify(
@@ -60,7 +60,7 @@ def verify(
     from ..models.load import load_model
     from ..models.prompts import load_prompts
     from ..plan import load_plan
-    from ..verify.compare import VerifySettings, verify_model
+    from ..verification.compare import VerifySettings, verify_model
 
     settings = VerifySettings(
         steps=steps,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OnnxFileError
-from ..runtime.info import SessionInfo
+from ..onnx_file.info import SessionInfo
 from .errors import EngineError
 from .fields import Fields
 from .tensorrt_api import Flavour

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OnnxFileError
+from ..onnx_file.info import SessionInfo
 from ..op.spec import ATTRIBUTES, DOMAIN, OP_TYPE
-from ..runtime.info import SessionInfo
 from .profile import TensorInfo
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ModelError
+from ..families.base import AttentionSite, Config, Geometry, ModelFamily
+from ..families.shared.adapt import adapted_unless_exporting
 from ..op.api import Implementation, attention_op, parse_implementation
 from ..op.mask import tile_order
 from ..plan import LayerPlan, ModelIdentity, ParoPlan
 from ..plan.identity import model_identity
-from .adapt import adapted_unless_exporting
-from .base import AttentionSite, Config, Geometry, ModelFamily
 from .bins import mask_bins
 from .conditioning import cast_inputs, example_shapes
 from .experts import described_identity

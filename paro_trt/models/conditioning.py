@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from .base import ConditioningInput, Role, Shape
+from ..families.base import ConditioningInput, Role, Shape
 
 BATCH = "B"
 

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from .base import Sampling
-
-TIMESTEPS = 1000
-"""Timestep of pure noise; in flow matching timesteps are sigma * TIMESTEPS."""
+from ..families.base import TIMESTEPS, Sampling
 
 _COGVIDEOX_SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": TIMESTEPS,

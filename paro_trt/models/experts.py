@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..families.base import TIMESTEPS
 from ..plan import ModelIdentity
 from ..plan.identity import model_identity
-from .denoise import TIMESTEPS, Velocity
+from .denoise import Velocity
 from .weights import read_json_object
 
 PIPELINE_INDEX = "model_index.json"

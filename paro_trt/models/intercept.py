@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..errors import ModelError
-from .base import AttentionSite
+from ..families.base import AttentionSite
 
 AttentionHandler: TypeAlias = Callable[[AttentionSite, Tensor, Tensor, Tensor, float], Tensor]
 """(site, query [B, S, H, D], key and value [B, S, Hk, D], scale) -> output [B, S, H, D]."""

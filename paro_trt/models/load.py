@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..families.base import Geometry, ModelFamily
+from ..families.registry import family_for
+from ..families.shared.diffusers_range import check_diffusers
 from ..plan import ModelIdentity
 from ..plan.identity import model_identity
-from .base import Geometry, ModelFamily
 from .conditioning import cast_inputs
 from .denoise import Velocity
-from .diffusers_range import check_diffusers
 from .experts import Expert, ExpertRole, expert_at
-from .registry import family_for
 from .weights import first_line, read_json_object, read_weights, weight_files
 
 CONFIG_NAME = "config.json"

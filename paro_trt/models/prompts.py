@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import ModelError
-from .base import Shape
+from ..families.base import Shape
 
 PROMPT_TEXTS = "prompts"
 """Metadata key: a JSON list of the texts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ModelError
-from .base import Config, ModelFamily
+from ..families.base import Config, ModelFamily
 
 
 def latent_size(

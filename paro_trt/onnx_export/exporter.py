@@ -193,7 +193,7 @@ def _traced(loaded: LoadedModel, plan: ParoPlan, opset: int, dense_baseline: boo
 
 def _describe(model: Any, loaded: LoadedModel, applied: ParoPlan | None, plan: ParoPlan) -> None:
     """The file's own account of where it comes from."""
-    from ..runtime.info import SessionInfo
+    from ..onnx_file.info import SessionInfo
 
     info = SessionInfo(
         loaded.identity,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, ParoError
+from ..families.base import Geometry
 from ..models.apply import GeometryConstants
-from ..models.base import Geometry
 from ..models.conditioning import BATCH, cast_inputs, example_inputs
 from ..models.load import LoadedModel
 from .translate import translation_table

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, OnnxFileError
+from ..onnx_file.info import SessionInfo
 from .custom_op import register_custom_op, unsupported_call
-from .info import SessionInfo
 from .session import Arrays, Session, TensorSpec
 
 _DTYPES = {

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
-from .info import SessionInfo
+from ..onnx_file.info import SessionInfo
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 

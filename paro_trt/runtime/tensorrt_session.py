@@ -7,8 +7,8 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from ..engine.manifest import EngineTensor
+from ..onnx_file.info import SessionInfo
 from .engine import Engine
-from .info import SessionInfo
 from .session import Arrays, Session, TensorSpec
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from paro_trt import native
+from paro_trt.bench.problem import OpCase, random_inputs
+from paro_trt.bench.timing import Contender, processor_speedup, speedup, time_interleaved
 from paro_trt.onnx_export.bodies import Body, attention_function
 from paro_trt.op.spec import DOMAIN, INPUTS, OP_TYPE, AttentionConfig, AttentionInputs
 from paro_trt.runtime.custom_op import register_custom_op
-from paro_trt.testing.bench import Contender, processor_speedup, speedup, time_interleaved
-from paro_trt.testing.cases import OpCase, random_inputs
 
 OPSET = 20
 FED = ("query", "key", "value")

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paro_trt.calibrate.capture import capture
+from paro_trt.calibration.capture import capture
+from paro_trt.families.base import AttentionSite
 from paro_trt.models.apply import geometry_of
-from paro_trt.models.base import AttentionSite
 from paro_trt.models.load import LoadedModel
 from paro_trt.op.mask import unpack_block_mask
 from paro_trt.plan import ParoPlan

@@ -166,7 +166,7 @@ def comparison(plan: Any, plan_file: Path, dense: Sampling, paro: Mapping[str, S
     """The demo's one table: dense attention, then each way to run the exported file."""
     from paro_trt.cli.output import file_size
     from paro_trt.cli.plan_document import mean_over_heads
-    from paro_trt.verify.metrics import output_errors, psnr, ssim
+    from paro_trt.verification.metrics import output_errors, psnr, ssim
 
     table = Table(title="PARO in ONNX Runtime against the dense model in PyTorch, on this CPU")
     table.add_column("what", style="cyan")

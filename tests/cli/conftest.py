@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from paro_trt.cli.app import app
-from paro_trt.testing.tiny_wan import LATENT_SHAPE, TEXT_DIM, TEXT_TOKENS, tiny_wan
+from tests.support.tiny_wan import LATENT_SHAPE, TEXT_DIM, TEXT_TOKENS, tiny_wan
 
 LATENT = ",".join(map(str, LATENT_SHAPE[1:]))
 QUICK = ("--block-q", "64", "--steps", "4", "--captured-steps", "1", "--latent", LATENT)

@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from paro_trt import __version__
-from paro_trt.calibrate.select_mask import Allocation, MaskMetric
-from paro_trt.calibrate.select_order import OrderMetric
+from paro_trt.calibration.select_mask import Allocation, MaskMetric
+from paro_trt.calibration.select_order import OrderMetric
 from paro_trt.cli import choices
 from paro_trt.cli.policy import PolicyGroup
 from paro_trt.errors import ArgumentError

@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from paro_trt.plan import load_plan
-from paro_trt.testing.tiny_wan import TEXT_DIM
+from tests.support.tiny_wan import TEXT_DIM
 
 from .conftest import QUICK, change_config, write_prompts
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from paro_trt.models.registry import FAMILIES
-from paro_trt.testing.tiny import variants_of
+from paro_trt.families.registry import FAMILIES
+from tests.support.tiny import variants_of
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "export"
 

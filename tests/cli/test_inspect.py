@@ -33,7 +33,7 @@ def test_plan_as_tables(paro, plan_file):
 
 def test_affine_counts_heads_that_use_each_part():
     from paro_trt.cli.plan_document import affine_use
-    from paro_trt.testing.plans import small_plan
+    from tests.support.plans import small_plan
 
     assert set(affine_use(small_plan(identity_affine=True).layers[0]).values()) == {0}
     assert set(affine_use(small_plan(heads=4, kv_heads=2).layers[0]).values()) == {2}

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch_file
 
 from paro_trt.runtime.backends import open_session
-from paro_trt.testing.tiny_wan import tiny_wan_inputs
+from tests.support.tiny_wan import tiny_wan_inputs
 
 
 @pytest.fixture

@@ -22,32 +22,36 @@ FORBIDDEN = {
     "paro_trt.doctor.*": (*HEAVY, "numpy"),
     "paro_trt.op.*": (
         "diffusers", "onnx", "onnxruntime", "onnxscript", "matplotlib",
-        "paro_trt.plan", "paro_trt.models", "paro_trt.calibrate", "paro_trt.onnx_export",
-        "paro_trt.runtime", "paro_trt.verify",
+        "paro_trt.plan", "paro_trt.models", "paro_trt.families", "paro_trt.calibration",
+        "paro_trt.onnx_export", "paro_trt.runtime", "paro_trt.verification",
     ),
     "paro_trt.plan.*": (
-        *HEAVY, "paro_trt.models", "paro_trt.calibrate", "paro_trt.onnx_export",
-        "paro_trt.runtime",
+        *HEAVY, "paro_trt.models", "paro_trt.families", "paro_trt.calibration",
+        "paro_trt.onnx_export", "paro_trt.runtime",
     ),
     "paro_trt.models.*": (
-        "diffusers", "onnx", "onnxruntime", "paro_trt.calibrate", "paro_trt.onnx_export",
+        "diffusers", "onnx", "onnxruntime", "paro_trt.calibration", "paro_trt.onnx_export",
         "paro_trt.runtime",
     ),
-    "paro_trt.calibrate.*": (
+    "paro_trt.families.*": (
+        "diffusers", "onnx", "onnxruntime", "paro_trt.models", "paro_trt.calibration",
+        "paro_trt.onnx_export", "paro_trt.runtime",
+    ),
+    "paro_trt.calibration.*": (
         "diffusers", "onnx", "onnxruntime", "matplotlib", "paro_trt.onnx_export",
         "paro_trt.runtime",
     ),
     "paro_trt.runtime.*": (
-        "diffusers", "onnx", "onnxruntime", "paro_trt.calibrate", "paro_trt.onnx_export",
+        "diffusers", "onnx", "onnxruntime", "paro_trt.calibration", "paro_trt.onnx_export",
     ),
     "paro_trt.engine.*": (
         "torch", "diffusers", "onnx", "onnxruntime", "matplotlib", "paro_trt.models",
-        "paro_trt.calibrate", "paro_trt.onnx_export", "paro_trt.verify",
+        "paro_trt.calibration", "paro_trt.onnx_export", "paro_trt.verification",
     ),
     "paro_trt.runtime.engine": HEAVY,
     "paro_trt.report.*": (
-        *HEAVY, "paro_trt.models", "paro_trt.calibrate", "paro_trt.onnx_export", "paro_trt.engine",
-        "paro_trt.runtime", "paro_trt.verify",
+        *HEAVY, "paro_trt.models", "paro_trt.families", "paro_trt.calibration",
+        "paro_trt.onnx_export", "paro_trt.engine", "paro_trt.runtime", "paro_trt.verification",
     ),
 }  # fmt: skip
 """Module, or a package with all its modules -> what importing it must not bring in."""

@@ -10,7 +10,7 @@ import torch
 from paro_trt.onnx_export.bodies import Body, attention_function
 from paro_trt.onnx_export.translate import operator_schema, translation_table
 from paro_trt.op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE, OP_VERSION
-from paro_trt.testing.cases import OpCase, random_inputs
+from tests.support.cases import OpCase, random_inputs
 
 REQUIRED = [entry.name for entry in ATTRIBUTES if entry.default is None]
 DEFAULTS = {entry.name: entry.default for entry in ATTRIBUTES if entry.default is not None}

@@ -76,7 +76,7 @@ def with_attention(float_type=TensorProto.FLOAT16, body=Body.DENSE):
     from onnx import helper, numpy_helper
 
     from paro_trt.op.mask import pack_block_mask, tile_order
-    from paro_trt.testing.small_onnx import INFO, small_onnx
+    from tests.support.small_onnx import INFO, small_onnx
 
     model = small_onnx(INFO, float_type, batch="B")
     rng = np.random.default_rng()

@@ -10,7 +10,7 @@ import pytest
 
 from paro_trt.engine import EngineError, read_manifest
 from paro_trt.engine.manifest import MAX_BYTES, parse_manifest, summary
-from paro_trt.testing.small_onnx import INFO
+from tests.support.small_onnx import INFO
 
 HASH = "ab" * 32
 

@@ -12,9 +12,9 @@ import onnx
 import pytest
 import torch
 
-from paro_trt.models.registry import FAMILIES
+from paro_trt.families.registry import FAMILIES
 from paro_trt.onnx_export import Body, export_onnx
-from paro_trt.testing.tiny import variants_of
+from tests.support.tiny import variants_of
 from tests.tensorrt.environments import Package, python_with
 
 from .conftest import with_attention

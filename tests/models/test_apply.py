@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from paro_trt.errors import ArgumentError, BackendUnavailableError, ModelError
+from paro_trt.families.base import Geometry
+from paro_trt.families.wan import WanFamily
 from paro_trt.models.apply import ParoTransformer
-from paro_trt.models.base import Geometry
 from paro_trt.models.bins import mask_bins
-from paro_trt.models.wan import WanFamily
 from paro_trt.plan import Grid, TextLayout, TextPosition
 from paro_trt.plan.identity import model_identity
-from paro_trt.testing.plans import small_plan
-from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
+from tests.support.plans import small_plan
+from tests.support.tiny_wan import tiny_wan, tiny_wan_inputs
 
 FAMILY = WanFamily()
 GEOMETRY = Geometry(Grid(2, 8, 8))

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from paro_trt.errors import ModelError
-from paro_trt.models.base import ConditioningInput, Role
+from paro_trt.families.base import ConditioningInput, Role
 from paro_trt.models.conditioning import complete_inputs, example_inputs
 from paro_trt.models.prompts import load_prompts
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from paro_trt.errors import ArgumentError
-from paro_trt.models.base import Sampling
+from paro_trt.families.base import Sampling
 from paro_trt.models.denoise import denoise, noised, sampling_timesteps, seeded_noise
 
 

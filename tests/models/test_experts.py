@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from paro_trt.calibrate import CalibrationSettings, calibrate
+from paro_trt.calibration import CalibrationSettings, calibrate
 from paro_trt.cli.app import app
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.models.apply import check_plan_fits
 from paro_trt.models.experts import Expert, ExpertRole, joint_velocity
 from paro_trt.models.load import load_model, load_partner
-from paro_trt.testing.tiny import variants_of
-from paro_trt.verify.schedule import schedule_points
+from paro_trt.verification.schedule import schedule_points
+from tests.support.tiny import variants_of
 
 TINY, IMAGE_TO_VIDEO = variants_of("wan")[:2]
 SETTINGS = CalibrationSettings(

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from paro_trt.errors import ModelError
-from paro_trt.models.base import AttentionSite, Geometry
+from paro_trt.families.base import AttentionSite, Geometry
+from paro_trt.families.wan import WanFamily
 from paro_trt.models.intercept import intercept_attention
-from paro_trt.models.wan import WanFamily
 from paro_trt.plan import Grid
-from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
+from tests.support.tiny_wan import tiny_wan, tiny_wan_inputs
 
 FAMILY = WanFamily()
 GEOMETRY = Geometry(Grid(2, 8, 8))

@@ -3,7 +3,7 @@
 import pytest
 
 from paro_trt.errors import ModelError
-from paro_trt.models.registry import family_for
+from paro_trt.families.registry import family_for
 from paro_trt.models.resolution import latent_size
 
 VIDEO, IMAGE = family_for("WanTransformer3DModel"), family_for("FluxTransformer2DModel")

@@ -18,8 +18,8 @@ from paro_trt.op.spec import (
     AttentionConfig,
     AttentionInputs,
 )
-from paro_trt.testing.cases import OpCase
-from paro_trt.testing.numerics import compare
+from tests.support.cases import OpCase
+from tests.support.numerics import compare
 
 ELEMENT_TYPES = {
     torch.float32: TensorProto.FLOAT,

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from paro_trt.onnx_export.bodies import Body, attention_function
 from paro_trt.op.mask import pack_block_mask
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 
 from .single_node import (
     EVERYTHING,

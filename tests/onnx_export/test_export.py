@@ -20,10 +20,10 @@ from paro_trt.onnx_export import Body, check_export, describe_onnx, export_onnx,
 from paro_trt.plan import ParoPlan
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.velocity import session_velocity
-from paro_trt.testing.model_kit import assert_overall_as_exact
-from paro_trt.testing.plans import small_plan
-from paro_trt.testing.stagewise import StagewiseComparison, assert_equal_sums
-from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
+from tests.support.model_kit import assert_overall_as_exact
+from tests.support.plans import small_plan
+from tests.support.stagewise import StagewiseComparison, assert_equal_sums
+from tests.support.tiny_wan import tiny_wan, tiny_wan_inputs
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from paro_trt.models.apply import ParoTransformer
 from paro_trt.onnx_export import describe_onnx, export_resolutions
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.velocity import session_velocity
-from paro_trt.testing.tiny import variants_of
+from tests.support.tiny import variants_of
 
 TINY = variants_of("ltx_video")[0]
 

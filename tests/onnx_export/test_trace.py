@@ -11,7 +11,7 @@ import torch
 
 from paro_trt.errors import ModelError
 from paro_trt.onnx_export import export_onnx
-from paro_trt.testing.tiny import variants_of
+from tests.support.tiny import variants_of
 
 TINY = variants_of("wan")[0]
 

@@ -8,7 +8,7 @@ import torch
 from paro_trt.op import api
 from paro_trt.op.mask import pack_block_mask, tile_order, unpack_block_mask
 from paro_trt.op.reference import paro_attention_reference
-from paro_trt.testing.cases import OpCase, random_inputs
+from tests.support.cases import OpCase, random_inputs
 
 CASE = OpCase("api", 200, batch=2, bins=2).with_bits(8, 8, True)
 

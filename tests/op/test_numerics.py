@@ -11,8 +11,8 @@ import torch
 
 from paro_trt.op import reference
 from paro_trt.op.reference import paro_attention_reference
-from paro_trt.testing.cases import OpCase, random_inputs
-from paro_trt.testing.numerics import compare
+from tests.support.cases import OpCase, random_inputs
+from tests.support.numerics import compare
 
 CASE = OpCase("numerics", 330).with_bits(8, 8, True)
 

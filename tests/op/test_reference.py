@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.op.validate import validate
-from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
-from paro_trt.testing.numerics import compare
+from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from tests.support.numerics import compare
 
 from .oracle import oracle
 

@@ -12,7 +12,7 @@ from paro_trt.errors import ArgumentError, BackendUnavailableError
 from paro_trt.op.api import paro_attention
 from paro_trt.op.spec import INPUTS, AttentionConfig, AttentionInputs
 from paro_trt.op.validate import validate
-from paro_trt.testing.cases import CASES, OpCase, random_inputs
+from tests.support.cases import CASES, OpCase, random_inputs
 
 CASE = OpCase("validate", 200, batch=2, heads=4, kv_heads=2, bins=2, config=AttentionConfig(64, 64))
 

@@ -13,7 +13,7 @@ import pytest
 from paro_trt.errors import ParoError
 from paro_trt.files import atomic_write
 from paro_trt.plan import load_plan, save_plan
-from paro_trt.testing.plans import small_plan
+from tests.support.plans import small_plan
 
 
 def test_complete_write(tmp_path: Path) -> None:

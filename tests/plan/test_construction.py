@@ -11,7 +11,7 @@ import pytest
 
 from paro_trt.errors import PlanError
 from paro_trt.plan import Grid, HeadRecord, TextLayout, TextPosition
-from paro_trt.testing.plans import small_plan
+from tests.support.plans import small_plan
 
 PLAN = small_plan(heads=4, kv_heads=2, bins=2)
 LAYER = PLAN.layers[1]

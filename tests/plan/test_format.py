@@ -17,7 +17,7 @@ from paro_trt.plan import Grid, ParoPlan, TextLayout, TextPosition, limits, load
 from paro_trt.plan.document import FORMAT_VERSION
 from paro_trt.plan.identity import model_identity
 from paro_trt.plan.mask_codec import decode_mask, encode_mask
-from paro_trt.testing.plans import small_plan
+from tests.support.plans import small_plan
 
 from .forge import PLAN, Forgery
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from paro_trt import native
 from paro_trt.errors import BackendUnavailableError
-from paro_trt.testing.cases import OpCase, random_inputs
+from tests.support.cases import OpCase, random_inputs
 
 VARIABLE = "PARO_CPU_ISA"
 ALL = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from paro_trt.op.spec import AttentionConfig
-from paro_trt.testing.cases import OpCase
+from tests.support.cases import OpCase
 
 
 def random_case(rng: random.Random, dtypes: Sequence[torch.dtype], most_tokens: int) -> OpCase:

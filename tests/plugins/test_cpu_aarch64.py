@@ -14,9 +14,9 @@ from torch import Tensor
 from paro_trt.c_abi import attention_call
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
-from paro_trt.testing.numerics import compare
 from tests.plugins.cpu_builds import build, run
+from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from tests.support.numerics import compare
 
 COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = "qemu-aarch64"

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from paro_trt import native
-from paro_trt.testing.cases import OpCase, random_inputs
 from tests.plugins.cpu_instruction_sets import instruction_set, of_this_processor
+from tests.support.cases import OpCase, random_inputs
 
 LARGEST = 1.5
 CASE = OpCase("memory", 8192, heads=4, kv_heads=4)
@@ -42,7 +42,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from paro_trt import native
-from paro_trt.testing.cases import random_inputs
+from tests.support.cases import random_inputs
 from tests.plugins.test_cpu_memory import CASE
 
 def kilobytes(field):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from paro_trt import native
-from paro_trt.testing.cases import random_inputs
-from paro_trt.testing.numerics import compare
 from tests.plugins.cpu_instruction_sets import instruction_set, of_this_processor
+from tests.support.cases import random_inputs
+from tests.support.numerics import compare
 
 from .random_calls import random_case
 

@@ -10,7 +10,7 @@ import re, resource
 from pathlib import Path
 import pytest, torch
 from paro_trt import native
-from paro_trt.testing.cases import OpCase, random_inputs
+from tests.support.cases import OpCase, random_inputs
 
 case = OpCase("threads", 300)
 inputs = random_inputs(case, 1)

@@ -17,8 +17,8 @@ from paro_trt import native
 from paro_trt.errors import ArgumentError, BackendUnavailableError
 from paro_trt.op.api import Implementation, _check_devices, paro_attention
 from paro_trt.op.spec import AttentionInputs
-from paro_trt.testing.cases import OpCase, random_inputs
 from tests.native_builds import PLUGINS, ROOT, require
+from tests.support.cases import OpCase, random_inputs
 
 from .emulator_builds import run
 
@@ -196,7 +196,7 @@ def check_library(path: Path) -> None:
     }
     script = (
         "import sys; from pathlib import Path; from paro_trt import native\n"
-        "from paro_trt.testing.cases import OpCase, random_inputs; import torch\n"
+        "from tests.support.cases import OpCase, random_inputs; import torch\n"
         "case = OpCase('small', 300, dtype=torch.float16).with_bits(8, 8, True)\n"
         "library, inputs = native.NativeLibrary(Path(sys.argv[1])), random_inputs(case, 1)\n"
         "print(library.name, library.describe(inputs, case.config, sm=89))\n"
@@ -248,7 +248,7 @@ def test_device_checks_say_which_index_was_clamped(tmp_path):
     script = tmp_path / "forward.py"
     script.write_text(
         "import sys, torch; from pathlib import Path; from paro_trt import native\n"
-        "from paro_trt.testing.cases import OpCase, random_inputs\n"
+        "from tests.support.cases import OpCase, random_inputs\n"
         "case = OpCase('checks', 100, dtype=torch.float16).with_bits(8, 8, True)\n"
         "inputs = random_inputs(case, 1)\n"
         "order = inputs.token_order.clone()\n"

@@ -15,8 +15,8 @@ from paro_trt.errors import ArgumentError, BackendUnavailableError
 from paro_trt.op.api import paro_attention
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig
-from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
-from paro_trt.testing.numerics import compare
+from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from tests.support.numerics import compare
 
 from .gpu_runs import GENERATIONS, forward, to_gpu
 

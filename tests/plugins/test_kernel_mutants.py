@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from paro_trt.op.spec import AttentionConfig
-from paro_trt.testing.cases import OpCase, random_inputs
+from tests.support.cases import OpCase, random_inputs
 
 from .emulator_builds import MODES
 from .kernel_library import emulated_kernels, seen_in_modes

@@ -13,8 +13,8 @@ from paro_trt import native
 from paro_trt.errors import BackendUnavailableError
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
-from paro_trt.testing.numerics import compare
+from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from tests.support.numerics import compare
 
 from .kernel_library import emulated_kernels, seen_in_modes
 from .random_calls import random_case

@@ -11,8 +11,8 @@ import torch
 from paro_trt import native
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from paro_trt.testing.cases import CASES, OpCase, random_inputs
-from paro_trt.testing.numerics import compare
+from tests.support.cases import CASES, OpCase, random_inputs
+from tests.support.numerics import compare
 
 from .emulator_builds import MODES
 from .kernel_library import emulated_kernels, seen_in_modes

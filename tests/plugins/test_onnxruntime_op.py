@@ -21,8 +21,8 @@ from paro_trt import native
 from paro_trt.onnx_export.bodies import Body
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.runtime.custom_op import register_custom_op
-from paro_trt.testing.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 from tests.onnx_export.single_node import single_node_model
+from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 
 SOURCES = Path(__file__).parents[2] / "plugins/onnxruntime"
 FLOATS = ("query", "key", "value")

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from paro_trt.plan import Grid, ParoPlan
-from paro_trt.testing.plans import small_plan
+from tests.support.plans import small_plan
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)>\"'&{{7*7}}"

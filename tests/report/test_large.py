@@ -9,7 +9,7 @@ import pytest
 
 from paro_trt.plan import Grid
 from paro_trt.report import write_report
-from paro_trt.testing.plans import small_plan
+from tests.support.plans import small_plan
 
 pytestmark = pytest.mark.long
 

@@ -12,7 +12,7 @@ from paro_trt.op.mask import unpack_block_mask
 from paro_trt.plan import Grid, TextLayout, TextPosition
 from paro_trt.report import maps
 from paro_trt.report.maps import LEVELS, LayerPictures, PictureMaker, picture_side
-from paro_trt.testing.plans import small_plan
+from tests.support.plans import small_plan
 
 
 def counted_levels(mask, before, after):

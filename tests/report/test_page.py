@@ -12,7 +12,7 @@ import pytest
 from paro_trt.errors import ParoError, PlanError
 from paro_trt.report import page, write_report
 from paro_trt.report.text import MAX_SHOWN, short_names
-from paro_trt.testing.plans import small_plan
+from tests.support.plans import small_plan
 
 from .conftest import FREE_TEXT, HOSTILE
 

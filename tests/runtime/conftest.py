@@ -3,7 +3,7 @@
 import onnx
 import pytest
 
-from paro_trt.testing.small_onnx import small_onnx
+from tests.support.small_onnx import small_onnx
 
 
 @pytest.fixture

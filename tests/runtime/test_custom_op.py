@@ -17,11 +17,11 @@ from paro_trt.errors import ArgumentError, BackendUnavailableError, OnnxFileErro
 from paro_trt.models.load import LoadedModel, load_model
 from paro_trt.onnx_export import Body, export_onnx
 from paro_trt.runtime import Backend, open_session, ort_session
-from paro_trt.testing.cases import OpCase, random_inputs
-from paro_trt.testing.plans import small_plan
-from paro_trt.testing.small_onnx import INFO
-from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
 from tests.onnx_export.single_node import single_node_model
+from tests.support.cases import OpCase, random_inputs
+from tests.support.plans import small_plan
+from tests.support.small_onnx import INFO
+from tests.support.tiny_wan import tiny_wan, tiny_wan_inputs
 
 BINS = 2
 

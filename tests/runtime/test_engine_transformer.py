@@ -14,8 +14,8 @@ from paro_trt.models.load import load_model
 from paro_trt.onnx_export import export_onnx
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.transformer import EngineTransformer
-from paro_trt.testing.plans import small_plan
-from paro_trt.testing.tiny_wan import tiny_wan, tiny_wan_inputs
+from tests.support.plans import small_plan
+from tests.support.tiny_wan import tiny_wan, tiny_wan_inputs
 
 
 @pytest.fixture(scope="module")

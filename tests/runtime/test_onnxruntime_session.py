@@ -8,7 +8,7 @@ from onnx.external_data_helper import set_external_data
 
 from paro_trt.errors import ArgumentError, OnnxFileError
 from paro_trt.runtime.onnxruntime_session import OrtSession
-from paro_trt.testing.small_onnx import INFO, small_onnx
+from tests.support.small_onnx import INFO, small_onnx
 
 
 def small_inputs(batch=2, seed=None):

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from paro_trt.errors import OnnxFileError
-from paro_trt.runtime.info import SessionInfo
-from paro_trt.testing.small_onnx import INFO
+from paro_trt.onnx_file.info import SessionInfo
+from tests.support.small_onnx import INFO
 
 
 def test_round_trip():

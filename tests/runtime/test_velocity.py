@@ -10,8 +10,8 @@ from paro_trt.models.denoise import denoise, sampling_timesteps, seeded_noise
 from paro_trt.runtime.backends import Backend, open_session
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.velocity import session_velocity
-from paro_trt.testing.small_onnx import INFO, small_onnx
-from paro_trt.testing.tiny_wan import tiny_wan_inputs
+from tests.support.small_onnx import INFO, small_onnx
+from tests.support.tiny_wan import tiny_wan_inputs
 
 
 def test_each_sample_gets_the_bin_of_its_timestep(onnx_file):

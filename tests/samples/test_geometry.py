@@ -18,8 +18,8 @@ from geometry.page import Row, geometry_cells, page_text
 from geometry.releases import RELEASES, Pixels, Release, supported_releases
 from geometry.true_size import build_layer
 
-from paro_trt.calibrate.orders import candidate_orders
-from paro_trt.models.registry import FAMILIES
+from paro_trt.calibration.orders import candidate_orders
+from paro_trt.families.registry import FAMILIES
 from paro_trt.op.spec import block_count, mask_words
 
 ROOT = Path(__file__).resolve().parents[2]

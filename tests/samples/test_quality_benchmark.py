@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from paro_trt.calibrate.pipeline import calibrate
+from paro_trt.calibration.pipeline import calibrate
 from paro_trt.models.load import load_model
 from paro_trt.models.prompts import load_prompts
 from paro_trt.op.mask import pack_block_mask, tile_order, unpack_block_mask
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from paro_trt.testing.numerics import compare
-from paro_trt.testing.tiny_wan import TEXT_DIM, TEXT_TOKENS, tiny_wan
+from tests.support.numerics import compare
+from tests.support.tiny_wan import TEXT_DIM, TEXT_TOKENS, tiny_wan
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "samples" / "benchmarks"))
 
@@ -29,8 +29,8 @@ from quality.masks import band_distance, nearest_blocks, window_distance
 from quality.policies import SPARSE_KINDS, Configuration, Kind, make_policy
 from quality.report import Result, terminal_table, write_csv, write_page, write_plot
 
-from paro_trt.calibrate.orders import visual_order
-from paro_trt.calibrate.statistics import Tiling
+from paro_trt.calibration.orders import visual_order
+from paro_trt.calibration.statistics import Tiling
 from paro_trt.plan import Grid
 
 LATENT_SIZE, TOKENS = (4, 32, 16), 512

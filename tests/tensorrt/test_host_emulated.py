@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from paro_trt.op.spec import AttentionConfig
-from paro_trt.testing.cases import OpCase, random_inputs
-from paro_trt.testing.numerics import compare
+from tests.support.cases import OpCase, random_inputs
+from tests.support.numerics import compare
 
 from .harness import HostBuild, emulated_build, live, run, write_case
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from paro_trt.testing.cases import OpCase, random_inputs
-from paro_trt.testing.numerics import compare
 from tests.native_builds import PLUGINS
+from tests.support.cases import OpCase, random_inputs
+from tests.support.numerics import compare
 
 from .harness import SOURCES, HostBuild, host_build, write_case
 

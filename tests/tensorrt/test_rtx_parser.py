@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from paro_trt.onnx_export import Body, export_onnx
 from paro_trt.op.spec import INPUTS, OP_TYPE
 from paro_trt.plan import ParoPlan
-from paro_trt.testing.tiny import variants_of
+from tests.support.tiny import variants_of
 
 from .environments import Package, probe, python_with
 from .harness import host_build, run

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from paro_trt.calibrate.forecast import expected_speed
-from paro_trt.models.base import AttentionSite, Geometry
+from paro_trt.calibration.forecast import expected_speed
+from paro_trt.families.base import AttentionSite, Geometry
 
 from .releases import Pixels, Release
 from .true_size import SETTINGS

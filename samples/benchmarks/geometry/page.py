@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from paro_trt.calibrate.forecast import WORTHWHILE_SPEEDUP
-from paro_trt.models.base import Geometry
+from paro_trt.calibration.forecast import WORTHWHILE_SPEEDUP
+from paro_trt.families.base import Geometry
 from paro_trt.op.spec import block_count, mask_words
 
 from .forecast import Forecast

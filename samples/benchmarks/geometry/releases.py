@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import diffusers
 
-from paro_trt.models.base import Config, Geometry, ModelFamily, Shape
-from paro_trt.models.registry import FAMILIES, family_for
+from paro_trt.families.base import Config, Geometry, ModelFamily, Shape
+from paro_trt.families.registry import FAMILIES, family_for
 from paro_trt.models.resolution import latent_size
 
 TEXT = "encoder_hidden_states"

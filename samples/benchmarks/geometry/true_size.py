@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from paro_trt.calibrate.orders import CandidateOrder, candidate_orders
-from paro_trt.calibrate.select_mask import (
+from paro_trt.calibration.orders import CandidateOrder, candidate_orders
+from paro_trt.calibration.select_mask import (
     Allocation,
     LayerMasks,
     LayerScores,
@@ -19,9 +19,9 @@ from paro_trt.calibrate.select_mask import (
     forced_blocks,
     select_masks,
 )
-from paro_trt.calibrate.settings import CalibrationSettings
-from paro_trt.calibrate.statistics import Tiling
-from paro_trt.models.base import AttentionSite, Geometry
+from paro_trt.calibration.settings import CalibrationSettings
+from paro_trt.calibration.statistics import Tiling
+from paro_trt.families.base import AttentionSite, Geometry
 from paro_trt.op.mask import pack_block_mask, tile_order
 from paro_trt.op.spec import block_count
 from paro_trt.plan import CalibrationRecord, HeadRecord, LayerPlan, ModelIdentity, ParoPlan

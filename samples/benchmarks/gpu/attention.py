@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
+from paro_trt.bench.timing import Timing, speedup
 from paro_trt.errors import ParoError
 from paro_trt.native import NativeLibrary, library_path, load_library
-from paro_trt.testing.bench import Timing, speedup
 
 from .contenders import Contender, LeftOut, dense_baselines, ours, peers
 from .problem import Problem, make_problem

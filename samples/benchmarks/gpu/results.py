@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
-from paro_trt.testing.bench import Timing
+from paro_trt.bench.timing import Timing
 
 FILE, ROUNDS_FILE, RATES_FILE = "attention.csv", "rounds.csv", "rates.csv"
 HOST_CALL = "PARO, host time"

@@ -1,6 +1,6 @@
 """Timing on a GPU: contenders take turns, each turn between two events on the stream.
 
-The project's timer (paro_trt/testing/bench.py) reads a host clock around one call; here a turn is
+The project's timer (paro_trt/bench/timing.py) reads a host clock around one call; here a turn is
 several calls that queue without waiting, on buffers that rotate past the L2 cache.
 """
 
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from paro_trt.testing.bench import Timing
+from paro_trt.bench.timing import Timing
 
 TURN_SECONDS = 3e-3
 MOST_CALLS = 50

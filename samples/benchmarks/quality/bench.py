@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.progress import track
 
-from paro_trt.calibrate.run import CalibrationRun
-from paro_trt.calibrate.settings import CalibrationSettings
+from paro_trt.calibration.run import CalibrationRun
+from paro_trt.calibration.settings import CalibrationSettings
 from paro_trt.files import atomic_write
 from paro_trt.models.load import load_model
 from paro_trt.models.prompts import Prompts, load_prompts

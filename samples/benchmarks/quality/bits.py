@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paro_trt.calibrate.passes import combined_ranges
-from paro_trt.calibrate.quantize import (
+from paro_trt.calibration.passes import combined_ranges
+from paro_trt.calibration.quantize import (
     LayerSample,
     channel_ranges,
     choose_quantization,
     measure_quantization,
 )
-from paro_trt.calibrate.statistics import sampled_query_blocks
+from paro_trt.calibration.statistics import sampled_query_blocks
 from paro_trt.op.spec import AttentionConfig
 
 from .captures import Captures
@@ -38,7 +38,7 @@ def _layer_affine(
     rows = sampled_query_blocks(len(captures.run.forced), settings.error_query_blocks)
     measured: dict[str, np.ndarray] = {}
     for unit, inputs in zip(captures.units, captures.layers[layer], strict=True):
-        if unit.prompt > 0:  # one prompt is what `paro_trt.calibrate` looks at too
+        if unit.prompt > 0:  # one prompt is what `paro_trt.calibration` looks at too
             continue
         sample = LayerSample(
             inputs.query,

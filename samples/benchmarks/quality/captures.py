@@ -1,6 +1,6 @@
 """Calibration captures in memory, and block statistics of them, computed when asked for.
 
-What `paro_trt.calibrate` does pass by pass for one density and one metric, this does once for
+What `paro_trt.calibration` does pass by pass for one density and one metric, this does once for
 all of them: the same captures and statistics serve every policy at every density.
 """
 
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paro_trt.calibrate.orders import AXES
-from paro_trt.calibrate.passes import LayerInputs
-from paro_trt.calibrate.run import CalibrationRun
-from paro_trt.calibrate.select_mask import LayerScores
-from paro_trt.calibrate.statistics import (
+from paro_trt.calibration.orders import AXES
+from paro_trt.calibration.passes import LayerInputs
+from paro_trt.calibration.run import CalibrationRun
+from paro_trt.calibration.select_mask import LayerScores
+from paro_trt.calibration.statistics import (
     BlockStatistics,
     Tiling,
     block_statistics,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paro_trt.calibrate.statistics import Tiling
+from paro_trt.calibration.statistics import Tiling
 
 from .attention import AttentionCall, Selection
 from .captures import Captures

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from paro_trt.calibrate.capture import dense_attention
-from paro_trt.models.base import AttentionSite, Geometry
+from paro_trt.calibration.capture import dense_attention
+from paro_trt.families.base import AttentionSite, Geometry
 from paro_trt.models.denoise import OnStep, Velocity, denoise, sampling_timesteps, seeded_noise
 from paro_trt.models.intercept import intercept_attention
 from paro_trt.models.load import LoadedModel
 from paro_trt.models.prompts import Prompts
-from paro_trt.verify.metrics import psnr, ssim
+from paro_trt.verification.metrics import psnr, ssim
 
 from .attention import AttentionCall
 from .policies import Policy

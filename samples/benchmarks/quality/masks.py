@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from paro_trt.calibrate.statistics import Tiling
+from paro_trt.calibration.statistics import Tiling
 from paro_trt.op.spec import block_count
 from paro_trt.plan import Grid
 

@@ -6,9 +6,9 @@ from enum import Enum
 
 from torch import Tensor
 
-from paro_trt.calibrate.capture import dense_attention
-from paro_trt.calibrate.select_mask import Allocation, MaskMetric
-from paro_trt.calibrate.select_order import OrderMetric
+from paro_trt.calibration.capture import dense_attention
+from paro_trt.calibration.select_mask import Allocation, MaskMetric
+from paro_trt.calibration.select_order import OrderMetric
 from paro_trt.op.spec import AttentionConfig
 
 from .attention import AttentionCall, Selection, selected_attention

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paro_trt.calibrate.select_mask import Allocation, MaskMetric, MaskTarget, select_masks
-from paro_trt.calibrate.select_order import OrderMetric, choose_orders, order_terms
+from paro_trt.calibration.select_mask import Allocation, MaskMetric, MaskTarget, select_masks
+from paro_trt.calibration.select_order import OrderMetric, choose_orders, order_terms
 from paro_trt.models.bins import mask_bins
 
 from .attention import AttentionCall, Selection
@@ -52,7 +52,7 @@ class ParoRecipe:
 
 
 def paro_masks(captures: Captures, recipe: ParoRecipe, density: float) -> StaticMasks:
-    """Orders and masks as `paro_trt.calibrate` chooses them."""
+    """Orders and masks as `paro_trt.calibration` chooses them."""
     run = captures.run
     chosen = [_paro_orders(captures, recipe, density, layer) for layer in range(len(run.sites))]
     scores = [captures.scores(layer, c, recipe.pooled) for layer, c in enumerate(chosen)]

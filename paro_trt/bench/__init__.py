@@ -1,0 +1,1 @@
+"""The attention benchmark: contenders, timing, table and plot."""

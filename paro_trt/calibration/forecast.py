@@ -1,0 +1,198 @@
+"""The honest end: what a plan costs in error on unseen prompts and what it can gain in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..families.base import AttentionSite
+from ..models.intercept import intercept_attention
+from ..models.prompts import Prompts
+from ..op.quantization import ChannelAffine
+from ..op.spec import block_count
+from .assemble import LayerDecision, mean_density
+from .capture import dense_attention
+from .op_error import PlannedHead, attended_rows, dense_rows
+from .passes import LayerInputs, attention_config, layer_sample
+from .progress import Progress
+from .run import CalibrationRun
+from .statistics import sampled_query_blocks
+
+HELDOUT_PROMPTS = 1
+"""Held-out prompts measured; each costs a dense run."""
+
+TIMED_FORWARDS = 3
+
+WORTHWHILE_SPEEDUP = 1.1
+"""Below this the forecast says that PARO will hardly pay off."""
+
+
+class Forecast(NamedTuple):
+    """Figures and sentences for the plan's record.
+
+    measured: relative L2 errors of attention outputs ("heldout_error", and of each layer
+    "heldout_error.<name>"), and, where timed, "attention_share" of the model's time,
+    "attention_speedup" and "model_speedup" to expect.
+    """
+
+    measured: dict[str, float]
+    notes: tuple[str, ...]
+
+
+def measure_forecast(
+    run: CalibrationRun,
+    layers: Sequence[LayerDecision],
+    heldout: Prompts | None,
+    progress: Progress,
+) -> Forecast:
+    """Measure what was decided on held-out prompts, and attention's share of the time here."""
+    measured: dict[str, float] = {"density": mean_density(layers)}
+    notes: list[str] = []
+    if heldout is None:
+        notes.append("no held-out prompts: the error on prompts not calibrated on is unknown")
+    else:
+        errors = heldout_errors(run, layers, heldout, progress)
+        for site, error in zip(run.sites, errors, strict=True):
+            measured[f"heldout_error.{site.name}"] = float(np.sqrt(np.mean(error)))
+        measured["heldout_error"] = float(np.sqrt(np.mean(errors)))
+    if run.settings.time_attention:
+        share = attention_share(run)
+        speed = expected_speed(share, mean_density(layers), run)
+        measured.update(speed)
+        notes.append(_speed_note(run, speed))
+    return Forecast(measured, tuple(notes))
+
+
+def heldout_errors(
+    run: CalibrationRun,
+    layers: Sequence[LayerDecision],
+    heldout: Prompts,
+    progress: Progress,
+) -> NDArray[np.float64]:
+    """Squared relative L2 errors f64 [layers, captures] of attention, PARO against dense.
+
+    Every layer sees the dense model's inputs, so that errors of earlier layers do not add up.
+    """
+    settings = replace(run.settings, seed=heldout_seed(run), prompt_limit=HELDOUT_PROMPTS)
+    unseen = replace(run, prompts=heldout, settings=settings)
+    units = unseen.units()
+    errors = np.zeros((len(layers), len(units)))
+    progress.start("held-out error", len(units), 0)
+    latents: dict[int, Tensor] = {}
+    for column, unit in enumerate(units):
+        if column == 0 or unit.prompt != units[column - 1].prompt:
+            latents = unseen.trajectory(unit.prompt)
+
+        def consume(
+            layer: int, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor,
+            scale: float, column: int = column, mask_bin: int = unit.mask_bin,
+            prompt: int = unit.prompt,
+        ) -> None:  # fmt: skip
+            inputs = LayerInputs(site, query, key, value, scale, unseen.key_length(prompt))
+            of_heads = head_errors(run, layers[layer], mask_bin, inputs)
+            errors[layer, column] = of_heads[0].sum() / max(of_heads[1].sum(), 1e-300)
+
+        unseen.capture(unit, latents[unit.step], consume)
+        progress.advance()
+    return errors
+
+
+def heldout_seed(run: CalibrationRun) -> int:
+    """Of the first held-out prompt: other noise than any calibration prompt had."""
+    return run.settings.seed + len(run.prompts)
+
+
+def head_errors(
+    run: CalibrationRun, decision: LayerDecision, mask_bin: int, inputs: LayerInputs
+) -> NDArray[np.float64]:
+    """f64 [2, H]: squared error of PARO and energy of dense attention, at sampled query blocks."""
+    settings = run.settings
+    config = replace(
+        attention_config(settings),
+        qk_bits=decision.quantization.qk_bits,
+        pv_bits=decision.quantization.pv_bits,
+    )
+    sample = layer_sample(inputs, run.candidates, decision.orders, decision.masks.mask[mask_bin])
+    affine = torch.from_numpy(decision.quantization.channel_affine)
+    total = block_count(inputs.length, settings.block_q)
+    blocks = sampled_query_blocks(total, settings.error_query_blocks)
+    result = np.empty((2, inputs.site.heads))
+    for head in range(inputs.site.heads):
+        kv_head = head * inputs.site.kv_heads // inputs.site.heads
+        of_head = ChannelAffine.of_head(affine, kv_head, config)
+        planned = PlannedHead(sample.orders[head], sample.masks[head], of_head)
+        dense = dense_rows(sample.head(head), planned.order, settings.block_q, blocks)
+        sparse = attended_rows(sample.head(head), planned, config, blocks)
+        result[:, head] = (
+            float((sparse - dense).double().square().sum()),
+            float(dense.double().square().sum()),
+        )
+    return result
+
+
+def attention_share(run: CalibrationRun) -> float:
+    """Share of a dense forward's time that the sites' attention takes, on this machine."""
+    device = next(run.loaded.model.parameters()).device
+    padding = run.existing_tokens(0)
+    spent = [0.0]
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def timed(
+        _site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float
+    ) -> Tensor:
+        start = now()
+        output = dense_attention(query, key, value, scale, padding)
+        spent[0] += now() - start
+        return output
+
+    shares = []
+    with (
+        run.loaded.family.adapted(run.loaded.model, run.geometry),
+        intercept_attention(run.loaded.model, run.sites, timed, padding),
+    ):
+        for _ in range(1 + TIMED_FORWARDS):
+            spent[0], start = 0.0, now()
+            run.dense_forward()
+            shares.append(spent[0] / (now() - start))
+    # The first forward pays for allocations that later ones do not.
+    return median(shares[1:])
+
+
+def expected_speed(share: float, density: float, run: CalibrationRun) -> dict[str, float]:
+    """Amdahl's law, for kernels as fast a block as dense attention.
+
+    Every query block also meets one summary token for each key block when dropped blocks are
+    pooled: NK more keys beside density * S.
+    """
+    pooled = block_count(run.tokens, run.settings.block_k) if run.settings.pool_dropped else 0
+    attention = 1.0 / (density + pooled / run.tokens)
+    return {
+        "attention_share": share,
+        "attention_speedup": attention,
+        "model_speedup": 1.0 / (1.0 - share + share / attention),
+    }
+
+
+def _speed_note(run: CalibrationRun, speed: dict[str, float]) -> str:
+    device = next(run.loaded.model.parameters()).device.type
+    note = (
+        f"attention takes {speed['attention_share']:.0%} of the dense model's time at "
+        f"{run.tokens} tokens on this machine ({device}); at this density expect attention "
+        f"{speed['attention_speedup']:.2f}x and the model {speed['model_speedup']:.2f}x as fast, "
+        "integer arithmetic not counted"
+    )
+    if speed["model_speedup"] < WORTHWHILE_SPEEDUP:
+        note += "; it will hardly pay off here: the sequence is short or the density high"
+    return note

@@ -1,0 +1,1 @@
+"""Model families: the interface of one, and a file for each."""

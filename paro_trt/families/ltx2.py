@@ -1,0 +1,187 @@
+"""LTX-2: video and sound in one model; the video's self-attention is a site, the rest is dense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..plan import Grid
+from .base import (
+    AttentionSite,
+    ConditioningInput,
+    Config,
+    Geometry,
+    ModelFamily,
+    Role,
+    Shape,
+    patched_grid,
+    require_variant,
+)
+from .shared.adapt import ReplacedFunctions, replaced, tie_batches
+
+_TEXT, _AUDIO_TEXT = "encoder_hidden_states", "audio_encoder_hidden_states"
+_MASK = "encoder_attention_mask"
+
+_FRAMES_PER_SECOND = 24.0
+"""What the pipeline takes unless told otherwise; the sound's length follows from it."""
+
+_UNPACKED = (1, 1, 1)
+"""Latent pixels of a token: the VAE alone does all the compressing."""
+
+
+class Ltx2Family(ModelFamily):
+    """LTX2VideoTransformer3DModel, text to video with sound at 24 frames a second.
+
+    Latents are the video's tokens, then the sound's: both are denoised together, on one schedule.
+    """
+
+    name = "ltx2"
+    class_names = ("LTX2VideoTransformer3DModel",)
+    vae_factors = (8, 32, 32)
+    limits: ClassVar[Mapping[str, int]] = {
+        "num_layers": 1024,
+        "num_attention_heads": 1024,
+        "attention_head_dim": 1024,
+        "in_channels": 4096,
+        "cross_attention_dim": 1 << 20,
+        "caption_channels": 65536,
+        "audio_num_attention_heads": 1024,
+        "audio_attention_head_dim": 1024,
+        "audio_in_channels": 4096,
+        "audio_cross_attention_dim": 1 << 20,
+        "audio_scale_factor": 1 << 10,
+        "audio_hop_length": 1 << 20,
+        "audio_sampling_rate": 1 << 20,
+    }
+
+    def check_config(self, config: Config) -> None:
+        """Raise ModelError if the config is out of bounds or packs latents in another way."""
+        super().check_config(config)
+        for name in ("patch_size", "patch_size_t", "audio_patch_size", "audio_patch_size_t"):
+            require_variant(config, name, (1,))
+        require_variant(config, "vae_scale_factors", (self.vae_factors, list(self.vae_factors)))
+        channels = config["in_channels"]
+        require_variant(config, "audio_in_channels", (channels,))
+        for name in ("out_channels", "audio_out_channels"):
+            require_variant(config, name, (None, channels))
+
+    def sites(self, config: Config) -> tuple[AttentionSite, ...]:
+        """`transformer_blocks.i.attn1` of every block."""
+        heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+        return tuple(
+            AttentionSite(f"transformer_blocks.{index}.attn1", heads, heads, head_dim)
+            for index in range(config["num_layers"])
+        )
+
+    def grid(self, config: Config, latent_size: tuple[int, int, int]) -> Grid:  # noqa: ARG002
+        """One token a latent pixel of the video."""
+        return patched_grid(latent_size, _UNPACKED)
+
+    def latent_shape(self, config: Config, geometry: Geometry) -> Shape:
+        """(tokens of the video and of its sound, channels)."""
+        tokens = geometry.grid.tokens + audio_tokens(config, geometry.grid.frames)
+        return (tokens, config["in_channels"])
+
+    def conditioning_spec(
+        self,
+        config: Config,
+        geometry: Geometry,  # noqa: ARG002
+    ) -> tuple[ConditioningInput, ...]:
+        """What the connectors make of the text for video and for sound; LTX-2's fill the mask."""
+        video_width = audio_width = config["caption_channels"]
+        if not config.get("use_prompt_embeddings", True):
+            video_width = config["cross_attention_dim"]
+            audio_width = config["audio_cross_attention_dim"]
+        return (
+            ConditioningInput(_TEXT, ("B", "L", video_width)),
+            ConditioningInput(_AUDIO_TEXT, ("B", "L", audio_width)),
+            ConditioningInput(_MASK, ("B", "L"), torch.int32, Role.MASK, default=1.0),
+        )
+
+    @contextmanager
+    def adapted(self, model: torch.nn.Module, geometry: Geometry) -> Iterator[None]:
+        """Rotary embeddings, partly of float64, as constants; a squeeze that squeezes nothing."""
+        anywhere: Any = model
+        grid, device = geometry.grid, next(model.parameters()).device
+        sound = audio_tokens(anywhere.config, grid.frames)
+        video_positions = anywhere.rope.prepare_video_coords(
+            1, grid.frames, grid.height, grid.width, device, fps=_FRAMES_PER_SECOND
+        )
+        audio_positions = anywhere.audio_rope.prepare_audio_coords(1, sound, device)
+        embedded = (
+            (anywhere.rope, video_positions),
+            (anywhere.audio_rope, audio_positions),
+            (anywhere.cross_attn_rope, video_positions[:, :1]),
+            (anywhere.cross_attn_audio_rope, audio_positions[:, :1]),
+        )
+        with ExitStack() as stack:
+            for rope, positions in embedded:
+                stack.enter_context(_constant_rotary(rope, positions))
+            stack.enter_context(ReplacedFunctions({Tensor.squeeze: _squeezed}))
+            yield
+
+    def forward(
+        self,
+        model: torch.nn.Module,
+        geometry: Geometry,
+        latents: Tensor,
+        timestep: Tensor,
+        inputs: Mapping[str, Tensor],
+    ) -> tuple[Tensor, ...]:
+        """Velocity [B, tokens of video and sound, C]."""
+        tie_batches(latents, timestep, *inputs.values())
+        config: Any = model.config
+        grid = geometry.grid
+        # Only LTX-2.3 has a use for it, and older releases of diffusers do not know it.
+        sigma = {"sigma": timestep} if "cross_attn_mod" in config else {}
+        video, sound = model(
+            hidden_states=latents[:, : grid.tokens],
+            audio_hidden_states=latents[:, grid.tokens :],
+            encoder_hidden_states=inputs[_TEXT],
+            audio_encoder_hidden_states=inputs[_AUDIO_TEXT],
+            timestep=timestep,
+            encoder_attention_mask=inputs[_MASK],
+            audio_encoder_attention_mask=inputs[_MASK],
+            num_frames=grid.frames,
+            height=grid.height,
+            width=grid.width,
+            fps=_FRAMES_PER_SECOND,
+            audio_num_frames=audio_tokens(config, grid.frames),
+            return_dict=False,
+            **sigma,
+        )
+        return (torch.cat([video, sound], dim=1),)
+
+
+def audio_tokens(config: Config, latent_frames: int) -> int:
+    """Latents of the sound of a video, as LTX2Pipeline counts them."""
+    per_second = (
+        config["audio_sampling_rate"] / config["audio_hop_length"] / config["audio_scale_factor"]
+    )
+    frames = (latent_frames - 1) * Ltx2Family.vae_factors[0] + 1
+    count: int = round(frames / _FRAMES_PER_SECOND * per_second)
+    return count
+
+
+@contextmanager
+def _constant_rotary(rope: Any, positions: Tensor) -> Iterator[None]:
+    """Tables of one sample, repeated for the batch, which the model reads off them."""
+    with torch.no_grad():
+        tables = rope(positions)
+
+    def rotary(coords: Tensor, device: object = None) -> tuple[Tensor, ...]:  # noqa: ARG001
+        return tuple(table.expand(coords.shape[0], *table.shape[1:]) for table in tables)
+
+    with replaced(rope, "forward", rotary):
+        yield
+
+
+def _squeezed(tensor: Tensor, *dims: int) -> Tensor:
+    """torch leaves an axis that is longer than 1 alone; ONNX's Squeeze refuses it."""
+    if len(dims) == 1 and tensor.shape[dims[0]] != 1:
+        return tensor
+    return tensor.squeeze(*dims)

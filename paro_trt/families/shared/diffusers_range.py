@@ -1,0 +1,35 @@
+"""Which diffusers releases the families are tested with."""
+
+from __future__ import annotations
+
+from ...errors import ModelError
+
+OLDEST, NEWEST = (0, 35), (0, 42)
+"""Minor releases at both ends; tests/families/test_families.py passes on each."""
+
+
+def check_diffusers(oldest: tuple[int, int] = OLDEST) -> None:
+    """Raise ModelError unless the installed diffusers is in the tested range.
+
+    Args:
+        oldest: release; later than `OLDEST` for families whose class came or was mended later.
+    """
+    import diffusers
+
+    numbers = installed_release()
+    if len(numbers) != 2 or not oldest <= numbers <= NEWEST:
+        low, high = (".".join(map(str, release)) for release in (oldest, NEWEST))
+        raise ModelError(
+            "diffusers",
+            expected=f"a release from {low} to {high}",
+            actual=f"version {diffusers.__version__}",
+            remedy=f'pip install "diffusers>={low},<0.{NEWEST[1] + 1}"',
+        )
+
+
+def installed_release() -> tuple[int, ...]:
+    """Major and minor number of the installed diffusers."""
+    import diffusers
+
+    parts = diffusers.__version__.split(".")
+    return tuple(int(part) for part in parts[:2] if part.isdecimal())

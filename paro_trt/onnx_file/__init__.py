@@ -1,0 +1,1 @@
+"""Reading and describing ONNX files."""

@@ -1,0 +1,1 @@
+"""Helpers of the tests: cases, tolerances, tiny models, small plans and files."""
