@@ -1,4 +1,4 @@
-"""Errors a user can meet. Each names the thing, what was expected, what arrived and the remedy."""
+"""The errors of the package. Each message has four parts: subject, expected, actual and fix."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ParoError(Exception):
         self.expected = expected
         self.actual = actual
         self.remedy = remedy
-        tail = f"; {remedy}" if remedy else ""
-        super().__init__(f"{subject}: expected {expected}, got {actual}{tail}")
+        fix = f"; fix: {remedy}" if remedy else ""
+        super().__init__(f"{subject}: expected {expected}, got {actual}{fix}")
 
 
 class ArgumentError(ParoError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -93,39 +93,56 @@ def load_prompts(path: str | PathLike[str]) -> Prompts:
             expected="a safetensors file of prompt embeddings",
             actual=str(error).strip().splitlines()[0][:200],
         ) from error
-    read = {ALIASES.get(name, name): _checked(path, name, stored[name]) for name in sorted(stored)}
+    prompts = prompts_of(stored, str(path))
+    return replace(prompts, texts=_texts(path, metadata.get(PROMPT_TEXTS), len(prompts)))
+
+
+def prompts_of(tensors: Mapping[str, Tensor], source: str = "prompts") -> Prompts:
+    """Numbered prompts from tensors that are named as in a prompt file, see `load_prompts`.
+
+    Args:
+        tensors: [P, ...] by name; `negative.<name>` [...] for the negative prompt.
+        source: where they come from, for messages.
+
+    Raises:
+        ModelError: the tensors are not as described.
+    """
+    read = {
+        ALIASES.get(name, name): _checked(source, name, tensors[name]) for name in sorted(tensors)
+    }
     positive = {name: tensor for name, tensor in read.items() if not name.startswith(NEGATIVE)}
     if not positive:
         raise ModelError(
-            str(path),
+            source,
             expected="a tensor for each conditioning input, such as encoder_hidden_states",
-            actual=f"tensors {sorted(stored)[:8]}",
+            actual=f"tensors {sorted(tensors)[:8]}",
         )
     counts = {name: len(tensor) for name, tensor in positive.items()}
     if len(set(counts.values())) != 1:
         raise ModelError(
-            str(path), expected="one row a prompt in every tensor", actual=f"rows {counts}"
+            source, expected="one row a prompt in every tensor", actual=f"rows {counts}"
         )
-    texts = _texts(path, metadata.get(PROMPT_TEXTS), next(iter(counts.values())))
-    return Prompts(texts, positive, _negative(path, read, positive) or None)
+    count = next(iter(counts.values()))
+    texts = tuple(f"prompt {index}" for index in range(1, count + 1))
+    return Prompts(texts, positive, _negative(source, read, positive) or None)
 
 
-def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
+def _checked(source: str, name: str, tensor: Tensor) -> Tensor:
     if tensor.ndim == 0 or 0 in tensor.shape or tensor.dtype.is_complex:
         raise ModelError(
-            f"{path}: {name}",
+            f"{source}: {name}",
             expected="a real tensor, not empty",
             actual=f"{tensor.dtype} {list(tensor.shape)}",
         )
     if not tensor.dtype.is_floating_point:
         return tensor
     if not torch.isfinite(tensor).all():
-        raise ModelError(f"{path}: {name}", expected="finite values", actual="NaN or infinity")
+        raise ModelError(f"{source}: {name}", expected="finite values", actual="NaN or infinity")
     return tensor.float()
 
 
 def _negative(
-    path: Path, read: Mapping[str, Tensor], positive: Mapping[str, Tensor]
+    source: str, read: Mapping[str, Tensor], positive: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     negative = {
         name.removeprefix(NEGATIVE): tensor
@@ -136,7 +153,7 @@ def _negative(
         if name not in positive or tensor.shape != positive[name].shape[1:]:
             wanted = f"shape {list(positive[name].shape[1:])}" if name in positive else "no tensor"
             raise ModelError(
-                f"{path}: {NEGATIVE}{name}",
+                f"{source}: {NEGATIVE}{name}",
                 expected=f"{wanted}, as each prompt has",
                 actual=f"shape {list(tensor.shape)}",
             )
