@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: output.JsonOption = False) -> None:
-    """Say what is here, which backends will run, what is missing and the command that mends it.
+    """Say what is here, which backends will run, what is missing and the command that fixes it.
 
     Exit status 0 if calibrate, export, verify and run work on this machine's CPU, else 2.
     """
@@ -50,7 +50,7 @@ def show(diagnosis: Diagnosis) -> None:
     console = output.results()
     console.print(components, backends)
     for part in diagnosis.missing:
-        line = f"missing: {part.name} ({part.detail}); mend it with: {part.remedy}"
+        line = f"missing: {part.name} ({part.detail}); fix: {part.remedy}"
         console.print(line, style="red", markup=False, soft_wrap=True)
     for part in diagnosis.missing_for_engines:
         line = f"for TensorRT engines: {part.name} ({part.detail}): {part.remedy}"

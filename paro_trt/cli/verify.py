@@ -42,7 +42,7 @@ def verify(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
     impl: Annotated[
-        ImplementationName, typer.Option(help="Who computes the plan in PyTorch.")
+        ImplementationName, typer.Option(help="What computes the plan in PyTorch.")
     ] = "reference",
     dtype: Annotated[
         DtypeName, typer.Option(help="Floating-point type that PyTorch computes in.")
@@ -57,26 +57,24 @@ def verify(
 
     import torch
 
-    from ..models.load import load_model
-    from ..models.prompts import load_prompts
-    from ..plan import load_plan
-    from ..verification.compare import VerifySettings, verify_model
+    from .. import api
 
-    settings = VerifySettings(
-        steps=steps,
-        shift=shift,
-        guidance_scale=guidance_scale,
-        samples=samples,
-        seed=seed,
-        min_cosine=min_cosine,
-        data_range=data_range,
-        impl=impl,
-    )
-    loaded_plan = None if plan is None else load_plan(plan)
-    given = None if prompts is None else load_prompts(prompts)
     with output.remarks().status("comparing"):
-        loaded = load_model(model, getattr(torch, dtype))
-        report = verify_model(file, loaded, loaded_plan, given, settings)
+        report = api.verify(
+            file,
+            model,
+            plan=plan,
+            prompts=prompts,
+            dtype=getattr(torch, dtype),
+            steps=steps,
+            shift=shift,
+            guidance_scale=guidance_scale,
+            samples=samples,
+            seed=seed,
+            min_cosine=min_cosine,
+            data_range=data_range,
+            impl=impl,
+        )
     if as_json:
         output.print_json(json.loads(report.to_json()))
     else:

@@ -1,4 +1,4 @@
-"""What this machine has, which backends will run on it, and what mends the rest."""
+"""What this machine has, which backends run on it, what is missing and how to fix that."""
 
 from .examine import Backend, Diagnosis, State, examine
 from .probes import Component

@@ -1,4 +1,4 @@
-"""From what a machine has to which backends run on it."""
+"""Which backends run on this machine, from the components that it has."""
 
 from __future__ import annotations
 

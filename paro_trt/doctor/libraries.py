@@ -1,6 +1,6 @@
-"""The native libraries of this package: where each is, and what it does when loaded.
+"""The native libraries of this package: where each is, and whether it loads and computes.
 
-Each is loaded in a process of its own, and only where it is there.
+Each library that exists is loaded in a process of its own.
 """
 
 from __future__ import annotations
@@ -64,4 +64,4 @@ def _tried(name: str, path: Path) -> tuple[bool, str]:
     if name != AUTOREG:
         return in_process(_TRIAL, "describe_plugin" if name == PLUGIN else "describe", name)
     core = path.with_name(f"libparo_{PLUGIN}.so")
-    return (True, str(path)) if core.is_file() else (False, f"{path}: no {core.name} beside it")
+    return (True, str(path)) if core.is_file() else (False, f"{path}: no {core.name} next to it")

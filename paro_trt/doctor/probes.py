@@ -1,4 +1,4 @@
-"""Looking at a machine without loading anything into this process that could take it down."""
+"""Probes of a machine. What could crash a process is loaded in another one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Component:
         present: whether it is here and loads.
         detail: its version, or what is wrong with it.
         purpose: what it is for.
-        remedy: the command that mends its absence; empty where there is none or no need.
+        remedy: the command that fixes its absence; empty if there is none or no need.
     """
 
     name: str
@@ -66,7 +66,7 @@ def packages(purposes: dict[str, str]) -> tuple[Component, ...]:
 
     A broken native library ends that process, not this one.
     """
-    failed = _failed_imports(tuple(purposes))
+    failed = failed_imports(tuple(purposes))
     return tuple(_package(name, purpose, failed) for name, purpose in purposes.items())
 
 
@@ -148,7 +148,8 @@ def _package(name: str, purpose: str, failed: dict[str, str]) -> Component:
     return Component(name, True, _version(name), purpose)
 
 
-def _failed_imports(names: Sequence[str]) -> dict[str, str]:
+def failed_imports(names: Sequence[str]) -> dict[str, str]:
+    """Import each name in one fresh process: those that fail, with the reason."""
     present = [name for name in names if importlib.util.find_spec(name) is not None]
     try:
         done = _python(_IMPORT_PROBE, *present)

@@ -1,4 +1,4 @@
-"""What building and running TensorRT engines needs: each part, and the command that mends it."""
+"""The parts that building and running TensorRT engines needs, and the command that fixes each."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def states(document):
 def _packages_imported_once():
     """What takes doctor seconds and is alike for each of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probes, "_failed_imports", functools.cache(probes._failed_imports))
+        patch.setattr(probes, "failed_imports", functools.cache(probes.failed_imports))
         yield
 
 
@@ -125,11 +125,11 @@ def test_a_kernel_library_is_asked_for_its_kernel_and_tried(tmp_path, monkeypatc
 def test_libraries_that_do_not_load_are_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PARO_LIBRARY_DIR", str(tmp_path))
     (tmp_path / "libparo_emulated.so").write_bytes(b"no library")
-    (tmp_path / "libparo_attention_autoreg.so").write_bytes(b"no library beside it")
+    (tmp_path / "libparo_attention_autoreg.so").write_bytes(b"no library next to it")
     parts = library_parts()
     assert not any(part.present for part in parts.values())
     assert "file too short" in parts["libparo_emulated"].detail
-    assert "no libparo_attention.so beside it" in parts["libparo_attention_autoreg"].detail
+    assert "no libparo_attention.so next to it" in parts["libparo_attention_autoreg"].detail
     computed, why_not = libraries.computes("emulated")
     assert not computed
     assert "file too short" in why_not
