@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -18,6 +19,7 @@ from .errors import ParoError
 
 SHA256_PATTERN = r"^[0-9a-f]{64}\Z"
 Sha256 = Annotated[str, msgspec.Meta(pattern=SHA256_PATTERN)]
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 
 _T = TypeVar("_T")
 
@@ -39,7 +41,7 @@ _PATTERNS = {SHA256_PATTERN: "a SHA-256, 64 lower-case hexadecimal digits"}
 _MESSAGE = re.compile(
     r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`)?\Z", re.DOTALL
 )
-_EXPECTED = re.compile(r"Expected `(?P<types>[^`]+)`(?P<limit>.*?)(?:, got `(?P<got>\w+)`)?\Z")
+_EXPECTED = re.compile(r"Expected `(?P<types>[^`]+)`(?P<limit>.*?)(?:, got `?(?P<got>\w+)`?)?\Z")
 _STEP = re.compile(r"\.(?P<field>[^.\[\]]+)|\[(?P<index>\d+|\.\.\.)\]")
 
 _ABSENT = object()
@@ -51,6 +53,21 @@ def shown(value: object) -> str:
         return f"{type(value).__name__} of length {len(value)}"
     text = repr(value) if not isinstance(value, int) or value.bit_length() < 256 else "a huge int"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def is_sha256(value: object) -> bool:
+    """Whether `value` is a SHA-256 in lower-case hex."""
+    return isinstance(value, str) and re.match(SHA256_PATTERN, value) is not None
+
+
+def canonical_json(value: object) -> bytes:
+    """One spelling for each JSON value: sorted keys, no spaces, ASCII, finite numbers.
+
+    Raises:
+        TypeError, ValueError: `value` is not JSON.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii")
 
 
 def decode_document(
@@ -188,6 +205,8 @@ def _explain(value: object, kind: object, reason: msgspec.ValidationError) -> tu
 
 def _limit(text: str) -> str:
     """What follows the type in msgspec's message: a bound, a length or a pattern."""
+    if text.endswith(str(sys.float_info.max)):
+        return ""  # a bound that only keeps infinity out; the type's name says so
     pattern = re.fullmatch(r" matching regex '(.*)'", text)
     if pattern is None:
         return text

@@ -38,6 +38,7 @@ class Whole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parts: Annotated[tuple[Part, ...], Meta(min_length=1)]
     measured: dict[Annotated[str, Meta(max_length=8)], float] = {}
     title: str = ""
+    pair: tuple[int, int] = (0, 0)
     flag: bool = False
 
 
@@ -99,6 +100,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
         "parts[1].hash: expected a string that is a SHA-256, 64 lower-case hexadecimal digits, got",
     ),
     "hash with a line end": (part(f'{{"size": 1, "hash": "{"0" * 64}\\n"}}'), "parts[1].hash"),
+    "length": (whole('"pair": [1, 2, 3]'), "pair: expected a list of length 2, got [1, 2, 3]"),
     "literal": (part('{"size": 1, "bits": 5}'), "parts[1].bits: expected one of 4, 8, 16, got 5"),
     "enum": (
         part('{"size": 1, "colour": "green"}'),
