@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -237,7 +238,7 @@ class CalibrationRun:
         return {
             "tool version": __version__,
             "settings": asdict(self.settings),
-            "model": asdict(self.loaded.identity),
+            "model": msgspec.to_builtins(self.loaded.identity),
             "weights": _weights_digest(self.loaded.model),
             "dtype": str(self.loaded.dtype),
             "latent size": list(self.latent_size),

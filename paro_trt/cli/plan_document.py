@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import to_builtins
 
 if TYPE_CHECKING:
     from ..plan import LayerPlan, ParoPlan
@@ -20,9 +21,9 @@ def describe_plan(plan: ParoPlan, path: Path) -> dict[str, Any]:
         "file": str(path),
         "bytes": path.stat().st_size,
         "content_hash": plan.content_hash(),
-        "model": asdict(plan.model),
-        "grid": asdict(plan.grid),
-        "text": {**asdict(plan.text), "position": plan.text.position.value},
+        "model": to_builtins(plan.model),
+        "grid": to_builtins(plan.grid),
+        "text": to_builtins(plan.text),
         "tokens": plan.tokens,
         "block_q": plan.block_q,
         "block_k": plan.block_k,
@@ -35,7 +36,7 @@ def describe_plan(plan: ParoPlan, path: Path) -> dict[str, Any]:
         "density": plan.density(),
         "mass": mean_over_heads(plan, "mass"),
         "predicted_error": mean_over_heads(plan, "predicted_error"),
-        "calibration": asdict(plan.calibration),
+        "calibration": to_builtins(plan.calibration),
         "layers": [_describe_layer(layer) for layer in plan.layers],
     }
 
@@ -65,5 +66,5 @@ def _describe_layer(layer: LayerPlan) -> dict[str, Any]:
         "kv_heads": layer.channel_affine.shape[1],
         "head_dim": layer.channel_affine.shape[2],
         "affine_heads": affine_use(layer),
-        "heads": [asdict(head) for head in layer.heads],
+        "heads": [to_builtins(head) for head in layer.heads],
     }

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..plan.checks import shown
-from ..plan.records import is_sha256
+from ..documents import is_sha256, shown
 from .errors import EngineError
 
 MAX_TEXT = 1024

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..documents import canonical_json
 from ..errors import ArgumentError, ParoError
 from ..files import atomic_write
-from ..plan.identity import canonical_json
 from .builder import build_network, read_timing_cache
 from .cache import EngineCache
 from .cuda import Gpu, current_gpu, runtime_version

@@ -15,9 +15,7 @@ from ..families.base import AttentionSite, Config, Geometry, ModelFamily
 from ..families.shared.adapt import adapted_unless_exporting
 from ..op.api import Implementation, attention_op, parse_implementation
 from ..op.mask import tile_order
-from ..plan import LayerPlan, ModelIdentity, ParoPlan
-from ..plan.identity import model_identity
-from .bins import mask_bins
+from ..plan import LayerPlan, ModelIdentity, ParoPlan, mask_bins, model_identity
 from .conditioning import cast_inputs, example_shapes
 from .experts import described_identity
 from .intercept import intercept_attention

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..families.base import TIMESTEPS
-from ..plan import ModelIdentity
-from ..plan.identity import model_identity
+from ..plan import ModelIdentity, model_identity
 from .denoise import Velocity
 from .weights import read_json_object
 

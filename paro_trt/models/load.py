@@ -16,8 +16,7 @@ from ..errors import ModelError
 from ..families.base import Geometry, ModelFamily
 from ..families.registry import family_for
 from ..families.shared.diffusers_range import check_diffusers
-from ..plan import ModelIdentity
-from ..plan.identity import model_identity
+from ..plan import ModelIdentity, model_identity
 from .conditioning import cast_inputs
 from .denoise import Velocity
 from .experts import Expert, ExpertRole, expert_at

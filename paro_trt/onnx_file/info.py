@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..documents import is_sha256
 from ..errors import OnnxFileError, PlanError
 from ..plan import Grid, ModelIdentity, TextLayout
 from ..plan.limits import MAX_BINS, MAX_TIMESTEP
-from ..plan.records import is_sha256
 
 FORMAT = 1
 """Version of the exported graph's inputs, outputs and metadata."""

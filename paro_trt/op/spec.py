@@ -23,6 +23,9 @@ BLOCK_SIZES = (64, 128)
 BIT_WIDTHS = (16, 8, 4)
 MASK_WORD_BITS = 32
 
+MAX_TOKENS = 1 << 24
+"""Longest sequence accepted: token indices stay exact in every integer and float type used."""
+
 
 @dataclass(frozen=True)
 class InputSpec:

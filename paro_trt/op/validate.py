@@ -15,15 +15,13 @@ from .spec import (
     BLOCK_SIZES,
     INPUTS,
     MASK_WORD_BITS,
+    MAX_TOKENS,
     AttentionConfig,
     AttentionInputs,
     InputSpec,
     block_count,
     mask_words,
 )
-
-MAX_TOKENS = 2**24
-"""Longest sequence accepted: token indices stay exact in every integer and float type used."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
-"""The calibration artifact: what it holds and how it is read and written."""
+"""The plan: the result of a calibration, in memory and as a file."""
 
-from .format import load_plan, save_plan
-from .plan import LayerPlan, ParoPlan
-from .records import (
+from .bins import mask_bins
+from .document import (
     CalibrationRecord,
     Grid,
     HeadRecord,
     ModelIdentity,
     TextLayout,
     TextPosition,
+    model_identity,
 )
+from .format import load_plan, save_plan
+from .layer import LayerPlan
+from .plan import ParoPlan
 
 __all__ = [
     "CalibrationRecord",
@@ -21,5 +24,7 @@ __all__ = [
     "TextLayout",
     "TextPosition",
     "load_plan",
+    "mask_bins",
+    "model_identity",
     "save_plan",
 ]

@@ -10,18 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..documents import shown
 from ..errors import PlanError
 from .limits import MAX_LABEL
-
-_SHOWN = 60
-
-
-def shown(value: object) -> str:
-    """A value as it may appear in an error: escaped, and short whatever its size."""
-    if isinstance(value, str | bytes | list | tuple | dict) and len(value) > _SHOWN:
-        return f"{type(value).__name__} of length {len(value)}"
-    text = repr(value) if not isinstance(value, int) or value.bit_length() < 256 else "a huge int"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 @contextmanager
@@ -139,3 +130,9 @@ def shape(subject: str, value: NDArray[Any], wanted: tuple[int, ...], symbols: s
         raise PlanError(
             subject, expected=f"shape {symbols} = {list(wanted)}", actual=f"{list(value.shape)}"
         )
+
+
+def of_type(subject: str, value: object, wanted: type) -> None:
+    """Refuse a value that is no instance of `wanted`."""
+    if not isinstance(value, wanted):
+        raise PlanError(subject, expected=f"a {wanted.__name__}", actual=shown(value))

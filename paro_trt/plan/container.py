@@ -1,4 +1,4 @@
-"""A safetensors file read defensively: nothing is believed or allocated before it is checked."""
+"""A safetensors file read defensively: sizes are checked before anything is allocated by them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from ..documents import convert_document, shown, strict_json
 from ..errors import PlanError
 from . import checks
-from .document import strict_json
 from .limits import MAX_HEADER_BYTES
 
 METADATA_KEY = "paro_plan"
@@ -26,7 +28,16 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "U8": np.dtype("u1"),
 }
-_MAX_RANK = 8
+
+_Size = Annotated[int, Meta(ge=0, le=1 << 48)]
+
+
+class _EntryDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tensor as the header describes it."""
+
+    dtype: Literal["I32", "F32", "U8"]
+    shape: Annotated[tuple[_Size, ...], Meta(max_length=8)]
+    data_offsets: tuple[_Size, _Size]
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,9 @@ class Container:
         header = _read_header(file, size)
         self._file = file
         self._data_at = _LENGTH_BYTES + len(header)
-        raw: dict[str, Any] = strict_json("header", header)  # it starts with "{"
+        raw: dict[str, Any] = strict_json(
+            header, error=PlanError, name="header"
+        )  # it starts with "{"
         self.document = _document(raw.pop("__metadata__", None))
         self.entries = {name: _entry(name, value) for name, value in raw.items()}
         _cover(self.entries, size - self._data_at)
@@ -121,7 +134,7 @@ def _read_header(file: BinaryIO, size: int) -> bytes:
         )
     header = file.read(length)
     if len(header) != length or not header.startswith(b"{"):
-        raise PlanError("header", expected="a JSON object", actual=checks.shown(header))
+        raise PlanError("header", expected="a JSON object", actual=shown(header))
     return header
 
 
@@ -130,7 +143,7 @@ def _document(metadata: object) -> str:
         raise PlanError(
             "__metadata__",
             expected=f"exactly the key {METADATA_KEY!r}",
-            actual=checks.shown(list(metadata) if isinstance(metadata, dict) else metadata),
+            actual=shown(list(metadata) if isinstance(metadata, dict) else metadata),
             remedy="this safetensors file is no plan; `paro-trt calibrate` makes one",
         )
     return checks.text(METADATA_KEY, metadata[METADATA_KEY])
@@ -139,24 +152,16 @@ def _document(metadata: object) -> str:
 def _entry(name: str, value: object) -> Entry:
     subject = name if len(name) <= 64 and name.isprintable() else "tensor"
     with checks.within(subject):
-        if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-            raise PlanError(
-                "entry", expected="dtype, shape, data_offsets", actual=checks.shown(value)
-            )
-        dtype = value["dtype"]
-        if not isinstance(dtype, str) or dtype not in _DTYPES:
-            raise PlanError("dtype", expected="I32, F32 or U8", actual=checks.shown(dtype))
-        sizes, offsets = (checks.items(k, value[k]) for k in ("shape", "data_offsets"))
-        if len(sizes) > _MAX_RANK or len(offsets) != 2:
-            raise PlanError("entry", expected="a shape and two offsets", actual=checks.shown(value))
-        shape = tuple(checks.integer("shape", n, 0, 1 << 48) for n in sizes)
-        begin, end = (checks.integer("data_offsets", n, 0, 1 << 48) for n in offsets)
-        size = math.prod(shape) * _DTYPES[dtype].itemsize
+        entry = convert_document(value, _EntryDocument, error=PlanError, name="entry")
+        begin, end = entry.data_offsets
+        size = math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
         if end - begin != size:
             raise PlanError(
-                "data_offsets", expected=f"{size} bytes for {list(shape)}", actual=f"{end - begin}"
+                "data_offsets",
+                expected=f"{size} bytes for {list(entry.shape)}",
+                actual=f"{end - begin}",
             )
-        return Entry(dtype, shape, begin, end)
+        return Entry(entry.dtype, entry.shape, begin, end)
 
 
 def _cover(entries: dict[str, Entry], size: int) -> None:
@@ -165,7 +170,7 @@ def _cover(entries: dict[str, Entry], size: int) -> None:
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != at or entry.end > size:
             raise PlanError(
-                checks.shown(name) if not name.isprintable() else name[:64],
+                shown(name) if not name.isprintable() else name[:64],
                 expected=f"data that starts at {at} and ends by {size}",
                 actual=f"data at {entry.begin}..{entry.end}",
                 remedy="the file is truncated, or its tensors overlap or leave a gap",

@@ -1,40 +1,251 @@
-"""The JSON half of a plan: strict text to values, values to records, and back."""
+"""The JSON document of a plan, declared once. FORMAT.md in this folder is normative.
+
+The Structs below are both the records that Python code makes and the objects that a file spells in
+JSON. A record is checked when it is made, whoever makes it. What only the plan's arrays can show
+(bits, blocks, names of orders) `LayerPlan` and `ParoPlan` check.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+import hashlib
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from functools import cache
+from typing import Annotated, Any, get_type_hints
 
-from ..errors import PlanError
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from ..documents import Finite, Sha256, canonical_json, convert_document, shown, strict_json
+from ..errors import ArgumentError, PlanError
 from . import checks
-from .limits import MAX_HEADS, MAX_LAYERS
-from .records import CalibrationRecord, Grid, HeadRecord, ModelIdentity, TextLayout, is_sha256
-
-if TYPE_CHECKING:
-    from .plan import ParoPlan
+from .limits import MAX_BINS, MAX_HEADS, MAX_LABEL, MAX_LAYERS, MAX_TOKENS
 
 FORMAT_VERSION = 1
 
-_Record = TypeVar("_Record")
+_MAX_STEPS = 1 << 20
+_LARGEST = sys.float_info.max
+
+# Masses are sums of FP32 probabilities and may exceed 1 by their rounding.
+_MASS_SLACK = 1e-3
+
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_LABEL)]
+_Figures = Meta(min_length=1, max_length=MAX_BINS)
 
 
-@dataclass(frozen=True)
-class LayerDocument:
-    """What JSON says of a layer; its arrays are tensors."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A record that holds its declaration also when Python code makes it, not only a decoder."""
+
+    def __post_init__(self) -> None:
+        values = {name: _plain(getattr(self, name)) for name in self.__struct_fields__}
+        checked = convert_document(values, _declaration(type(self)), error=PlanError)
+        for name in self.__struct_fields__:
+            msgspec.structs.force_setattr(self, name, getattr(checked, name))
+
+
+@cache
+def _declaration(record: type[Record]) -> type[msgspec.Struct]:
+    """The fields of a record as a Struct without checks of its own."""
+    return msgspec.defstruct(
+        record.__name__, list(get_type_hints(record, include_extras=True).items())
+    )
+
+
+def _plain(value: object) -> object:
+    """The JSON value that a Python or NumPy value stands for."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+class TextPosition(str, Enum):
+    """Where a model puts its text tokens in the joint sequence."""
+
+    FIRST = "first"
+    LAST = "last"
+    NONE = "none"
+
+
+class Grid(Record, frozen=True):
+    """Visual tokens (not pixels) of a sample along time, height and width."""
+
+    frames: Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+    height: Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+    width: Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokens > MAX_TOKENS:
+            raise PlanError(
+                "frames * height * width",
+                expected=f"at most {MAX_TOKENS} tokens",
+                actual=f"{self.tokens}",
+            )
+
+    @property
+    def tokens(self) -> int:
+        """frames * height * width."""
+        return self.frames * self.height * self.width
+
+
+class TextLayout(Record, frozen=True):
+    """Text tokens in the joint sequence.
+
+    Args:
+        count: text tokens; 0 where text does not join the sequence.
+        position: their place; NONE exactly when `count` is 0.
+        padded: prompts fill only part of `count`. Such text must be LAST: the op's `key_length`
+            can leave out only the end of a sequence.
+    """
+
+    count: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] = 0
+    position: TextPosition = TextPosition.NONE
+    padded: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.position is TextPosition.NONE) != (self.count == 0):
+            wanted = "first or last, as there are {} tokens" if self.count else "none"
+            raise PlanError(
+                "position", expected=wanted.format(self.count), actual=self.position.value
+            )
+        if self.padded and self.position is not TextPosition.LAST:
+            raise PlanError(
+                "padded",
+                expected=f"false where the text's position is {self.position.value}",
+                actual="true",
+                remedy="put padded text last: key_length can cut only the sequence's end",
+            )
+
+
+class ModelIdentity(Record, frozen=True):
+    """The model a plan was made for; `model_identity` makes one.
+
+    Args:
+        class_name: the diffusers class.
+        config_hash: SHA-256, lower-case hex, of its canonical configuration.
+    """
+
+    class_name: Name
+    config_hash: Sha256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.label("class_name", self.class_name)
+
+
+def model_identity(class_name: str, config: Mapping[str, Any]) -> ModelIdentity:
+    """Identify a model by its class and configuration.
+
+    Args:
+        class_name: the diffusers class, such as "WanTransformer3DModel".
+        config: its configuration; keys that start with "_" (library version, path) do not count.
+
+    Raises:
+        ArgumentError: the configuration holds what JSON cannot.
+    """
+    kept = {key: value for key, value in config.items() if not key.startswith("_")}
+    try:
+        canonical = canonical_json(kept)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            "config", expected="values that JSON can hold", actual=shown(str(error))
+        ) from error
+    return ModelIdentity(class_name, hashlib.sha256(canonical).hexdigest())
+
+
+class HeadRecord(Record, frozen=True):
+    """What was chosen and predicted for one head. Each tuple has one figure for each bin.
+
+    Args:
+        order: name of the head's token order.
+        density: attended blocks / all blocks, in [0, 1]; agrees with the mask.
+        mass: attention over attended blocks / over all, in [0, 1].
+        predicted_error: relative L2 error of the head's output, >= 0.
+    """
+
+    order: Name
+    density: Annotated[tuple[Annotated[float, Meta(ge=0, le=1)], ...], _Figures]
+    mass: Annotated[tuple[Annotated[float, Meta(ge=0, le=1 + _MASS_SLACK)], ...], _Figures]
+    predicted_error: Annotated[tuple[Annotated[float, Meta(ge=0, le=_LARGEST)], ...], _Figures]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.label("order", self.order)
+        for name in ("mass", "predicted_error"):
+            count = len(getattr(self, name))
+            if count != len(self.density):
+                raise PlanError(
+                    name,
+                    expected=f"one figure for each of {len(self.density)} bins",
+                    actual=f"{count}",
+                )
+
+
+class CalibrationRecord(Record, frozen=True):
+    """How a plan was made.
+
+    Args:
+        prompts: the texts calibrated on.
+        steps: denoising steps of the run, >= 1.
+        captured_steps: which of them were captured, each in [0, steps).
+        order_metric: what chose the orders.
+        mask_metric: what chose the blocks.
+        density: asked for, in [0, 1].
+        seed: of the run's noise, in [0, 2**64).
+        tool_version: version of this package.
+        notes: free lines, such as warnings given at the time.
+        measured: free finite figures, such as a held-out error.
+    """
+
+    prompts: tuple[str, ...]
+    steps: Annotated[int, Meta(ge=1, le=_MAX_STEPS)]
+    captured_steps: tuple[Annotated[int, Meta(ge=0, le=_MAX_STEPS)], ...]
+    order_metric: Name
+    mask_metric: Name
+    density: Annotated[float, Meta(ge=0, le=1)]
+    seed: Annotated[int, Meta(ge=0)]
+    tool_version: Name
+    notes: tuple[str, ...]
+    measured: dict[Name, Finite]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for i, step in enumerate(self.captured_steps):
+            checks.integer(f"captured_steps[{i}]", step, 0, self.steps - 1)
+        checks.integer("seed", self.seed, 0, (1 << 64) - 1)  # Meta cannot hold this bound
+        for name in ("order_metric", "mask_metric", "tool_version"):
+            checks.label(name, getattr(self, name))
+        for name in ("prompts", "notes"):
+            for i, line in enumerate(getattr(self, name)):
+                checks.text(f"{name}[{i}]", line)
+        for key in self.measured:
+            checks.label("measured", key)
+
+
+class LayerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A layer without its arrays, which are tensors of the file."""
 
     name: str
     qk_bits: int
     pv_bits: int
     bits_reason: str
-    heads: tuple[HeadRecord, ...]
+    heads: Annotated[tuple[HeadRecord, ...], Meta(min_length=1, max_length=MAX_HEADS)]
 
 
-@dataclass(frozen=True)
-class PlanDocument:
-    """What JSON says of a plan, its records checked and the rest as it came."""
+class PlanDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A plan without its arrays."""
 
-    content_hash: str
+    format_version: Annotated[int, Meta(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
+    content_hash: Sha256
     model: ModelIdentity
     grid: Grid
     text: TextLayout
@@ -43,61 +254,8 @@ class PlanDocument:
     pool_dropped: bool
     bin_boundaries: tuple[float, ...]
     order_names: tuple[str, ...]
-    layers: tuple[LayerDocument, ...]
+    layers: Annotated[tuple[LayerDocument, ...], Meta(min_length=1, max_length=MAX_LAYERS)]
     calibration: CalibrationRecord
-
-
-def describe(plan: ParoPlan) -> dict[str, Any]:
-    """Everything of a plan but its arrays and hash, as JSON values."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "model": asdict(plan.model),
-        "grid": asdict(plan.grid),
-        "text": {**asdict(plan.text), "position": plan.text.position.value},
-        "block_q": plan.block_q,
-        "block_k": plan.block_k,
-        "pool_dropped": plan.pool_dropped,
-        "bin_boundaries": list(plan.bin_boundaries),
-        "order_names": list(plan.order_names),
-        "layers": [
-            {
-                "name": layer.name,
-                "qk_bits": layer.qk_bits,
-                "pv_bits": layer.pv_bits,
-                "bits_reason": layer.bits_reason,
-                "heads": [asdict(head) for head in layer.heads],
-            }
-            for layer in plan.layers
-        ],
-        "calibration": asdict(plan.calibration),
-    }
-
-
-def strict_json(subject: str, data: str | bytes) -> Any:
-    """Parse JSON, refusing what parsers disagree on: duplicate keys, NaN, Infinity, bad UTF-8."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in result:
-                raise PlanError(
-                    subject, expected="unique keys", actual=f"key {checks.shown(name)} twice"
-                )
-            result[name] = value
-        return result
-
-    def constant(name: str) -> NoReturn:
-        raise PlanError(subject, expected="finite numbers", actual=name)
-
-    try:
-        text = data.decode("utf-8") if isinstance(data, bytes) else data
-        return json.loads(text, object_pairs_hook=once, parse_constant=constant)
-    except PlanError:
-        raise
-    except RecursionError:
-        raise PlanError(subject, expected="JSON", actual="JSON nested too deeply") from None
-    except ValueError as error:  # bad UTF-8, bad JSON, an integer of thousands of digits
-        raise PlanError(subject, expected="JSON", actual=_reason(error)) from None
 
 
 def parse_document(text: str) -> PlanDocument:
@@ -106,79 +264,13 @@ def parse_document(text: str) -> PlanDocument:
     Raises:
         PlanError: it is not JSON, is of another version, or a field is missing, unknown or wrong.
     """
-    raw = strict_json("document", text)
-    _mapping("document", raw)
-    _version(raw.pop("format_version", None))
-    _keys("document", raw, PlanDocument)
-    if not is_sha256(raw["content_hash"]):
-        raise PlanError(
-            "content_hash", expected="a SHA-256", actual=checks.shown(raw["content_hash"])
-        )
-    layers = checks.items("layers", raw["layers"])
-    checks.integer("layers length", len(layers), 1, MAX_LAYERS)
-    records = {
-        "model": ModelIdentity,
-        "grid": Grid,
-        "text": TextLayout,
-        "calibration": CalibrationRecord,
-    }
-    return PlanDocument(
-        **{
-            **raw,
-            **{name: _record(name, raw[name], kind) for name, kind in records.items()},
-            "layers": tuple(_layer(f"layers.{i}", layer) for i, layer in enumerate(layers)),
-        }
-    )
-
-
-def _version(value: object) -> None:
-    if isinstance(value, int) and not isinstance(value, bool) and value > FORMAT_VERSION:
+    raw = strict_json(text, error=PlanError, name="document")
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
         raise PlanError(
             "format_version",
             expected=f"{FORMAT_VERSION}, the newest this release reads",
-            actual=checks.shown(value),
+            actual=shown(version),
             remedy="upgrade paro-trt, or calibrate again with this release",
         )
-    checks.integer("format_version", value, FORMAT_VERSION, FORMAT_VERSION)
-
-
-def _layer(where: str, value: object) -> LayerDocument:
-    raw = _keys(where, value, LayerDocument)
-    with checks.within(where):
-        heads = checks.items("heads", raw["heads"])
-        checks.integer("heads length", len(heads), 1, MAX_HEADS)
-        records = []
-        for i, head in enumerate(heads):
-            _keys(f"heads[{i}]", head, HeadRecord)
-            with checks.within(f"heads[{i}]"):
-                records.append(HeadRecord(**head))
-        return LayerDocument(**{**raw, "heads": tuple(records)})
-
-
-def _record(where: str, value: object, kind: type[_Record]) -> _Record:
-    return kind(**_keys(where, value, kind))
-
-
-def _mapping(where: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise PlanError(where, expected="a JSON object", actual=checks.shown(value))
-    return value
-
-
-def _keys(where: str, value: object, kind: type) -> dict[str, Any]:
-    """The JSON object `value`, which must have exactly the fields of dataclass `kind`."""
-    raw = _mapping(where, value)
-    wanted = {field.name for field in fields(kind)}
-    if missing := wanted - raw.keys():
-        raise PlanError(where, expected=f"a field {min(missing)!r}", actual="none")
-    if unknown := raw.keys() - wanted:
-        raise PlanError(
-            where, expected="only known fields", actual=f"field {checks.shown(min(unknown))}"
-        )
-    return raw
-
-
-def _reason(error: ValueError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"text that is not JSON at character {error.pos} ({error.msg})"
-    return f"text that cannot be read ({type(error).__name__})"
+    return convert_document(raw, PlanDocument, error=PlanError)

@@ -1,4 +1,4 @@
-"""Plans to and from `*.paro.safetensors`. FORMAT.md beside this file is normative."""
+"""Plans to and from `*.paro.safetensors`. FORMAT.md in this folder is normative."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from ..documents import canonical_json, shown
 from ..errors import PlanError
 from ..files import atomic_write
 from ..op.spec import BLOCK_SIZES, block_count, mask_words
 from . import checks
+from .bins import check_bin_boundaries
 from .container import METADATA_KEY, Container, open_container
-from .document import LayerDocument, PlanDocument, describe, parse_document
-from .identity import canonical_json
+from .document import LayerDocument, PlanDocument, parse_document
+from .layer import LayerPlan, check_mask_bytes
 from .limits import MAX_HEADER_BYTES, MAX_ORDERS, MAX_TOKENS
 from .mask_codec import decode_mask, encode_mask
-from .plan import LayerPlan, ParoPlan
-from .validate import bin_boundaries, mask_bytes
+from .plan import ParoPlan, describe
 
 
 def save_plan(plan: ParoPlan, path: str | os.PathLike[str]) -> None:
-    """Write a plan, all of it or nothing.
+    """Write a plan. A failure leaves no partial file.
 
     Compressing the masks of a 14-billion-parameter video model takes a minute or two on two cores.
 
     Args:
         plan: what to write.
-        path: the file, by custom `*.paro.safetensors`; its directory must exist.
+        path: the file, usually named `*.paro.safetensors`; its directory must exist.
 
     Raises:
         ParoError: the file cannot be written, or the records do not fit a file's header.
@@ -71,9 +72,8 @@ def load_plan(path: str | os.PathLike[str]) -> ParoPlan:
     with open_container(Path(path)) as container:
         document = parse_document(container.document)
         shapes = _check_tensors(container, document)
-        orders = container.read("orders")
         plan = ParoPlan(
-            orders=orders,
+            orders=container.read("orders"),
             order_names=document.order_names,
             layers=tuple(
                 _read_layer(container, i, layer, shape)
@@ -106,12 +106,11 @@ def _check_tensors(container: Container, document: PlanDocument) -> list[_MaskSh
     tokens = checks.integer(
         "grid with text", document.grid.tokens + document.text.count, 1, MAX_TOKENS
     )
-    bins = len(bin_boundaries(document.bin_boundaries)) + 1
+    bins = len(check_bin_boundaries(document.bin_boundaries)) + 1
     query_blocks = block_count(tokens, checks.choice("block_q", document.block_q, BLOCK_SIZES))
     key_blocks = block_count(tokens, checks.choice("block_k", document.block_k, BLOCK_SIZES))
-    names = checks.items("order_names", document.order_names)
-    checks.integer("order_names length", len(names), 1, MAX_ORDERS)
-    container.check("orders", "I32", (len(names), tokens), "[O, S]")
+    orders = checks.integer("order_names length", len(document.order_names), 1, MAX_ORDERS)
+    container.check("orders", "I32", (orders, tokens), "[O, S]")
 
     known = {"orders"}
     for i, layer in enumerate(document.layers):
@@ -122,7 +121,8 @@ def _check_tensors(container: Container, document: PlanDocument) -> list[_MaskSh
         known |= {f"{prefix}.{part}" for part in ("head_order", "block_mask", "channel_affine")}
     _refuse_unknown(container.entries, known)
 
-    mask_bytes(bins, sum(len(layer.heads) for layer in document.layers), query_blocks, key_blocks)
+    heads = sum(len(layer.heads) for layer in document.layers)
+    check_mask_bytes(bins, heads, query_blocks, key_blocks)
     words = mask_words(key_blocks)
     return [(bins, len(layer.heads), query_blocks, words) for layer in document.layers]
 
@@ -133,7 +133,7 @@ def _refuse_unknown(entries: Mapping[str, object], known: set[str]) -> None:
         raise PlanError(
             name if len(name) <= 64 and name.isprintable() else "tensor",
             expected="only tensors that FORMAT.md names",
-            actual=f"tensor {checks.shown(name)}",
+            actual=f"tensor {shown(name)}",
         )
 
 

@@ -1,54 +1,34 @@
-"""The plan in memory: what calibration decides and export, engines and runtimes read."""
+"""The plan in memory: calibration makes it; export, engines and runtimes read it."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError
-from ..op.spec import block_count
-from . import validate
-from .digest import content_hash
-from .limits import MAX_TIMESTEP
-from .records import CalibrationRecord, Grid, HeadRecord, ModelIdentity, TextLayout
+from ..documents import canonical_json
+from ..errors import ArgumentError, PlanError
+from ..op.spec import BLOCK_SIZES, block_count
+from . import checks
+from .bins import check_bin_boundaries, mask_bins
+from .document import (
+    FORMAT_VERSION,
+    CalibrationRecord,
+    Grid,
+    ModelIdentity,
+    PlanDocument,
+    TextLayout,
+    TextPosition,
+)
+from .layer import LayerPlan, check_mask_bytes
+from .limits import MAX_LAYERS, MAX_ORDERS, MAX_TOKENS
 
 
 # eq=False: arrays have no single truth value; compare plans by `content_hash`.
-@dataclass(frozen=True, eq=False)
-class LayerPlan:
-    """One attention layer. H heads, Hk key/value heads, D channels, T bins, NQ query blocks,
-    W mask words; arrays are read-only.
-
-    Args:
-        name: module path, such as "blocks.0.attn1".
-        head_order: int32 [H], each head's row of `ParoPlan.orders`; equal within a GQA group.
-        block_mask: int32 [T, H, NQ, W], packed as `paro_trt.op.mask` says; no row is empty.
-        channel_affine: float32 [4, Hk, D]: key mean, equalizer > 0, value mean, value scale > 0.
-        qk_bits: 16, 8 or 4.
-        pv_bits: 16, 8 or 4.
-        bits_reason: why these bits.
-        heads: one record for each of H heads.
-
-    Raises:
-        PlanError: any of this does not hold.
-    """
-
-    name: str
-    head_order: NDArray[np.int32]
-    block_mask: NDArray[np.int32]
-    channel_affine: NDArray[np.float32]
-    qk_bits: int
-    pv_bits: int
-    bits_reason: str
-    heads: tuple[HeadRecord, ...]
-
-    def __post_init__(self) -> None:
-        for name, value in validate.layer_fields(self).items():
-            object.__setattr__(self, name, value)
-
-
 @dataclass(frozen=True, eq=False)
 class ParoPlan:
     """Orders, masks and quantization of every attention layer of one model at one token grid.
@@ -88,9 +68,36 @@ class ParoPlan:
     calibration: CalibrationRecord
 
     def __post_init__(self) -> None:
-        for name, value in validate.plan_fields(self).items():
-            object.__setattr__(self, name, value)
-        validate.layers_fit(self)
+        for name, kind in (
+            ("model", ModelIdentity),
+            ("grid", Grid),
+            ("text", TextLayout),
+            ("calibration", CalibrationRecord),
+        ):
+            checks.of_type(name, getattr(self, name), kind)
+        tokens = checks.integer("grid with text", self.tokens, 1, MAX_TOKENS)
+        names = _order_names(self.order_names)
+        plain = {
+            "orders": _orders(self.orders, names, tokens, self.text),
+            "order_names": names,
+            "layers": _layers(self.layers),
+            "block_q": checks.choice("block_q", self.block_q, BLOCK_SIZES),
+            "block_k": checks.choice("block_k", self.block_k, BLOCK_SIZES),
+            "pool_dropped": checks.flag("pool_dropped", self.pool_dropped),
+            "bin_boundaries": check_bin_boundaries(self.bin_boundaries),
+        }
+        for field, value in plain.items():
+            object.__setattr__(self, field, value)
+        heads = sum(len(layer.heads) for layer in self.layers)
+        check_mask_bytes(self.bins, heads, self.query_blocks, self.key_blocks)
+        for i, layer in enumerate(self.layers):
+            with checks.within(f"layers.{i}"):
+                layer.check_fits(
+                    order_names=self.order_names,
+                    bins=self.bins,
+                    query_blocks=self.query_blocks,
+                    key_blocks=self.key_blocks,
+                )
 
     @property
     def tokens(self) -> int:
@@ -118,18 +125,11 @@ class ParoPlan:
         Raises:
             ArgumentError: the timestep is not finite or not in the schedule.
         """
-        # One unit of room, for schedulers whose float32 arithmetic ends past 1000.
-        if not 0.0 <= timestep <= MAX_TIMESTEP + 1.0:
-            raise ArgumentError(
-                "timestep",
-                expected=f"a number in [0, {MAX_TIMESTEP:g}], {MAX_TIMESTEP:g} being pure noise",
-                actual=repr(timestep),
-            )
-        return sum(timestep < boundary for boundary in self.bin_boundaries)
+        return int(mask_bins(timestep, self.bin_boundaries))
 
     def density(self) -> float:
         """Attended blocks / all blocks, over every layer, bin and head."""
-        attended = sum(int(validate.attended_blocks(layer).sum()) for layer in self.layers)
+        attended = sum(int(layer.attended_blocks().sum()) for layer in self.layers)
         heads = sum(len(layer.heads) for layer in self.layers)
         return attended / (heads * self.bins * self.query_blocks * self.key_blocks)
 
@@ -148,4 +148,94 @@ class ParoPlan:
 
     def content_hash(self) -> str:
         """SHA-256, lower-case hex, over all content; the same before saving and after loading."""
-        return content_hash(self)
+        digest = hashlib.sha256(canonical_json(describe(self)))
+        digest.update(_little_endian(self.orders, "<i4"))
+        for layer in self.layers:
+            digest.update(_little_endian(layer.head_order, "<i4"))
+            digest.update(_little_endian(layer.block_mask, "<i4"))
+            digest.update(_little_endian(layer.channel_affine, "<f4"))
+        return digest.hexdigest()
+
+
+def describe(plan: ParoPlan) -> dict[str, Any]:
+    """The document of a plan but for its hash, as JSON values."""
+    document = PlanDocument(
+        format_version=FORMAT_VERSION,
+        content_hash="",
+        model=plan.model,
+        grid=plan.grid,
+        text=plan.text,
+        block_q=plan.block_q,
+        block_k=plan.block_k,
+        pool_dropped=plan.pool_dropped,
+        bin_boundaries=plan.bin_boundaries,
+        order_names=plan.order_names,
+        layers=tuple(layer.document() for layer in plan.layers),
+        calibration=plan.calibration,
+    )
+    values: dict[str, Any] = msgspec.to_builtins(document)
+    del values["content_hash"]
+    return values
+
+
+def _little_endian(array: NDArray[Any], dtype: str) -> memoryview:
+    return array.astype(dtype, copy=False).data
+
+
+def _order_names(value: object) -> tuple[str, ...]:
+    names = checks.items("order_names", value)
+    checks.integer("order_names length", len(names), 1, MAX_ORDERS)
+    for i, name in enumerate(names):
+        checks.label(f"order_names[{i}]", name)
+    checks.unique("order_names", names)
+    return names
+
+
+def _layers(value: object) -> tuple[LayerPlan, ...]:
+    layers = checks.items("layers", value)
+    checks.integer("layers length", len(layers), 1, MAX_LAYERS)
+    for i, layer in enumerate(layers):
+        checks.of_type(f"layers.{i}", layer, LayerPlan)
+    checks.unique("layers", [layer.name for layer in layers])
+    return layers
+
+
+def _orders(
+    value: object, names: tuple[str, ...], tokens: int, text: TextLayout
+) -> NDArray[np.int32]:
+    orders = checks.array("orders", value, np.int32, 2)
+    checks.shape("orders", orders, (len(names), tokens), "[O, S]")
+    for name, order in zip(names, orders, strict=True):
+        with checks.within("orders"):
+            _permutation(name, order)
+            _text_in_place(name, order, text)
+    return orders
+
+
+def _permutation(name: str, order: NDArray[np.int32]) -> None:
+    tokens = len(order)
+    if order.min() < 0 or order.max() >= tokens:
+        position = int(((order < 0) | (order >= tokens)).argmax())
+        actual = f"token {order[position]} at position {position}"
+    else:
+        counts = np.bincount(order, minlength=tokens)
+        if (counts == 1).all():
+            return
+        token = int((counts != 1).argmax())
+        actual = f"token {token} {counts[token]} times"
+    raise PlanError(name, expected=f"a permutation of 0..{tokens - 1}", actual=actual)
+
+
+def _text_in_place(name: str, order: NDArray[np.int32], text: TextLayout) -> None:
+    if text.position is TextPosition.NONE:
+        return
+    first = 0 if text.position is TextPosition.FIRST else len(order) - text.count
+    wanted = np.arange(first, first + text.count, dtype=np.int32)
+    wrong = order[first : first + text.count] != wanted
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise PlanError(
+            name,
+            expected=f"text token {wanted[i]} at position {first + i} (text {text.position.value})",
+            actual=f"token {order[first + i]}",
+        )

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ModelError
-from ..models.bins import mask_bins
 from ..models.weights import read_json_object
-from ..plan.identity import model_identity
+from ..plan import mask_bins, model_identity
 from .session import Session
 from .tensorrt_session import TensorRtSession
 from .velocity import LATENTS, MASK_BIN, SAMPLE, TIMESTEP

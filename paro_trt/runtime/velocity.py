@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models.bins import mask_bins
 from ..models.denoise import Velocity
+from ..plan import mask_bins
 from .session import Session
 
 LATENTS, TIMESTEP, MASK_BIN, SAMPLE = "hidden_states", "timestep", "mask_bin", "sample"

@@ -12,14 +12,13 @@ from torch import Tensor
 from ..errors import ArgumentError, ModelError
 from ..families.base import ConditioningInput, Geometry
 from ..models.apply import ParoTransformer
-from ..models.bins import mask_bins
 from ..models.conditioning import complete_inputs, example_inputs
 from ..models.denoise import Velocity, denoise, noised, seeded_noise
 from ..models.experts import joint_velocity
 from ..models.load import LoadedModel, load_partner
 from ..models.prompts import Prompts
 from ..op.api import Implementation, parse_implementation
-from ..plan import ParoPlan
+from ..plan import ParoPlan, mask_bins
 from ..runtime.backends import open_session
 from ..runtime.session import Session
 from ..runtime.velocity import session_velocity

@@ -28,7 +28,7 @@ from paro_trt.cli.policy import exit_policy, when_interrupted
 from paro_trt.engine.manifest import EngineManifest
 from paro_trt.errors import ArgumentError
 from paro_trt.files import atomic_write
-from paro_trt.models.bins import mask_bins
+from paro_trt.plan import mask_bins
 from paro_trt.runtime.dlpack import numpy_dtype
 from paro_trt.runtime.engine import Engine
 from paro_trt.runtime.engine_context import EngineContext

@@ -14,8 +14,7 @@ from paro_trt.families.base import AttentionSite
 from paro_trt.families.wan import WanFamily
 from paro_trt.models.load import LoadedModel
 from paro_trt.models.prompts import Prompts
-from paro_trt.plan import load_plan
-from paro_trt.plan.identity import model_identity
+from paro_trt.plan import load_plan, model_identity
 from tests.support.tiny_wan import tiny_wan
 
 LATENT_SIZE = (4, 16, 16)

@@ -10,9 +10,7 @@ from paro_trt.errors import ArgumentError, BackendUnavailableError, ModelError
 from paro_trt.families.base import Geometry
 from paro_trt.families.wan import WanFamily
 from paro_trt.models.apply import ParoTransformer
-from paro_trt.models.bins import mask_bins
-from paro_trt.plan import Grid, TextLayout, TextPosition
-from paro_trt.plan.identity import model_identity
+from paro_trt.plan import Grid, TextLayout, TextPosition, mask_bins, model_identity
 from tests.support.plans import small_plan
 from tests.support.tiny_wan import tiny_wan, tiny_wan_inputs
 

@@ -10,8 +10,7 @@ from paro_trt.errors import ModelError
 from paro_trt.families.base import Geometry
 from paro_trt.families.wan import WanFamily
 from paro_trt.models.load import load_model
-from paro_trt.plan import Grid
-from paro_trt.plan.identity import model_identity
+from paro_trt.plan import Grid, model_identity
 from tests.support.tiny_wan import tiny_wan, tiny_wan_inputs
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

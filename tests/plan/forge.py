@@ -15,8 +15,8 @@ import pytest
 
 from paro_trt.errors import PlanError
 from paro_trt.plan import Grid, ParoPlan, TextLayout, TextPosition, load_plan
-from paro_trt.plan.document import describe
 from paro_trt.plan.mask_codec import decode_mask, encode_mask
+from paro_trt.plan.plan import describe
 from tests.support.plans import small_plan
 
 _DTYPES = {"int32": "I32", "float32": "F32", "uint8": "U8", "int64": "I64", "float16": "F16"}

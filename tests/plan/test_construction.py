@@ -69,7 +69,10 @@ def test_plan(name: str) -> None:
 
 
 RECORDS: dict[str, tuple[Callable[[], object], str]] = {
-    "grid too large": (lambda: Grid(1 << 12, 1 << 12, 2), "grid: expected at most"),
+    "grid too large": (
+        lambda: Grid(1 << 12, 1 << 12, 2),
+        r"frames \* height \* width: expected at most",
+    ),
     "uneven figures": (lambda: HeadRecord("a", (0.1,), (0.1, 0.2), (0.0,)), "mass"),
     "no figures": (lambda: HeadRecord("a", (), (), ()), "density"),
     "mass above rounding": (lambda: HeadRecord("a", (0.1,), (1.01,), (0.0,)), r"mass\[0\]"),

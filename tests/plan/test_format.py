@@ -7,15 +7,24 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import safetensors
 
 from paro_trt.errors import ArgumentError, PlanError
 from paro_trt.op.mask import pack_block_mask, unpack_block_mask
-from paro_trt.plan import Grid, ParoPlan, TextLayout, TextPosition, limits, load_plan, save_plan
+from paro_trt.plan import (
+    Grid,
+    ParoPlan,
+    TextLayout,
+    TextPosition,
+    limits,
+    load_plan,
+    model_identity,
+    save_plan,
+)
 from paro_trt.plan.document import FORMAT_VERSION
-from paro_trt.plan.identity import model_identity
 from paro_trt.plan.mask_codec import decode_mask, encode_mask
 from tests.support.plans import small_plan
 
@@ -39,6 +48,8 @@ def contents(value: Any) -> Any:
         return value.dtype.str, value.shape, value.tobytes()
     if dataclasses.is_dataclass(value):
         return {f.name: contents(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, msgspec.Struct):
+        return {f: contents(getattr(value, f)) for f in value.__struct_fields__}
     if isinstance(value, tuple):
         return tuple(map(contents, value))
     return value
@@ -52,6 +63,21 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     loaded = load_plan(path)
     assert contents(loaded) == contents(plan)
     assert loaded.content_hash() == plan.content_hash()
+
+
+SAVED_BY_0_1_0 = Path(__file__).with_name("saved_by_0.1.0.paro.safetensors")
+ITS_HASH = "0f215e1d1a27c3df5183f66f49db407a47cce6a5468f3d32ab054f01b515374c"
+
+
+def test_a_plan_saved_by_the_first_release(tmp_path: Path) -> None:
+    plan = load_plan(SAVED_BY_0_1_0)
+    assert plan.content_hash() == ITS_HASH
+    assert (plan.grid, plan.bins) == (Grid(2, 4, 8), 2)
+    assert plan.text == TextLayout(22, TextPosition.LAST, padded=True)
+    assert plan.layers[0].heads[2].order == "HWF"
+    assert plan.calibration.measured == {"held_out_error": 0.03}
+    save_plan(plan, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == SAVED_BY_0_1_0.read_bytes()
 
 
 def test_a_file_made_by_hand_loads(tmp_path: Path) -> None:
@@ -100,7 +126,7 @@ def _changed(plan: ParoPlan) -> dict[str, ParoPlan]:
         "pooling": dataclasses.replace(plan, pool_dropped=not plan.pool_dropped),
         "boundary": dataclasses.replace(plan, bin_boundaries=(499.0,)),
         "notes": dataclasses.replace(
-            plan, calibration=dataclasses.replace(plan.calibration, notes=("x",))
+            plan, calibration=msgspec.structs.replace(plan.calibration, notes=("x",))
         ),
         "orders": dataclasses.replace(plan, orders=_swapped(plan.orders)),
         "mask": small_plan(seed=1),
@@ -166,7 +192,7 @@ def test_numpy_scalars_are_stored_as_plain_numbers(tmp_path: Path) -> None:
         plan,
         bin_boundaries=(np.float32(500.0),),
         block_q=np.int64(64),
-        calibration=dataclasses.replace(plan.calibration, measured={"psnr": np.float32(30.5)}),
+        calibration=msgspec.structs.replace(plan.calibration, measured={"psnr": np.float32(30.5)}),
     )
     save_plan(plan, tmp_path / "a")
     assert load_plan(tmp_path / "a").content_hash() == plan.content_hash()

@@ -34,7 +34,7 @@ SWEEP = settings(
 def unsealed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The content hash matches whatever is loaded, so that every other check is reached."""
     with monkeypatch.context() as patch:
-        patch.setattr("paro_trt.plan.plan.content_hash", lambda _: HASH)
+        patch.setattr(ParoPlan, "content_hash", lambda _: HASH)
         yield
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from PIL import Image
 
 from paro_trt.plan import Grid, ParoPlan
@@ -35,7 +36,7 @@ def plan(fresh_seed: int) -> ParoPlan:
         "model_speedup": 1.0 / (0.4 + 0.2),
         "peak_of_something": 12.5,
     }
-    return replace(made, calibration=replace(made.calibration, measured=measured))
+    return replace(made, calibration=structs.replace(made.calibration, measured=measured))
 
 
 @pytest.fixture
@@ -48,13 +49,13 @@ def hostile_plan(plan: ParoPlan) -> ParoPlan:
             name=f"{layer.name}{HOSTILE}",
             bits_reason=FREE_TEXT,
             heads=tuple(
-                replace(head, order=names[row])
+                structs.replace(head, order=names[row])
                 for head, row in zip(layer.heads, layer.head_order, strict=True)
             ),
         )
         for layer in plan.layers
     )
-    calibration = replace(
+    calibration = structs.replace(
         plan.calibration,
         prompts=(FREE_TEXT,),
         notes=(FREE_TEXT,),
@@ -63,7 +64,7 @@ def hostile_plan(plan: ParoPlan) -> ParoPlan:
         tool_version=HOSTILE,
         measured={**plan.calibration.measured, HOSTILE: 1.0},
     )
-    model = replace(plan.model, class_name=HOSTILE)
+    model = structs.replace(plan.model, class_name=HOSTILE)
     return replace(plan, order_names=names, layers=layers, calibration=calibration, model=model)
 
 

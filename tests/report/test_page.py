@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import msgspec
 import pytest
 
 from paro_trt.errors import ParoError, PlanError
@@ -101,7 +102,7 @@ def test_no_address_of_a_network(plan, tmp_path):
     ],
 )
 def test_senseless_or_missing_figures_are_not_drawn(plan, tmp_path, measured):
-    calibration = dataclasses.replace(plan.calibration, measured=measured)
+    calibration = msgspec.structs.replace(plan.calibration, measured=measured)
     text = written(dataclasses.replace(plan, calibration=calibration), tmp_path)
     assert "there is no forecast" in text
     assert document_of(text)["heldout"] is None
@@ -110,7 +111,7 @@ def test_senseless_or_missing_figures_are_not_drawn(plan, tmp_path, measured):
 
 def test_long_texts_are_cut_and_counted(plan, tmp_path):
     prompts = tuple(f"{index} " + "x" * 10_000 for index in range(500))
-    calibration = dataclasses.replace(plan.calibration, prompts=prompts)
+    calibration = msgspec.structs.replace(plan.calibration, prompts=prompts)
     text = written(dataclasses.replace(plan, calibration=calibration), tmp_path)
     assert "x" * (MAX_SHOWN - 4) in text
     assert "x" * (MAX_SHOWN + 1) not in text

@@ -9,9 +9,9 @@ import torch
 
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.models.apply import ParoTransformer
-from paro_trt.models.bins import mask_bins
 from paro_trt.models.load import load_model
 from paro_trt.onnx_export import export_onnx
+from paro_trt.plan import mask_bins
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.transformer import EngineTransformer
 from tests.support.plans import small_plan

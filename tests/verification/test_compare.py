@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from paro_trt.models.prompts import Prompts
 from paro_trt.onnx_file.info import SessionInfo
 from paro_trt.op import api
 from paro_trt.op.reference import paro_attention_reference
-from paro_trt.plan.identity import model_identity
+from paro_trt.plan import model_identity
 from paro_trt.runtime.session import Session, TensorSpec
 from paro_trt.verification.compare import VerifySettings, verify_model
 from paro_trt.verification.schedule import schedule_points
@@ -209,7 +210,7 @@ def test_sampling_uses_guidance_and_every_prompt(loaded, plan, prompts):
 
 
 def test_refuses_a_file_of_another_model_or_plan(loaded, plan, prompts):
-    other = dataclasses.replace(loaded.identity, config_hash="0" * 64)
+    other = msgspec.structs.replace(loaded.identity, config_hash="0" * 64)
     session = session_of(loaded, plan)
     session._info = dataclasses.replace(session.info, model=other)
     with pytest.raises(ModelError, match=r"EagerSession: model.*000000000000"):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from paro_trt.calibration.select_mask import Allocation, MaskMetric, MaskTarget, select_masks
 from paro_trt.calibration.select_order import OrderMetric, choose_orders, order_terms
-from paro_trt.models.bins import mask_bins
+from paro_trt.plan import mask_bins
 
 from .attention import AttentionCall, Selection
 from .captures import Captures

@@ -18,8 +18,7 @@ from paro_trt.models.apply import config_of
 from paro_trt.models.conditioning import example_inputs
 from paro_trt.models.load import LoadedModel
 from paro_trt.models.prompts import Prompts
-from paro_trt.plan import ParoPlan
-from paro_trt.plan.identity import model_identity
+from paro_trt.plan import ParoPlan, model_identity
 
 from ..plans import small_plan
 
