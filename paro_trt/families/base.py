@@ -1,4 +1,4 @@
-"""What the rest of the package may know about a model: the interface of a family.
+"""The interface of a model family: everything that is specific to a model is behind it.
 
 docs/adding-a-model.md walks through writing one.
 """
@@ -78,7 +78,7 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class ConditioningInput:
-    """One tensor that a model takes beside latents and timestep.
+    """One tensor that a model takes in addition to latents and timestep.
 
     Args:
         name: of the input in prompt files and in ONNX files; by custom the keyword of the model's
@@ -103,12 +103,10 @@ class Sampling(Enum):
 
     FLOW: velocity of a straight path, x = sigma * noise + (1 - sigma) * data.
     V_PREDICTION: v of a variance-preserving diffusion with CogVideoX's noise schedule.
-    EPSILON: the noise of a variance-preserving diffusion with linear betas, as of DiT and PixArt.
     """
 
     FLOW = "flow"
     V_PREDICTION = "v-prediction"
-    EPSILON = "epsilon"
 
 
 class ModelFamily(ABC):
@@ -181,7 +179,7 @@ class ModelFamily(ABC):
     def conditioning_spec(
         self, config: Config, geometry: Geometry
     ) -> tuple[ConditioningInput, ...]:
-        """Inputs beside latents and timestep, in the order ONNX files and modules take them."""
+        """Inputs after latents and timestep, in the order ONNX files and modules take them."""
 
     def text_length(self, conditioning: Mapping[str, Tensor]) -> Tensor:
         """int [B]: text tokens of each sample that exist. Asked only where text is padded."""
