@@ -2,10 +2,10 @@
 
     python export/cogvideox.py MODEL -o cogvideox.onnx --prompts prompts.safetensors
 
-Plans are looked for beside the output, cogvideox-FRAMESxHEIGHTxWIDTH.paro.safetensors, and
-calibrated from --prompts where they are missing. Each file serves one size, with any batch;
-several --video give several files that share one file of weights. The files run in ONNX Runtime
-as they are (float32 and float16), and in TensorRT with the PAROAttention plugin.
+The plan of each size is cogvideox-FRAMESxHEIGHTxWIDTH.paro.safetensors next to the output; a
+missing plan is calibrated from --prompts. Each file serves one size, with any batch; several
+--video give several files that share one file of weights. The files run in ONNX Runtime as they are
+(float32 and float16), and in TensorRT with the PAROAttention plugin.
 
 CogVideoX was trained at 49,480,720. CogVideoX 1.5 (--video 85,768,1360) patches two latent frames
 into one token, so that 1 + (frames - 1) / 4 must be even. Text joins the attention: the prompt
@@ -15,9 +15,7 @@ latents as image_latents [B, F, C, H, W].
 --dense writes the model as it is, for comparison; the plan then only gives the size.
 """
 
-from paro_trt.cli.export_script import ScriptDefaults, export_family
-
-DEFAULTS = ScriptDefaults("cogvideox", (49, 480, 720))
+from paro_trt.cli.export_script import export_family
 
 if __name__ == "__main__":
-    export_family(DEFAULTS, __doc__)
+    export_family("cogvideox", __doc__)

@@ -2,10 +2,10 @@
 
     python export/cosmos.py MODEL -o cosmos.onnx --prompts prompts.safetensors
 
-Plans are looked for beside the output, cosmos-FRAMESxHEIGHTxWIDTH.paro.safetensors, and calibrated
-from --prompts where they are missing. Each file serves one size, with any batch; several --video
-give several files that share one file of weights. The files run in ONNX Runtime as they are
-(float32 and float16), and in TensorRT with the PAROAttention plugin.
+The plan of each size is cosmos-FRAMESxHEIGHTxWIDTH.paro.safetensors next to the output; a missing
+plan is calibrated from --prompts. Each file serves one size, with any batch; several --video give
+several files that share one file of weights. The files run in ONNX Runtime as they are (float32 and
+float16), and in TensorRT with the PAROAttention plugin.
 
 The usual sizes are 93,704,1280 for video (1.0: 121,704,1280) and 1,768,1360 for Predict2's text
 to image. The prompt
@@ -17,9 +17,7 @@ t * noise, and give its velocity, 1.0's too. Video to world of 1.0 and Transfer 
 --dense writes the model as it is, for comparison; the plan then only gives the size.
 """
 
-from paro_trt.cli.export_script import ScriptDefaults, export_family
-
-DEFAULTS = ScriptDefaults("cosmos", (93, 704, 1280), shift=3.0)
+from paro_trt.cli.export_script import export_family
 
 if __name__ == "__main__":
-    export_family(DEFAULTS, __doc__)
+    export_family("cosmos", __doc__)

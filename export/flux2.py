@@ -2,10 +2,10 @@
 
     python export/flux2.py MODEL -o flux2.onnx --prompts prompts.safetensors
 
-Plans are looked for beside the output, flux2-FRAMESxHEIGHTxWIDTH.paro.safetensors, and calibrated
-from --prompts where they are missing. Each file serves one size, with any batch; several --video
-give several files that share one file of weights. The files run in ONNX Runtime as they are
-(float32 and float16), and in TensorRT with the PAROAttention plugin.
+The plan of each size is flux2-FRAMESxHEIGHTxWIDTH.paro.safetensors next to the output; a missing
+plan is calibrated from --prompts. Each file serves one size, with any batch; several --video give
+several files that share one file of weights. The files run in ONNX Runtime as they are (float32 and
+float16), and in TensorRT with the PAROAttention plugin.
 
 Images: one frame. Reference images of the output's size are further frames: --video 2,1024,1024
 is an output and one reference. Text joins the attention: the prompt file has encoder_hidden_states
@@ -17,9 +17,7 @@ images gain more.
 --dense writes the model as it is, for comparison; the plan then only gives the size.
 """
 
-from paro_trt.cli.export_script import ScriptDefaults, export_family
-
-DEFAULTS = ScriptDefaults("flux2", (1, 1024, 1024), shift=3.0)
+from paro_trt.cli.export_script import export_family
 
 if __name__ == "__main__":
-    export_family(DEFAULTS, __doc__)
+    export_family("flux2", __doc__)

@@ -2,10 +2,10 @@
 
     python export/hunyuan_video15.py MODEL -o hunyuan_video15.onnx --prompts prompts.safetensors
 
-Plans are looked for beside the output, hunyuan_video15-FRAMESxHEIGHTxWIDTH.paro.safetensors, and
-calibrated from --prompts where they are missing. Each file serves one size, with any batch;
-several --video give several files that share one file of weights. The files run in ONNX Runtime
-as they are (float32 and float16), and in TensorRT with the PAROAttention plugin.
+The plan of each size is hunyuan_video15-FRAMESxHEIGHTxWIDTH.paro.safetensors next to the output; a
+missing plan is calibrated from --prompts. Each file serves one size, with any batch; several
+--video give several files that share one file of weights. The files run in ONNX Runtime as they are
+(float32 and float16), and in TensorRT with the PAROAttention plugin.
 
 The usual sizes are 121,480,848 and 121,720,1280. Text joins the attention, padded: the prompt
 file has encoder_hidden_states [P, 1000, 3584] and encoder_attention_mask [P, 1000], or fewer
@@ -16,9 +16,7 @@ the latents with its mask, image_latents [P, 33, F, H, W]; text to video takes n
 --dense writes the model as it is, for comparison; the plan then only gives the size.
 """
 
-from paro_trt.cli.export_script import ScriptDefaults, export_family
-
-DEFAULTS = ScriptDefaults("hunyuan_video15", (121, 480, 848), shift=5.0)
+from paro_trt.cli.export_script import export_family
 
 if __name__ == "__main__":
-    export_family(DEFAULTS, __doc__)
+    export_family("hunyuan_video15", __doc__)

@@ -2,10 +2,10 @@
 
     python export/ltx2.py MODEL -o ltx2.onnx --prompts prompts.safetensors
 
-Plans are looked for beside the output, ltx2-FRAMESxHEIGHTxWIDTH.paro.safetensors, and calibrated
-from --prompts where they are missing. Each file serves one size, with any batch; several --video
-give several files that share one file of weights. The files run in ONNX Runtime as they are
-(float32 and float16), and in TensorRT with the PAROAttention plugin.
+The plan of each size is ltx2-FRAMESxHEIGHTxWIDTH.paro.safetensors next to the output; a missing
+plan is calibrated from --prompts. Each file serves one size, with any batch; several --video give
+several files that share one file of weights. The files run in ONNX Runtime as they are (float32 and
+float16), and in TensorRT with the PAROAttention plugin.
 
 Text to video with sound at 24 frames a second. Frames are 1 + a multiple of 8, height and width
 multiples of 32: one latent pixel is a token. hidden_states and sample are the video's latents,
@@ -18,10 +18,7 @@ encoder_attention_mask [P, L].
 --dense writes the model as it is, for comparison; the plan then only gives the size.
 """
 
-from paro_trt.cli.export_script import ScriptDefaults, export_family
-
-# The pipeline's shift grows with the number of tokens; this one is that of the default size.
-DEFAULTS = ScriptDefaults("ltx2", (121, 512, 768), shift=16.0)
+from paro_trt.cli.export_script import export_family
 
 if __name__ == "__main__":
-    export_family(DEFAULTS, __doc__)
+    export_family("ltx2", __doc__)

@@ -2,10 +2,10 @@
 
     python export/ltx_video.py MODEL -o ltx_video.onnx --prompts prompts.safetensors
 
-Plans are looked for beside the output, ltx_video-FRAMESxHEIGHTxWIDTH.paro.safetensors, and
-calibrated from --prompts where they are missing. Each file serves one size, with any batch;
-several --video give several files that share one file of weights. The files run in ONNX Runtime
-as they are (float32 and float16), and in TensorRT with the PAROAttention plugin.
+The plan of each size is ltx_video-FRAMESxHEIGHTxWIDTH.paro.safetensors next to the output; a
+missing plan is calibrated from --prompts. Each file serves one size, with any batch; several
+--video give several files that share one file of weights. The files run in ONNX Runtime as they are
+(float32 and float16), and in TensorRT with the PAROAttention plugin.
 
 Text to video at 25 frames a second. Frames are 1 + a multiple of 8, height and width multiples of
 32: one latent pixel is a token, so 161,512,704 has 7,392 tokens, and larger videos gain more.
@@ -15,10 +15,7 @@ any length: encoder_hidden_states [B, L, 4096] and encoder_attention_mask [B, L]
 --dense writes the model as it is, for comparison; the plan then only gives the size.
 """
 
-from paro_trt.cli.export_script import ScriptDefaults, export_family
-
-# The pipeline's shift grows with the number of tokens; this one is that of the default size.
-DEFAULTS = ScriptDefaults("ltx_video", (161, 512, 704), shift=25.0)
+from paro_trt.cli.export_script import export_family
 
 if __name__ == "__main__":
-    export_family(DEFAULTS, __doc__)
+    export_family("ltx_video", __doc__)

@@ -2,10 +2,10 @@
 
     python export/mochi.py MODEL -o mochi.onnx --prompts prompts.safetensors
 
-Plans are looked for beside the output, mochi-FRAMESxHEIGHTxWIDTH.paro.safetensors, and calibrated
-from --prompts where they are missing. Each file serves one size, with any batch; several --video
-give several files that share one file of weights. The files run in ONNX Runtime as they are
-(float32 and float16), and in TensorRT with the PAROAttention plugin.
+The plan of each size is mochi-FRAMESxHEIGHTxWIDTH.paro.safetensors next to the output; a missing
+plan is calibrated from --prompts. Each file serves one size, with any batch; several --video give
+several files that share one file of weights. The files run in ONNX Runtime as they are (float32 and
+float16), and in TensorRT with the PAROAttention plugin.
 
 Mochi was trained at 480 x 848, 163 frames at most: 1 + a multiple of 6. Text joins the attention,
 padded: the prompt file has encoder_hidden_states [P, 256, 4096] and encoder_attention_mask
@@ -15,9 +15,7 @@ velocity from data to noise; Mochi's own transformer counts time the other way, 
 --dense writes the model as it is, for comparison; the plan then only gives the size.
 """
 
-from paro_trt.cli.export_script import ScriptDefaults, export_family
-
-DEFAULTS = ScriptDefaults("mochi", (163, 480, 848), shift=3.0)
+from paro_trt.cli.export_script import export_family
 
 if __name__ == "__main__":
-    export_family(DEFAULTS, __doc__)
+    export_family("mochi", __doc__)

@@ -2,10 +2,10 @@
 
     python export/sd3.py MODEL -o sd3.onnx --prompts prompts.safetensors
 
-Plans are looked for beside the output, sd3-FRAMESxHEIGHTxWIDTH.paro.safetensors, and calibrated
-from --prompts where they are missing. Each file serves one size, with any batch; several --video
-give several files that share one file of weights. The files run in ONNX Runtime as they are
-(float32 and float16), and in TensorRT with the PAROAttention plugin.
+The plan of each size is sd3-FRAMESxHEIGHTxWIDTH.paro.safetensors next to the output; a missing plan
+is calibrated from --prompts. Each file serves one size, with any batch; several --video give
+several files that share one file of weights. The files run in ONNX Runtime as they are (float32 and
+float16), and in TensorRT with the PAROAttention plugin.
 
 Images: one frame. Text joins the attention: the prompt file has encoder_hidden_states [P, 333,
 4096], CLIP's 77 tokens and T5's 256, and pooled_projections [P, 2048]. The second attention of
@@ -15,9 +15,7 @@ little gain.
 --dense writes the model as it is, for comparison; the plan then only gives the size.
 """
 
-from paro_trt.cli.export_script import ScriptDefaults, export_family
-
-DEFAULTS = ScriptDefaults("sd3", (1, 1024, 1024), shift=3.0)
+from paro_trt.cli.export_script import export_family
 
 if __name__ == "__main__":
-    export_family(DEFAULTS, __doc__)
+    export_family("sd3", __doc__)

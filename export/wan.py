@@ -2,10 +2,10 @@
 
     python export/wan.py MODEL -o wan.onnx --prompts prompts.safetensors
 
-Plans are looked for beside the output, wan-FRAMESxHEIGHTxWIDTH.paro.safetensors, and calibrated
-from --prompts where they are missing. Each file serves one size, with any batch; several --video
-give several files that share one file of weights. The files run in ONNX Runtime as they are
-(float32 and float16), and in TensorRT with the PAROAttention plugin.
+The plan of each size is wan-FRAMESxHEIGHTxWIDTH.paro.safetensors next to the output; a missing plan
+is calibrated from --prompts. Each file serves one size, with any batch; several --video give
+several files that share one file of weights. The files run in ONNX Runtime as they are (float32 and
+float16), and in TensorRT with the PAROAttention plugin.
 
 The usual sizes are 81,480,832 and 81,720,1280, and 121,704,1280 for TI2V 5B. The text encoder's
 output is the input encoder_hidden_states [B, L, C], of any length.
@@ -23,9 +23,7 @@ videos from text.
 --dense writes the model as it is, for comparison; the plan then only gives the size.
 """
 
-from paro_trt.cli.export_script import ScriptDefaults, export_family
-
-DEFAULTS = ScriptDefaults("wan", (81, 480, 832), shift=3.0)
+from paro_trt.cli.export_script import export_family
 
 if __name__ == "__main__":
-    export_family(DEFAULTS, __doc__)
+    export_family("wan", __doc__)

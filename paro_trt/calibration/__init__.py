@@ -1,6 +1,6 @@
 """Offline calibration: token orders, block masks and quantization learned from a model's runs."""
 
-from .pipeline import calibrate
+from .calibrator import calibrate
 from .progress import Progress, SilentProgress
 from .select_mask import Allocation, MaskMetric
 from .select_order import OrderMetric

@@ -1,4 +1,4 @@
-"""Query, key and value of every attention site at chosen steps of a real denoising run."""
+"""Query, key and value of every attention site in captures of a real denoising run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def record_trajectory(
         settings: steps, shift and guidance of the run.
         seed: of its noise.
         wanted: steps to record; the run ends with the last.
-        velocity: who computes the steps: the model, or all of a model's experts.
+        velocity: computes the steps: the model, or all of a model's experts.
     """
     device = next(loaded.model.parameters()).device
     shape = loaded.family.latent_shape(loaded.config, geometry)
@@ -70,10 +70,10 @@ def record_trajectory(
 
 
 class _AllRecordedError(Exception):
-    """Ends a denoising run whose remaining steps nobody needs."""
+    """Ends a denoising run whose remaining steps are not needed."""
 
 
-def capture(
+def capture_attention(
     loaded: LoadedModel,
     geometry: Geometry,
     latents: Tensor,

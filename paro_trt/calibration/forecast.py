@@ -1,4 +1,4 @@
-"""The honest end: what a plan costs in error on unseen prompts and what it can gain in time."""
+"""Forecast: the error of a plan on held-out prompts, and the speed to expect."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from ..op.quantization import ChannelAffine
 from ..op.spec import block_count
 from .assemble import LayerDecision, mean_density
 from .capture import dense_attention
+from .inputs import LayerInputs
 from .op_error import PlannedHead, attended_rows, dense_rows
-from .passes import LayerInputs, attention_config, layer_sample
+from .passes import attention_config, head_orders
 from .progress import Progress
 from .run import CalibrationRun
 from .statistics import sampled_query_blocks
@@ -83,24 +84,24 @@ def heldout_errors(
     """
     settings = replace(run.settings, seed=heldout_seed(run), prompt_limit=HELDOUT_PROMPTS)
     unseen = replace(run, prompts=heldout, settings=settings)
-    units = unseen.units()
-    errors = np.zeros((len(layers), len(units)))
-    progress.start("held-out error", len(units), 0)
+    captures = unseen.captures()
+    errors = np.zeros((len(layers), len(captures)))
+    progress.start("held-out error", len(captures), 0)
     latents: dict[int, Tensor] = {}
-    for column, unit in enumerate(units):
-        if column == 0 or unit.prompt != units[column - 1].prompt:
-            latents = unseen.trajectory(unit.prompt)
+    for column, capture in enumerate(captures):
+        if column == 0 or capture.prompt != captures[column - 1].prompt:
+            latents = unseen.trajectory(capture.prompt)
 
         def consume(
             layer: int, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor,
-            scale: float, column: int = column, mask_bin: int = unit.mask_bin,
-            prompt: int = unit.prompt,
+            scale: float, column: int = column, mask_bin: int = capture.mask_bin,
+            prompt: int = capture.prompt,
         ) -> None:  # fmt: skip
             inputs = LayerInputs(site, query, key, value, scale, unseen.key_length(prompt))
             of_heads = head_errors(run, layers[layer], mask_bin, inputs)
             errors[layer, column] = of_heads[0].sum() / max(of_heads[1].sum(), 1e-300)
 
-        unseen.capture(unit, latents[unit.step], consume)
+        unseen.run_capture(capture, latents[capture.step], consume)
         progress.advance()
     return errors
 
@@ -120,7 +121,9 @@ def head_errors(
         qk_bits=decision.quantization.qk_bits,
         pv_bits=decision.quantization.pv_bits,
     )
-    sample = layer_sample(inputs, run.candidates, decision.orders, decision.masks.mask[mask_bin])
+    orders = head_orders(run.candidates, decision.orders)
+    masks = torch.from_numpy(decision.masks.mask[mask_bin])
+    inputs = inputs.cpu()
     affine = torch.from_numpy(decision.quantization.channel_affine)
     total = block_count(inputs.length, settings.block_q)
     blocks = sampled_query_blocks(total, settings.error_query_blocks)
@@ -128,9 +131,9 @@ def head_errors(
     for head in range(inputs.site.heads):
         kv_head = head * inputs.site.kv_heads // inputs.site.heads
         of_head = ChannelAffine.of_head(affine, kv_head, config)
-        planned = PlannedHead(sample.orders[head], sample.masks[head], of_head)
-        dense = dense_rows(sample.head(head), planned.order, settings.block_q, blocks)
-        sparse = attended_rows(sample.head(head), planned, config, blocks)
+        planned = PlannedHead(orders[head], masks[head], of_head)
+        dense = dense_rows(inputs.head(head), planned.order, settings.block_q, blocks)
+        sparse = attended_rows(inputs.head(head), planned, config, blocks)
         result[:, head] = (
             float((sparse - dense).double().square().sum()),
             float(dense.double().square().sum()),
@@ -174,7 +177,7 @@ def expected_speed(share: float, density: float, run: CalibrationRun) -> dict[st
     """Amdahl's law, for kernels as fast a block as dense attention.
 
     Every query block also meets one summary token for each key block when dropped blocks are
-    pooled: NK more keys beside density * S.
+    pooled: NK more keys in addition to density * S.
     """
     pooled = block_count(run.tokens, run.settings.block_k) if run.settings.pool_dropped else 0
     attention = 1.0 / (density + pooled / run.tokens)
@@ -194,5 +197,5 @@ def _speed_note(run: CalibrationRun, speed: dict[str, float]) -> str:
         "integer arithmetic not counted"
     )
     if speed["model_speedup"] < WORTHWHILE_SPEEDUP:
-        note += "; it will hardly pay off here: the sequence is short or the density high"
+        note += "; expect little gain here: the sequence is short or the density high"
     return note

@@ -9,10 +9,10 @@ class Progress(Protocol):
     """Receives the state of a calibration. An exception raised here interrupts it."""
 
     def start(self, stage: str, total: int, done: int) -> None:
-        """A stage of `total` units begins, `done` of which an earlier run has finished."""
+        """A stage of `total` runs or captures begins; `done` of them are finished already."""
 
     def advance(self) -> None:
-        """One unit of the current stage is finished and stored."""
+        """One run or capture of the current stage is finished and stored."""
 
     def note(self, message: str) -> None:
         """Something a person should know."""

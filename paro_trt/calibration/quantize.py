@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..op.quantization import ChannelAffine
 from ..op.spec import AttentionConfig
+from .inputs import LayerInputs
 from .op_error import PlannedHead, attended_rows, dense_rows, identity_affine
-from .statistics import HeadSample
 from .work import Contribution
 
 LARGEST_FACTOR = 16.0
@@ -30,33 +30,6 @@ class Product(str, Enum):
 
     QK = "qk"
     PV = "pv"
-
-
-class LayerSample(NamedTuple):
-    """One capture of a layer with what has been decided for it, on the CPU.
-
-    query: [S, H, D]; key, value: [S, Hk, D]; orders: int64 [H, S]; masks: bool [H, NQ, NK].
-    key_length: tokens that exist; None means all.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    scale: float
-    orders: Tensor
-    masks: Tensor
-    key_length: int | None = None
-
-    def head(self, index: int) -> HeadSample:
-        """Inputs of one query head."""
-        kv_head = index * self.key.shape[1] // self.query.shape[1]
-        return HeadSample(
-            self.query[:, index],
-            self.key[:, kv_head],
-            self.value[:, kv_head],
-            self.scale,
-            self.key_length,
-        )
 
 
 class QuantizationChoice(NamedTuple):
@@ -118,7 +91,9 @@ def tried_bits(asked: int) -> tuple[int, ...]:
 
 
 def measure_quantization(
-    sample: LayerSample,
+    inputs: LayerInputs,
+    orders: Tensor,
+    masks: Tensor,
     ranges: Mapping[str, NDArray[Any]],
     config: AttentionConfig,
     query_blocks: Sequence[int],
@@ -127,7 +102,9 @@ def measure_quantization(
     product at a time adds.
 
     Args:
-        sample: a capture.
+        inputs: of one capture, on the CPU.
+        orders: int64 [H, S], the order of each head.
+        masks: bool [H, NQ, NK].
         ranges: of the whole calibration, combined.
         config: block sizes and pooling; its bits are those asked for.
         query_blocks: where to measure.
@@ -137,23 +114,21 @@ def measure_quantization(
         unquantized op's output and, for each product and width, "qk8" and so on
         [len(VARIANTS), Hk].
     """
-    kv_heads = sample.key.shape[1]
-    group = sample.query.shape[1] // kv_heads
+    heads, kv_heads = inputs.site.heads, inputs.site.kv_heads
+    group = heads // kv_heads
     errors = {
         f"{product.value}{bits}": np.zeros((len(VARIANTS), kv_heads))
         for product, asked in _asked(config)
         for bits in tried_bits(asked)
     }
     energy = np.zeros(kv_heads)
-    mask_error, dense_energy = np.zeros((2, sample.query.shape[1]))
+    mask_error, dense_energy = np.zeros((2, heads))
     plain = replace(config, qk_bits=16, pv_bits=16)
-    for head in range(sample.query.shape[1]):
-        inputs, kv_head = sample.head(head), head // group
-        planned = PlannedHead(
-            sample.orders[head], sample.masks[head], identity_affine(sample.key.shape[2])
-        )
-        exact = attended_rows(inputs, planned, plain, query_blocks)
-        dense = dense_rows(inputs, planned.order, config.block_q, query_blocks)
+    for head in range(heads):
+        of_head, kv_head = inputs.head(head), head // group
+        planned = PlannedHead(orders[head], masks[head], identity_affine(inputs.site.head_dim))
+        exact = attended_rows(of_head, planned, plain, query_blocks)
+        dense = dense_rows(of_head, planned.order, config.block_q, query_blocks)
         mask_error[head], dense_energy[head] = _energy(exact - dense), _energy(dense)
         energy[kv_head] += _energy(exact)
         for product, asked in _asked(config):
@@ -161,7 +136,7 @@ def measure_quantization(
                 affine = _head_affine(ranges, product, kept, kv_head)
                 for bits in tried_bits(asked):
                     rough = attended_rows(
-                        inputs,
+                        of_head,
                         planned._replace(affine=affine),
                         _with_bits(plain, product, bits),
                         query_blocks,

@@ -1,4 +1,4 @@
-"""What one calibration works on: the model's grid and sites, its units of work, its identity."""
+"""What one calibration works on: the model's grid and sites, its captures, its fingerprint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..models.denoise import Velocity, sampling_timesteps, seeded_noise
 from ..models.experts import ExpertRole, joint_velocity
 from ..models.load import LoadedModel
 from ..models.prompts import Prompts
-from .capture import Consumer, capture, existing_tokens, record_trajectory
+from .capture import Consumer, capture_attention, existing_tokens, record_trajectory
 from .orders import CandidateOrder, candidate_orders
 from .select_mask import forced_blocks
 from .settings import CalibrationSettings
@@ -32,7 +32,7 @@ _DIGEST_ELEMENTS = 256
 one config apart without reading tens of gigabytes."""
 
 
-class Unit(NamedTuple):
+class Capture(NamedTuple):
     """One prompt at one captured step, which lies in one bin of the schedule."""
 
     prompt: int
@@ -41,7 +41,7 @@ class Unit(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Stands for the unit in stored work."""
+        """Identifies the capture in stored work."""
         return f"prompt{self.prompt}-step{self.step}"
 
 
@@ -137,10 +137,10 @@ class CalibrationRun:
         if expert is None:
             return []
         side = "at and above" if expert.role is ExpertRole.HIGH_NOISE else "below"
-        units = self.units()
+        captures = self.captures()
         return [
             f"expert {expert.role.value} serves timesteps {side} {expert.boundary:g}: "
-            f"{len(self.served_steps)} of {self.settings.steps} steps, {len(units)} captures of "
+            f"{len(self.served_steps)} of {self.settings.steps} steps, {len(captures)} captures of "
             f"{self.tokens} tokens in {self.settings.bins} bins, as many as its partner gets"
         ]
 
@@ -176,20 +176,20 @@ class CalibrationRun:
         starts = self.settings.bin_starts(self.served_steps)[1:]
         return tuple((self.timesteps[start - 1] + self.timesteps[start]) / 2 for start in starts)
 
-    def units(self) -> tuple[Unit, ...]:
+    def captures(self) -> tuple[Capture, ...]:
         """Every captured step of every prompt."""
         return tuple(
-            Unit(prompt, step, mask_bin)
+            Capture(prompt, step, mask_bin)
             for prompt in self.prompts_used
             for mask_bin, steps in enumerate(self.settings.captured(self.served_steps))
             for step in steps
         )
 
-    def order_units(self) -> tuple[Unit, ...]:
+    def order_captures(self) -> tuple[Capture, ...]:
         """The middle captured step of each bin, of every prompt: one order serves all steps, and
-        trying every candidate is the dearest part of a calibration."""
+        trying every candidate is the most expensive part of a calibration."""
         middles = {steps[len(steps) // 2] for steps in self.settings.captured(self.served_steps)}
-        return tuple(unit for unit in self.units() if unit.step in middles)
+        return tuple(capture for capture in self.captures() if capture.step in middles)
 
     def trajectory(self, prompt: int) -> dict[int, Tensor]:
         """Latents f32 [1, C, F, H, W] that enter each captured step of a dense run.
@@ -204,7 +204,7 @@ class CalibrationRun:
             self._negative(prompt),
             self.settings,
             self.settings.seed + prompt,
-            {unit.step for unit in self.units()},
+            {capture.step for capture in self.captures()},
             self._velocity(),
         )
         for step, latents in recorded.items():
@@ -217,11 +217,11 @@ class CalibrationRun:
                 )
         return recorded
 
-    def capture(self, unit: Unit, latents: Tensor, consumer: Consumer) -> None:
-        """Show `consumer` the attention inputs of every site at one unit."""
-        conditioning = self._conditioning(unit.prompt)
-        timestep = self.timesteps[unit.step]
-        capture(self.loaded, self.geometry, latents, timestep, conditioning, consumer)
+    def run_capture(self, capture: Capture, latents: Tensor, consumer: Consumer) -> None:
+        """Show `consumer` the attention inputs of every site in one capture."""
+        conditioning = self._conditioning(capture.prompt)
+        timestep = self.timesteps[capture.step]
+        capture_attention(self.loaded, self.geometry, latents, timestep, conditioning, consumer)
 
     @torch.no_grad()
     def dense_forward(self) -> Tensor:

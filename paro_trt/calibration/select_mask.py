@@ -29,7 +29,7 @@ class Allocation(str, Enum):
     MODEL: all layers; a layer's errors are relative to its own output energy, so that a layer
         that loses a larger share of its output gets more blocks.
     LAYER: the heads of a layer; a head that adds more energy to the layer's output counts more.
-    HEAD: nobody; every head and bin keeps the same number of blocks.
+    HEAD: no one; every head and bin keeps the same number of blocks.
     """
 
     MODEL = "model"
@@ -73,13 +73,23 @@ class LayerMasks(NamedTuple):
 
     mask: bool [T, H, NQ, NK]; density, mass, predicted_error: f64 [T, H]. predicted_error is
     the relative L2 error of the head's output, sqrt(sum of left-out errors / energy): a first-
-    order figure that takes the blocks' errors for uncorrelated.
+    order estimate that assumes uncorrelated errors of the blocks.
     """
 
     mask: NDArray[np.bool_]
     density: NDArray[np.float64]
     mass: NDArray[np.float64]
     predicted_error: NDArray[np.float64]
+
+
+def block_budget(density: float, blocks: int) -> int:
+    """Blocks that a density keeps of `blocks`: floor(density * blocks), at most all of them.
+
+    The only place that computes it. A density such as 0.29 is not exact in binary: 0.29 * 100 is
+    28.999999999999996. The density and the product are rounded once each, by at most 2**-53 of
+    their value, so the factor recovers the integer that the decimal number means.
+    """
+    return min(blocks, math.floor(density * blocks * (1.0 + 2.0**-50)))
 
 
 def forced_blocks(tokens: int, text: TextLayout, tiling: Tiling) -> NDArray[np.bool_]:
@@ -108,8 +118,8 @@ def select_masks(
 ) -> tuple[LayerMasks, ...]:
     """Masks of all layers at the target.
 
-    A density target keeps floor(density * blocks) of each budget's blocks, highest score first
-    (the lower index wins a tie), and more only where the forced blocks alone exceed it. A mass
+    A density target keeps `block_budget` of the blocks that share it, highest score first (the
+    lower index wins a tie), and more only where the forced blocks alone exceed it. A mass
     target keeps, in every head and bin, the fewest blocks that hold that mass: it ranks by mass
     whatever the metric, and there is no budget to allocate.
 
@@ -152,9 +162,8 @@ def _masks_of_density(
 def _best_of_budget(
     score: NDArray[np.float32], forced: NDArray[np.bool_], density: float
 ) -> NDArray[np.bool_]:
-    """The floor(density * size) highest scores of one budget [..., NQ, NK], forced ones first."""
-    # The tiny term keeps a product such as 0.29 * 100 from falling below its own integer.
-    budget = math.floor(density * score.size + 1e-9)
+    """The `block_budget` highest scores of one budget [..., NQ, NK], forced ones first."""
+    budget = block_budget(density, score.size)
     ranked = np.where(forced, np.float32(np.inf), score).ravel()
     budget = max(budget, int(np.isposinf(ranked).sum()))
     threshold = np.partition(ranked, ranked.size - budget)[ranked.size - budget]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .select_mask import MaskTarget
+from .select_mask import MaskTarget, block_budget
 from .statistics import BlockStatistics
 
 PAPER_SIGMA = 0.9
@@ -61,7 +61,7 @@ def order_terms(
         return float(sparse), float(statistics.peak_ratio.mean())
     if target.mass is not None:
         return _density_needed(statistics.mass, forced, target.mass), 0.0
-    blocks_left = forced.numel() - int(float(target.density or 0.0) * forced.numel())
+    blocks_left = forced.numel() - block_budget(target.density or 0.0, forced.numel())
     if metric is OrderMetric.MASS:
         return _smallest_sum(statistics.mass, forced, blocks_left), 0.0
     energy = statistics.energy.sum().clamp(min=torch.finfo(torch.float32).tiny)

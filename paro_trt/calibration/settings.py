@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ArgumentError
+from ..families.presets import DEFAULT_DENSITY
 from ..op.spec import BIT_WIDTHS, BLOCK_SIZES
 from .select_mask import Allocation, MaskMetric, MaskTarget
 from .select_order import OrderMetric
@@ -55,7 +56,7 @@ class CalibrationSettings:
         ArgumentError: an option is out of range.
     """
 
-    density: float | None = 0.3
+    density: float | None = DEFAULT_DENSITY
     mass: float | None = None
     block_q: int = 128
     block_k: int = 64

@@ -14,28 +14,10 @@ import torch
 from torch import Tensor
 
 from ..op.spec import block_count
+from .inputs import HeadInputs
 
 PAPER_EPSILON = 1e-3
 """Below it an entry of P counts as empty in the paper's metric; P as is, its rows sum to one."""
-
-
-class HeadSample(NamedTuple):
-    """Attention inputs of one head of one sample, float [S, D] each, after RoPE and any norm.
-
-    scale: the factor on the logits. key_length: tokens that exist, the others being padding at the
-    end of the sequence as of every order; None means all.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    scale: float
-    key_length: int | None = None
-
-    @property
-    def length(self) -> int:
-        """Tokens that exist."""
-        return len(self.query) if self.key_length is None else self.key_length
 
 
 class Tiling(NamedTuple):
@@ -46,11 +28,11 @@ class Tiling(NamedTuple):
 
 
 class BlockStatistics(NamedTuple):
-    """Sums over the rows of each (query block, key block); FP32, on the sample's device.
+    """Sums over the rows of each (query block, key block); FP32, on the inputs' device.
 
     mass: [n, NK], sum_i m_ib.
-    error: [n, NK], squared output error that leaving the block out costs: with pooling what
-        its summary token does not make up for.
+    error: [n, NK], squared output error that leaving the block out costs: with pooling, the
+        part that its summary token does not recover.
     energy: [n], sum_i |o_i|^2.
     empty_share: [n, NK], share of entries of P below `PAPER_EPSILON`.
     peak_ratio: [n, NK], largest entry of P over the mean entry.
@@ -79,7 +61,7 @@ class _KeyBlocks(NamedTuple):
 
 
 def block_statistics(
-    sample: HeadSample,
+    inputs: HeadInputs,
     order: Tensor,
     tiling: Tiling,
     *,
@@ -90,28 +72,28 @@ def block_statistics(
 ) -> BlockStatistics:
     """Statistics of every (query block, key block) of one head under one order.
 
-    Memory beside the inputs: block_q x S and block_q x NK x D floats.
+    Memory in addition to the inputs: block_q x S and block_q x NK x D floats.
 
     Args:
-        sample: the head's query, key and value; computed in FP32.
-        order: int64 [S], the candidate permutation, on the sample's device.
+        inputs: the head's query, key and value; computed in FP32.
+        order: int64 [S], the candidate permutation, on the inputs' device.
         tiling: block sizes.
-        pooled: key blocks left out are stood for by their summary token.
+        pooled: a summary token represents each key block that is left out.
         query_blocks: the n query blocks to look at, all with tokens that exist; None means every
             such block.
         rows_per_block: look at no more rows of each, spread evenly; None means all. The sums
             are then over these rows.
         paper: fill empty_share and peak_ratio (zeros otherwise).
     """
-    length = sample.length
-    blocks = _key_blocks(sample.key.float(), sample.value.float(), order, tiling.block_k, length)
+    length = inputs.length
+    blocks = _key_blocks(inputs.key.float(), inputs.value.float(), order, tiling.block_k, length)
     total = block_count(length, tiling.block_q)
     chosen = range(total) if query_blocks is None else query_blocks
     tiles = [
         _tile_statistics(
-            sample.query[order[_rows(index, tiling.block_q, length, rows_per_block)]].float(),
+            inputs.query[order[_rows(index, tiling.block_q, length, rows_per_block)]].float(),
             blocks,
-            sample.scale,
+            inputs.scale,
             pooled=pooled,
             paper=paper,
         )

@@ -1,7 +1,7 @@
 """The unfinished work of a calibration on disk, so that an interrupted run resumes.
 
-A state is a named set of arrays to which units (a prompt at a step) contribute one after the
-other; it is replaced as a whole, together with the list of the units in it.
+A state is a named set of arrays to which captures contribute one after the other. Each write
+replaces the whole state, together with the list of the captures in it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ..errors import ArgumentError
 from ..files import atomic_write
 
 _FINGERPRINT_NAME = "fingerprint.json"
-_UNITS_KEY = "units"
+_CAPTURES_KEY = "units"  # the word on disk
 
 
 class Contribution(NamedTuple):
-    """What one unit adds to a state: arrays to sum up and arrays to take the maximum of."""
+    """What one capture adds to a state: arrays to sum up and arrays to take the maximum of."""
 
     sums: Mapping[str, NDArray[Any]]
     maxima: Mapping[str, NDArray[Any]] = {}
@@ -67,33 +67,35 @@ class WorkDirectory:
         """Delete all states."""
         shutil.rmtree(self.path)
 
-    def units(self, state: str) -> frozenset[str]:
-        """The units already in a state."""
+    def captures(self, state: str) -> frozenset[str]:
+        """The captures already in a state."""
         path = self._file(state)
         if not path.exists():
             return frozenset()
         with _opened(path) as file:
-            return frozenset(json.loads(file.metadata()[_UNITS_KEY]))
+            return frozenset(json.loads(file.metadata()[_CAPTURES_KEY]))
 
     def arrays(self, state: str) -> dict[str, NDArray[Any]]:
-        """The arrays of a state, none if no unit has contributed."""
+        """The arrays of a state, none if no capture has contributed."""
         path = self._file(state)
         if not path.exists():
             return {}
         with _opened(path) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
-    def add(self, state: str, unit: str, contribution: Contribution) -> None:
-        """Add a unit's contribution to a state; a unit already in it changes nothing."""
-        units = self.units(state)
-        if unit in units:
+    def add(self, state: str, capture: str, contribution: Contribution) -> None:
+        """Add a capture's contribution to a state; a capture already in it changes nothing."""
+        captures = self.captures(state)
+        if capture in captures:
             return
         arrays = self.arrays(state)
         for combine, parts in ((np.add, contribution.sums), (np.maximum, contribution.maxima)):
             for name, part in parts.items():
                 arrays[name] = combine(arrays[name], part) if name in arrays else part
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        content = save(contiguous, metadata={_UNITS_KEY: json.dumps(sorted(units | {unit}))})
+        content = save(
+            contiguous, metadata={_CAPTURES_KEY: json.dumps(sorted(captures | {capture}))}
+        )
         with atomic_write(self._file(state)) as file:
             file.write(content)
 
@@ -126,5 +128,5 @@ def _opened(path: Path) -> Any:
             str(path),
             expected="unfinished calibration work",
             actual=str(error).splitlines()[0][:200],
-            remedy="delete its directory and start afresh",
+            remedy="delete its directory and start again",
         ) from error

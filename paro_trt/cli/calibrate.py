@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ArgumentError
+from ..families.presets import DEFAULT_DENSITY, PRESETS
 from . import output
 from .choices import AllocationName, DtypeName, MaskMetricName, OrderMetricName
 from .paths import check_output
 from .plan_document import describe_plan, mean_over_heads
 from .policy import when_interrupted
+from .sizes import parse_size
 
 if TYPE_CHECKING:
     from ..calibration import CalibrationSettings
     from ..plan import ParoPlan
-
-DEFAULT_DENSITY = 0.3
 
 
 def calibrate(
@@ -42,7 +43,10 @@ def calibrate(
         ),
     ] = None,
     dtype: Annotated[
-        DtypeName, typer.Option(help="Floating-point type that the model runs in.")
+        DtypeName,
+        typer.Option(
+            help="Floating-point type that the model runs in; export/ writes bfloat16 files."
+        ),
     ] = "float32",
     density: Annotated[
         float | None,
@@ -61,7 +65,12 @@ def calibrate(
     ] = 4,
     steps: Annotated[int, typer.Option(help="Denoising steps of the calibration run.")] = 20,
     captured_steps: Annotated[int, typer.Option(help="Steps captured in each bin.")] = 2,
-    shift: Annotated[float, typer.Option(help="The flow-matching schedule's shift.")] = 3.0,
+    shift: Annotated[
+        float | None,
+        typer.Option(
+            help="The flow-matching schedule's shift. [default: the family's, as in export/]"
+        ),
+    ] = None,
     guidance_scale: Annotated[
         float, typer.Option(help="Guidance of the run; other than 1 needs a negative prompt.")
     ] = 1.0,
@@ -87,14 +96,14 @@ def calibrate(
 
     An interrupted run resumes: repeat the same command.
     """
-    sizes = parse_sizes(latent, video)
+    option, sizes = parse_latent_or_video(latent, video)
     check_output(plan)
 
     import torch
 
     from ..calibration import Allocation, CalibrationSettings, MaskMetric, OrderMetric
     from ..calibration import calibrate as learn
-    from ..calibration.pipeline import WORK_SUFFIX
+    from ..calibration.calibrator import WORK_SUFFIX
     from ..models.load import load_model, load_partner
     from ..models.prompts import load_prompts
     from ..models.resolution import latent_size
@@ -115,14 +124,15 @@ def calibrate(
         prompt_limit=prompt_limit,
         steps=steps,
         captured_steps=captured_steps,
-        shift=shift,
         guidance_scale=guidance_scale,
         seed=seed,
     )
     calibration_prompts = load_prompts(prompts)
     heldout_prompts = None if heldout is None else load_prompts(heldout)
     loaded = load_model(model, getattr(torch, dtype))
-    size = sizes if video is None else latent_size(loaded.family, loaded.config, *sizes)
+    shift = PRESETS[loaded.family.name].shift if shift is None else shift
+    settings = replace(settings, shift=shift)
+    size = sizes if option == "--latent" else latent_size(loaded.family, loaded.config, *sizes)
     kept = f"finished work is kept in {plan}{WORK_SUFFIX}; the same command resumes it"
     with when_interrupted(kept), StageBars() as bars:
         made = learn(
@@ -141,8 +151,10 @@ def calibrate(
         output.print_facts(f"wrote {plan}", _summary(made, settings, plan))
 
 
-def parse_sizes(latent: str | None, video: str | None) -> tuple[int, int, int]:
-    """Three sizes from whichever of the two options is given.
+def parse_latent_or_video(
+    latent: str | None, video: str | None
+) -> tuple[str, tuple[int, int, int]]:
+    """The given one of the two options and its three sizes.
 
     Raises:
         ArgumentError: none or both are given, or not as "F,H,W".
@@ -153,15 +165,7 @@ def parse_sizes(latent: str | None, video: str | None) -> tuple[int, int, int]:
             "--latent, --video", expected="one of the two", actual=" and ".join(given) or "none"
         )
     ((option, text),) = given.items()
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
-        raise ArgumentError(
-            option,
-            expected="frames,height,width, such as 21,60,104",
-            actual=repr(text),
-        )
-    frames, height, width = (int(part) for part in parts)
-    return frames, height, width
+    return option, parse_size(option, text)
 
 
 def _summary(plan: ParoPlan, settings: CalibrationSettings, path: Path) -> dict[str, Any]:

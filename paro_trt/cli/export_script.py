@@ -1,45 +1,32 @@
 """What the scripts in export/ share: plans for the wanted resolutions, then one file for each."""
 
 # Without `from __future__ import annotations`: typer reads those of a local function.
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ArgumentError, ModelError
-from .calibrate import DEFAULT_DENSITY, parse_sizes
+from ..families.presets import DEFAULT_DENSITY, PRESETS, Preset
 from .choices import BodyName, DtypeName
 from .export import check_external_data
 from .paths import check_output, require_file
 from .policy import exit_policy
+from .sizes import parse_size, size_text
 
 if TYPE_CHECKING:
     from ..models.load import LoadedModel
     from ..plan import Grid, ParoPlan
 
 
-@dataclass(frozen=True)
-class ScriptDefaults:
-    """What differs from family to family.
+def export_family(family: str, description: str) -> None:
+    """Run a script of export/: its command line, and the errors of the program's own policy.
 
     Args:
-        family: the family's name.
-        size: (frames, height, width) in pixels that is exported unless --video says otherwise.
-        shift: of the sampling schedule that the plan is calibrated on.
-        steps: of it.
-        dtype: of weights, latents and conditioning.
+        family: the family's name; its defaults are `PRESETS[family]`.
+        description: the script's help.
     """
-
-    family: str
-    size: tuple[int, int, int]
-    shift: float = 3.0
-    steps: int = 20
-    dtype: DtypeName = "bfloat16"
-
-
-def export_family(defaults: ScriptDefaults, description: str) -> None:
-    """Run a script of export/: its command line, and the errors of the program's own policy."""
+    preset = PRESETS[family]
 
     def main(
         model: Annotated[Path, typer.Argument(help="Directory of the transformer.")],
@@ -49,7 +36,7 @@ def export_family(defaults: ScriptDefaults, description: str) -> None:
             typer.Option(
                 metavar="F,H,W",
                 help="Frames, height and width in pixels. Several give several files that share "
-                f"their weights. [default: {_comma(defaults.size)}]",
+                f"their weights. [default: {size_text(preset.size)}]",
             ),
         ] = None,
         prompts: Annotated[
@@ -60,7 +47,7 @@ def export_family(defaults: ScriptDefaults, description: str) -> None:
         ] = DEFAULT_DENSITY,
         dtype: Annotated[
             DtypeName, typer.Option(help="Floating-point type of the file.")
-        ] = defaults.dtype,
+        ] = preset.dtype,
         body: Annotated[
             BodyName, typer.Option(help="How the file runs without the plugin.")
         ] = "sparse",
@@ -84,11 +71,11 @@ def export_family(defaults: ScriptDefaults, description: str) -> None:
             from ..onnx_export import Body
 
             check_output(output)
-            sizes = [parse_sizes(None, text) for text in video or [_comma(defaults.size)]]
+            sizes = [parse_size("--video", text) for text in video or [size_text(preset.size)]]
             loaded = load_model(model, getattr(torch, dtype))
-            _require_family(loaded, defaults.family)
+            _require_family(loaded, family)
             check_external_data(external_data, len(sizes))
-            plans = [_plan(loaded, size, output, prompts, density, defaults) for size in sizes]
+            plans = [_plan(loaded, size, output, prompts, density, preset) for size in sizes]
             options = {"body": Body(body), "dense_baseline": dense, "opset": opset}
             _export(loaded, plans, output, external_data, options)
 
@@ -132,9 +119,9 @@ def _plan(
     output: Path,
     prompts: Path | None,
     density: float,
-    defaults: ScriptDefaults,
+    preset: Preset,
 ) -> "ParoPlan":
-    """The plan beside the output file, calibrated if there is none."""
+    """The plan next to the output file; calibrated if there is none."""
     from ..calibration import CalibrationSettings, calibrate
     from ..models.load import load_partner
     from ..models.prompts import load_prompts
@@ -156,7 +143,7 @@ def _plan(
             actual="neither",
             remedy="docs/adding-a-model.md describes the prompt file",
         )
-    settings = CalibrationSettings(density=density, shift=defaults.shift, steps=defaults.steps)
+    settings = CalibrationSettings(density=density, shift=preset.shift)
     given = load_prompts(require_file(prompts, "a prompt file"))
     with StageBars() as bars:
         return calibrate(
@@ -176,7 +163,3 @@ def _require_grid(path: Path, actual: "Grid", expected: "Grid") -> None:
 
 def _tokens(grid: "Grid") -> str:
     return f"{grid.frames} x {grid.height} x {grid.width}"
-
-
-def _comma(size: tuple[int, int, int]) -> str:
-    return ",".join(map(str, size))

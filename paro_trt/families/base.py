@@ -1,4 +1,4 @@
-"""What the rest of the package may know about a model: the interface of a family.
+"""The interface of a model family: everything that is specific to a model is behind it.
 
 docs/adding-a-model.md walks through writing one.
 """
@@ -78,7 +78,7 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class ConditioningInput:
-    """One tensor that a model takes beside latents and timestep.
+    """One tensor that a model takes in addition to latents and timestep.
 
     Args:
         name: of the input in prompt files and in ONNX files; by custom the keyword of the model's
@@ -103,12 +103,10 @@ class Sampling(Enum):
 
     FLOW: velocity of a straight path, x = sigma * noise + (1 - sigma) * data.
     V_PREDICTION: v of a variance-preserving diffusion with CogVideoX's noise schedule.
-    EPSILON: the noise of a variance-preserving diffusion with linear betas, as of DiT and PixArt.
     """
 
     FLOW = "flow"
     V_PREDICTION = "v-prediction"
-    EPSILON = "epsilon"
 
 
 class ModelFamily(ABC):
@@ -123,6 +121,9 @@ class ModelFamily(ABC):
         vae_factors: pixels a latent stands for along (frames, height, width); frames 4 means
             that 1 + 4 n frames become 1 + n latents. `pixels_per_latent` where models differ.
         output_names: tensors that forward gives, the prediction for the latents first.
+        timestep_scale: the timestep that the pipeline passes to the model, for pure noise, where
+            that unit is proportional to ours; None where it is not, or where the module's own call
+            does not tell enough, and then `paro_trt.apply` refuses the family.
     """
 
     name: ClassVar[str]
@@ -131,6 +132,7 @@ class ModelFamily(ABC):
     sampling: ClassVar[Sampling] = Sampling.FLOW
     vae_factors: ClassVar[tuple[int, int, int]] = (4, 8, 8)
     output_names: ClassVar[tuple[str, ...]] = ("sample",)
+    timestep_scale: ClassVar[float | None] = None
 
     def check_config(self, config: Config) -> None:
         """Raise ModelError if the config is out of bounds or of an unsupported variant."""
@@ -181,7 +183,7 @@ class ModelFamily(ABC):
     def conditioning_spec(
         self, config: Config, geometry: Geometry
     ) -> tuple[ConditioningInput, ...]:
-        """Inputs beside latents and timestep, in the order ONNX files and modules take them."""
+        """Inputs after latents and timestep, in the order ONNX files and modules take them."""
 
     def text_length(self, conditioning: Mapping[str, Tensor]) -> Tensor:
         """int [B]: text tokens of each sample that exist. Asked only where text is padded."""

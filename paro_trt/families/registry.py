@@ -43,5 +43,5 @@ def family_for(class_name: str) -> ModelFamily:
         "config.json: _class_name",
         expected=f"a known model class ({known})",
         actual=repr(class_name)[:80],
-        remedy="point at the transformer's own directory, or add a family under paro_trt/models",
+        remedy="point at the transformer's own directory, or add a family under paro_trt/families",
     )

@@ -1,4 +1,4 @@
-"""Sampling by a model's own kind of schedule, whoever computes the prediction."""
+"""Denoising with the kind of schedule that a model was trained for."""
 
 from __future__ import annotations
 
@@ -20,17 +20,6 @@ _COGVIDEOX_SCHEDULE: dict[str, Any] = {
     "timestep_spacing": "trailing",
 }
 """scheduler_config.json of the released CogVideoX-5B."""
-
-_EPSILON_SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": TIMESTEPS,
-    "prediction_type": "epsilon",
-    "clip_sample": False,
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "timestep_spacing": "trailing",
-}
-"""That of DiT (Peebles and Xie, arXiv 2212.09748); PixArt, Latte and Allegro have it too."""
 
 Velocity: TypeAlias = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 """(latents [B, ...], timestep f32 [B], conditioning) -> prediction [B, ...], as `Sampling` says."""
@@ -87,8 +76,8 @@ def denoise(
             arXiv 2207.12598); 1 evaluates no negative.
         negative: conditioning of the negative prompt, batch B; needed for guidance.
         on_step: progress callback.
-        sampling: what the prediction means: Euler steps for a flow, DDIM for the others, for
-            v-prediction CogVideoX's.
+        sampling: what the prediction means: Euler steps for a flow, CogVideoX's DDIM for
+            v-prediction.
 
     Returns:
         float32 latents [B, ...].
@@ -119,7 +108,7 @@ def denoise(
 
 
 def _scheduler(steps: int, shift: float, sampling: Sampling) -> Any:
-    from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
+    from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler
 
     if steps < 1:
         raise ArgumentError("steps", expected="at least 1", actual=str(steps))
@@ -127,9 +116,7 @@ def _scheduler(steps: int, shift: float, sampling: Sampling) -> Any:
         raise ArgumentError("shift", expected="a positive number", actual=str(shift))
     if sampling is Sampling.FLOW:
         scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=shift)
-    elif sampling is Sampling.V_PREDICTION:
-        scheduler = CogVideoXDDIMScheduler(**_COGVIDEOX_SCHEDULE)
     else:
-        scheduler = DDIMScheduler(**_EPSILON_SCHEDULE)
+        scheduler = CogVideoXDDIMScheduler(**_COGVIDEOX_SCHEDULE)
     scheduler.set_timesteps(steps)
     return scheduler

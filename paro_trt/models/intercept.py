@@ -1,4 +1,4 @@
-"""Hand a model's attention to somebody else, whatever the model's own code for it looks like.
+"""Redirect a model's attention to a handler, without changes to the model's own code.
 
 Every diffusers model ends in torch's scaled_dot_product_attention, some through diffusers'
 attention backends and some directly, so that is where to step in.
@@ -7,7 +7,7 @@ attention backends and some directly, so that is where to step in.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
@@ -65,7 +65,7 @@ def intercept_attention(
 
 
 class _AttentionMode(TorchFunctionMode):
-    """Knows which site is running, from the modules' hooks, and redirects its attention."""
+    """Redirects the attention of the running site, which the modules' hooks record."""
 
     def __init__(self, handler: AttentionHandler, key_length: Tensor | None) -> None:
         super().__init__()
@@ -132,17 +132,19 @@ class _AttentionMode(TorchFunctionMode):
     def checking(self, sites: Sequence[AttentionSite]) -> Callable[..., None]:
         """Forward hook of the model."""
 
-        def check(*_: object) -> None:
-            missed = [site.name for site in sites if site.name not in self._met]
-            if missed:
-                raise ModelError(
-                    "the model's attention",
-                    expected="a call of torch's scaled_dot_product_attention in every site",
-                    actual=f"none in {len(missed)} of {len(sites)}, first {missed[0]}",
-                    remedy='reset diffusers\' attention backend: set_attention_backend("native")',
-                )
+        return lambda *_: require_all_met(sites, self._met)
 
-        return check
+
+def require_all_met(sites: Sequence[AttentionSite], met: Collection[str]) -> None:
+    """Raise ModelError unless a forward met every site; `met` has the names."""
+    missed = [site.name for site in sites if site.name not in met]
+    if missed:
+        raise ModelError(
+            "the model's attention",
+            expected="a call of torch's scaled_dot_product_attention in every site",
+            actual=f"none in {len(missed)} of {len(sites)}, first {missed[0]}",
+            remedy='reset diffusers\' attention backend: set_attention_backend("native")',
+        )
 
 
 def _check_mask(site: AttentionSite, mask: Tensor, tokens: int, key_length: Tensor | None) -> None:

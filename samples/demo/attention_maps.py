@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paro_trt.calibration.capture import capture
+from paro_trt.calibration.capture import capture_attention
 from paro_trt.families.base import AttentionSite
 from paro_trt.models.apply import geometry_of
 from paro_trt.models.load import LoadedModel
@@ -82,7 +82,7 @@ def head_stories(
             title = f"layer {index}, head {head}: order {name}, density {masks[head].mean():.2f}"
             stories.append(HeadStory(title, before, after))
 
-    capture(loaded, geometry_of(plan), latents, timestep, conditioning, consume)
+    capture_attention(loaded, geometry_of(plan), latents, timestep, conditioning, consume)
     return sorted(stories, key=lambda story: -story.gain)
 
 

@@ -1,17 +1,20 @@
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 
+from paro_trt.calibration.inputs import LayerInputs
 from paro_trt.calibration.quantize import (
     LARGEST_FACTOR,
     VARIANTS,
-    LayerSample,
     Product,
     channel_ranges,
     choose_quantization,
     measure_quantization,
     product_affine,
 )
+from paro_trt.families.base import AttentionSite
 from paro_trt.op.mask import pack_block_mask, tile_order
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
@@ -20,7 +23,24 @@ TOKENS, HEADS, KV_HEADS, CHANNELS = 192, 4, 2, 16
 CONFIG = AttentionConfig(64, 64, 8, 8, pool_dropped=True)
 
 
-def random_layer(seed: int = 0, outlier: float = 1.0) -> LayerSample:
+SITE = AttentionSite("attn", HEADS, KV_HEADS, CHANNELS)
+
+
+class Layer(NamedTuple):
+    """Attention inputs of a layer, the order int64 [S] and the mask bool [NQ, NK] of each head."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    orders: torch.Tensor
+    masks: torch.Tensor
+
+    def measured(self, ranges, config: AttentionConfig):
+        inputs = LayerInputs(SITE, self.query, self.key, self.value, 0.25)
+        return measure_quantization(inputs, self.orders, self.masks, ranges, config, range(3)).sums
+
+
+def random_layer(seed: int = 0, outlier: float = 1.0) -> Layer:
     """Inputs with biased keys and values; `outlier` scales one key and one value channel."""
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(TOKENS, HEADS, CHANNELS, generator=generator) + 0.2
@@ -31,15 +51,15 @@ def random_layer(seed: int = 0, outlier: float = 1.0) -> LayerSample:
     orders = torch.stack([torch.randperm(TOKENS, generator=generator)] * HEADS)
     masks = torch.eye(3, dtype=torch.bool).expand(HEADS, 3, 3).clone()
     masks[:, :, 1] = True
-    return LayerSample(query, key + 3.0, value - 4.0, 0.25, orders, masks)
+    return Layer(query, key + 3.0, value - 4.0, orders, masks)
 
 
-def ranges_of(layer: LayerSample):
+def ranges_of(layer: Layer):
     found = channel_ranges(layer.query, layer.key, layer.value)
     return {**found.sums, **found.maxima}
 
 
-def op_output(layer: LayerSample, affine: np.ndarray, config: AttentionConfig) -> torch.Tensor:
+def op_output(layer: Layer, affine: np.ndarray, config: AttentionConfig) -> torch.Tensor:
     """The whole op through its public reference; f32 [S, H, D]."""
     mask = torch.from_numpy(pack_block_mask(layer.masks.numpy()))[None]
     inputs = AttentionInputs(
@@ -97,7 +117,7 @@ def test_a_dead_channel_is_clamped():
 
 def test_measured_error_is_that_of_the_whole_op():
     layer = random_layer(5)
-    measured = measure_quantization(layer, ranges_of(layer), CONFIG, range(3)).sums
+    measured = layer.measured(ranges_of(layer), CONFIG)
     exact = op_output(layer, identity(), AttentionConfig(64, 64, 16, 16, True))
     energy = exact.square().sum(dim=(0, 2)).view(KV_HEADS, -1).sum(1)
     np.testing.assert_allclose(measured["energy"], energy, rtol=1e-5)
@@ -118,7 +138,7 @@ def test_measured_error_is_that_of_the_whole_op():
 def test_chosen_affine_lowers_the_error_of_biased_and_uneven_channels():
     layer = random_layer(6, outlier=12.0)
     ranges = ranges_of(layer)
-    measured = measure_quantization(layer, ranges, CONFIG, range(3)).sums
+    measured = layer.measured(ranges, CONFIG)
     choice = choose_quantization(measured, ranges, CONFIG, int4_max_error=0.05)
     exact = op_output(layer, identity(), AttentionConfig(64, 64, 16, 16, True))
     plain, tuned = (
@@ -160,7 +180,7 @@ def test_4_bits_stand_only_where_the_error_allows(limit, bits):
     layer = random_layer(9)
     config = AttentionConfig(64, 64, 4, 4, True)
     ranges = ranges_of(layer)
-    measured = measure_quantization(layer, ranges, config, range(3)).sums
+    measured = layer.measured(ranges, config)
     choice = choose_quantization(measured, ranges, config, limit)
     assert (choice.qk_bits, choice.pv_bits) == (bits, bits)
     assert ("4 bits would add" in choice.reason) == (bits == 8)

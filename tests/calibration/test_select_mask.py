@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from paro_trt.calibration.select_mask import (
     LayerScores,
     MaskMetric,
     MaskTarget,
+    block_budget,
     forced_blocks,
     select_masks,
 )
@@ -44,11 +46,28 @@ def test_density_is_met_exactly_and_no_row_is_empty(allocation, metric, density)
         Allocation.LAYER: math.prod(SHAPE),
         Allocation.HEAD: math.prod(SHAPE[2:]),
     }[allocation]
-    share = math.floor(density * budget_size + 1e-9) * (2 * math.prod(SHAPE) // budget_size)
+    share = math.floor(Fraction(str(density)) * budget_size) * (2 * math.prod(SHAPE) // budget_size)
     assert sum(int(layer.mask.sum()) for layer in chosen) == share
     for layer in chosen:
         assert layer.mask.any(axis=-1).all()
         assert layer.mask[..., forced()].all()
+
+
+def test_the_budget_of_a_decimal_density_is_exact():
+    assert block_budget(0.29, 100) == 29
+    sizes = [*range(1, 130), 1000, 4096, 99_999, 480 * 960 * 40, 2 * 40 * 40 * 512 * 1024]
+    for digits in (1, 2, 3):
+        for numerator in range(1, 10**digits + 1):
+            decimal = f"{numerator / 10**digits:.{digits}f}"
+            exact = Fraction(decimal)
+            for blocks in sizes:
+                assert block_budget(float(decimal), blocks) == exact * blocks // 1
+
+
+def test_the_budget_of_a_ratio_is_the_integer_it_means():
+    for blocks in range(1, 200):
+        for kept in range(1, blocks + 1):
+            assert block_budget(kept / blocks, blocks) == kept
 
 
 def test_no_other_mask_of_the_budget_leaves_less_out():

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from paro_trt.calibration.inputs import HeadInputs
 from paro_trt.calibration.orders import candidate_orders
 from paro_trt.calibration.select_mask import MaskTarget, forced_blocks
 from paro_trt.calibration.select_order import OrderMetric, choose_orders, order_terms
-from paro_trt.calibration.statistics import BlockStatistics, HeadSample, Tiling, block_statistics
+from paro_trt.calibration.statistics import BlockStatistics, Tiling, block_statistics
 from paro_trt.plan import Grid, TextLayout
 
 GRID, TILING = Grid(8, 8, 8), Tiling(16, 8)
 NAMES = ("fhw", "fwh", "hfw", "hwf", "wfh", "whf")
 
 
-def local_head(lengths: tuple[float, float, float], seed: int) -> HeadSample:
+def local_head(lengths: tuple[float, float, float], seed: int) -> HeadInputs:
     """A head whose attention reaches far along the axes with a long length, smoothly."""
     generator = torch.Generator().manual_seed(seed)
     places = torch.stack(
@@ -24,10 +25,10 @@ def local_head(lengths: tuple[float, float, float], seed: int) -> HeadSample:
     phases = torch.rand(64, generator=generator) * 2 * math.pi
     features = math.sqrt(2) * torch.cos(places @ frequencies + phases)
     value = torch.randn(512, 64, generator=generator) + 0.5
-    return HeadSample(features * 2, features, value, 1 / 8)
+    return HeadInputs(features * 2, features, value, 1 / 8)
 
 
-def terms_of(sample: HeadSample, target: MaskTarget, metric: OrderMetric) -> np.ndarray:
+def terms_of(sample: HeadInputs, target: MaskTarget, metric: OrderMetric) -> np.ndarray:
     forced = torch.from_numpy(forced_blocks(512, TextLayout(), TILING))
     rows = []
     for candidate in candidate_orders(GRID, TextLayout(), NAMES):
@@ -55,6 +56,15 @@ def test_output_error_term_is_what_the_best_mask_leaves_out():
     cost, _ = order_terms(statistics, forced, MaskTarget(density=0.5), OrderMetric.OUTPUT_ERROR)
     # Four of eight stay: the forced 1 and .5, then 9 and 7; 2, 3, 4 and 5 go.
     assert cost == pytest.approx(14 / 10)
+
+
+def test_orders_are_compared_at_the_masks_budget():
+    """Of 100 blocks the density 0.29 keeps 29, as a mask does: 71 are left out."""
+    ones = torch.ones(10, 10)
+    statistics = BlockStatistics(ones, ones, torch.ones(10), ones, ones)
+    forced = torch.zeros(10, 10, dtype=torch.bool)
+    cost, _ = order_terms(statistics, forced, MaskTarget(density=0.29), OrderMetric.MASS)
+    assert cost == 71.0
 
 
 def test_mass_target_counts_the_blocks_needed():

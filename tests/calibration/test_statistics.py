@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from paro_trt.calibration.inputs import HeadInputs
 from paro_trt.calibration.statistics import (
-    HeadSample,
     Tiling,
     block_statistics,
     sampled_query_blocks,
@@ -13,10 +13,10 @@ from paro_trt.calibration.statistics import (
 TILING = Tiling(block_q=16, block_k=8)
 
 
-def random_sample(tokens: int, head_dim: int = 12, seed: int = 0) -> HeadSample:
+def random_sample(tokens: int, head_dim: int = 12, seed: int = 0) -> HeadInputs:
     generator = torch.Generator().manual_seed(seed)
     query, key, value = torch.randn(3, tokens, head_dim, generator=generator).unbind()
-    return HeadSample(query * 1.5 + 0.3, key + 0.7, value - 0.4, 1 / math.sqrt(head_dim))
+    return HeadInputs(query * 1.5 + 0.3, key + 0.7, value - 0.4, 1 / math.sqrt(head_dim))
 
 
 def shuffled(tokens: int, seed: int = 1) -> torch.Tensor:
@@ -26,7 +26,7 @@ def shuffled(tokens: int, seed: int = 1) -> torch.Tensor:
 class DenseOracle:
     """All of P in float64, block by block in Python loops."""
 
-    def __init__(self, sample: HeadSample, order: torch.Tensor, length: int):
+    def __init__(self, sample: HeadInputs, order: torch.Tensor, length: int):
         kept = order[:length]
         self.q, self.k, self.v = (x.double()[kept] for x in sample[:3])
         self.scale = sample.scale
@@ -120,10 +120,10 @@ def test_a_subset_of_rows_is_the_sum_over_these_rows():
 
 def test_half_precision_inputs_are_computed_in_float32():
     sample = random_sample(64)
-    half = HeadSample(*(x.half() for x in sample[:3]), sample.scale)
+    half = HeadInputs(*(x.half() for x in sample[:3]), sample.scale)
     found = block_statistics(half, shuffled(64), TILING, pooled=False)
     expected = block_statistics(
-        HeadSample(*(x.float() for x in half[:3]), sample.scale), shuffled(64), TILING, pooled=False
+        HeadInputs(*(x.float() for x in half[:3]), sample.scale), shuffled(64), TILING, pooled=False
     )
     for got, wanted in zip(found, expected, strict=True):
         assert got.dtype == torch.float32

@@ -14,11 +14,11 @@ def contribution(value: float) -> Contribution:
 def test_units_add_up_once_each(tmp_path):
     store = WorkDirectory(tmp_path / "work")
     assert not store.open(FACTS)
-    assert store.units("state") == frozenset()
+    assert store.captures("state") == frozenset()
     assert store.arrays("state") == {}
     for unit, value in (("a", 1.5), ("b", -2.0), ("a", 100.0)):
         store.add("state", unit, contribution(value))
-    assert store.units("state") == {"a", "b"}
+    assert store.captures("state") == {"a", "b"}
     arrays = store.arrays("state")
     assert np.array_equal(arrays["sum"], np.full(3, -0.5))
     assert np.array_equal(arrays["peak"], [1.5, 2.0])
@@ -31,7 +31,7 @@ def test_the_same_work_opens_again_and_other_work_is_refused(tmp_path):
     assert WorkDirectory(tmp_path / "work").open({**FACTS, "shape": (1, 2)})
     with pytest.raises(ArgumentError, match="steps differ"):
         store.open({**FACTS, "steps": 21})
-    assert store.units("state") == {"a"}
+    assert store.captures("state") == {"a"}
 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path):
@@ -46,7 +46,7 @@ def test_damaged_work_is_named(tmp_path):
     store.open(FACTS)
     (tmp_path / "work" / "state.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(ArgumentError, match=r"state\.safetensors"):
-        store.units("state")
+        store.captures("state")
 
 
 def test_remove_leaves_nothing(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from paro_trt.families.presets import PRESETS
 from paro_trt.families.registry import FAMILIES
 from tests.support.tiny import variants_of
 
@@ -44,9 +45,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
 
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
-def test_every_family_has_a_script(family: str) -> None:
+def test_every_family_has_a_script_and_a_preset(family: str) -> None:
+    assert family in PRESETS
     text = (SCRIPTS / f"{family}.py").read_text()
-    assert f'ScriptDefaults("{family}"' in text
+    assert f'export_family("{family}", __doc__)' in text
     assert f"python export/{family}.py MODEL" in text
 
 

@@ -27,35 +27,38 @@ def test_straight_path_ends_at_its_target():
 
 
 def kept_of_the_sample(timestep):
-    """Product of 1 - beta up to a timestep, betas being linear from 1e-4 to 0.02."""
-    kept = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
-    return kept[int(timestep)]
+    """Share of the sample's variance at a timestep of CogVideoX: scaled-linear betas from 0.00085
+    to 0.012, then rescaled so that the last timestep holds only noise."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    kept = (1 - betas).cumprod(0).sqrt()
+    kept = (kept - kept[-1]) * kept[0] / (kept[0] - kept[-1])
+    return kept[int(timestep)] ** 2
 
 
 @pytest.mark.parametrize("steps", [1, 10])
-def test_noise_prediction_ends_at_its_target(steps):
+def test_v_prediction_ends_at_its_target(steps):
     noise = seeded_noise((2, 3, 2, 4, 4), seed=1)
     target = torch.randn(2, 3, 2, 4, 4) + 0.5
 
-    def epsilon(latents, timestep, _conditioning):
+    def v_prediction(latents, timestep, _conditioning):
         kept = kept_of_the_sample(timestep[0])
-        return (latents - kept.sqrt() * target) / (1 - kept).sqrt()
+        # At the last timestep the latents are the noise; elsewhere it follows from the latents.
+        return (kept.sqrt() * latents - target) / (1 - kept).sqrt()
 
-    options = {"steps": steps, "shift": 1.0, "sampling": Sampling.EPSILON}
-    result = denoise(epsilon, noise, {}, **options)
-    # At timestep 999 a 160th of the sample is left, and so roundings count 160 times.
+    options = {"steps": steps, "shift": 1.0, "sampling": Sampling.V_PREDICTION}
+    result = denoise(v_prediction, noise, {}, **options)
     torch.testing.assert_close(result, target, atol=1e-3, rtol=0)
-    assert sampling_timesteps(steps, 1.0, Sampling.EPSILON)[0] == 999.0
+    assert sampling_timesteps(steps, 1.0, Sampling.V_PREDICTION)[0] == 999.0
 
 
-def test_noised_samples_of_a_noise_prediction():
+def test_noised_samples_of_a_v_prediction():
     clean, noise = torch.randn(3, 2, 4, 4) + 0.5, seeded_noise((3, 2, 4, 4), seed=1)
     timestep = torch.tensor([1000.0, 500.2, 0.0])
-    mixed = noised(clean, noise, timestep, Sampling.EPSILON)
+    mixed = noised(clean, noise, timestep, Sampling.V_PREDICTION)
     for row, whole in enumerate((999, 500, 0)):
         kept = kept_of_the_sample(whole)
         expected = kept.sqrt() * clean[row] + (1 - kept).sqrt() * noise[row]
-        torch.testing.assert_close(mixed[row], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(mixed[row], expected.float(), atol=1e-5, rtol=1e-5)
 
 
 def test_each_step_moves_by_velocity_times_the_sigma_difference():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from paro_trt.calibration.pipeline import calibrate
+from paro_trt.calibration import calibrate
 from paro_trt.models.load import load_model
 from paro_trt.models.prompts import load_prompts
 from paro_trt.op.mask import pack_block_mask, tile_order, unpack_block_mask

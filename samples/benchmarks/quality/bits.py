@@ -9,7 +9,6 @@ from torch import Tensor
 
 from paro_trt.calibration.passes import combined_ranges
 from paro_trt.calibration.quantize import (
-    LayerSample,
     channel_ranges,
     choose_quantization,
     measure_quantization,
@@ -40,15 +39,15 @@ def _layer_affine(
     for unit, inputs in zip(captures.units, captures.layers[layer], strict=True):
         if unit.prompt > 0:  # one prompt is what `paro_trt.calibration` looks at too
             continue
-        sample = LayerSample(
-            inputs.query,
-            inputs.key,
-            inputs.value,
-            inputs.scale,
+        found = measure_quantization(
+            inputs,
             masks.orders[layer],
             masks.masks[layer][unit.mask_bin],
+            ranges,
+            config,
+            rows,
         )
-        for name, part in measure_quantization(sample, ranges, config, rows).sums.items():
+        for name, part in found.sums.items():
             measured[name] = measured.get(name, 0.0) + part
     choice = choose_quantization(measured, ranges, config, int4_max_error=math.inf)
     return torch.from_numpy(choice.channel_affine)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paro_trt.calibration.inputs import LayerInputs
 from paro_trt.calibration.orders import AXES
-from paro_trt.calibration.passes import LayerInputs
 from paro_trt.calibration.run import CalibrationRun
 from paro_trt.calibration.select_mask import LayerScores
 from paro_trt.calibration.statistics import (
@@ -35,12 +35,12 @@ class Captures:
 
     def __init__(self, run: CalibrationRun) -> None:
         self.run = run
-        self.units = run.units()
+        self.units = run.captures()
         self.layers: list[list[LayerInputs]] = [[] for _ in run.sites]
         trajectories = [run.trajectory(prompt) for prompt in run.prompts_used]
         for unit in self.units:
             latents = trajectories[unit.prompt][unit.step]
-            run.capture(
+            run.run_capture(
                 unit,
                 latents,
                 lambda layer, *inputs: self.layers[layer].append(LayerInputs(*inputs)),
@@ -70,7 +70,7 @@ class Captures:
 
     def judged_inputs(self, layer: int) -> list[LayerInputs]:
         """The captures that orders and windows are judged by."""
-        judged = set(self.run.order_units())
+        judged = set(self.run.order_captures())
         pairs = zip(self.units, self.layers[layer], strict=True)
         return [inputs for unit, inputs in pairs if unit in judged]
 

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from paro_trt.calibration.passes import LayerInputs, MaskPass
-from paro_trt.calibration.pipeline import calibrate
+from paro_trt.calibration import calibrator
+from paro_trt.calibration.calibrator import calibrate
+from paro_trt.calibration.inputs import LayerInputs
 from paro_trt.calibration.select_mask import Allocation
 from paro_trt.calibration.settings import CalibrationSettings
 from paro_trt.errors import ArgumentError, ModelError
@@ -123,18 +124,18 @@ def test_an_interrupted_run_resumes_to_the_same_plan(loaded, prompts, straight, 
 def test_a_layer_stored_before_the_interruption_is_not_counted_twice(
     loaded, prompts, straight, tmp_path, monkeypatch
 ):
-    original, calls = MaskPass.learn, []
+    original, calls = calibrator.mask_contribution, []
 
-    def interrupted(self, layer, inputs):
-        calls.append(layer)
+    def interrupted(inputs, *arguments):
+        calls.append(inputs.site.name)
         if len(calls) == 2:
             raise InterruptionError
-        return original(self, layer, inputs)
+        return original(inputs, *arguments)
 
-    monkeypatch.setattr(MaskPass, "learn", interrupted)
+    monkeypatch.setattr(calibrator, "mask_contribution", interrupted)
     with pytest.raises(InterruptionError):
         calibrate(loaded, prompts, LATENT_SIZE, SETTINGS, tmp_path / "resumed")
-    assert calls == [0, 1]
+    assert calls == ["blocks.0.attn1", "blocks.1.attn1"]
     monkeypatch.undo()
     resumed = calibrate(loaded, prompts, LATENT_SIZE, SETTINGS, tmp_path / "resumed")
     assert resumed.content_hash() == straight.content_hash()

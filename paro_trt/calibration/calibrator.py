@@ -18,19 +18,20 @@ from ..plan import ParoPlan, save_plan
 from .assemble import LayerDecision, make_plan, mean_density
 from .forecast import measure_forecast
 from .fp16_guard import overflow_notes, peak_arrays, recorded_peaks
+from .inputs import LayerInputs
 from .passes import (
-    ErrorPass,
-    LayerInputs,
-    MaskPass,
-    OrderPass,
     attention_config,
     combined_ranges,
+    error_contribution,
+    head_orders,
     layer_scores,
+    mask_contribution,
+    order_contribution,
     predicted_error,
 )
 from .progress import Progress, SilentProgress
 from .quantize import QuantizationChoice, choose_quantization
-from .run import CalibrationRun, Unit
+from .run import CalibrationRun, Capture
 from .select_mask import Allocation, LayerMasks, LayerScores, select_masks
 from .select_order import choose_orders
 from .settings import CalibrationSettings
@@ -39,8 +40,8 @@ from .work import Contribution, WorkDirectory
 WORK_SUFFIX = ".work"
 """What the directory of unfinished work has behind the plan's name."""
 
-_Learn: TypeAlias = Callable[[int, Unit, LayerInputs], Contribution]
-_StateName: TypeAlias = Callable[[int, Unit], str]
+_Learn: TypeAlias = Callable[[int, Capture, LayerInputs], Contribution]
+_StateName: TypeAlias = Callable[[int, Capture], str]
 
 
 def calibrate(
@@ -66,7 +67,7 @@ def calibrate(
         settings: what to aim at, and how.
         output: the plan file; its directory must exist.
         heldout: prompts to measure the plan on, apart from `prompts`.
-        progress: told of every finished unit; None shows nothing.
+        progress: told of every finished run and capture; None shows nothing.
         partner: the other of two experts; it runs its part of the schedule and is not planned.
 
     Raises:
@@ -76,20 +77,20 @@ def calibrate(
     output = Path(output)
     run = CalibrationRun(loaded, prompts, latent_size, settings, partner)
     store = WorkDirectory(output.with_name(output.name + WORK_SUFFIX))
-    pipeline = _Pipeline(run, store, progress or SilentProgress())
+    calibrator = _Calibrator(run, store, progress or SilentProgress())
     if store.open(run.fingerprint()):
-        pipeline.progress.note(f"resuming the unfinished work in {store.path}")
-    layers = pipeline.decide()
-    notes = [*_density_notes(settings, layers, run), *pipeline.notes()]
-    forecast = measure_forecast(run, layers, heldout, pipeline.progress)
+        calibrator.progress.note(f"resuming the unfinished work in {store.path}")
+    layers = calibrator.decide()
+    notes = [*_density_notes(settings, layers, run), *calibrator.notes()]
+    forecast = measure_forecast(run, layers, heldout, calibrator.progress)
     plan = make_plan(run, layers, [*notes, *forecast.notes], forecast.measured)
     save_plan(plan, output)
     store.remove()
     return plan
 
 
-class _Pipeline:
-    """The stages, each of which reads what the one before left in the store."""
+class _Calibrator:
+    """The passes, each of which reads what the one before left in the store."""
 
     def __init__(self, run: CalibrationRun, store: WorkDirectory, progress: Progress) -> None:
         self.run = run
@@ -119,7 +120,7 @@ class _Pipeline:
 
     def _record_trajectories(self) -> None:
         prompts = self.run.prompts_used
-        missing = [prompt for prompt in prompts if not self.store.units(_trajectory(prompt))]
+        missing = [prompt for prompt in prompts if not self.store.captures(_trajectory(prompt))]
         self.progress.start("dense runs", len(prompts), len(prompts) - len(missing))
         for prompt in missing:
             peaks: dict[str, float] = {}
@@ -140,9 +141,13 @@ class _Pipeline:
 
     def _choose_orders(self) -> list[NDArray[np.int32]]:
         run = self.run
-        learn = OrderPass(run.settings, run.candidates, run.forced).learn
         self._visit(
-            "orders", run.order_units(), _orders, lambda _layer, _unit, inputs: learn(inputs)
+            "orders",
+            run.order_captures(),
+            _orders,
+            lambda _layer, _capture, inputs: order_contribution(
+                inputs, run.settings, run.candidates, run.forced
+            ),
         )
         chosen = []
         for layer, site in enumerate(run.sites):
@@ -154,12 +159,13 @@ class _Pipeline:
 
     def _score_blocks(self, orders: Sequence[NDArray[np.int32]]) -> None:
         run = self.run
-        learn = MaskPass(run.settings, run.candidates, orders).learn
         self._visit(
             "blocks",
-            run.units(),
-            lambda layer, unit: _blocks(layer, unit.mask_bin),
-            lambda layer, _unit, inputs: learn(layer, inputs),
+            run.captures(),
+            lambda layer, capture: _blocks(layer, capture.mask_bin),
+            lambda layer, _capture, inputs: mask_contribution(
+                inputs, run.settings, run.candidates, orders[layer]
+            ),
         )
 
     def _choose_masks(self) -> list[LayerMasks]:
@@ -184,15 +190,19 @@ class _Pipeline:
     ) -> list[QuantizationChoice]:
         run, config = self.run, attention_config(self.run.settings)
         ranges = [combined_ranges(self._block_states(layer)) for layer in self.layers]
-        learn = ErrorPass(
-            run.settings, run.candidates, orders, [layer.mask for layer in masks], ranges
-        ).learn
-        units = [unit for unit in run.units() if unit.prompt == 0]
+        captures = [capture for capture in run.captures() if capture.prompt == 0]
         self._visit(
             "errors",
-            units,
+            captures,
             _errors,
-            lambda layer, unit, inputs: learn(layer, unit.mask_bin, inputs),
+            lambda layer, capture, inputs: error_contribution(
+                inputs,
+                run.settings,
+                head_orders(run.candidates, orders[layer]),
+                masks[layer].mask,
+                ranges[layer],
+                capture.mask_bin,
+            ),
         )
         return [
             choose_quantization(
@@ -204,35 +214,39 @@ class _Pipeline:
             for layer in self.layers
         ]
 
-    def _visit(self, stage: str, units: Sequence[Unit], state: _StateName, learn: _Learn) -> None:
-        """Capture every unit that a layer still lacks and store what is learned from it."""
-        lacking = {unit: self._lacking(unit, state) for unit in units}
-        todo = {unit: layers for unit, layers in lacking.items() if layers}
-        self.progress.start(stage, len(units), len(units) - len(todo))
-        for unit, layers in todo.items():
-            self._visit_unit(unit, layers, state, learn)
+    def _visit(
+        self, stage: str, captures: Sequence[Capture], state: _StateName, learn: _Learn
+    ) -> None:
+        """Run every capture that a layer still lacks and store what is learned from it."""
+        lacking = {capture: self._lacking(capture, state) for capture in captures}
+        todo = {capture: layers for capture, layers in lacking.items() if layers}
+        self.progress.start(stage, len(captures), len(captures) - len(todo))
+        for capture, layers in todo.items():
+            self._visit_capture(capture, layers, state, learn)
             self.progress.advance()
 
-    def _lacking(self, unit: Unit, state: _StateName) -> set[int]:
+    def _lacking(self, capture: Capture, state: _StateName) -> set[int]:
         return {
-            layer for layer in self.layers if unit.name not in self.store.units(state(layer, unit))
+            layer
+            for layer in self.layers
+            if capture.name not in self.store.captures(state(layer, capture))
         }
 
-    def _visit_unit(
-        self, unit: Unit, layers: Collection[int], state: _StateName, learn: _Learn
+    def _visit_capture(
+        self, capture: Capture, layers: Collection[int], state: _StateName, learn: _Learn
     ) -> None:
         def consume(
             layer: int, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float
         ) -> None:
             if layer in layers:
                 inputs = LayerInputs(
-                    site, query, key, value, scale, self.run.key_length(unit.prompt)
+                    site, query, key, value, scale, self.run.key_length(capture.prompt)
                 )
                 inputs.check(self.run.tokens)
-                self.store.add(state(layer, unit), unit.name, learn(layer, unit, inputs))
+                self.store.add(state(layer, capture), capture.name, learn(layer, capture, inputs))
 
-        latents = self.store.arrays(_trajectory(unit.prompt))[f"step{unit.step}"]
-        self.run.capture(unit, torch.from_numpy(latents), consume)
+        latents = self.store.arrays(_trajectory(capture.prompt))[f"step{capture.step}"]
+        self.run.run_capture(capture, torch.from_numpy(latents), consume)
 
     def _block_states(self, layer: int) -> list[dict[str, NDArray[Any]]]:
         bins = range(self.run.settings.bins)
@@ -246,7 +260,7 @@ def _trajectory(prompt: int) -> str:
     return f"trajectory-{prompt}"
 
 
-def _orders(layer: int, _unit: Unit | None = None) -> str:
+def _orders(layer: int, _capture: Capture | None = None) -> str:
     return f"orders-{layer}"
 
 
@@ -254,7 +268,7 @@ def _blocks(layer: int, mask_bin: int) -> str:
     return f"blocks-{layer}-bin{mask_bin}"
 
 
-def _errors(layer: int, _unit: Unit | None = None) -> str:
+def _errors(layer: int, _capture: Capture | None = None) -> str:
     return f"errors-{layer}"
 
 
