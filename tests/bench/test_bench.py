@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from paro_trt.bench.suite import measure
 
 from paro_trt.bench import suite as attention_suite
 from paro_trt.bench.contenders import BASELINE, Workload, exact_density_mask, make_entries
 from paro_trt.bench.plot import plot_speedup
-from paro_trt.bench.suite import measure
 from paro_trt.bench.timing import Contender, Timing, processor_speedup, speedup, time_interleaved
 from paro_trt.errors import ArgumentError, ParoError
 
