@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch.nn.attention import SDPBackend
     from torch.nn.attention.flex_attention import BlockMask
 
-Layout = list[tuple[Tensor, ...]]
+Layout = list[tuple[Tensor, Tensor, Tensor]]
 """Query, key and value of each set, [1,H,S,D]."""
 
 TensorRun = Callable[[int], Tensor]
@@ -196,8 +197,8 @@ def dense_baselines(problem: Problem, threads: int = 0) -> Iterator[Contender | 
         half = problem.as_dtype(torch.bfloat16)
         run, check_half = partial(_sdpa, _heads_first(half), None), _checked(half, None)
         yield Contender("torch SDPA", "bf16", 1.0, run, check_half)
-        run = _onnxruntime_attention(*layout[0], threads)
-        yield Contender("ONNX Runtime MHA", precision, 1.0, run, check)
+        runtime = _onnxruntime_attention(*layout[0], threads)
+        yield Contender("ONNX Runtime MHA", precision, 1.0, runtime, check)
 
 
 def flex_attention(problem: Problem, density: float) -> Contender | LeftOut:
@@ -243,7 +244,11 @@ def _checked(
 
 def _heads_first(problem: Problem) -> Layout:
     """[1,H,S,D], what the baselines are fastest with."""
-    return [tuple(x.transpose(1, 2).contiguous() for x in each) for each in problem.sets]
+    return [(_first(query), _first(key), _first(value)) for query, key, value in problem.sets]
+
+
+def _first(tensor: Tensor) -> Tensor:
+    return tensor.transpose(1, 2).contiguous()
 
 
 def _sdpa(layout: Layout, backend: SDPBackend | None, index: int) -> Tensor:
@@ -254,9 +259,8 @@ def _sdpa(layout: Layout, backend: SDPBackend | None, index: int) -> Tensor:
 
 
 def _sage(layout: Layout, index: int) -> Tensor:
-    from sageattention import sageattn
-
-    output: Tensor = sageattn(*layout[index % len(layout)], tensor_layout="HND")
+    module = importlib.import_module("sageattention")
+    output: Tensor = module.sageattn(*layout[index % len(layout)], tensor_layout="HND")
     return output.transpose(1, 2)
 
 

@@ -125,7 +125,7 @@ def measure_group(
         )
         errors: dict[Contender, float] = {}
         left_out: list[LeftOut] = []
-        wrong_baseline = ""
+        wrong_baseline: WrongResultError | None = None
         for each in contenders(bench, group, problem):
             if isinstance(each, LeftOut):
                 left_out.append(each)
@@ -140,9 +140,9 @@ def measure_group(
                 refusal = _wrong(each.key, error, each.largest_error)
                 left_out.append(LeftOut(each.name, str(refusal)))
                 if each.is_baseline:
-                    wrong_baseline = str(refusal)
+                    wrong_baseline = refusal
         if wrong_baseline and not any(each.is_baseline for each in errors):
-            raise WrongResultError(wrong_baseline)
+            raise wrong_baseline
         on_step("timing")
         timings = time_in_turns(_runs(list(errors)), bench.clock, rounds)
     peaks = bench.peaks()

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from .timing import STEADY_SPREAD, Timing
 
@@ -106,7 +106,7 @@ def _cells(row: Row) -> list[object]:
     return ["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in cells]
 
 
-def _value(text: str, kind: object) -> object:
+def _value(text: str, kind: object) -> Any:
     if kind is str:
         return text
     if text == "":
