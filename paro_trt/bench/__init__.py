@@ -1,1 +1,1 @@
-"""The attention benchmark: contenders, timing, table and plot."""
+"""The attention benchmark of the CPU and the GPU: cases, contenders, timing, rows and tables."""

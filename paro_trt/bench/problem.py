@@ -1,95 +1,162 @@
-"""One call of the op by its shape and content, and random inputs for it."""
+"""The tensors of one op case on a device, and what attention makes of them on a sample of rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
+from torch import Tensor
 
+from ..errors import ArgumentError
 from ..op.mask import pack_block_mask, tile_order
-from ..op.spec import AttentionConfig, AttentionInputs, block_count
+from ..op.spec import AttentionInputs, block_count
+from .case import OpCase
+
+SAMPLED_BLOCKS = 5
+"""Query blocks whose rows are verified, from the first to the last."""
+
+CACHES_ROTATED = 4
+"""The sets of inputs and outputs together are at least this many times the L2 cache."""
 
 
 @dataclass(frozen=True)
-class OpCase:
-    """Shape and content of one call of the op.
+class Problem:
+    """Random inputs of a case with batch 1. Baselines that do not reorder get the tokens as is.
 
-    density: share of key blocks attended, drawn per block; the diagonal is kept unless
-    `empty_rows`, which also clears whole mask rows. key_length: per sample, None for all tokens.
+    sets: query, key and value [1,S,H,D] each, zero-mean: where outputs average out, an error in P
+    or in the mask is as large as they are. token_order: int32 [R,S] on the CPU; heads use its rows
+    in turn, and row 0 leaves the tokens in place. ranks: int16 [H,NQ,NK], the order in which the
+    blocks of a row enter the mask; the diagonal comes first.
     """
 
-    name: str
-    tokens: int
-    batch: int = 1
-    heads: int = 2
-    kv_heads: int = 2
-    head_dim: int = 64
-    bins: int = 1
-    density: float = 0.4
-    key_length: tuple[int, ...] | None = None
-    empty_rows: bool = False
-    dtype: torch.dtype = torch.float32
-    config: AttentionConfig = field(default_factory=AttentionConfig)
+    case: OpCase
+    device: torch.device
+    sets: tuple[tuple[Tensor, Tensor, Tensor], ...]
+    token_order: Tensor
+    ranks: Tensor
 
-    def with_bits(self, qk_bits: int, pv_bits: int, pool_dropped: bool) -> OpCase:
-        """The same case at other bit widths, named after them."""
-        config = replace(self.config, qk_bits=qk_bits, pv_bits=pv_bits, pool_dropped=pool_dropped)
-        pooled = "pooled" if pool_dropped else "dropped"
-        return replace(self, name=f"{self.name}-qk{qk_bits}-pv{pv_bits}-{pooled}", config=config)
+    @property
+    def head_order(self) -> list[int]:
+        """Row of `token_order` that each head uses."""
+        return [head % len(self.token_order) for head in range(self.case.heads)]
 
+    def as_dtype(self, dtype: torch.dtype) -> Problem:
+        """The same numbers, rounded to another type."""
+        if dtype == self.case.dtype:
+            return self
+        sets = tuple((q.to(dtype), k.to(dtype), v.to(dtype)) for q, k, v in self.sets)
+        return replace(self, case=replace(self.case, dtype=dtype), sets=sets)
 
-def random_inputs(case: OpCase, seed: int) -> AttentionInputs:
-    """Fresh inputs of a case: means off zero, channels of unequal size, random orders."""
-    generator = torch.Generator().manual_seed(seed)
+    def kept_blocks(self, density: float) -> int:
+        """Key blocks of each mask row."""
+        if not 0 < density <= 1:
+            raise ArgumentError("density", expected="a share in (0, 1]", actual=str(density))
+        return max(1, round(density * self.ranks.shape[2]))
 
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
+    def reached_density(self, density: float) -> float:
+        """Share of blocks that `mask` has."""
+        return self.kept_blocks(density) / self.ranks.shape[2]
 
-    def activations(heads: int, offset: float) -> torch.Tensor:
-        channel = normal(heads, case.head_dim)
-        size = 1.0 + 0.5 * normal(heads, case.head_dim).abs()
-        x = normal(case.batch, case.tokens, heads, case.head_dim) * size + offset * channel
-        return x.to(case.dtype)
+    def mask(self, density: float) -> Tensor:
+        """bool [H,NQ,NK]: the diagonal and random blocks, equally many in each row."""
+        return self.ranks < self.kept_blocks(density)
 
-    orders = torch.stack([torch.randperm(case.tokens, generator=generator) for _ in range(3)])
-    group = torch.randint(0, 3, (case.kv_heads,), generator=generator)
-    query, key = activations(case.heads, 0.3), activations(case.kv_heads, 0.5)
-    value = activations(case.kv_heads, 0.7)
-    words = pack_block_mask(_random_mask(case, seed))
-    affine = torch.stack(
-        [
-            key.float().mean((0, 1)),
-            0.5 + torch.rand(case.kv_heads, case.head_dim, generator=generator),
-            value.float().mean((0, 1)),
-            0.5 + torch.rand(case.kv_heads, case.head_dim, generator=generator),
+    def inputs(self, mask: Tensor) -> list[AttentionInputs]:
+        """The op's inputs with this mask, one for each set; they share the plan's tensors."""
+        words = pack_block_mask(mask.cpu().numpy())[None]
+        plan = {
+            "token_order": self.token_order,
+            "head_order": torch.tensor(self.head_order, dtype=torch.int32),
+            "block_mask": torch.from_numpy(words),
+            "tile_order": torch.from_numpy(tile_order(words)),
+            "mask_bin": torch.zeros(1, dtype=torch.int32),
+            "key_length": torch.full((1,), self.case.tokens, dtype=torch.int32),
+        }
+        placed = {name: tensor.to(self.device) for name, tensor in plan.items()}
+        return [
+            AttentionInputs(query, key, value, channel_affine=_affine(key, value), **placed)
+            for query, key, value in self.sets
         ]
-    )
-    lengths = case.key_length or (case.tokens,) * case.batch
-    return AttentionInputs(
-        query,
-        key,
-        value,
-        orders.int(),
-        group.repeat_interleave(case.heads // case.kv_heads).int(),
-        torch.from_numpy(words),
-        torch.from_numpy(tile_order(words)),
-        affine,
-        torch.arange(case.batch).remainder(case.bins).int(),
-        torch.tensor(lengths, dtype=torch.int32),
-    )
+
+    def sampled_rows(self) -> Tensor:
+        """Positions within the sequence: the rows of some query blocks."""
+        last, block_q = self.ranks.shape[1] - 1, self.case.config.block_q
+        chosen = {round(i * last / (SAMPLED_BLOCKS - 1)) for i in range(SAMPLED_BLOCKS)}
+        rows = [
+            torch.arange(block * block_q, min((block + 1) * block_q, self.case.tokens))
+            for block in sorted(chosen)
+        ]
+        return torch.cat(rows).to(self.device)
+
+    def expected(self, density: float | None, *, reordered: bool) -> Tensor:
+        """float64 [rows,H,D] for set 0 and `sampled_rows`; density None for no mask."""
+        rows, config = self.sampled_rows(), self.case.config
+        mask = None if density is None else self.mask(density)
+        order = self.token_order.long().to(self.device)
+        outputs = []
+        for head, order_row in enumerate(self.head_order):
+            tokens = order[order_row if reordered else 0]
+            query, key, value = (x[0, tokens, head].double() for x in self.sets[0])
+            logits = query[rows] @ key.T / math.sqrt(self.case.head_dim)
+            if mask is not None:
+                listed = mask[head, rows // config.block_q]
+                listed = listed.repeat_interleave(config.block_k, dim=1)[:, : self.case.tokens]
+                logits = logits.masked_fill(~listed, -math.inf)
+            outputs.append(logits.softmax(dim=1) @ value)
+        return torch.stack(outputs, dim=1)
+
+    def sample(self, output: Tensor, *, reordered: bool) -> Tensor:
+        """[rows,H,D] of an output [1,S,H,D], at `sampled_rows` of each head's sequence."""
+        rows = self.sampled_rows()
+        order = self.token_order.long().to(self.device)
+        heads = [
+            output[0, order[row if reordered else 0][rows], head]
+            for head, row in enumerate(self.head_order)
+        ]
+        return torch.stack(heads, dim=1)
 
 
-def _random_mask(case: OpCase, seed: int) -> np.ndarray:
-    """bool [T, H, NQ, NK]."""
-    rng = np.random.default_rng(seed)
+def make_problem(
+    case: OpCase,
+    device: torch.device,
+    *,
+    token_order: Tensor | None = None,
+    cache_bytes: int = 0,
+    seed: int = 0,
+) -> Problem:
+    """Fresh inputs of a case with batch 1 and as many key heads as query heads.
+
+    Args:
+        case: its density, lengths and bins are not used.
+        device: of all tensors.
+        token_order: int32 [R,S] on the CPU; None leaves the tokens of all heads in place.
+        cache_bytes: there are enough sets to rotate past a cache of this size.
+        seed: of the inputs and the masks.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal() -> Tensor:
+        size = (1, case.tokens, case.heads, case.head_dim)
+        drawn = torch.randn(size, generator=generator, device=device, dtype=torch.float32)
+        return drawn.to(case.dtype)
+
+    bytes_a_set = 4 * case.tokens * case.heads * case.head_dim * case.dtype.itemsize
+    count = max(1, math.ceil(CACHES_ROTATED * cache_bytes / bytes_a_set))
+    sets = tuple((normal(), normal(), normal()) for _ in range(count))
     query_blocks = block_count(case.tokens, case.config.block_q)
     key_blocks = block_count(case.tokens, case.config.block_k)
-    shape = (case.bins, case.heads, query_blocks, key_blocks)
-    mask = rng.random(shape) < case.density
-    if case.empty_rows:
-        mask[:, :, ::2] = False
-    else:
-        starts = np.arange(query_blocks) * case.config.block_q // case.config.block_k
-        mask[:, :, np.arange(query_blocks), starts] = True
-    return mask
+    draws = torch.rand((case.heads, query_blocks, key_blocks), generator=generator, device=device)
+    block = torch.arange(query_blocks, device=device)
+    draws[:, block, block * key_blocks // query_blocks] = -1.0
+    ranks = draws.argsort(dim=2).argsort(dim=2).to(torch.int16)
+    if token_order is None:
+        token_order = torch.arange(case.tokens, dtype=torch.int32)[None]
+    return Problem(case, device, sets, token_order, ranks)
+
+
+def _affine(key: Tensor, value: Tensor) -> Tensor:
+    """float32 [4,H,D]: means as calibration takes them, no scales."""
+    means = [x[0].float().mean(dim=0) for x in (key, value)]
+    ones = torch.ones_like(means[0])
+    return torch.stack([means[0], ones, means[1], ones]).contiguous()

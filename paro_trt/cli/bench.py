@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
-from dataclasses import asdict, fields
-from enum import Enum
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from ..errors import ArgumentError, NotInThisReleaseError
+from ..errors import ArgumentError
 from . import output
 
 if TYPE_CHECKING:
-    from ..bench.suite import Measurement
-
+    from ..bench.results import Row
 
 Number = TypeVar("Number", int, float)
 
-
-class Suite(str, Enum):
-    """What to time."""
-
-    ATTENTION = "attention"
-    MODEL = "model"
+MOST_ROUNDS_FACTOR = 3
+"""How many times the rounds asked for may run until spreads settle."""
 
 
 def bench(
-    suite: Annotated[Suite, typer.Option(help="What to time.")] = Suite.ATTENTION,
     tokens: Annotated[str, typer.Option(help="Sequence lengths, comma-separated.")] = "2048,8192",
     head_dim: Annotated[str, typer.Option(help="64, 128 or both.")] = "64,128",
     heads: Annotated[int, typer.Option(min=1)] = 4,
@@ -47,76 +39,52 @@ def bench(
 
     Outputs are verified before anything is timed.
     """
-    if suite is Suite.MODEL:
-        raise NotInThisReleaseError(
-            "paro-trt bench --suite model",
-            expected="a later release",
-            actual="this one, which times attention",
-        )
-    from ..bench.contenders import Workload
-    from ..bench.suite import measure
+    from ..bench.case import OpCase
+    from ..bench.measure import CPU_PRECISIONS, Group, cpu_bench, measure_group
+    from ..bench.results import write_rows
+    from ..bench.timing import Rounds
 
     densities = tuple(_numbers("--density", density, float))
-    measurements: list[Measurement] = []
+    if max(densities) > 1:
+        raise ArgumentError("--density", expected="shares in (0, 1]", actual=density)
+    rows: list[Row] = []
     for count in _numbers("--threads", threads, int):
         for size in _numbers("--tokens", tokens, int):
             for channels in _numbers("--head-dim", head_dim, int):
-                workload = Workload(size, channels, heads, count, densities)
-                with output.remarks().status(f"{size} tokens, head_dim {channels}") as status:
-                    measurements += measure(
-                        workload, rounds=rounds, flex=flex, on_step=status.update
-                    )
+                name = f"{size} tokens, head_dim {channels}"
+                case = OpCase(name, size, heads=heads, kv_heads=heads, head_dim=channels)
+                group = Group(case, CPU_PRECISIONS, densities, flex=flex)
+                turns = Rounds(rounds, MOST_ROUNDS_FACTOR * rounds)
+                with output.remarks().status(name) as status:
+                    rows += measure_group(cpu_bench(count), group, turns, status.update)[0]
     if csv_path is not None:
-        write_csv(measurements, csv_path)
+        write_rows(rows, csv_path)
     if plot is not None:
         from ..bench.plot import plot_speedup
 
-        plot_speedup(measurements, plot)
+        plot_speedup(rows, plot)
     if as_json:
-        output.print_json({"measurements": [asdict(m) for m in measurements]})
+        output.print_json({"measurements": [asdict(row) for row in rows]})
     else:
-        show(measurements)
+        show(rows)
 
 
-def show(measurements: list[Measurement]) -> None:
+def show(rows: list[Row]) -> None:
     """The table, a row a contender and density."""
-    from ..bench.suite import kernels_here
+    from ..bench.table import FIGURE_COLUMNS, SHAPE_COLUMNS, cells, left_out
 
-    numbers = (
-        "density",
-        "ms",
-        "spread",
-        "speedup",
-        "by processor",
-        "GFLOP/s",
-        "of peak",
-        "stage 1",
-    )
+    kernels = ", ".join(sorted({row.kernel for row in rows if row.kernel}))
     table = output.table(
         "Attention (speedup over torch SDPA f32 of the same rounds, of time and of processor time; "
-        "peak: FP32 multiply-adds; "
-        f"PARO: {kernels_here()}; !: spread above 5 %)",
-        "tokens", "D", "threads", "contender", *numbers, right=numbers,
+        f"peak: FP32 multiply-adds; PARO: {kernels} kernels; !: spread above 5 %)",
+        *SHAPE_COLUMNS, *FIGURE_COLUMNS, right=FIGURE_COLUMNS,
     )  # fmt: skip
-    for m in measurements:
-        table.add_row(
-            f"{m.tokens:,}", str(m.head_dim), str(m.threads), m.contender, f"{m.density:.3f}",
-            f"{m.milliseconds:.1f}", f"{m.spread:.0%}{'' if m.steady else ' !'}",
-            f"{m.speedup:.2f}x", f"{m.processor_speedup:.2f}x",
-            f"{m.gflops:.0f}", f"{m.peak_share:.0%}",
-            "" if m.stage1_share is None else f"{m.stage1_share:.1%}",
-        )  # fmt: skip
+    for row in rows:
+        if row.ms is not None:
+            table.add_row(*cells(row))
     output.results().print(table)
-
-
-def write_csv(measurements: list[Measurement], path: Path) -> None:
-    """All fields of all measurements."""
-    from ..bench.suite import Measurement
-
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Measurement)])
-        writer.writeheader()
-        writer.writerows(asdict(m) for m in measurements)
+    for line in left_out(rows):
+        output.remarks().print(line)
 
 
 def _numbers(option: str, text: str, kind: Callable[[str], Number]) -> list[Number]:

@@ -13,7 +13,7 @@ python=$(command -v "${PYTHON:-python3}") || {
   exit 2
 }
 root=$(cd "$here/../.." && pwd)
-export PYTHONPATH=$root:$here${PYTHONPATH:+:$PYTHONPATH}
-# Tools installed beside Python, such as cmake, serve where the machine has none of its own.
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+# Tools installed next to Python, such as cmake, are used where the machine has none of its own.
 PATH=$PATH:$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
-exec "$python" -m gpu.suite "$@"
+exec "$python" -m samples.benchmarks.gpu.suite "$@"

@@ -17,8 +17,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from paro_trt import native
-from paro_trt.bench.problem import OpCase, random_inputs
-from paro_trt.bench.timing import Contender, processor_speedup, speedup, time_interleaved
+from paro_trt.bench.case import OpCase, random_inputs
+from paro_trt.bench.timing import HostClock, Rounds, processor_speedup, speedup, time_in_turns
 from paro_trt.onnx_export.bodies import Body, attention_function
 from paro_trt.op.spec import DOMAIN, INPUTS, OP_TYPE, AttentionConfig, AttentionInputs
 from paro_trt.runtime.custom_op import register_custom_op
@@ -107,10 +107,10 @@ def measure(shape: Shape, threads: int, rounds: int) -> str:
         OP: session_of(model, threads, native_op=True),
     }
     library = native.load_library(native.library_path("cpu"))
-    runs = {name: lambda s=session: s.run(None, feed)[0] for name, session in sessions.items()}
-    runs[DIRECT] = lambda: library.forward(inputs, shape.case.config, threads).numpy()
-    verify({name: run() for name, run in runs.items()})
-    timings = time_interleaved([Contender(*entry) for entry in runs.items()], rounds=rounds)
+    runs = {name: lambda _, s=session: s.run(None, feed)[0] for name, session in sessions.items()}
+    runs[DIRECT] = lambda _: library.forward(inputs, shape.case.config, threads).numpy()
+    verify({name: run(0) for name, run in runs.items()})
+    timings = time_in_turns(runs, HostClock(), Rounds(rounds))
     body = timings[BODY]
     ratios = " | ".join(
         f"{speedup(body, timings[name]):.2f} ({processor_speedup(body, timings[name]):.2f})"

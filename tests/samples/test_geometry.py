@@ -11,16 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "samples" / "benchmarks"))
-
-from geometry.forecast import attention_operations, dense_operations, forecast
-from geometry.page import Row, geometry_cells, page_text
-from geometry.releases import RELEASES, Pixels, Release, supported_releases
-from geometry.true_size import build_layer
-
 from paro_trt.calibration.orders import candidate_orders
 from paro_trt.families.registry import FAMILIES
 from paro_trt.op.spec import block_count, mask_words
+from samples.benchmarks.geometry.forecast import attention_operations, dense_operations, forecast
+from samples.benchmarks.geometry.page import Row, geometry_cells, page_text
+from samples.benchmarks.geometry.releases import RELEASES, Pixels, Release, supported_releases
+from samples.benchmarks.geometry.true_size import build_layer
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_MEMORY = 4e9
@@ -32,10 +29,9 @@ SMALL_VIDEO = next(entry for entry in SIZES if entry[0].name == "Wan 2.1 1.3B")
 
 MEASURE = """
 import json, resource, sys
-sys.path.insert(0, sys.argv[1])
-from geometry.releases import RELEASES, Pixels
-from geometry.true_size import build_layer
-name, seed, *size = sys.argv[2:]
+from samples.benchmarks.geometry.releases import RELEASES, Pixels
+from samples.benchmarks.geometry.true_size import build_layer
+name, seed, *size = sys.argv[1:]
 (release,) = [entry for entry in RELEASES if entry.name == name]
 site = release.family.sites(release.full_config())[0]
 built = build_layer(release.geometry(Pixels(*map(int, size))), site, int(seed))
@@ -94,12 +90,13 @@ def measured(entry: tuple[Release, Pixels], seed: int) -> dict:
         sys.executable,
         "-c",
         MEASURE,
-        ROOT / "samples" / "benchmarks",
         release.name,
         seed,
         *size,
     ]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        list(map(str, words)), capture_output=True, text=True, timeout=500, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -135,7 +132,7 @@ def test_schedule_has_every_tile_once(fresh_seed: int) -> None:
 
 
 def test_operations_are_those_of_the_layers() -> None:
-    """Wan's blocks, counted by hand: what torch counts beside them is below 1 %."""
+    """Wan's blocks, counted by hand: what torch counts in addition is below 1 %."""
     release, size = SMALL_VIDEO
     geometry, config = release.geometry(size), release.full_config()
     sites = release.family.sites(config)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from paro_trt.native import library_path
+from tests.native_builds import require
+from tests.plugins.emulator_builds import run
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "samples" / "benchmarks"
 SUITE = BENCHMARKS / "gpu"
 STUB = Path(__file__).with_name("cuda_stub")
-sys.path.insert(0, str(BENCHMARKS))
-
-
-from paro_trt.native import library_path  # noqa: E402
-from tests.native_builds import require  # noqa: E402
-from tests.plugins.emulator_builds import run  # noqa: E402
 
 
 def test_sanitized_calls_are_calls_that_a_library_takes(tmp_path):

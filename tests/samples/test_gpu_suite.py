@@ -1,31 +1,33 @@
-"""The GPU suite where there is no GPU: its steps, refusals, environment and command."""
+"""The GPU suite where there is no GPU: what it accepts as measured, and what it refuses."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ROOT / "samples" / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+from paro_trt.bench.measure import cpu_bench
+from paro_trt.bench.results import Files, Row, read_rows
+from paro_trt.bench.table import by_density
+from samples.benchmarks.gpu import attention, environment, needs, suite
+from samples.benchmarks.gpu.shapes import COGVIDEOX, DENSITIES, WAN_480P, plan
+from samples.benchmarks.gpu.steps import Command, Step, run_step
+from samples.benchmarks.gpu.targets import HOST_CALL, outcomes
 
-from gpu import environment, needs, suite, table  # noqa: E402
-from gpu.results import read_rates  # noqa: E402
-from gpu.steps import Command, Step, run_step  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "samples" / "benchmarks" / "gpu_suite.sh"
 
 
 def script(*arguments: str, **environment_changes: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHON": sys.executable, **environment_changes}
-    command = [str(BENCHMARKS / "gpu_suite.sh"), *arguments]
+    command = [str(SCRIPT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
 
 
@@ -47,46 +49,6 @@ def test_steps_are_judged_by_status_and_words(tmp_path):
     missed = python("print('0 errors')", says="Invalid", fails=True)
     assert run_one(tmp_path, missed).status == "failed"
     assert "3 passed" in (tmp_path / "log.txt").read_text()
-
-
-def test_a_step_at_its_limit_is_cut_with_what_it_started(tmp_path):
-    command = Command(("sh", "-c", "sleep 60 & echo $!; sleep 60"))
-    result = run_one(tmp_path, command, limit=2)
-    assert result.status == "cut"
-    assert result.seconds < 20
-    child = int((tmp_path / "log.txt").read_text().split("\n[status")[0].splitlines()[-1])
-    deadline = time.monotonic() + 20
-    while is_running(child):
-        assert time.monotonic() < deadline, "what the command started is still there"
-        time.sleep(0.05)
-
-
-def is_running(process: int) -> bool:
-    """Whether it is there and no zombie."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def test_output_of_a_command_becomes_a_file(tmp_path):
-    target = tmp_path / "rates.csv"
-    rates = 'name,unit,rate,per_clock_sm,mhz,spread\n"a, b",bytes,2e12,0,0,0.01\n'
-    run_one(tmp_path, python(f"print({rates!r}, end='')", output=target))
-    assert read_rates(target)["a, b"]["rate"] == 2e12
-    assert table.rates_table(read_rates(target))[2] == "| a, b | 2.00 T/s |  |  | 1.0% |"
-
-
-def test_a_failed_build_ends_the_suite_and_other_failures_do_not(tmp_path):
-    bad = Step("build", 30, (python("raise SystemExit(1)"),), needed=True)
-    good = Step("tests", 30, (python("pass"),))
-    assert [r.status for r in suite.run_all([bad, good], [], 400, tmp_path)] == ["failed"]
-    results = suite.run_all([replace(bad, needed=False), good], ["attention"], 400, tmp_path)
-    assert [r.status for r in results] == ["failed", "ok"]
-    results = suite.run_all([good, good], ["tests"], 400, tmp_path)
-    assert [r.status for r in results] == ["skipped", "skipped"]
-    assert "| tests | skipped |" in suite.final_table(results, tmp_path)
 
 
 @pytest.mark.parametrize("passes", [True, False])
@@ -111,21 +73,11 @@ def test_a_run_leaves_table_environment_and_log(passes, tmp_path, monkeypatch, c
 
 
 def test_tests_that_need_the_gpu_alone_are_three():
-    """Those of the pattern: a test renamed would run beside the others again."""
+    """Those of the pattern: a test renamed would run next to the others again."""
     source = (ROOT / "tests" / "plugins" / "test_cuda_gpu.py").read_text()
     names = re.findall(r"^def (test_\w+)", source, re.MULTILINE)
     patterns = suite.ALONE.split(" or ")
     assert [sum(pattern in name for name in names) for pattern in patterns] == [1, 1, 1]
-
-
-def test_dry_run_says_every_step_and_runs_nothing(tmp_path):
-    out = tmp_path / "out"
-    done = script(str(out), "--dry-run", "--skip", "rates")
-    assert done.returncode == 0, done.stderr
-    for name in suite.STEPS:
-        assert f"\n{name} (" in f"\n{done.stdout}"
-    assert "rates (skipped)" in done.stdout
-    assert not out.exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -140,39 +92,6 @@ def test_without_a_gpu_all_that_is_missing_is_named_at_once(tmp_path):
     for tool in ("c++", "compute-sanitizer"):
         assert f"missing: {tool}: expected" in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--minutes", "0"], "--minutes: expected a positive number, got 0"),
-        (["--skip", "everything"], "invalid choice: 'everything'"),
-        ([str(ROOT)], "OUT_DIR: expected a new or empty directory"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments, said, capsys):
-    with pytest.raises(SystemExit) as ended:
-        suite.parse(arguments)
-    assert ended.value.code == 2
-    assert said in capsys.readouterr().err
-
-
-def test_another_python_is_refused(tmp_path):
-    assert "expected 3.10 or later, found no no-such" in script(PYTHON="no-such").stderr
-    old = tmp_path / "python"
-    old.write_text('#!/bin/sh\ntest "$1" != -V || echo Python 3.8.1\nexit 1\n')
-    old.chmod(0o755)
-    assert "expected 3.10 or later, got Python 3.8.1" in script(PYTHON=str(old)).stderr
-
-
-def test_an_old_nvcc_is_refused(tmp_path, monkeypatch):
-    nvcc = tmp_path / "nvcc"
-    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.4, V12.4.1'\n")
-    nvcc.chmod(0o755)
-    monkeypatch.setenv("CUDACXX", str(nvcc))
-    machine = needs.examine(())
-    assert any(line.startswith("nvcc: expected 12.8 or later") for line in machine.missing)
-    assert machine.tools["nvcc"] == str(nvcc)
 
 
 @pytest.mark.parametrize(("capability", "target"), [((9, 0), "90a"), ((8, 9), "89"), ((7, 5), "")])
@@ -193,11 +112,11 @@ def test_a_bare_machine_has_what_the_suite_imports():
     code = (
         "import sys\n"
         f"for name in {absent}: sys.modules[name] = None\n"
-        "import gpu.suite, gpu.attention\n"
+        "import samples.benchmarks.gpu.suite, samples.benchmarks.gpu.attention\n"
         "import tests.plugins.test_cuda_gpu\n"
         "import torch; print('ok')\n"
     )
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{BENCHMARKS}"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, cwd=ROOT)
     assert done.stdout.strip() == "ok", done.stderr
@@ -217,3 +136,90 @@ def test_environment_says_what_was_measured(tmp_path):
     (copy / "a.cpp").write_text("2")
     assert environment.source_digest(tmp_path / "copy") != one
     assert environment.git_version(tmp_path / "copy") == "none"
+
+
+def test_groups_hold_every_shape_bit_width_and_density_once():
+    asked = [
+        (group.case.tokens, group.case.head_dim, bits, density)
+        for group in plan()
+        if not group.flex and group.case.config.block_k == 64
+        for (_, bits), density in itertools.product(group.precisions, group.densities)
+    ]
+    tokens = (4608, 17776, 32760, 75600)
+    assert sorted(asked) == sorted(itertools.product(tokens, (64, 128), (8, 16), DENSITIES))
+    assert len({group.case.name for group in plan()}) == len(plan())
+
+
+def test_the_groups_of_the_targets_come_first():
+    first = [(g.case.tokens, g.case.head_dim, g.precisions, g.densities) for g in plan()[:2]]
+    assert first == [
+        (layer.tokens, layer.head_dim, ((torch.bfloat16, 8),), (1.0, 0.25))
+        for layer in (COGVIDEOX, WAN_480P)
+    ]
+
+
+def test_orders_are_permutations_that_leave_text_last():
+    orders = COGVIDEOX.orders()
+    assert torch.equal(orders.sort(dim=1).values[0], torch.arange(17776).int())
+    assert torch.equal(orders.sort(dim=1).values[1], torch.arange(17776).int())
+    assert not torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[1, -226:], torch.arange(17550, 17776).int())
+
+
+def test_no_group_begins_that_may_not_end_in_time(tmp_path, monkeypatch):
+    clock = itertools.count(step=10.0)
+    monkeypatch.setattr(attention, "measure_group", lambda *_: ([Row("g", 1, 1, 64, "x")], []))
+    groups = plan() * 2
+    files = Files(tmp_path)
+    done = attention.run(cpu_bench(1), groups, 200.0, files, lambda: next(clock))
+    assert 1 < done < 10
+    assert len(read_rows(tmp_path)) == done
+
+
+def test_host_time_of_a_call():
+    row = attention.host_time(cpu_bench(1))
+    assert row.contender == HOST_CALL
+    assert row.ms > 0
+
+
+def target_rows() -> list[Row]:
+    def row(shape, kernel, density, **columns):
+        sizes = (shape.tokens, shape.heads, shape.head_dim)
+        return Row(
+            "g", *sizes, "PARO", kernel, "int8", block_k=64, density=density, ms=1.0, **columns
+        )
+
+    return [
+        row(COGVIDEOX, "wgmma", 0.25, speedup=5.0, stage1_share=0.04, stage1_copy_share=0.5),
+        row(COGVIDEOX, "mma.sync", 0.25, speedup=2.5),
+        row(WAN_480P, "mma.sync", 1.0, speedup=0.71, tops=500.0),
+        row(WAN_480P, "mma.sync", 0.25, speedup=2.6, tops=460.0),
+        Row("one call", 128, 1, 64, HOST_CALL, ms=0.012),
+    ]
+
+
+def test_targets_are_held_against_their_own_rows():
+    verdicts = {o.target.what: (o.value, o.verdict) for o in outcomes(target_rows())}
+    sparse = "17,776 x 48 x 64, density 0.25, times fastest SDPA"
+    assert verdicts[f"wgmma, {sparse}"] == (5.0, "met")
+    assert verdicts[f"mma.sync, {sparse}"] == (2.5, "missed")
+    dense = "32,760 x 40 x 128, density 1, times fastest SDPA"
+    assert verdicts[f"mma.sync, {dense}"] == (0.71, "met")
+    assert verdicts[f"wgmma, {dense}"] == (None, "not measured")
+    of_dense = "mma.sync, 32,760 x 40 x 128, TOPS at 0.25 of own dense"
+    assert verdicts[of_dense] == (0.92, "met")
+    assert verdicts["stage 1, 17,776 x 48 x 64, share of the time"] == (0.04, "met")
+    assert verdicts["stage 1, 17,776 x 48 x 64, of copy rate"] == (0.5, "missed")
+    assert verdicts["host time of one call, launches included, us"] == (12.0, "missed")
+
+
+def test_targets_are_those_of_the_design():
+    wanted = {(o.target.what.split(",")[0], o.target.wanted) for o in outcomes([])}
+    assert {("mma.sync", 0.7), ("mma.sync", 2.6), ("wgmma", 1.3), ("wgmma", 4.8)} <= wanted
+    assert all(outcome.verdict == "not measured" for outcome in outcomes([]))
+
+
+def test_attention_table_has_a_line_a_contender():
+    lines = by_density(target_rows(), DENSITIES)
+    assert len(lines) == 2 + 3
+    assert lines[4] == "| 32,760 x 40 x 128 | PARO mma.sync int8 | 1 (0.71x) |  |  | 1 (2.60x) |  |"

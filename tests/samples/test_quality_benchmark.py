@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,26 +11,28 @@ import torch
 from safetensors.torch import save_file
 
 from paro_trt.calibration import calibrate
+from paro_trt.calibration.orders import visual_order
+from paro_trt.calibration.statistics import Tiling
 from paro_trt.models.load import load_model
 from paro_trt.models.prompts import load_prompts
 from paro_trt.op.mask import pack_block_mask, tile_order, unpack_block_mask
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
+from paro_trt.plan import Grid
+from samples.benchmarks.quality.attention import AttentionCall, Selection, selected_attention
+from samples.benchmarks.quality.bench import Bench, Extent, measure_missing, stored_results
+from samples.benchmarks.quality.dynamic import SpatialTemporal, TopBlocks
+from samples.benchmarks.quality.evaluate import Quality, Sampling, measure
+from samples.benchmarks.quality.masks import band_distance, nearest_blocks, window_distance
+from samples.benchmarks.quality.policies import SPARSE_KINDS, Configuration, Kind, make_policy
+from samples.benchmarks.quality.report import (
+    Result,
+    terminal_table,
+    write_csv,
+    write_page,
+    write_plot,
+)
 from tests.support.numerics import compare
 from tests.support.tiny_wan import TEXT_DIM, TEXT_TOKENS, tiny_wan
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "samples" / "benchmarks"))
-
-from quality.attention import AttentionCall, Selection, selected_attention
-from quality.bench import Bench, Extent, measure_missing, stored_results
-from quality.dynamic import SpatialTemporal, TopBlocks
-from quality.evaluate import Quality, Sampling, measure
-from quality.masks import band_distance, nearest_blocks, window_distance
-from quality.policies import SPARSE_KINDS, Configuration, Kind, make_policy
-from quality.report import Result, terminal_table, write_csv, write_page, write_plot
-
-from paro_trt.calibration.orders import visual_order
-from paro_trt.calibration.statistics import Tiling
-from paro_trt.plan import Grid
 
 LATENT_SIZE, TOKENS = (4, 32, 16), 512
 QUERY_BLOCKS, KEY_BLOCKS = 4, 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from paro_trt.bench.problem import OpCase, random_inputs
+from paro_trt.bench.case import OpCase, random_inputs
 from paro_trt.op.spec import AttentionConfig
 
 __all__ = ["BIT_PAIRS", "CASES", "OpCase", "random_inputs"]

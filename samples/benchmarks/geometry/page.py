@@ -15,7 +15,7 @@ from .forecast import Forecast
 from .releases import Pixels, Release
 from .true_size import SETTINGS
 
-COMMAND = "python samples/benchmarks/geometry.py"
+COMMAND = "python -m samples.benchmarks.geometry"
 TEMPLATE = Path(__file__).with_name("families.md.txt")
 MEGABYTE = 1e6
 

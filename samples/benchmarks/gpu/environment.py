@@ -1,4 +1,4 @@
-"""What was measured with: environment.json beside the results."""
+"""What was measured with: environment.json next to the results."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _cxx() -> str | None:
 
 
 def _cuda_tool(name: str, variable: str | None = None) -> str | None:
-    """The variable's, the PATH's, the toolkit's, or that of wheels beside torch."""
+    """The variable's, the PATH's, the toolkit's, or that of wheels next to torch."""
     toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", name)
     wheels = Path(sysconfig.get_path("purelib")).glob(f"nvidia/*/bin/{name}")
     given = os.environ.get(variable) if variable else None

@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from . import environment, table
+from . import environment
 from .needs import Machine, examine
-from .results import RATES_FILE, read_rates, read_rows
+from .rates import RATES_FILE, rates_table, read_rates
 from .steps import SECONDS, Command, Result, Step, run_step
-from .targets import outcomes
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path("samples/benchmarks/gpu")
@@ -132,7 +131,14 @@ def sanitizer_step(machine: Machine) -> Step:
 
 def attention_step(out: Path) -> Step:
     """Stage times, TOPS and speedups over torch's SDPA."""
-    words = (sys.executable, "-m", "gpu.attention", str(out), "--seconds", SECONDS)
+    words = (
+        sys.executable,
+        "-m",
+        "samples.benchmarks.gpu.attention",
+        str(out),
+        "--seconds",
+        SECONDS,
+    )
     return Step("attention", 480, (Command(words, says=r"\d+ of \d+ groups measured"),))
 
 
@@ -161,13 +167,20 @@ def run_all(
 
 def final_table(results: Sequence[Result], out: Path) -> str:
     """What is printed last: steps, rates, times, targets."""
+    # These need torch, whose absence `examine` reports.
+    from paro_trt.bench import table
+    from paro_trt.bench.results import read_rows
+
+    from .shapes import DENSITIES
+    from .targets import outcomes, targets_table
+
     rows, rates = read_rows(out), read_rates(out / RATES_FILE)
     parts = [["| step | | time | |", "|---|---|---|---|", *(result.line() for result in results)]]
     if rates:
-        parts.append(table.rates_table(rates))
+        parts.append(rates_table(rates))
     if rows:
-        parts += [table.attention_table(rows), table.left_out(rows)]
-    parts.append(table.targets_table(outcomes(rows)))
+        parts += [table.by_density(rows, DENSITIES), table.left_out(rows)]
+    parts.append(targets_table(outcomes(rows)))
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 

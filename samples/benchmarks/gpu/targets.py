@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .results import HOST_CALL, Row
-from .shapes import COGVIDEOX, WAN_480P, WAN_720P, Shape
+from paro_trt.bench.results import Row
+
+from .shapes import COGVIDEOX, WAN_480P, WAN_720P, Layer
+
+HOST_CALL = "PARO, host time"
+"""Contender of the row that has the time of queueing one call."""
 
 SPARSE = 0.25
 BLOCK_K = 64
@@ -65,22 +69,22 @@ def outcomes(rows: Sequence[Row]) -> list[Outcome]:
     return [Outcome(target, target.measured(rows)) for target in targets()]
 
 
-def find(rows: Sequence[Row], shape: Shape, kernel: str, density: float) -> Row | None:
+def find(rows: Sequence[Row], shape: Layer, kernel: str, density: float) -> Row | None:
     """Our 8-bit row of a shape, kernel ("" for the chosen one) and density, with default blocks."""
     matching = [
         row
         for row in rows
         if (row.tokens, row.heads, row.head_dim) == (shape.tokens, shape.heads, shape.head_dim)
         and row.contender == "PARO"
-        and (row.bits, row.block_k, row.density) == (8, BLOCK_K, density)
+        and (row.precision, row.block_k, row.density) == ("int8", BLOCK_K, density)
         and row.kernel.startswith(kernel)
         and row.ms is not None
     ]
-    # The chosen kernel of a group comes before the one beside it.
+    # The chosen kernel of a group comes before the other one.
     return matching[0] if matching else None
 
 
-def _speedup_target(shape: Shape, kernel: str, density: float, wanted: float) -> Target:
+def _speedup_target(shape: Layer, kernel: str, density: float, wanted: float) -> Target:
     def measured(rows: Sequence[Row]) -> float | None:
         row = find(rows, shape, kernel, density)
         return None if row is None else row.speedup
@@ -89,7 +93,7 @@ def _speedup_target(shape: Shape, kernel: str, density: float, wanted: float) ->
     return Target(what, wanted, True, measured)
 
 
-def _efficiency_target(shape: Shape, kernel: str) -> Target:
+def _efficiency_target(shape: Layer, kernel: str) -> Target:
     def measured(rows: Sequence[Row]) -> float | None:
         dense, sparse = (find(rows, shape, kernel, density) for density in (1.0, SPARSE))
         if dense is None or sparse is None or not dense.tops or not sparse.tops:
@@ -99,7 +103,7 @@ def _efficiency_target(shape: Shape, kernel: str) -> Target:
     return Target(f"{kernel}, {shape.name}, TOPS at {SPARSE:g} of own dense", 0.92, True, measured)
 
 
-def _stage1_target(what: str, wanted: float, at_least: bool, shape: Shape, column: str) -> Target:
+def _stage1_target(what: str, wanted: float, at_least: bool, shape: Layer, column: str) -> Target:
     def measured(rows: Sequence[Row]) -> float | None:
         row = find(rows, shape, "", SPARSE)
         return None if row is None else getattr(row, column)
@@ -110,3 +114,14 @@ def _stage1_target(what: str, wanted: float, at_least: bool, shape: Shape, colum
 def _host_micros(rows: Sequence[Row]) -> float | None:
     found = [row.ms for row in rows if row.contender == HOST_CALL and row.ms is not None]
     return found[0] * 1e3 if found else None
+
+
+def targets_table(outcomes: Sequence[Outcome]) -> list[str]:
+    """docs/design.md, section 14, a line a target."""
+    lines = ["| target | wanted | measured | |", "|---|---|---|---|"]
+    for outcome in outcomes:
+        sign = ">=" if outcome.target.at_least else "<="
+        value = "" if outcome.value is None else f"{outcome.value:.3g}"
+        wanted = f"{sign} {outcome.target.wanted:g}"
+        lines.append(f"| {outcome.target.what} | {wanted} | {value} | {outcome.verdict} |")
+    return lines

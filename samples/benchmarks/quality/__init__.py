@@ -1,1 +1,1 @@
-"""The parts of samples/benchmarks/quality.py, the ablation of block-sparse attention policies."""
+"""The ablation of block-sparse attention policies: `python -m samples.benchmarks.quality`."""

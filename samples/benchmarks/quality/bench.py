@@ -141,7 +141,7 @@ def fingerprint(weights: str, extent: Extent) -> str:
     decisive = (extent.calibration_prompts, extent.prompts_per_seed, extent.sampling)
     digest.update(repr(decisive).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        if source.name not in ("bench.py", "report.py"):
+        if source.name not in ("__init__.py", "__main__.py", "bench.py", "report.py"):
             digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 

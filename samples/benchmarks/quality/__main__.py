@@ -1,6 +1,6 @@
 """Does the method work? Block-sparse attention policies at equal density on the included model.
 
-    python samples/benchmarks/quality.py
+    python -m samples.benchmarks.quality
 
 Each policy replaces every self-attention of the model in full sampling runs of held-out prompts
 and is compared with dense attention: PSNR and SSIM of the videos (same noise), and the error of
@@ -18,7 +18,11 @@ from typing import Annotated
 
 import torch
 import typer
-from quality.bench import (
+from rich.console import Console
+
+from paro_trt.errors import ArgumentError
+
+from .bench import (
     FIRST_SEED,
     FULL,
     QUICK,
@@ -28,12 +32,9 @@ from quality.bench import (
     measure_missing,
     stored_results,
 )
-from quality.report import terminal_table, write_csv, write_page, write_plot
-from rich.console import Console
+from .report import terminal_table, write_csv, write_page, write_plot
 
-from paro_trt.errors import ArgumentError
-
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MODEL = ROOT / "samples" / "tiny_video_dit" / "model"
 
 
@@ -42,7 +43,7 @@ def facts(bench: Bench, extent: Extent) -> list[tuple[str, str]]:
     run, sampling = bench.run, extent.sampling
     grid = run.geometry.grid
     return [
-        ("command", f"`python samples/benchmarks/quality.py {' '.join(sys.argv[1:])}`"),
+        ("command", f"`python -m samples.benchmarks.quality {' '.join(sys.argv[1:])}`"),
         ("date", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
         (
             "hardware",

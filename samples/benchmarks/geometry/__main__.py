@@ -1,6 +1,6 @@
 """Which model has how many tokens, how large its plan gets and what PARO may gain.
 
-    python samples/benchmarks/geometry.py
+    python -m samples.benchmarks.geometry
 
 Goes through the released models of every registered family at their usual sizes, without weights,
 and writes docs/families.md.
@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from geometry.forecast import forecast
-from geometry.page import Row, page_text
-from geometry.releases import Pixels, Release, supported_releases
-from geometry.true_size import SETTINGS, build_layer
 from rich.progress import track
 
 from paro_trt.files import atomic_write
 
-ROOT = Path(__file__).resolve().parents[2]
+from .forecast import forecast
+from .page import Row, page_text
+from .releases import Pixels, Release, supported_releases
+from .true_size import SETTINGS, build_layer
+
+ROOT = Path(__file__).resolve().parents[3]
 DENSITIES = (SETTINGS.density or 0.3, 0.15)
 HEADS = 8
 """Of a layer whose masks are compressed for the plan's size; the others are taken to be alike."""
