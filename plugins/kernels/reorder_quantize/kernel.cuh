@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(threads, blocks_an_sm) reorder_tokens(const Re
   Rows<D, BlockK> rows;
   load_tokens<Source>(p, side, unit, block, map, rows);
   if (p.pooled) store_mean<Source>(p, side, unit, block, map, rows, shared);
-  const int64_t stored = static_cast<int64_t>(unit.index) * (g.key_blocks + g.summary_blocks);
-  store_block<Source>(p, side, map, rows, stored + block, Source == Number::bf16, shared);
+  store_block<Source>(p, side, map, rows, prepared_block(g, unit, block), Source == Number::bf16,
+                      shared);
 }
 
 // Means to key blocks of summary tokens, behind the unit's blocks of tokens.
@@ -52,9 +52,9 @@ __global__ void __launch_bounds__(threads, blocks_an_sm) quantize_means(const Re
   const auto map = TileMap<D, BlockK>::of_thread();
   Rows<D, BlockK> rows;
   load_means(p, side, unit, summary_block, map, rows);
-  const int64_t stored = static_cast<int64_t>(unit.index) * (g.key_blocks + g.summary_blocks);
   const Number number = side == Side::key ? p.key_number : p.value_number;
-  store_block<Number::f32>(p, side, map, rows, stored + g.key_blocks + summary_block,
+  store_block<Number::f32>(p, side, map, rows,
+                           prepared_block(g, unit, g.key_blocks + summary_block),
                            number == Number::bf16, shared);
 }
 

@@ -16,9 +16,11 @@ struct Precondition {
 template <int D>
 DEVICE_FN Precondition precondition_of(const ReorderParams& p, Side side, int kv_head,
                                        int first_channel) {
-  const int row = side == Side::key ? 0 : 2;
-  const float* shift = affine_row(p.geometry, p.plan, row, kv_head, D) + first_channel;
-  const float* divisor = affine_row(p.geometry, p.plan, row + 1, kv_head, D) + first_channel;
+  const bool is_key = side == Side::key;
+  const AffineRow mean_row = is_key ? AffineRow::key_mean : AffineRow::value_mean;
+  const AffineRow divisor_row = is_key ? AffineRow::equalizer : AffineRow::value_scale;
+  const float* shift = affine_row(p.geometry, p.plan, mean_row, kv_head, D) + first_channel;
+  const float* divisor = affine_row(p.geometry, p.plan, divisor_row, kv_head, D) + first_channel;
   Precondition result;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
@@ -51,7 +53,7 @@ DEVICE_FN void load_tokens(const ReorderParams& p, Side side, const Unit& unit, 
   uint4 raw[Map::rows_per_thread];
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int position = block * BlockK + map.first_row + i * Map::row_step;
+    const int position = block * BlockK + map.first_row + i * Map::row_stride;
     raw[i] = {};
     if (position >= length) continue;
     const int64_t token =
@@ -64,7 +66,7 @@ DEVICE_FN void load_tokens(const ReorderParams& p, Side side, const Unit& unit, 
       precondition_of<D>(p, side, unit.kv_head, map.first_channel);
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int position = block * BlockK + map.first_row + i * Map::row_step;
+    const int position = block * BlockK + map.first_row + i * Map::row_stride;
     rows[i] = channels_from_16bit(raw[i], Source == Number::bf16);
     // The affine moves zeros; those of absent tokens must not enter a scale or a mean.
     if (is_integer(number) && position < length) rows[i] = apply(precondition, rows[i]);
@@ -82,7 +84,7 @@ DEVICE_FN void load_means(const ReorderParams& p, Side side, const Unit& unit, i
   const float* means = side == Side::key ? p.means.key : p.means.value;
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int block = summary_block * BlockK + map.first_row + i * Map::row_step;
+    const int block = summary_block * BlockK + map.first_row + i * Map::row_stride;
     rows[i] = {};
     if (block >= existing) continue;
     const int64_t row = static_cast<int64_t>(unit.index) * g.key_blocks + block;

@@ -14,7 +14,7 @@ DEVICE_FN void store_mean(const ReorderParams& p, Side side, const Unit& unit, i
                           Shared<D, BlockK>& shared) {
   using Map = TileMap<D, BlockK>;
   const int thread = static_cast<int>(threadIdx.x);
-  // Rows of a thread are row_step apart: the first halvings pair its own rows.
+  // Rows of a thread are row_stride apart: the first halvings pair its own rows.
 #pragma unroll
   for (int channel = 0; channel < 8; channel++) {
     float sums[Map::rows_per_thread];
@@ -27,7 +27,7 @@ DEVICE_FN void store_mean(const ReorderParams& p, Side side, const Unit& unit, i
     }
     shared.row_sums[map.first_row][map.first_channel + channel] = sums[0];
   }
-  for (int half = Map::row_step / 2; half > 0; half /= 2) {
+  for (int half = Map::row_stride / 2; half > 0; half /= 2) {
     __syncthreads();  // sync: rows of this level are written
     for (int i = thread; i < half * D; i += threads) {
       shared.row_sums[i / D][i % D] += shared.row_sums[i / D + half][i % D];

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/reorder_quantize/load.cuh"
-#include "kernels/tile_offset.cuh"
+#include "kernels/swizzle.cuh"
 #include "kernels/value_order.h"
 
 namespace paro::kernels::reorder_quantize {
@@ -67,7 +67,7 @@ DEVICE_FN void store_16bit(const TileMap<D, BlockK>& map, const Rows<D, BlockK>&
   auto* target = reinterpret_cast<uint4*>(tiles + block * BlockK * D * 2);
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int row = map.first_row + i * Map::row_step;
+    const int row = map.first_row + i * Map::row_stride;
     target[(row * D + map.first_channel) / 8] = channels_to_16bit(rows[i], is_bfloat16);
   }
 }
@@ -77,7 +77,7 @@ template <int RowBytes>
 DEVICE_FN int place_in_tile(TileLayout layout, int row, int byte) {
   if (layout == TileLayout::rows) return row * RowBytes + byte;
   const uint32_t chunk =
-      tile_offset<RowBytes>(static_cast<uint32_t>(row), static_cast<uint32_t>(byte) / 16);
+      swizzled_offset<RowBytes>(static_cast<uint32_t>(row), static_cast<uint32_t>(byte) / 16);
   return static_cast<int>(chunk) + byte % 16;
 }
 
@@ -89,7 +89,7 @@ DEVICE_FN void store_key_codes(const ReorderParams& p, const TileMap<D, BlockK>&
   uint8_t* tile = p.prepared.key + block * BlockK * D * bits_of(p.key_number) / 8;
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int row = map.first_row + i * Map::row_step;
+    const int row = map.first_row + i * Map::row_stride;
     const Channels8 codes = scaled(rows[i], inverse);
     if (p.key_number == Number::s8) {
       const int place = place_in_tile<D>(p.layout, row, map.first_channel);
@@ -204,7 +204,7 @@ DEVICE_FN void store_values(const ReorderParams& p, const TileMap<D, BlockK>& ma
   for (int i = 0; i < Map::rows_per_thread; i++) {
     const uint2 codes = codes_s8(scaled(rows[i], inverse));
     auto* target = reinterpret_cast<uint32_t*>(
-        &shared.codes[map.first_row + i * Map::row_step][map.first_channel]);
+        &shared.codes[map.first_row + i * Map::row_stride][map.first_channel]);
     target[0] = codes.x;
     target[1] = codes.y;
   }

@@ -8,13 +8,13 @@ namespace paro::kernels::reorder_quantize {
 constexpr int threads = 256;
 constexpr int warps = threads / 32;
 
-// A thread holds eight channels (`first_channel` on) of rows first_row, first_row + row_step, ...
+// A thread holds eight channels (`first_channel` on) of rows first_row, first_row + row_stride, ...
 template <int D, int BlockK>
 struct TileMap {
   static constexpr int lanes_per_row = D / 8;
-  static constexpr int row_step = threads / lanes_per_row;
-  static constexpr int rows_per_thread = BlockK / row_step;
-  static_assert(BlockK % row_step == 0, "every thread holds the same number of rows");
+  static constexpr int row_stride = threads / lanes_per_row;
+  static constexpr int rows_per_thread = BlockK / row_stride;
+  static_assert(BlockK % row_stride == 0, "every thread holds the same number of rows");
 
   int first_row, first_channel;
 
@@ -29,7 +29,7 @@ template <int D, int BlockK>
 union Shared {
   uint32_t warp_magnitude[warps];
   uint32_t channel_magnitude[warps][D];
-  float row_sums[TileMap<D, BlockK>::row_step][D];
+  float row_sums[TileMap<D, BlockK>::row_stride][D];
   // Rows four bytes apart in banks: the transpose reads columns of them.
   uint8_t codes[BlockK][D + 4];
 };
