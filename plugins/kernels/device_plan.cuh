@@ -13,7 +13,7 @@ namespace paro::kernels {
 
 #define DEVICE_FN static __device__ __forceinline__
 
-// `value` in [0, count); debug builds say where it was not.
+// `value` clamped to [0, count); debug builds report where it was outside.
 DEVICE_FN int clamp_index(int value, int count, const char* name) {
   const int clamped = min(max(value, 0), count - 1);
 #if defined(PARO_DEVICE_CHECKS) && PARO_DEVICE_CHECKS

@@ -1,9 +1,9 @@
 # Writes the source files that instantiate all kernels. A project calls paro_kernel_instances. As a
 # script, cmake -DFOLDER=... -P instances.cmake writes one file for each pair of number types.
 
-# Pairs of number types of stage 2, "QK-PV", grouped by the source file that holds them. The images of
-# one source file are compressed together, and kernels with equal value products share most of their
-# code: with one file for each pair the library was 1.7 times as large.
+# Pairs of number types of stage 2, "QK-PV", grouped by the source file that holds them. The images
+# of one source file are compressed together, and kernels with equal value products share most of
+# their code: with one file for each pair the library was 1.7 times as large.
 set(PARO_SOURCES values_16bit values_s8 values_s4)
 set(PARO_PAIRS_values_16bit f16-f16 s8-f16 s4-f16 bf16-bf16 s8-bf16 s4-bf16)
 set(PARO_PAIRS_values_s8 f16-s8 bf16-s8 s8-s8 s4-s8)

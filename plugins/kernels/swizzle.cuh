@@ -1,6 +1,6 @@
-// The swizzle of tiles in shared memory: rows of 16-byte chunks, permuted so that the eight rows that
-// one instruction reads lie in eight different groups of banks. For rows of 64 and 128 bytes it is
-// the swizzle of that length that wgmma and TMA define.
+// The swizzle of tiles in shared memory: rows of 16-byte chunks, permuted so that the eight rows
+// that one instruction reads lie in eight different groups of banks. For rows of 64 and 128 bytes
+// it is the swizzle of that length that wgmma and TMA define.
 #pragma once
 
 #include "kernels/device_plan.cuh"

@@ -48,8 +48,8 @@ inline Workspace cut_workspace(const paro_attention& call, const Shape& shape, i
   return w;
 }
 
-// Units taken at once: as many as stay within `limit` (0: no limit). The caller has checked that one
-// unit does. The y dimension of a grid is at most 65535.
+// Units taken at once: as many as stay within `limit` (0: no limit). The caller has checked that
+// one unit does. The y dimension of a grid is at most 65535.
 inline int32_t units_at_once(const paro_attention& call, const Shape& shape, size_t limit) {
   const int64_t all = int64_t{call.batch} * call.kv_heads;
   int64_t units = all < 65535 ? all : 65535;

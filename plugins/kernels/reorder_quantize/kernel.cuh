@@ -1,5 +1,6 @@
-// Stage 1. One thread block takes the keys or the values of one key block of one unit: gather in
-// the head's order, precondition, quantize, and write the tile that stage 2 copies as it is.
+// Stage 1. One thread block takes the keys or the values of one key block of one unit. It gathers
+// them in the head's order, preconditions and quantizes them, and writes the tile that stage 2
+// copies unchanged.
 //
 // Grid: x key block (or summary block), y unit, z 0 for keys and 1 for values.
 #pragma once
@@ -12,7 +13,7 @@ namespace paro::kernels::reorder_quantize {
 template <Number Source, int D, int BlockK>
 DEVICE_FN void store_block(const ReorderParams& p, Side side, const TileMap<D, BlockK>& map,
                            const Rows<D, BlockK>& rows, int64_t block, bool is_bfloat16,
-                           Shared<D, BlockK>& shared) {
+                           SharedMemory<D, BlockK>& shared) {
   if (side == Side::key) {
     store_keys<Source>(p, map, rows, block, is_bfloat16, shared);
   } else {
@@ -20,14 +21,14 @@ DEVICE_FN void store_block(const ReorderParams& p, Side side, const TileMap<D, B
   }
 }
 
-// That must fit. Without a number ptxas spills registers to make room for one more.
+// Thread blocks that must fit an SM. Without a number ptxas spills registers to fit one more.
 constexpr int blocks_an_sm = 1;
 
-// Tokens to key blocks, and to their means where dropped blocks are pooled.
+// From tokens to key blocks, and to their means where dropped blocks are pooled.
 template <Number Source, int D, int BlockK>
 __global__ void __launch_bounds__(threads, blocks_an_sm) reorder_tokens(const ReorderParams p) {
   DYN_SMEM(memory);
-  auto& shared = *reinterpret_cast<Shared<D, BlockK>*>(memory);
+  auto& shared = *reinterpret_cast<SharedMemory<D, BlockK>*>(memory);
   const Geometry& g = p.geometry;
   const Side side = blockIdx.z == 0 ? Side::key : Side::value;
   const Unit unit = unit_at(g, static_cast<int>(blockIdx.y));
@@ -40,11 +41,11 @@ __global__ void __launch_bounds__(threads, blocks_an_sm) reorder_tokens(const Re
                       shared);
 }
 
-// Means to key blocks of summary tokens, behind the unit's blocks of tokens.
+// From means to key blocks of summary tokens, which follow the unit's blocks of tokens.
 template <int D, int BlockK>
 __global__ void __launch_bounds__(threads, blocks_an_sm) quantize_means(const ReorderParams p) {
   DYN_SMEM(memory);
-  auto& shared = *reinterpret_cast<Shared<D, BlockK>*>(memory);
+  auto& shared = *reinterpret_cast<SharedMemory<D, BlockK>*>(memory);
   const Geometry& g = p.geometry;
   const Side side = blockIdx.z == 0 ? Side::key : Side::value;
   const Unit unit = unit_at(g, static_cast<int>(blockIdx.y));

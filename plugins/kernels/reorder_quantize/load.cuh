@@ -1,4 +1,4 @@
-// Rows of a block: tokens gathered in a head's order and preconditioned, or means of blocks.
+// Loads the rows of a key block: tokens, gathered in a head's order and preconditioned, or means.
 #pragma once
 
 #include "kernels/reorder_quantize/tile.cuh"
@@ -39,8 +39,8 @@ DEVICE_FN Channels8 apply(const Precondition& precondition, const Channels8& c) 
   return result;
 }
 
-// Tokens block * BlockK ... of the reordered sequence; zeros where none exists. At 16 bits the
-// affine has no effect.
+// Loads tokens block * BlockK ... of the reordered sequence, and zeros where none exists. At 16
+// bits the affine has no effect.
 template <Number Source, int D, int BlockK>
 DEVICE_FN void load_tokens(const ReorderParams& p, Side side, const Unit& unit, int block,
                            const TileMap<D, BlockK>& map,
@@ -68,12 +68,12 @@ DEVICE_FN void load_tokens(const ReorderParams& p, Side side, const Unit& unit, 
   for (int i = 0; i < Map::rows_per_thread; i++) {
     const int position = block * BlockK + map.first_row + i * Map::row_stride;
     rows[i] = channels_from_16bit(raw[i], Source == Number::bf16);
-    // The affine moves zeros; those of absent tokens must not enter a scale or a mean.
+    // The affine moves zeros, and absent tokens must not enter a scale or a mean.
     if (is_integer(number) && position < length) rows[i] = apply(precondition, rows[i]);
   }
 }
 
-// Means of blocks summary_block * BlockK ...; zeros for blocks in which no token exists.
+// Loads the means of blocks summary_block * BlockK ..., and zeros for blocks that contain no token.
 template <int D, int BlockK>
 DEVICE_FN void load_means(const ReorderParams& p, Side side, const Unit& unit, int summary_block,
                           const TileMap<D, BlockK>& map,

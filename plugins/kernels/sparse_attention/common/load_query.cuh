@@ -19,8 +19,8 @@ struct QueryBlock {
   const int32_t* order;  // [S]
 };
 
-// Finds the query block, and its row of block_mask. False where its head belongs to another group of
-// units.
+// Finds the query block, and its row of block_mask. False where its head belongs to another group
+// of units.
 DEVICE_FN bool find_query_block(const AttentionParams& p, QueryBlock& q,
                                 const uint32_t*& mask_row) {
   const Geometry& g = p.geometry;
@@ -62,8 +62,8 @@ DEVICE_FN void store_query_codes(uint8_t* tile, int row, int first_channel, cons
     *reinterpret_cast<uint2*>(at(first_channel)) = codes_s8(c);
   } else if constexpr (V::unpacks_keys) {
     // The order in which a key's nibbles unpack: of 32 channels the even ones fill the low 16 bytes
-    // and the odd ones the high 16 (unpack_s4_times_16). The product does not depend on the order of
-    // the channels.
+    // and the odd ones the high 16 (unpack_s4_times_16). The product does not depend on the order
+    // of the channels.
     const uint2 codes = codes_even_odd(c);
     const int low = first_channel / 32 * 32 + first_channel % 32 / 2;
     *reinterpret_cast<uint32_t*>(at(low)) = codes.x;

@@ -51,8 +51,8 @@ PTX_FN void write_rows(const AttentionParams& p, const QueryBlock& q, const RowS
   }
 }
 
-// `tile`: output_bytes of shared memory, of which a warp touches only its own rows. Output rows past
-// the sequence's length are 0.
+// `tile`: output_bytes of shared memory, of which a warp touches only its own rows. Output rows
+// past the sequence's length are 0.
 template <class V>
 PTX_FN void store_output(const AttentionParams& p, const QueryBlock& q,
                          const RowState (&state)[row_fragments<V>], const Output<V>& out,

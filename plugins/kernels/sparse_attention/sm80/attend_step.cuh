@@ -30,8 +30,8 @@ PTX_FN void clear_state(LoopState<V>& state) {
   }
 }
 
-// Products of 16 rows as floats. The bias is subtracted here and does not cancel against the maximum:
-// multiplied by a large factor, its rounding would exceed the distance between codes of P.
+// Products of 16 rows as floats. The bias is subtracted here and does not cancel against the
+// maximum: multiplied by a large factor, its rounding would exceed the distance between codes of P.
 template <class V>
 PTX_FN void to_floats(const Accumulator<V::qk> (&scores)[key_fragments<V>][4],
                       float (&x)[key_fragments<V>][4]) {
@@ -48,7 +48,8 @@ PTX_FN void to_floats(const Accumulator<V::qk> (&scores)[key_fragments<V>][4],
   }
 }
 
-// In a step that is not plain, x becomes the logits, each plus log2 of the tokens its key stands for.
+// In a step that is not plain, x becomes the logits, each plus log2 of the tokens its key stands
+// for.
 template <class V>
 PTX_FN void weigh_keys(const uint8_t* tokens, float (&x)[key_fragments<V>][4], float (&factor)[2]) {
 #pragma unroll
@@ -95,9 +96,10 @@ PTX_FN void multiply_takes(float by, StepWeights (&weights)[row_fragments<V>]) {
   }
 }
 
-// out = out * keep + P V * take, for one fragment of integer products c. With 8 bits one FMA subtracts
-// the accumulators' bias and scales the old output. That rounds by at most 0.5 in c, far below the
-// error of V's codes (half a code times P's largest, 255). With 4 bits that would be too much.
+// out = out * keep + P V * take, for one fragment of integer products c. With 8 bits one FMA
+// subtracts the accumulators' bias and scales the old output. That rounds by at most 0.5 in c, far
+// below the error of V's codes (half a code times P's largest, 255). With 4 bits that would be too
+// much.
 template <class V>
 PTX_FN void add_product(const int32_t (&c)[4], const float (&keep)[2], const float (&take)[2],
                         float2 scale, float (&out)[4]) {

@@ -1,5 +1,5 @@
-// Stage 2 for every generation from sm_80, by mma.sync. One thread block computes one query block of
-// one head: it walks the spans on its mask row, with cp.async filling a ring of two slots, and
+// Stage 2 for every generation from sm_80, by mma.sync. One thread block computes one query block
+// of one head: it walks the spans on its mask row, with cp.async filling a ring of two slots, and
 // scatters its rows.
 #pragma once
 
@@ -17,7 +17,7 @@ DEVICE_FN bool prepare_work(const AttentionParams& p, const SpanMask& mask, Shar
   const uint32_t* mask_row;
   if (!find_query_block(p, q, mask_row)) return false;
   const Extent extent = extent_of<V::step_keys>(g, q.length);
-  load_span_mask<V::compute_threads>(mask_row, extent, mask.word_count, shared.mask_words());
+  load_span_mask<V::compute_threads>(mask_row, extent, mask.word_count, shared.span_mask());
   __syncthreads();  // sync: the mask is written
   const SpanCount count = count_spans(mask, extent);
   if (threadIdx.x == 0) {
@@ -40,7 +40,7 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   auto& shared = *reinterpret_cast<SharedMemory<V>*>(memory);
   const Work& work = shared.work;
   const Geometry& g = p.geometry;
-  const SpanMask mask{shared.mask_words(),
+  const SpanMask mask{shared.span_mask(),
                       span_mask_words(g.key_blocks, g.block_k, V::step_keys)};
   int hot_steps;
   if (!prepare_work<V>(p, mask, shared, hot_steps)) return;
@@ -60,8 +60,8 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
 #pragma unroll 1
   for (int step = 0; step < hot_steps; step++) {
     ptx::cp_async_wait<ahead - 1>();
-    // sync: every thread's part of this slot has landed, and every thread has left the slot that the
-    // next load overwrites
+    // sync: every thread's part of this slot has landed, and every thread has left the slot that
+    // the next load overwrites
     __syncthreads();
     ring.load_plain(step + ahead, walk);
     attend_step<V, true>(query_tile, lane_factors, ring.key_tile(step), ring.extras(step), zero,
@@ -86,8 +86,8 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   store_output<V>(p, work.query, state.rows, state.out, shared.output);
 }
 
-// Whether the target's tensor cores compute 4-bit products as the variant does. Other targets get an
-// empty body.
+// Whether the target's tensor cores compute 4-bit products as the variant does. Other targets get
+// an empty body.
 template <class V>
 constexpr bool is_for_this_target() {
 #if defined(__CUDA_ARCH__)

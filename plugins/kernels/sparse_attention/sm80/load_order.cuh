@@ -1,7 +1,7 @@
 // Where loads from shared memory wait for the instructions before them.
 //
-// At 128 channels the output and the scores fill the registers. The compiler moves loads ahead as far
-// as it can, and then spills other registers to make room. A warp barrier, which costs one
+// At 128 channels the output and the scores fill the registers. The compiler moves loads ahead as
+// far as it can, and then spills other registers to make room. A warp barrier, which costs one
 // instruction or none, holds the loads back. Compiling every variant for every target showed which
 // places leave nothing to spill (nvcc 13.0; sass/budget.json has the result). One target differs in
 // one variant.

@@ -62,8 +62,8 @@ PTX_FN void take_key_operand(const uint32_t (&loaded)[4], uint32_t i, uint32_t (
   }
 }
 
-// S = Q K^T. An instruction takes 32 bytes of a query row, whatever the type, and the same channels of
-// a key row: 32 bytes, or 16 that unpack to 32.
+// S = Q K^T. An instruction takes 32 bytes of a query row, whatever the type, and the same channels
+// of a key row: 32 bytes, or 16 that unpack to 32.
 template <class V>
 PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZero& zero,
                           Scores<V>& scores) {
@@ -162,8 +162,8 @@ PTX_FN void load_value_tile(uint32_t value_tile, uint32_t d, ValueFragments<V>& 
   }
 }
 
-// One 16 x 8 fragment, the keys of value tile `value_tile`: c += P V for 16 bits, c = biased zero + P V
-// for integers.
+// One 16 x 8 fragment, the keys of value tile `value_tile`: c += P V for 16 bits, c = biased zero +
+// P V for integers.
 template <class V>
 PTX_FN void multiply_values(int value_tile, const BiasedZero& zero, Accumulator<V::pv> (&c)[4],
                             const Probabilities<V>& p,

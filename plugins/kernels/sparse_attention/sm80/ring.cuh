@@ -1,5 +1,5 @@
-// Shared memory of a thread block, and the ring of slots that cp.async fills with the tiles of K and
-// V while earlier slots are computed on.
+// Shared memory of a thread block, and the ring of slots that cp.async fills with the tiles of K
+// and V while earlier slots are computed on.
 #pragma once
 
 #include <cstddef>
@@ -50,7 +50,7 @@ struct alignas(16) SharedMemory {
   StepExtras<V> extras[Layout<V>::slots];
   Work work;
   // The words of the SpanMask follow. Their number depends on the sequence.
-  __device__ __forceinline__ uint32_t* mask_words() {
+  __device__ __forceinline__ uint32_t* span_mask() {
     return reinterpret_cast<uint32_t*>(this + 1);
   }
 
@@ -60,8 +60,8 @@ struct alignas(16) SharedMemory {
                 "every tile starts at a whole period of the swizzle");
 };
 
-// cp.async of a dense tile by all threads of the block. A warp takes consecutive bytes, so that what
-// one lane copies lies close enough together for the offsets that the instruction can hold.
+// cp.async of a dense tile by all threads of the block. A warp takes consecutive bytes, so that
+// what one lane copies lies close enough together for the offsets that the instruction can hold.
 template <int RowBytes, int Rows, int Threads>
 DEVICE_FN void copy_tile(uint32_t tile, const uint8_t* source) {
   constexpr uint32_t pass_bytes = 32 * 16, pass_rows = pass_bytes / RowBytes;
@@ -114,8 +114,8 @@ DEVICE_FN void write_tokens(const SpanMask& mask, const Extent& extent, int span
   }
 }
 
-// Loads spans in the order of the walk, one slot after the other. A step's slot is its number modulo
-// the number of slots.
+// Loads spans in the order of the walk, one slot after the other. A step's slot is its number
+// modulo the number of slots.
 template <class V>
 struct Ring {
   const PreparedKeys& keys;

@@ -25,8 +25,8 @@ PTX_FN float row_maximum(const float (&x)[key_fragments<V>][4], int row) {
   return quad_maximum(largest);
 }
 
-// Replaces x by P, unnormalised, and gives the step's weights. NaN anywhere in a row reaches its sum
-// or its weights, and so all of its output.
+// Replaces x by P, unnormalised, and gives the step's weights. NaN anywhere in a row reaches its
+// sum or its weights, and so all of its output.
 template <class V>
 PTX_FN StepWeights exponentiate(float (&x)[key_fragments<V>][4], const float (&factor)[2],
                                 RowState& state) {

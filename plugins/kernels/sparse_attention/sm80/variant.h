@@ -5,9 +5,9 @@
 
 namespace paro::kernels::sparse_attention::sm80 {
 
-// QK is the type of the codes of Q and K. PV is the type of the codes of V; P is unsigned and has as
-// many bits. 16-bit types are those of the inputs; where QK and PV are both integers, the inputs may
-// have either 16-bit type.
+// QK is the type of the codes of Q and K. PV is the type of the codes of V; P is unsigned and has
+// as many bits. 16-bit types are those of the inputs; where QK and PV are both integers, the inputs
+// may have either 16-bit type.
 //
 // A step takes StepKeys keys, a span. The codes of P are relative to the maximum of a whole key
 // block, so integer PV needs steps as wide as the blocks. 16-bit PV always takes steps of 64 keys.
@@ -26,10 +26,10 @@ struct Variant {
   static constexpr bool unpacks_keys = Qk == Number::s4 && Four == FourBit::unpacked;
   static constexpr bool unpacks_values = Pv == Number::s4 && Four == FourBit::unpacked;
 
-  // A warp takes 32 query rows: each fragment of K and V that it reads from shared memory serves two
-  // products. 16 rows would double that traffic, to 16 bytes a score at D = 128, which is all that
-  // shared memory gives at the tensor rate of sm_80 and sm_90. Steps of 128 keys accept it, because
-  // the scores and the output of 32 rows do not fit the registers there.
+  // A warp takes 32 query rows: each fragment of K and V that it reads from shared memory serves
+  // two products. 16 rows would double that traffic, to 16 bytes a score at D = 128, which is all
+  // that shared memory gives at the tensor rate of sm_80 and sm_90. Steps of 128 keys accept it,
+  // because the scores and the output of 32 rows do not fit the registers there.
   static constexpr int rows_per_warp = StepKeys == 128 ? 16 : 32;
   static constexpr int compute_threads = BlockQ / rows_per_warp * 32;
   static constexpr int query_row_bytes = unpacks_keys ? HeadDim : HeadDim * bits_of(Qk) / 8;

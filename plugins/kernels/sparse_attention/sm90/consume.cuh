@@ -1,8 +1,8 @@
 // A consumer warpgroup: 64 query rows through all steps.
 //
-// Q K^T of a step and the first P V of the step before are issued together. While P V runs, the scores
-// become P. Two warpgroups take turns at issuing, so that the softmax of one overlaps with the products
-// of the other.
+// Q K^T of a step and the first P V of the step before are issued together. While P V runs, the
+// scores become P. Two warpgroups take turns at issuing, so that the softmax of one overlaps with
+// the products of the other.
 #pragma once
 
 #include "kernels/sparse_attention/sm90/softmax.cuh"

@@ -1,4 +1,5 @@
-// The wgmma kernels as a table. One generated translation unit includes this file (instances.cmake).
+// The wgmma kernels as a table. One generated translation unit includes this file
+// (instances.cmake).
 #pragma once
 
 #include "kernels/sparse_attention/launch.h"

@@ -44,8 +44,8 @@ DEVICE_FN void attend_query_block(const AttentionParams& p) {
   const uint32_t* mask_row;
   if (!find_query_block(p, q, mask_row)) return;
   const Extent extent = extent_of<V::block_k>(g, q.length);
-  const SpanMask mask{shared.mask_words(), span_mask_words(g.key_blocks, g.block_k, V::block_k)};
-  load_span_mask<Layout<V>::threads>(mask_row, extent, mask.word_count, shared.mask_words());
+  const SpanMask mask{shared.span_mask(), span_mask_words(g.key_blocks, g.block_k, V::block_k)};
+  load_span_mask<Layout<V>::threads>(mask_row, extent, mask.word_count, shared.span_mask());
   if (threadIdx.x == 0) {
     shared.work = q;
     ring.initialise();

@@ -1,5 +1,5 @@
-// The producer warp: walks the key blocks of a query block and loads the tiles and scales of each step
-// into the next slot of the ring.
+// The producer warp: walks the key blocks of a query block and loads the tiles and scales of each
+// step into the next slot of the ring.
 #pragma once
 
 #include "kernels/sparse_attention/common/span_walk.cuh"
@@ -16,8 +16,8 @@ struct Span {
   bool is_plain;
 };
 
-// Spans in the order of the walk. Each lane reads the scales of one span from global memory, 32 spans
-// at a time, so that the producer waits for them once in 32 spans, while the ring is full.
+// Spans in the order of the walk. Each lane reads the scales of one span from global memory, 32
+// spans at a time, so that the producer waits for them once in 32 spans, while the ring is full.
 class SpanQueue {
  public:
   __device__ __forceinline__ SpanQueue(const float* key_scale, const float* value_scale,
@@ -94,8 +94,8 @@ DEVICE_FN void write_weights(const Step<V>& step, const SpanMask& mask, const Ex
   }
 }
 
-// By one lane. A missing block adds nothing to the output, whatever its tile contains: its keys weigh
-// 2^-1e30.
+// By one lane. A missing block adds nothing to the output, whatever its tile contains: its keys
+// weigh 2^-1e30.
 template <class V>
 DEVICE_FN void write_scales(const Step<V>& step, StepExtras<V>& extras) {
 #pragma unroll

@@ -1,6 +1,6 @@
 // Shared memory of a thread block, and its ring of slots between the producer and the consumers. A
-// slot is full when its bytes have landed and its extras are written. It is empty when every consumer
-// warp has left it.
+// slot is full when its bytes have landed and its extras are written. It is empty when every
+// consumer warp has left it.
 #pragma once
 
 #include <cstddef>
@@ -50,7 +50,7 @@ struct alignas(16) SharedMemory {
   // Here because registers that no step needs would be spilled within the steps.
   QueryBlock work;
   // The words of the SpanMask follow. Their number depends on the sequence.
-  __device__ __forceinline__ uint32_t* mask_words() {
+  __device__ __forceinline__ uint32_t* span_mask() {
     return reinterpret_cast<uint32_t*>(this + 1);
   }
 

@@ -1,9 +1,9 @@
 // Softmax of a step, base 2, for the two rows of a lane.
 //
-// S arrives as integers, which I2FP converts. The mma.sync kernels avoid the conversion by a bias in
-// the accumulators (ptx::biased_zero), because an mma reads its start from other registers. A wgmma
-// adds to its accumulators in place: setting them costs as much as converting them, and the bias would
-// still have to be subtracted.
+// S arrives as integers, which I2FP converts. The mma.sync kernels avoid the conversion by a bias
+// in the accumulators (ptx::biased_zero), because an mma reads its start from other registers. A
+// wgmma adds to its accumulators in place: setting them costs as much as converting them, and the
+// bias would still have to be subtracted.
 #pragma once
 
 #include "kernels/sparse_attention/sm90/ring.cuh"
@@ -17,9 +17,9 @@ template <class V>
 constexpr int score_registers = V::step_keys / 2;
 
 // The weights of a row are relative to a reference, RowState::maximum, which moves when a step's
-// maximum exceeds it by more than this. It need not be the row's maximum: the codes of P do not depend
-// on it, and the weights of the steps, which are floats, stay below 2^32. So rows are rescaled once or
-// twice in a walk.
+// maximum exceeds it by more than this. It need not be the row's maximum: the codes of P do not
+// depend on it, and the weights of the steps, which are floats, stay below 2^32. So rows are
+// rescaled once or twice in a walk.
 constexpr float reference_slack = 32.0f;
 
 template <class V>
@@ -33,8 +33,8 @@ struct StepWeights {
   bool moved;                         // whether any row of the warp has a new reference
 };
 
-// What turns the lane's scores of a key block into logits, for each row. It is read from shared memory
-// each time, since no registers are free to keep it.
+// What turns the lane's scores of a key block into logits, for each row. It is read from shared
+// memory each time, since no registers are free to keep it.
 template <class V>
 struct Factor {
   float of_row[2];
@@ -137,8 +137,8 @@ DEVICE_FN void exponentiate(const StepExtras<V>& extras, const float* row_factor
 template <class V>
 using Probabilities = uint32_t[V::block_k / 32][4];
 
-// Packs the codes of P of one key block and adds them to the row sums. `weight` turns the block's P V
-// into a part of the output.
+// Packs the codes of P of one key block and adds them to the row sums. `weight` turns the block's P
+// V into a part of the output.
 template <class V, int block>
 DEVICE_FN void pack_probabilities(const float (&p)[score_registers<V>],
                                   const StepWeights<V>& weights, float value_scale,

@@ -19,8 +19,8 @@ struct Variant {
   static constexpr int head_dim = HeadDim;
   static constexpr int block_q = BlockQ;
   static constexpr int block_k = BlockK;
-  // Two key blocks a step need more registers than a lane has where two thread blocks of one consumer
-  // warpgroup share an SM.
+  // Two key blocks a step need more registers than a lane has where two thread blocks of one
+  // consumer warpgroup share an SM.
   static constexpr int step_keys = HeadDim == 128 && BlockQ == 64 ? BlockK : 128;
   static constexpr int blocks_a_step = step_keys / BlockK;
   static constexpr Number qk = Number::s8, pv = Number::s8;
