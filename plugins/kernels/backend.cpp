@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/error.h"
+#include "common/status.h"
 #include "kernels/device.h"
 #include "kernels/instructions.h"
 #include "kernels/reorder_quantize/launch.h"
@@ -14,17 +15,21 @@
 namespace paro::kernels {
 namespace {
 
+using sparse_attention::Instructions;
+using sparse_attention::Kernel;
+using sparse_attention::Selection;
+
 constexpr double log2_e = 1.4426950408889634;
-constexpr size_t workspace_alignment = 256;
 constexpr size_t row_alignment = 16;  // rows are read and written by 16 bytes
 
-// Everything that is known of a call without its pointers.
-struct Chosen {
+// What a call and its launch decide, without the pointers.
+struct Choice {
   Shape shape;
   int32_t sm;
-  int32_t units;  // at once
-  sparse_attention::Selection selection;
-  const char* against_wgmma;  // null where it is used
+  int32_t units;              // at once
+  const char* against_wgmma;  // null where wgmma is used
+  const Kernel* kernel;       // of stage 2
+  size_t shared_bytes;        // that the kernel needs
 };
 
 paro_status check_supported(const paro_attention& call) {
@@ -35,69 +40,82 @@ paro_status check_supported(const paro_attention& call) {
     return fail(PARO_UNSUPPORTED, "head_dim: expected 64 or 128, got %d", call.head_dim);
   }
   const Shape shape = Shape::of(call);
-  const int64_t tiles = int64_t{call.batch} * call.heads * shape.query_blocks;
-  if (tiles > INT32_MAX) {
+  const int64_t query_blocks = int64_t{call.batch} * call.heads * shape.query_blocks;
+  if (query_blocks > INT32_MAX) {
     return fail(PARO_UNSUPPORTED,
                 "batch * heads * query blocks: expected at most %d thread blocks, got %lld",
-                INT32_MAX, static_cast<long long>(tiles));
+                INT32_MAX, static_cast<long long>(query_blocks));
   }
+  return PARO_OK;
+}
+
+// The generation that is asked for: the launch's, or that of the device.
+paro_status choose_sm(const paro_attention& call, const paro_launch& launch, bool runs_here,
+                      int32_t* sm) {
+  int32_t here = 0;
+  if (runs_here || launch.sm == 0) PARO_RETURN_IF_ERROR(current_sm(&here));
+  *sm = launch.sm == 0 ? here : launch.sm;
+  if (*sm < 80) {
+    return fail(PARO_UNSUPPORTED, "sm: expected a GPU of sm_80 or later, got sm_%d", *sm);
+  }
+  if (runs_here && !runs_any_sm() && !has_kernel_of(call, *sm, here)) {
+    return fail(PARO_INVALID_ARGUMENT,
+                "sm: expected 0 or one whose kernel for these bits runs on this GPU, sm_%d, got %d",
+                here, *sm);
+  }
+  return PARO_OK;
+}
+
+paro_status choose_units(const paro_attention& call, const paro_launch& launch, const Shape& shape,
+                         int32_t* units) {
+  const size_t least = cut_workspace(call, shape, 1, nullptr).bytes;
+  if (launch.max_workspace != 0 && launch.max_workspace < least) {
+    return fail(
+        PARO_INVALID_ARGUMENT,
+        "max_workspace: expected at least %zu bytes, which one key/value head takes, got %zu",
+        least, launch.max_workspace);
+  }
+  *units = units_at_once(call, shape, launch.max_workspace);
+  return PARO_OK;
+}
+
+paro_status choose_kernel(const paro_attention& call, Choice* choice) {
+  choice->against_wgmma = reason_against_wgmma(call, choice->sm);
+  const bool has_four_bit = call.qk_bits == 4 || call.pv_bits == 4;
+  const Selection selection{
+      .instructions =
+          choice->against_wgmma == nullptr ? Instructions::wgmma : Instructions::mma_sync,
+      .head_dim = call.head_dim,
+      .block_q = call.block_q,
+      .span_keys = call.pv_bits == 16 ? 64 : call.block_k,
+      .qk = number_of(call.qk_bits, call.dtype),
+      .pv = number_of(call.pv_bits, call.dtype),
+      .four_bit = has_four_bit && choice->sm >= 90 ? FourBit::unpacked : FourBit::native};
+  choice->kernel = sparse_attention::find_kernel(selection);
+  if (choice->kernel == nullptr) {
+    return fail(PARO_UNSUPPORTED, "bits: expected a combination with a kernel, got QK %d, PV %d",
+                call.qk_bits, call.pv_bits);
+  }
+  choice->shared_bytes = choice->kernel->shared_bytes(
+      span_mask_words(choice->shape.key_blocks, call.block_k, selection.span_keys));
   return PARO_OK;
 }
 
 paro_status choose(const paro_attention* call, const paro_launch* launch, bool runs_here,
-                   Chosen* chosen) {
-  if (const paro_status status = check_shape(call); status != PARO_OK) return status;
-  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
-  if (const paro_status status = check_supported(*call); status != PARO_OK) return status;
-  chosen->sm = launch->sm;
-  int32_t here = 0;
-  if (runs_here || launch->sm == 0) {
-    if (const paro_status status = current_sm(&here); status != PARO_OK) return status;
-    if (chosen->sm == 0) chosen->sm = here;
-  }
-  if (chosen->sm < 80) {
-    return fail(PARO_UNSUPPORTED, "sm: expected a GPU of sm_80 or later, got sm_%d", chosen->sm);
-  }
-  if (runs_here && !runs_any_sm() && !has_kernel_of(*call, chosen->sm, here)) {
-    return fail(PARO_INVALID_ARGUMENT,
-                "sm: expected 0 or one whose kernel for these bits runs on this GPU, sm_%d, got %d",
-                here, chosen->sm);
-  }
-  chosen->shape = Shape::of(*call);
-  const size_t least = cut_workspace(*call, chosen->shape, 1, nullptr).bytes;
-  if (launch->max_workspace != 0 && launch->max_workspace < least) {
-    return fail(
-        PARO_INVALID_ARGUMENT,
-        "max_workspace: expected at least %zu bytes, which one key/value head takes, got %zu",
-        least, launch->max_workspace);
-  }
-  chosen->units = units_at_once(*call, chosen->shape, launch->max_workspace);
-  chosen->against_wgmma = reason_against_wgmma(*call, chosen->sm);
-  using sparse_attention::FourBit;
-  using sparse_attention::Instructions;
-  chosen->selection = {
-      chosen->against_wgmma == nullptr ? Instructions::wgmma : Instructions::mma_sync,
-      call->head_dim,
-      call->block_q,
-      call->pv_bits == 16 ? 64 : call->block_k,
-      number_of(call->qk_bits, call->dtype),
-      number_of(call->pv_bits, call->dtype),
-      chosen->sm < 90 ? FourBit::native : FourBit::unpacked};
-  return PARO_OK;
+                   Choice* choice) {
+  PARO_RETURN_IF_ERROR(check_shape(call));
+  PARO_RETURN_IF_ERROR(check_launch(launch));
+  PARO_RETURN_IF_ERROR(check_supported(*call));
+  PARO_RETURN_IF_ERROR(choose_sm(*call, *launch, runs_here, &choice->sm));
+  choice->shape = Shape::of(*call);
+  PARO_RETURN_IF_ERROR(choose_units(*call, *launch, choice->shape, &choice->units));
+  return choose_kernel(*call, choice);
 }
 
-// A bit for each step's keys.
-int mask_words(const paro_attention& call, const Chosen& chosen) {
-  const int steps_a_block = call.block_k / chosen.selection.step_keys;
-  return (chosen.shape.key_blocks * steps_a_block + 31) / 32;
-}
-
-paro_status allow_shared(const paro_attention& call, const Chosen& chosen) {
-  const auto kernel = sparse_attention::find_kernel(chosen.selection);
-  const size_t bytes = kernel.shared_bytes(mask_words(call, chosen));
-  if (kernel.allow(bytes) != LaunchStatus::ok) {
+paro_status allow_shared(const Choice& choice) {
+  if (choice.kernel->allow(choice.shared_bytes) != LaunchStatus::ok) {
     return fail(PARO_UNSUPPORTED, "tokens: expected what fits %zu bytes of shared memory: %s",
-                bytes, last_launch_message());
+                choice.shared_bytes, last_launch_message());
   }
   return PARO_OK;
 }
@@ -110,12 +128,11 @@ paro_status check_rows(const char* name, const void* pointer) {
 
 paro_status check_memory(const paro_attention& call, const void* workspace, size_t given,
                          size_t needed) {
-  if (const paro_status status = check_pointers(call); status != PARO_OK) return status;
-  if (const paro_status status = check_rows("query", call.query); status != PARO_OK) return status;
-  if (const paro_status status = check_rows("key", call.key); status != PARO_OK) return status;
-  if (const paro_status status = check_rows("value", call.value); status != PARO_OK) return status;
-  if (const paro_status status = check_rows("output", call.output); status != PARO_OK)
-    return status;
+  PARO_RETURN_IF_ERROR(check_pointers(call));
+  PARO_RETURN_IF_ERROR(check_rows("query", call.query));
+  PARO_RETURN_IF_ERROR(check_rows("key", call.key));
+  PARO_RETURN_IF_ERROR(check_rows("value", call.value));
+  PARO_RETURN_IF_ERROR(check_rows("output", call.output));
   if (workspace == nullptr || given < needed) {
     return fail(PARO_WORKSPACE_TOO_SMALL, "workspace: expected %zu bytes, got %zu", needed,
                 workspace == nullptr ? size_t{0} : given);
@@ -127,19 +144,30 @@ paro_status check_memory(const paro_attention& call, const void* workspace, size
   return PARO_OK;
 }
 
+// Of all units; a launch takes its own from `first_unit` and `units`.
 Geometry geometry_of(const paro_attention& call, const Shape& shape) {
-  return {call.tokens,
-          call.heads,
-          call.kv_heads,
-          call.orders,
-          call.bins,
-          shape.query_blocks,
-          shape.key_blocks,
-          shape.summary_blocks,
-          shape.mask_words,
-          call.block_k,
-          0,
-          0};
+  return {.tokens = call.tokens,
+          .heads = call.heads,
+          .kv_heads = call.kv_heads,
+          .orders = call.orders,
+          .bins = call.bins,
+          .query_blocks = shape.query_blocks,
+          .key_blocks = shape.key_blocks,
+          .summary_blocks = shape.summary_blocks,
+          .mask_words = shape.mask_words,
+          .block_k = call.block_k,
+          .first_unit = 0,
+          .units = call.batch * call.kv_heads};
+}
+
+Plan plan_of(const paro_attention& call) {
+  return {.token_order = call.token_order,
+          .head_order = call.head_order,
+          .block_mask = call.block_mask,
+          .tile_order = call.tile_order,
+          .channel_affine = call.channel_affine,
+          .mask_bin = call.mask_bin,
+          .key_length = call.key_length};
 }
 
 float logit_scale(const paro_attention& call) {
@@ -148,148 +176,124 @@ float logit_scale(const paro_attention& call) {
   return static_cast<float>(scale * log2_e);
 }
 
-// Both stages for units first_unit ... of the geometry.
-LaunchStatus launch_group(const paro_attention& call, const Chosen& chosen,
-                          const Geometry& geometry, const Workspace& workspace, Stream stream) {
-  const Plan plan{call.token_order,    call.head_order, call.block_mask, call.tile_order,
-                  call.channel_affine, call.mask_bin,   call.key_length};
-  const TileLayout layout =
-      chosen.against_wgmma == nullptr ? TileLayout::swizzled : TileLayout::rows;
-  const ReorderParams reorder{geometry,
-                              plan,
-                              call.key,
-                              call.value,
-                              workspace.means,
-                              workspace.prepared,
-                              chosen.selection.qk,
-                              chosen.selection.pv,
-                              layout,
-                              call.pool_dropped != 0};
-  const Number source = number_of(16, call.dtype);
-  if (const LaunchStatus status =
-          reorder_quantize::launch_stage(reorder, source, call.head_dim, stream);
-      status != LaunchStatus::ok) {
-    return status;
-  }
-  const AttentionParams attention{geometry,
-                                  plan,
-                                  call.query,
-                                  call.output,
-                                  workspace.prepared,
-                                  logit_scale(call),
-                                  call.dtype == PARO_BFLOAT16};
+// Launches both stages for the units of the geometry.
+LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
+                           const Geometry& geometry, const Workspace& workspace, Stream stream) {
+  const Plan plan = plan_of(call);
+  const Selection& selection = choice.kernel->selection;
+  const bool is_wgmma = selection.instructions == Instructions::wgmma;
+  const ReorderParams reorder{.geometry = geometry,
+                              .plan = plan,
+                              .key = call.key,
+                              .value = call.value,
+                              .means = workspace.means,
+                              .prepared = workspace.prepared,
+                              .key_number = selection.qk,
+                              .value_number = selection.pv,
+                              .layout = is_wgmma ? TileLayout::swizzled : TileLayout::rows,
+                              .pooled = call.pool_dropped != 0};
+  const LaunchStatus reordered = reorder_quantize::launch_stage(
+      reorder, number_of(16, call.dtype), call.head_dim, stream);
+  if (reordered != LaunchStatus::ok) return reordered;
+  const AttentionParams attention{.geometry = geometry,
+                                  .plan = plan,
+                                  .query = call.query,
+                                  .output = call.output,
+                                  .prepared = workspace.prepared,
+                                  .logit_scale = logit_scale(call),
+                                  .is_bfloat16 = call.dtype == PARO_BFLOAT16};
   const int samples = (geometry.first_unit + geometry.units - 1) / geometry.kv_heads -
                       geometry.first_unit / geometry.kv_heads + 1;
-  const auto blocks = static_cast<unsigned>(call.heads * chosen.shape.query_blocks * samples);
-  const auto kernel = sparse_attention::find_kernel(chosen.selection);
-  return kernel.launch(attention, {dim3(blocks), dim3(static_cast<unsigned>(kernel.threads)),
-                                   kernel.shared_bytes(mask_words(call, chosen)), stream});
+  const auto blocks = static_cast<unsigned>(call.heads * choice.shape.query_blocks * samples);
+  return choice.kernel->launch(
+      attention, {.grid = dim3(blocks),
+                  .block = dim3(static_cast<unsigned>(choice.kernel->threads)),
+                  .shared_bytes = choice.shared_bytes,
+                  .stream = stream});
 }
 
 }  // namespace
 }  // namespace paro::kernels
 
-using paro::fail;
-using paro::kernels::Chosen;
+using namespace paro;
+using namespace paro::kernels;
 
 extern "C" {
 
 uint32_t paro_abi_version(void) { return PARO_ABI_VERSION; }
 
-const char* paro_library_name(void) { return paro::kernels::library_name(); }
+const char* paro_library_name(void) { return library_name(); }
 
-const char* paro_last_error(void) { return paro::last_error(); }
+const char* paro_last_error(void) { return last_error(); }
 
 paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* launch,
                                  size_t* bytes) {
-  Chosen chosen{};
-  if (const paro_status status = paro::kernels::choose(call, launch, false, &chosen);
-      status != PARO_OK) {
-    return status;
-  }
+  Choice choice{};
+  PARO_RETURN_IF_ERROR(choose(call, launch, false, &choice));
   if (bytes == nullptr) return fail(PARO_INVALID_ARGUMENT, "bytes: expected a pointer, got NULL");
-  *bytes = paro::kernels::cut_workspace(*call, chosen.shape, chosen.units, nullptr).bytes;
+  *bytes = cut_workspace(*call, choice.shape, choice.units, nullptr).bytes;
   return PARO_OK;
 }
 
 paro_status paro_describe(const paro_attention* call, const paro_launch* launch, char* text,
                           size_t capacity) {
-  Chosen chosen{};
-  if (const paro_status status = paro::kernels::choose(call, launch, false, &chosen);
-      status != PARO_OK) {
-    return status;
-  }
+  Choice choice{};
+  PARO_RETURN_IF_ERROR(choose(call, launch, false, &choice));
   if (text == nullptr || capacity == 0) {
     return fail(PARO_INVALID_ARGUMENT, "text: expected room for one line, got none");
   }
-  const auto kernel = paro::kernels::sparse_attention::find_kernel(chosen.selection);
-  const bool four = call->qk_bits == 4 || call->pv_bits == 4;
+  const Kernel& kernel = *choice.kernel;
+  const bool is_wgmma = kernel.selection.instructions == Instructions::wgmma;
+  const bool has_four_bit = call->qk_bits == 4 || call->pv_bits == 4;
   std::snprintf(text, capacity,
                 "%s for sm_%d: %d x %d tiles, %d threads, %zu bytes of shared memory, %d "
                 "heads at once; %s%s",
-                chosen.against_wgmma == nullptr ? "wgmma" : "mma.sync", chosen.sm, call->block_q,
-                chosen.selection.step_keys, kernel.threads,
-                kernel.shared_bytes(paro::kernels::mask_words(*call, chosen)), chosen.units,
-                chosen.against_wgmma == nullptr ? "8-bit QK and PV on sm_90" : chosen.against_wgmma,
-                !four            ? ""
-                : chosen.sm < 90 ? "; 4-bit products, native to sm_80 to sm_89"
-                                 : "; 4-bit codes unpacked to 8, since sm_90 and later have no "
-                                   "4-bit products");
+                is_wgmma ? "wgmma" : "mma.sync", choice.sm, call->block_q,
+                kernel.selection.span_keys, kernel.threads, choice.shared_bytes, choice.units,
+                is_wgmma ? "8-bit QK and PV on sm_90" : choice.against_wgmma,
+                !has_four_bit ? ""
+                : kernel.selection.four_bit == FourBit::native
+                    ? "; 4-bit products, native to sm_80 to sm_89"
+                    : "; 4-bit codes unpacked to 8, since sm_90 and later have no 4-bit products");
   return PARO_OK;
 }
 
 paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) {
-  Chosen chosen{};
-  if (const paro_status status = paro::kernels::choose(call, launch, true, &chosen);
-      status != PARO_OK) {
-    return status;
+  Choice choice{};
+  PARO_RETURN_IF_ERROR(choose(call, launch, true, &choice));
+  if (reorder_quantize::load_stage(number_of(16, call->dtype), call->head_dim, call->block_k,
+                                   call->pool_dropped != 0) != LaunchStatus::ok) {
+    return fail(PARO_RUNTIME_ERROR, "stage 1: its kernels do not load: %s", last_launch_message());
   }
-  const auto source = paro::kernels::number_of(16, call->dtype);
-  if (paro::kernels::reorder_quantize::load_stage(source, call->head_dim, call->block_k,
-                                                  call->pool_dropped != 0) !=
-      paro::LaunchStatus::ok) {
-    return fail(PARO_RUNTIME_ERROR, "stage 1: its kernels do not load: %s",
-                paro::last_launch_message());
-  }
-  return paro::kernels::allow_shared(*call, chosen);
+  return allow_shared(choice);
 }
 
 paro_status paro_forward(const paro_attention* call, const paro_launch* launch, void* workspace,
                          size_t workspace_bytes) {
-  Chosen chosen{};
-  if (const paro_status status = paro::kernels::choose(call, launch, true, &chosen);
-      status != PARO_OK) {
-    return status;
-  }
-  const auto cut = paro::kernels::cut_workspace(*call, chosen.shape, chosen.units, workspace);
-  if (const paro_status status =
-          paro::kernels::check_memory(*call, workspace, workspace_bytes, cut.bytes);
-      status != PARO_OK) {
-    return status;
-  }
-  if (const paro_status status = paro::kernels::allow_shared(*call, chosen); status != PARO_OK) {
-    return status;
-  }
-  auto geometry = paro::kernels::geometry_of(*call, chosen.shape);
-  const int32_t units = call->batch * call->kv_heads;
-  for (int32_t first = 0; first < units; first += chosen.units) {
-    geometry.first_unit = first;
-    geometry.units = std::min(chosen.units, units - first);
-    const auto stream = static_cast<paro::Stream>(launch->stream);
-    if (paro::kernels::launch_group(*call, chosen, geometry, cut, stream) !=
-        paro::LaunchStatus::ok) {
-      return fail(PARO_RUNTIME_ERROR, "launch: %s", paro::last_launch_message());
+  Choice choice{};
+  PARO_RETURN_IF_ERROR(choose(call, launch, true, &choice));
+  const Workspace cut = cut_workspace(*call, choice.shape, choice.units, workspace);
+  PARO_RETURN_IF_ERROR(check_memory(*call, workspace, workspace_bytes, cut.bytes));
+  PARO_RETURN_IF_ERROR(allow_shared(choice));
+  const Geometry all = geometry_of(*call, choice.shape);
+  for (int32_t first = 0; first < all.units; first += choice.units) {
+    Geometry group = all;
+    group.first_unit = first;
+    group.units = std::min(choice.units, all.units - first);
+    const auto stream = static_cast<Stream>(launch->stream);
+    if (launch_stages(*call, choice, group, cut, stream) != LaunchStatus::ok) {
+      return fail(PARO_RUNTIME_ERROR, "launch: %s", last_launch_message());
     }
   }
   return PARO_OK;
 }
 
 paro_status paro_measure_peak(const paro_launch* launch, double* flops_per_second) {
-  if (const paro_status status = paro::check_launch(launch); status != PARO_OK) return status;
+  PARO_RETURN_IF_ERROR(check_launch(launch));
   if (flops_per_second == nullptr) {
     return fail(PARO_INVALID_ARGUMENT, "flops_per_second: expected a pointer, got NULL");
   }
-  return paro::kernels::measure_peak(launch->stream, flops_per_second);
+  return measure_peak(launch->stream, flops_per_second);
 }
 
 }  // extern "C"

@@ -13,7 +13,7 @@ namespace paro::kernels {
 
 #define DEVICE_FN static __device__ __forceinline__
 
-// `value` in [0, count); debug builds say where it was not.
+// `value` clamped to [0, count); debug builds report where it was outside.
 DEVICE_FN int clamp_index(int value, int count, const char* name) {
   const int clamped = min(max(value, 0), count - 1);
 #if defined(PARO_DEVICE_CHECKS) && PARO_DEVICE_CHECKS
@@ -50,10 +50,19 @@ DEVICE_FN int token_at(const Geometry& g, const int32_t* order, int position) {
   return clamp_index(__ldg(order + position), g.tokens, "token_order");
 }
 
-// Row `row` (key mean, equalizer, value mean, value scale) of channel_affine: [D] floats.
-DEVICE_FN const float* affine_row(const Geometry& g, const Plan& plan, int row, int kv_head,
+// Index, in the workspace, of a unit's prepared key block; blocks of summary tokens follow the NK
+// blocks of tokens.
+DEVICE_FN int64_t prepared_block(const Geometry& g, const Unit& unit, int block) {
+  return static_cast<int64_t>(unit.index) * (g.key_blocks + g.summary_blocks) + block;
+}
+
+// The rows of channel_affine.
+enum class AffineRow : int { key_mean, equalizer, value_mean, value_scale };
+
+// One row of channel_affine for a key/value head: [D] floats.
+DEVICE_FN const float* affine_row(const Geometry& g, const Plan& plan, AffineRow row, int kv_head,
                                   int head_dim) {
-  return plan.channel_affine + (row * g.kv_heads + kv_head) * head_dim;
+  return plan.channel_affine + (static_cast<int>(row) * g.kv_heads + kv_head) * head_dim;
 }
 
 }  // namespace paro::kernels

@@ -16,7 +16,7 @@ constexpr int repeats = 1 << 14;  // some milliseconds
 constexpr int runs = 5;
 constexpr double operations = 2.0 * 16 * 8 * 32;
 
-// `sink` is null: sums that nobody could read would not be computed.
+// `sink` is null: the compiler would remove sums that nothing can read.
 __global__ void __launch_bounds__(threads) multiply_in_registers(int32_t* sink) {
   // Bits that change from lane to lane: products of zeros would draw less power, and clock higher.
   uint32_t bits = (blockIdx.x * threads + threadIdx.x) * 2654435761u;

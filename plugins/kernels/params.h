@@ -1,7 +1,7 @@
-// What the kernels are passed: one POD a stage, every pointer with its shape.
+// The parameters of the kernels: one POD for each stage, every pointer with its shape.
 //
 // A unit is one key/value head of one sample: unit = sample * Hk + kv_head. A launch works on
-// `units` of them, from `first_unit` on; everything in the workspace is indexed from that one.
+// `units` of them, starting with `first_unit`; indices into the workspace count from that one.
 // NK key blocks of tokens are followed by G blocks of summary tokens (0 unless pooled).
 #pragma once
 
@@ -24,11 +24,22 @@ constexpr int bits_of(Number number) {
   }
 }
 
+// How 4-bit products are computed. The tensor cores of sm_80 to sm_89 take 4-bit operands. Later
+// ones would emulate them by many instructions, so the codes are unpacked to 8 bits there.
+enum class FourBit { native, unpacked };
+
 constexpr bool is_integer(Number number) { return number == Number::s8 || number == Number::s4; }
 
-// How rows of 8-bit tiles lie in memory: as they are; or with the 16-byte chunks of each row permuted
-// as wgmma reads them from shared memory (tile_offset), so that a copy is all that a tile needs.
+// How rows of 8-bit tiles lie in the workspace: in their own order, or with the 16-byte chunks of
+// each row permuted as wgmma reads them from shared memory (swizzle.cuh), so that a plain copy
+// suffices.
 enum class TileLayout { rows, swizzled };
+
+// Words of the mask of one query block in shared memory, with a bit for each span of `span_keys`
+// keys. The mask words of the plan, W, have a bit for each key block.
+constexpr int span_mask_words(int key_blocks, int block_k, int span_keys) {
+  return (key_blocks * (block_k / span_keys) + 31) / 32;
+}
 
 struct Geometry {
   int32_t tokens;          // S

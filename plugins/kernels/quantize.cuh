@@ -1,5 +1,5 @@
-// Quantization as the op specifies it (paro_trt/op/quantization.py): FP32, one order of operations,
-// so that codes are the reference's bit for bit.
+// Quantization as the op specifies it (paro_trt/op/quantization.py): FP32 in one order of
+// operations, so that the codes equal those of the reference bit for bit.
 #pragma once
 
 #include "kernels/device_plan.cuh"
@@ -41,8 +41,8 @@ DEVICE_FN uint4 channels_to_16bit(const Channels8& c, bool is_bfloat16) {
           pair_from_floats(c.x[6], c.x[7], is_bfloat16)};
 }
 
-// |x| as an integer: magnitudes order as integers do, with infinity and NaN above all others, so
-// that one maximum finds both.
+// |x| as an integer. Magnitudes have the order of these integers, with infinity and NaN above all
+// others, so one maximum finds both.
 DEVICE_FN uint32_t magnitude_bits(float x) { return __float_as_uint(x) & 0x7FFFFFFFu; }
 
 DEVICE_FN uint32_t largest_magnitude(const Channels8& c) {
@@ -83,8 +83,8 @@ DEVICE_FN Channels8 scaled(const Channels8& c, float factor) {
   return result;
 }
 
-// Codes of scaled channels 0 to 3 and 4 to 7, a byte each. Channels of a poisoned group are NaN by
-// now, or 0 times something finite: both become code 0.
+// Codes of scaled channels 0 to 3 and 4 to 7, a byte each. In a group with infinity or NaN the
+// scaled channels are NaN or 0, and both become code 0.
 DEVICE_FN uint2 codes_s8(const Channels8& c) {
   return {ptx::pack_s8x4(c.x[0], c.x[1], c.x[2], c.x[3]),
           ptx::pack_s8x4(c.x[4], c.x[5], c.x[6], c.x[7])};

@@ -1,8 +1,8 @@
 // The order in which keys lie in a prepared value tile, and where their codes lie in a word.
 //
-// The accumulators of S = Q K^T hold, for lane i of a quad, keys 8 t + 2 i and 8 t + 2 i + 1 of each
-// 8-key tile t. Packed as they are, they are P's operand for P V, provided that V's rows come in the
-// same order: then P needs no shuffle between lanes.
+// In the accumulators of S = Q K^T, lane i of four holds keys 8 t + 2 i and 8 t + 2 i + 1 of each
+// fragment t of 8 keys. If the rows of V have the same order, these registers, packed, are the
+// operand P of P V without a shuffle between lanes.
 #pragma once
 
 #include <cstdint>

@@ -8,6 +8,8 @@
 
 namespace paro::kernels {
 
+constexpr size_t workspace_alignment = 256;
+
 // What the workspace of `units` units holds.
 struct Workspace {
   PreparedKeys prepared;
@@ -15,20 +17,21 @@ struct Workspace {
   size_t bytes;
 };
 
-// Numbers that a call's keys and values are prepared as.
+// The type of a call's prepared keys or values.
 inline Number number_of(int32_t bits, int32_t dtype) {
   if (bits == 8) return Number::s8;
   if (bits == 4) return Number::s4;
   return dtype == PARO_BFLOAT16 ? Number::bf16 : Number::f16;
 }
 
-// Addresses within `base`; with a null base only `bytes` means anything.
+// Addresses within `base`. With a null base only `bytes` is valid.
 inline Workspace cut_workspace(const paro_attention& call, const Shape& shape, int64_t units,
                                void* base) {
   size_t used = 0;
   const auto take = [&](int64_t bytes) {
     auto* piece = base == nullptr ? nullptr : static_cast<uint8_t*>(base) + used;
-    used += (static_cast<size_t>(bytes) + 255) / 256 * 256;
+    used += (static_cast<size_t>(bytes) + workspace_alignment - 1) / workspace_alignment *
+            workspace_alignment;
     return piece;
   };
   const auto take_floats = [&](int64_t count) { return reinterpret_cast<float*>(take(count * 4)); };
@@ -45,8 +48,8 @@ inline Workspace cut_workspace(const paro_attention& call, const Shape& shape, i
   return w;
 }
 
-// Units taken at once: as many as stay within `limit` (0: no limit), which one does; a grid's y
-// dimension holds no more than 65535.
+// Units taken at once: as many as stay within `limit` (0: no limit). The caller has checked that
+// one unit does. The y dimension of a grid is at most 65535.
 inline int32_t units_at_once(const paro_attention& call, const Shape& shape, size_t limit) {
   const int64_t all = int64_t{call.batch} * call.kv_heads;
   int64_t units = all < 65535 ? all : 65535;

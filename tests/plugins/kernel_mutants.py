@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,11 @@ from .kernel_library import emulated_kernels_build
 
 STAGE2 = Path("kernels/sparse_attention")
 
-# The kernels with the fewest stages and two blocks a step, of one warpgroup and of two.
-_UNIT = """#include "kernels/sparse_attention/sm90/instance.cuh"
-namespace paro::kernels::sparse_attention {
-Kernel wgmma_kernel(const Selection& s) {
-  return s.block_q == 64 ? describe_wgmma<WgmmaVariant<128, 64, 64>>()
-                         : describe_wgmma<WgmmaVariant<128, 128, 64>>();
-}
-}
-"""
+# A mutant's library has only the kernels with the fewest slots and two blocks a step, of one
+# consumer warpgroup and of two. To compile all kernels would take four times as long.
+_INSTANCE = "sm90/instance.cuh"
+_OTHER_KERNELS = re.compile(r"kernel_of<Variant<(?!128, \d+, 64>)[\d, ]+>>\(\),\s*")
+_UNIT = f'#include "kernels/sparse_attention/{_INSTANCE}"\n'
 
 
 @dataclass(frozen=True)
@@ -35,12 +32,14 @@ class Mutant:
 
 
 _CONSUME, _PRODUCE, _RING = "sm90/consume.cuh", "sm90/produce.cuh", "sm90/ring.cuh"
-_KERNEL, _SOFTMAX, _TILE = "kernel_sm90.cuh", "sm90/softmax.cuh", "sm90/tile.h"
-_CONSUMER_BARRIER = "  ptx::named_barrier_sync(consumers, L::consumer_threads);\n"
+_KERNEL, _SOFTMAX, _VARIANT = "sm90/kernel.cuh", "sm90/softmax.cuh", "sm90/variant.h"
+_OUTPUT = "common/store_output.cuh"
+_BEFORE_OUTPUT = "  // sync: every consumer has left the tiles, which the output overwrites\n"
+_CONSUMER_BARRIER = "  ptx::named_barrier_sync(consumers, V::compute_threads);\n"
 
 MUTANTS = [
     Mutant("none", _RING, "at.parity ^ 1", "at.parity ^ 1"),
-    Mutant("wrong full parity", _RING, "full(at.stage), at.parity", "full(at.stage), ~at.parity"),
+    Mutant("wrong full parity", _RING, "full(at.slot), at.parity", "full(at.slot), ~at.parity"),
     Mutant("wrong empty parity", _RING, "at.parity ^ 1", "at.parity"),
     Mutant("parity that never turns", _RING, "parity ^= 1;", ""),
     Mutant("missing empty wait", _PRODUCE, "ring.wait_empty(at);\n    StepExtras", "StepExtras"),
@@ -50,19 +49,19 @@ MUTANTS = [
     Mutant("missing fence of the barriers", _RING, "ptx::fence_mbarrier_init();", ""),
     Mutant("too many arrivals", _RING, "if (threadIdx.x % 32 == 0) ptx::mb", "ptx::mb"),
     Mutant(
-        "stage released early",
+        "slot released early",
         _CONSUME,
-        "if (previous != stage) ring.release(previous)",
-        "ring.release(stage)",
+        "if (previous != slot) ring.release(previous)",
+        "ring.release(slot)",
     ),
-    Mutant("first stage released twice", _CONSUME, "if (previous != stage) ring", "ring"),
+    Mutant("first slot released twice", _CONSUME, "if (previous != slot) ring", "ring"),
     Mutant(
-        "stale stage",
+        "stale slot",
         _CONSUME,
         "issue_products<V, 0>(operands, previous, state);\n  turns.pass",
-        "issue_products<V, 0>(operands, stage, state);\n  turns.pass",
+        "issue_products<V, 0>(operands, slot, state);\n  turns.pass",
     ),
-    Mutant("scales of the stage before", _CONSUME, "ring.extras(stage);", "ring.extras(previous);"),
+    Mutant("scales of the slot before", _CONSUME, "ring.extras(slot);", "ring.extras(previous);"),
     Mutant("missing wait for the scores", _CONSUME, "wgmma_wait<1>", "wgmma_wait<2>"),
     Mutant("missing wait for the products", _CONSUME, "wgmma_wait<0>", "wgmma_wait<1>"),
     Mutant("missing wgmma fence", _CONSUME, "ptx::wgmma_fence();\n  issue_scores", "issue_scores"),
@@ -75,18 +74,23 @@ MUTANTS = [
     Mutant("scales of another block", _PRODUCE, "key_scales_ + index_", "key_scales_ + lane"),
     Mutant("a missing block that weighs", _PRODUCE, "exists ? 0.0f : lowest_logit", "0.0f"),
     Mutant("factor of another row", _SOFTMAX, "row_factors[row + 8]", "row_factors[row]"),
-    Mutant("wrong swizzle", _TILE, "value_swizzle = Swizzle::b64", "value_swizzle = Swizzle::b32"),
+    Mutant(
+        "wrong swizzle", _VARIANT, "value_swizzle = Swizzle::b64", "value_swizzle = Swizzle::b32"
+    ),
     Mutant(
         "registers not given back",
         _KERNEL,
         "ptx::registers_decrease<Layout<V>::producer_registers>();",
         "",
     ),
-    Mutant("wrong scatter", "store_output.cuh", "token_at(g, q.order, position)", "position"),
     Mutant(
-        "output staged over tiles in use",
+        "wrong scatter", "common/store_output.cuh", "token_at(g, q.order, position)", "position"
+    ),
+    Mutant(
+        "output written over tiles in use",
         _KERNEL,
-        "  // sync: everyone has left the tiles, where the output is staged\n" + _CONSUMER_BARRIER,
+        "  // sync: every consumer has left the tiles, which the output overwrites\n"
+        + _CONSUMER_BARRIER,
         "",
     ),
 ]
@@ -101,6 +105,8 @@ def build_mutant(mutant: Mutant, folder: Path) -> Path:
         found = text.count(mutant.text)
         raise ValueError(f"{mutant.name}: expected its text once in {mutant.file}, found {found}")
     source.write_text(text.replace(mutant.text, mutant.becomes))
+    instance = folder / STAGE2 / _INSTANCE
+    instance.write_text(_OTHER_KERNELS.sub("", instance.read_text()))
     unit, built = folder / "unit.cpp", emulated_kernels_build()
     unit.write_text(_UNIT)
     compiler = ["g++", "-std=c++20", "-O1", "-fPIC", "-DPARO_EMULATED=1", "-w"]

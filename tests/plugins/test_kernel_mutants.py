@@ -26,8 +26,8 @@ def calls():
     library = emulated_kernels()
     shape = {"heads": 1, "kv_heads": 1, "head_dim": 128, "dtype": torch.bfloat16}
     config = AttentionConfig(128, 64)
-    # Seven steps round a ring of five stages, the last block ragged; six steps, the last of one
-    # plain block and in a stage where the output is staged; moving references.
+    # Seven steps in a ring of five slots, the last block ragged; six steps, the last of one plain
+    # block and in a slot that the output overwrites; moving references.
     cases = [
         OpCase("long", 13 * 64 + 5, density=0.9, config=config, **shape),
         OpCase("staged", 11 * 64, density=1.0, config=config, **shape),

@@ -21,8 +21,8 @@ from kernels import Measured, kernels_of  # noqa: E402
 from listing import parse  # noqa: E402
 
 MANGLED = (
-    "_ZN4paro7kernels16sparse_attention16sparse_attentionINS1_7VariantILi64ELi128ELi64E"
-    "LNS0_6NumberE3ELS4_3ELNS1_7FourBitE0EEEEEvNS0_15AttentionParamsE"
+    "_ZN4paro7kernels16sparse_attention4sm8016sparse_attentionINS2_7VariantILi64ELi128ELi64E"
+    "LNS0_6NumberE3ELS5_3ELNS0_7FourBitE0EEEEEvNS0_15AttentionParamsE"
 )
 NAME = "sparse_attention 64x128x64 s8-s8"
 
@@ -166,7 +166,7 @@ def gate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_wgmma_kernel_is_counted_by_its_shapes():
     """128 keys of 64 channels: 64 scores a lane."""
-    name = "_ZN4paro7kernels16sparse_attention22sparse_attention_wgmmaINS1_12WgmmaVariant"
+    name = "_ZN4paro7kernels16sparse_attention4sm9022sparse_attention_wgmmaINS2_7Variant"
     name += "ILi64ELi128ELi64EEEEEvNS0_15AttentionParamsE"
     products = ["IGMMA.64x128x32.S8.S8 R8, gdesc[UR4]"] * 2 + ["IGMMA.64x64x32.U8.S8 R8, R4"] * 4
     hot = [".L_x_1:", *products, *["FFMA R1, R2, R3, R4"] * 57, "@!P0 BRA `(.L_x_1)"]
@@ -183,12 +183,12 @@ def test_a_wgmma_kernel_is_counted_by_its_shapes():
 
 
 @pytest.mark.parametrize(
-    ("unit", "targets"),
+    ("source", "targets"),
     [("s8-s8", ["120"]), ("wgmma", ["90a"])],
     ids=["s8", "wgmma"],
 )
-def test_kernels_keep_their_budget(unit, targets):
-    result = gate("--units", f"sparse_attention_{unit}", "--jobs", "1", "--targets", *targets)
+def test_kernels_keep_their_budget(source, targets):
+    result = gate("--sources", f"sparse_attention_{source}", "--jobs", "1", "--targets", *targets)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -198,7 +198,7 @@ def test_all_kernels_keep_their_budget():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_an_unknown_unit_is_refused():
-    result = gate("--units", "sparse_attention_s9")
+def test_an_unknown_source_is_refused():
+    result = gate("--sources", "sparse_attention_s9")
     assert result.returncode == 2
     assert "sparse_attention_s8-s8" in result.stderr

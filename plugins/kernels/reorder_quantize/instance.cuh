@@ -1,4 +1,5 @@
-// Stage 1's launcher and all its kernels: small enough for one translation unit.
+// Launches stage 1. One generated translation unit includes this file with all kernels of the
+// stage.
 #pragma once
 
 #include "kernels/reorder_quantize/kernel.cuh"
@@ -14,9 +15,10 @@ struct Kernels {
 
 template <int D, int BlockK>
 Kernels sized_kernels(Number source) {
-  return {source == Number::bf16 ? reorder_tokens<Number::bf16, D, BlockK>
-                                 : reorder_tokens<Number::f16, D, BlockK>,
-          quantize_means<D, BlockK>, sizeof(Shared<D, BlockK>)};
+  return {.tokens = source == Number::bf16 ? reorder_tokens<Number::bf16, D, BlockK>
+                                           : reorder_tokens<Number::f16, D, BlockK>,
+          .means = quantize_means<D, BlockK>,
+          .shared_bytes = sizeof(SharedMemory<D, BlockK>)};
 }
 
 Kernels find_kernels(Number source, int head_dim, int block_k) {
@@ -36,8 +38,11 @@ LaunchStatus launch_stage(const ReorderParams& p, Number source, int head_dim, S
   const Geometry& g = p.geometry;
   const Kernels kernels = find_kernels(source, head_dim, g.block_k);
   const auto shape = [&](int blocks) {
-    return LaunchShape{dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(g.units), 2),
-                       dim3(threads), kernels.shared_bytes, stream};
+    return LaunchShape{
+        .grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(g.units), 2),
+        .block = dim3(threads),
+        .shared_bytes = kernels.shared_bytes,
+        .stream = stream};
   };
   const LaunchStatus tokens = launch(kernels.tokens, shape(g.key_blocks), p);
   if (tokens != LaunchStatus::ok || !p.pooled) return tokens;

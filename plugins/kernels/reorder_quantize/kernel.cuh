@@ -1,5 +1,6 @@
-// Stage 1. One thread block takes the keys or the values of one key block of one unit: gather in
-// the head's order, precondition, quantize, and write the tile that stage 2 copies as it is.
+// Stage 1. One thread block takes the keys or the values of one key block of one unit. It gathers
+// them in the head's order, preconditions and quantizes them, and writes the tile that stage 2
+// copies unchanged.
 //
 // Grid: x key block (or summary block), y unit, z 0 for keys and 1 for values.
 #pragma once
@@ -12,7 +13,7 @@ namespace paro::kernels::reorder_quantize {
 template <Number Source, int D, int BlockK>
 DEVICE_FN void store_block(const ReorderParams& p, Side side, const TileMap<D, BlockK>& map,
                            const Rows<D, BlockK>& rows, int64_t block, bool is_bfloat16,
-                           Shared<D, BlockK>& shared) {
+                           SharedMemory<D, BlockK>& shared) {
   if (side == Side::key) {
     store_keys<Source>(p, map, rows, block, is_bfloat16, shared);
   } else {
@@ -20,14 +21,14 @@ DEVICE_FN void store_block(const ReorderParams& p, Side side, const TileMap<D, B
   }
 }
 
-// That must fit. Without a number ptxas spills registers to make room for one more.
+// Thread blocks that must fit an SM. Without a number ptxas spills registers to fit one more.
 constexpr int blocks_an_sm = 1;
 
-// Tokens to key blocks, and to their means where dropped blocks are pooled.
+// From tokens to key blocks, and to their means where dropped blocks are pooled.
 template <Number Source, int D, int BlockK>
 __global__ void __launch_bounds__(threads, blocks_an_sm) reorder_tokens(const ReorderParams p) {
   DYN_SMEM(memory);
-  auto& shared = *reinterpret_cast<Shared<D, BlockK>*>(memory);
+  auto& shared = *reinterpret_cast<SharedMemory<D, BlockK>*>(memory);
   const Geometry& g = p.geometry;
   const Side side = blockIdx.z == 0 ? Side::key : Side::value;
   const Unit unit = unit_at(g, static_cast<int>(blockIdx.y));
@@ -36,15 +37,15 @@ __global__ void __launch_bounds__(threads, blocks_an_sm) reorder_tokens(const Re
   Rows<D, BlockK> rows;
   load_tokens<Source>(p, side, unit, block, map, rows);
   if (p.pooled) store_mean<Source>(p, side, unit, block, map, rows, shared);
-  const int64_t stored = static_cast<int64_t>(unit.index) * (g.key_blocks + g.summary_blocks);
-  store_block<Source>(p, side, map, rows, stored + block, Source == Number::bf16, shared);
+  store_block<Source>(p, side, map, rows, prepared_block(g, unit, block), Source == Number::bf16,
+                      shared);
 }
 
-// Means to key blocks of summary tokens, behind the unit's blocks of tokens.
+// From means to key blocks of summary tokens, which follow the unit's blocks of tokens.
 template <int D, int BlockK>
 __global__ void __launch_bounds__(threads, blocks_an_sm) quantize_means(const ReorderParams p) {
   DYN_SMEM(memory);
-  auto& shared = *reinterpret_cast<Shared<D, BlockK>*>(memory);
+  auto& shared = *reinterpret_cast<SharedMemory<D, BlockK>*>(memory);
   const Geometry& g = p.geometry;
   const Side side = blockIdx.z == 0 ? Side::key : Side::value;
   const Unit unit = unit_at(g, static_cast<int>(blockIdx.y));
@@ -52,9 +53,9 @@ __global__ void __launch_bounds__(threads, blocks_an_sm) quantize_means(const Re
   const auto map = TileMap<D, BlockK>::of_thread();
   Rows<D, BlockK> rows;
   load_means(p, side, unit, summary_block, map, rows);
-  const int64_t stored = static_cast<int64_t>(unit.index) * (g.key_blocks + g.summary_blocks);
   const Number number = side == Side::key ? p.key_number : p.value_number;
-  store_block<Number::f32>(p, side, map, rows, stored + g.key_blocks + summary_block,
+  store_block<Number::f32>(p, side, map, rows,
+                           prepared_block(g, unit, g.key_blocks + summary_block),
                            number == Number::bf16, shared);
 }
 

@@ -1,4 +1,4 @@
-// Rows of a block: tokens gathered in a head's order and preconditioned, or means of blocks.
+// Loads the rows of a key block: tokens, gathered in a head's order and preconditioned, or means.
 #pragma once
 
 #include "kernels/reorder_quantize/tile.cuh"
@@ -16,9 +16,11 @@ struct Precondition {
 template <int D>
 DEVICE_FN Precondition precondition_of(const ReorderParams& p, Side side, int kv_head,
                                        int first_channel) {
-  const int row = side == Side::key ? 0 : 2;
-  const float* shift = affine_row(p.geometry, p.plan, row, kv_head, D) + first_channel;
-  const float* divisor = affine_row(p.geometry, p.plan, row + 1, kv_head, D) + first_channel;
+  const bool is_key = side == Side::key;
+  const AffineRow mean_row = is_key ? AffineRow::key_mean : AffineRow::value_mean;
+  const AffineRow divisor_row = is_key ? AffineRow::equalizer : AffineRow::value_scale;
+  const float* shift = affine_row(p.geometry, p.plan, mean_row, kv_head, D) + first_channel;
+  const float* divisor = affine_row(p.geometry, p.plan, divisor_row, kv_head, D) + first_channel;
   Precondition result;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
@@ -37,8 +39,8 @@ DEVICE_FN Channels8 apply(const Precondition& precondition, const Channels8& c) 
   return result;
 }
 
-// Tokens block * BlockK ... of the reordered sequence; zeros where none exists. At 16 bits the
-// affine has no effect.
+// Loads tokens block * BlockK ... of the reordered sequence, and zeros where none exists. At 16
+// bits the affine has no effect.
 template <Number Source, int D, int BlockK>
 DEVICE_FN void load_tokens(const ReorderParams& p, Side side, const Unit& unit, int block,
                            const TileMap<D, BlockK>& map,
@@ -51,7 +53,7 @@ DEVICE_FN void load_tokens(const ReorderParams& p, Side side, const Unit& unit, 
   uint4 raw[Map::rows_per_thread];
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int position = block * BlockK + map.first_row + i * Map::row_step;
+    const int position = block * BlockK + map.first_row + i * Map::row_stride;
     raw[i] = {};
     if (position >= length) continue;
     const int64_t token =
@@ -64,14 +66,14 @@ DEVICE_FN void load_tokens(const ReorderParams& p, Side side, const Unit& unit, 
       precondition_of<D>(p, side, unit.kv_head, map.first_channel);
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int position = block * BlockK + map.first_row + i * Map::row_step;
+    const int position = block * BlockK + map.first_row + i * Map::row_stride;
     rows[i] = channels_from_16bit(raw[i], Source == Number::bf16);
-    // The affine moves zeros; those of absent tokens must not enter a scale or a mean.
+    // The affine moves zeros, and absent tokens must not enter a scale or a mean.
     if (is_integer(number) && position < length) rows[i] = apply(precondition, rows[i]);
   }
 }
 
-// Means of blocks summary_block * BlockK ...; zeros for blocks in which no token exists.
+// Loads the means of blocks summary_block * BlockK ..., and zeros for blocks that contain no token.
 template <int D, int BlockK>
 DEVICE_FN void load_means(const ReorderParams& p, Side side, const Unit& unit, int summary_block,
                           const TileMap<D, BlockK>& map,
@@ -82,7 +84,7 @@ DEVICE_FN void load_means(const ReorderParams& p, Side side, const Unit& unit, i
   const float* means = side == Side::key ? p.means.key : p.means.value;
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int block = summary_block * BlockK + map.first_row + i * Map::row_step;
+    const int block = summary_block * BlockK + map.first_row + i * Map::row_stride;
     rows[i] = {};
     if (block >= existing) continue;
     const int64_t row = static_cast<int64_t>(unit.index) * g.key_blocks + block;

@@ -1,20 +1,20 @@
-// The mean of a block's tokens: its summary token before quantization.
+// The mean of a key block's tokens: its summary token before quantization.
 #pragma once
 
 #include "kernels/reorder_quantize/load.cuh"
 
 namespace paro::kernels::reorder_quantize {
 
-// Halves of the block are added until one row is left, the reference's order of FP32 sums, then
-// divided by the number of tokens that exist. At 16 bits rounded to the inputs' type.
+// Adds halves of the block until one row is left, which is the reference's order of FP32 sums, and
+// divides by the number of tokens that exist. At 16 bits the mean is rounded to the inputs' type.
 template <Number Source, int D, int BlockK>
 DEVICE_FN void store_mean(const ReorderParams& p, Side side, const Unit& unit, int block,
                           const TileMap<D, BlockK>& map,
                           const Channels8 (&rows)[TileMap<D, BlockK>::rows_per_thread],
-                          Shared<D, BlockK>& shared) {
+                          SharedMemory<D, BlockK>& shared) {
   using Map = TileMap<D, BlockK>;
   const int thread = static_cast<int>(threadIdx.x);
-  // Rows of a thread are row_step apart: the first halvings pair its own rows.
+  // The rows of a thread are row_stride apart, so the first halvings add its own rows.
 #pragma unroll
   for (int channel = 0; channel < 8; channel++) {
     float sums[Map::rows_per_thread];
@@ -27,13 +27,13 @@ DEVICE_FN void store_mean(const ReorderParams& p, Side side, const Unit& unit, i
     }
     shared.row_sums[map.first_row][map.first_channel + channel] = sums[0];
   }
-  for (int half = Map::row_step / 2; half > 0; half /= 2) {
+  for (int half = Map::row_stride / 2; half > 0; half /= 2) {
     __syncthreads();  // sync: rows of this level are written
     for (int i = thread; i < half * D; i += threads) {
       shared.row_sums[i / D][i % D] += shared.row_sums[i / D + half][i % D];
     }
   }
-  __syncthreads();  // sync: the last level is written, by other threads for D > 32 * warps
+  __syncthreads();  // sync: the last level is written
   const int length = length_of(p.geometry, p.plan, unit.sample);
   const int count = min(max(length - block * BlockK, 1), BlockK);
   const int64_t row = static_cast<int64_t>(unit.index) * p.geometry.key_blocks + block;

@@ -1,8 +1,8 @@
-// Key and value tiles as stage 2 reads them.
+// Quantizes keys and values and stores the tiles as stage 2 reads them.
 #pragma once
 
 #include "kernels/reorder_quantize/load.cuh"
-#include "kernels/tile_offset.cuh"
+#include "kernels/swizzle.cuh"
 #include "kernels/value_order.h"
 
 namespace paro::kernels::reorder_quantize {
@@ -12,7 +12,7 @@ using Rows = Channels8[TileMap<D, BlockK>::rows_per_thread];
 
 // Largest magnitude of the whole block, in every thread.
 template <int D, int BlockK>
-DEVICE_FN uint32_t block_magnitude(const Rows<D, BlockK>& rows, Shared<D, BlockK>& shared) {
+DEVICE_FN uint32_t block_magnitude(const Rows<D, BlockK>& rows, SharedMemory<D, BlockK>& shared) {
   uint32_t largest = 0;
 #pragma unroll
   for (int i = 0; i < TileMap<D, BlockK>::rows_per_thread; i++) {
@@ -23,14 +23,14 @@ DEVICE_FN uint32_t block_magnitude(const Rows<D, BlockK>& rows, Shared<D, BlockK
   __syncthreads();  // sync: every warp's maximum is written
 #pragma unroll
   for (int warp = 0; warp < warps; warp++) largest = max(largest, shared.warp_magnitude[warp]);
-  __syncthreads();  // sync: everyone has read them
+  __syncthreads();  // sync: every thread has read them
   return largest;
 }
 
 // Largest magnitudes over the block's rows of the thread's eight channels.
 template <int D, int BlockK>
 DEVICE_FN void channel_magnitudes(const TileMap<D, BlockK>& map, const Rows<D, BlockK>& rows,
-                                  Shared<D, BlockK>& shared, uint32_t (&largest)[8]) {
+                                  SharedMemory<D, BlockK>& shared, uint32_t (&largest)[8]) {
   using Map = TileMap<D, BlockK>;
 #pragma unroll
   for (int channel = 0; channel < 8; channel++) {
@@ -39,7 +39,7 @@ DEVICE_FN void channel_magnitudes(const TileMap<D, BlockK>& map, const Rows<D, B
     for (int i = 0; i < Map::rows_per_thread; i++) {
       own = max(own, magnitude_bits(rows[i].x[channel]));
     }
-    // Lanes with the same channels are lanes_per_row apart.
+    // Lanes that hold the same channels are lanes_per_row apart.
 #pragma unroll
     for (int distance = Map::lanes_per_row; distance < 32; distance *= 2) {
       own = max(own, __shfl_xor_sync(~0u, own, distance));
@@ -56,7 +56,7 @@ DEVICE_FN void channel_magnitudes(const TileMap<D, BlockK>& map, const Rows<D, B
           max(largest[channel], shared.channel_magnitude[warp][map.first_channel + channel]);
     }
   }
-  __syncthreads();  // sync: everyone has read them
+  __syncthreads();  // sync: every thread has read them
 }
 
 // Rows in their own order, 16 bits.
@@ -67,7 +67,7 @@ DEVICE_FN void store_16bit(const TileMap<D, BlockK>& map, const Rows<D, BlockK>&
   auto* target = reinterpret_cast<uint4*>(tiles + block * BlockK * D * 2);
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int row = map.first_row + i * Map::row_step;
+    const int row = map.first_row + i * Map::row_stride;
     target[(row * D + map.first_channel) / 8] = channels_to_16bit(rows[i], is_bfloat16);
   }
 }
@@ -77,7 +77,7 @@ template <int RowBytes>
 DEVICE_FN int place_in_tile(TileLayout layout, int row, int byte) {
   if (layout == TileLayout::rows) return row * RowBytes + byte;
   const uint32_t chunk =
-      tile_offset<RowBytes>(static_cast<uint32_t>(row), static_cast<uint32_t>(byte) / 16);
+      swizzled_offset<RowBytes>(static_cast<uint32_t>(row), static_cast<uint32_t>(byte) / 16);
   return static_cast<int>(chunk) + byte % 16;
 }
 
@@ -89,7 +89,7 @@ DEVICE_FN void store_key_codes(const ReorderParams& p, const TileMap<D, BlockK>&
   uint8_t* tile = p.prepared.key + block * BlockK * D * bits_of(p.key_number) / 8;
 #pragma unroll
   for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int row = map.first_row + i * Map::row_step;
+    const int row = map.first_row + i * Map::row_stride;
     const Channels8 codes = scaled(rows[i], inverse);
     if (p.key_number == Number::s8) {
       const int place = place_in_tile<D>(p.layout, row, map.first_channel);
@@ -112,7 +112,7 @@ DEVICE_FN void transpose_bytes(uint32_t (&w)[4]) {
 
 // Codes of channels first_channel .. + 3 of four keys, a word a channel.
 template <int D, int BlockK>
-DEVICE_FN void channel_words(const Shared<D, BlockK>& shared, const int (&keys)[4],
+DEVICE_FN void channel_words(const SharedMemory<D, BlockK>& shared, const int (&keys)[4],
                              int first_channel, uint32_t (&words)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {
@@ -121,17 +121,18 @@ DEVICE_FN void channel_words(const Shared<D, BlockK>& shared, const int (&keys)[
   transpose_bytes(words);
 }
 
-// The block's codes in shared memory -> tiles of 64 keys, [D][64] in value order.
+// Stores the block's codes, which are in shared memory, as tiles of 64 keys, [D][64] in value
+// order.
 template <int D, int BlockK>
-DEVICE_FN void store_value_tiles(const Shared<D, BlockK>& shared, int64_t block, Number number,
-                                 TileLayout layout, uint8_t* tiles) {
+DEVICE_FN void store_value_tiles(const SharedMemory<D, BlockK>& shared, int64_t block,
+                                 Number number, TileLayout layout, uint8_t* tiles) {
   const int codes_per_word = number == Number::s8 ? 4 : 8;
   const int words_per_channel = value_tile_keys / codes_per_word;
   const int pieces = BlockK / value_tile_keys * (D / 4) * words_per_channel;
   const int64_t tile_words = D * words_per_channel;
   auto* target =
       reinterpret_cast<uint32_t*>(tiles) + block * (BlockK / value_tile_keys) * tile_words;
-  // A piece is one word of four neighbouring channels; neighbouring threads write neighbours.
+  // A piece is one word of each of four adjacent channels. Adjacent threads write adjacent words.
   for (int piece = static_cast<int>(threadIdx.x); piece < pieces; piece += threads) {
     const int word = piece % words_per_channel, quad = piece / words_per_channel % (D / 4);
     const int tile = piece / words_per_channel / (D / 4);
@@ -162,7 +163,7 @@ DEVICE_FN void store_value_tiles(const Shared<D, BlockK>& shared, int64_t block,
 template <Number Source, int D, int BlockK>
 DEVICE_FN void store_keys(const ReorderParams& p, const TileMap<D, BlockK>& map,
                           const Rows<D, BlockK>& rows, int64_t block, bool is_bfloat16,
-                          Shared<D, BlockK>& shared) {
+                          SharedMemory<D, BlockK>& shared) {
   if (!is_integer(p.key_number)) {
     store_16bit<Source>(map, rows, block, is_bfloat16, p.prepared.key);
     return;
@@ -176,7 +177,7 @@ DEVICE_FN void store_keys(const ReorderParams& p, const TileMap<D, BlockK>& map,
 template <Number Source, int D, int BlockK>
 DEVICE_FN void store_values(const ReorderParams& p, const TileMap<D, BlockK>& map,
                             const Rows<D, BlockK>& rows, int64_t block, bool is_bfloat16,
-                            Shared<D, BlockK>& shared) {
+                            SharedMemory<D, BlockK>& shared) {
   using Map = TileMap<D, BlockK>;
   if (!is_integer(p.value_number)) {
     store_16bit<Source>(map, rows, block, is_bfloat16, p.prepared.value);
@@ -204,7 +205,7 @@ DEVICE_FN void store_values(const ReorderParams& p, const TileMap<D, BlockK>& ma
   for (int i = 0; i < Map::rows_per_thread; i++) {
     const uint2 codes = codes_s8(scaled(rows[i], inverse));
     auto* target = reinterpret_cast<uint32_t*>(
-        &shared.codes[map.first_row + i * Map::row_step][map.first_channel]);
+        &shared.codes[map.first_row + i * Map::row_stride][map.first_channel]);
     target[0] = codes.x;
     target[1] = codes.y;
   }

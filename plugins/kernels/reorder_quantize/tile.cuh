@@ -1,4 +1,4 @@
-// A block of tokens in registers: how its rows and channels are spread over a thread block.
+// A key block in registers and in shared memory: which rows and channels each thread holds.
 #pragma once
 
 #include "kernels/quantize.cuh"
@@ -8,13 +8,14 @@ namespace paro::kernels::reorder_quantize {
 constexpr int threads = 256;
 constexpr int warps = threads / 32;
 
-// A thread holds eight channels (`first_channel` on) of rows first_row, first_row + row_step, ...
+// A thread holds eight channels, from `first_channel`, of rows first_row, first_row + row_stride,
+// ...
 template <int D, int BlockK>
 struct TileMap {
   static constexpr int lanes_per_row = D / 8;
-  static constexpr int row_step = threads / lanes_per_row;
-  static constexpr int rows_per_thread = BlockK / row_step;
-  static_assert(BlockK % row_step == 0, "every thread holds the same number of rows");
+  static constexpr int row_stride = threads / lanes_per_row;
+  static constexpr int rows_per_thread = BlockK / row_stride;
+  static_assert(BlockK % row_stride == 0, "every thread holds the same number of rows");
 
   int first_row, first_channel;
 
@@ -24,13 +25,13 @@ struct TileMap {
   }
 };
 
-// Shared memory; the parts are used one after the other.
+// Shared memory. The members are used one after the other.
 template <int D, int BlockK>
-union Shared {
+union SharedMemory {
   uint32_t warp_magnitude[warps];
   uint32_t channel_magnitude[warps][D];
-  float row_sums[TileMap<D, BlockK>::row_step][D];
-  // Rows four bytes apart in banks: the transpose reads columns of them.
+  float row_sums[TileMap<D, BlockK>::row_stride][D];
+  // Four more bytes a row: the transpose reads columns, which then lie in different banks.
   uint8_t codes[BlockK][D + 4];
 };
 

@@ -2,7 +2,7 @@
 """Compile the kernels and hold their machine code against budget.json.
 
     check.py                      every kernel for every target (some minutes)
-    check.py --targets 80 90a --units sparse_attention_s8-s8
+    check.py --targets 80 90a --sources sparse_attention_s8-s8
     check.py --update             record what is found; reasons to spill stay, and are hand-written
 
 For each kernel: the wanted instructions are there, local memory is touched only where the file
@@ -30,7 +30,7 @@ from toolchain import Toolchain, ToolError
 Checked = tuple[dict[str, Measured], list[str]]
 
 
-def check_unit(tools: Toolchain, source: Path, target: str) -> Checked:
+def check_source(tools: Toolchain, source: Path, target: str) -> Checked:
     """Costs of a source file's kernels for one target, and what is wrong with them."""
     costs: dict[str, Measured] = {}
     faults = []
@@ -48,18 +48,18 @@ def check_unit(tools: Toolchain, source: Path, target: str) -> Checked:
     return costs, faults
 
 
-def check_units(
-    tools: Toolchain, units: list[str], targets: list[str], jobs: int
+def check_sources(
+    tools: Toolchain, names: list[str], targets: list[str], jobs: int
 ) -> tuple[Measurements, list[str]]:
-    """`check_unit` of all pairs; all units where none is named."""
+    """`check_source` of all pairs; all source files where none is named."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
         sources = toolchain.sources(Path(folder))
-        unknown = set(units) - {source.stem for source in sources}
+        unknown = set(names) - {source.stem for source in sources}
         if unknown:
             known = ", ".join(source.stem for source in sources)
-            raise ToolError(f"units: expected some of {known}, got {', '.join(sorted(unknown))}")
-        pairs = [p for p in product(sources, targets) if not units or p[0].stem in units]
-        results = pool.map(lambda pair: check_unit(tools, *pair), pairs)
+            raise ToolError(f"sources: expected some of {known}, got {', '.join(sorted(unknown))}")
+        pairs = [p for p in product(sources, targets) if not names or p[0].stem in names]
+        results = pool.map(lambda pair: check_source(tools, *pair), pairs)
         measured: Measurements = {target: {} for target in targets}
         faults = []
         for (_, target), (costs, wrong) in zip(pairs, results, strict=True):
@@ -97,15 +97,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     shipped = toolchain.targets()
     parser.add_argument("--targets", nargs="+", choices=shipped, default=shipped)
-    parser.add_argument("--units", nargs="+", default=[])
+    parser.add_argument("--sources", nargs="+", default=[])
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--update", action="store_true")
     arguments = parser.parse_args()
-    if arguments.update and (arguments.units or arguments.targets != shipped):
-        parser.error("--update records all kernels: give neither --targets nor --units")
+    if arguments.update and (arguments.sources or arguments.targets != shipped):
+        parser.error("--update records all kernels: give neither --targets nor --sources")
     try:
         tools = toolchain.find_toolchain()
-        found = check_units(tools, arguments.units, arguments.targets, arguments.jobs)
+        found = check_sources(tools, arguments.sources, arguments.targets, arguments.jobs)
     except ToolError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -143,7 +143,7 @@ def kernels_of(functions: list[Function]) -> list[tuple[Kernel, Function]]:
 
 def _kernel(demangled: str) -> Kernel:
     number_names = _enumerators("params.h", "Number")
-    four_bit_names = _enumerators("sparse_attention/variant.h", "FourBit")
+    four_bit_names = _enumerators("params.h", "FourBit")
     arguments = demangled[demangled.index("<") : demangled.rindex(">")]
     function = re.findall(r"(\w+)<", demangled)[0]
     sizes = tuple(int(size) for size in re.findall(r"[<,] ?(\d+)(?=[,>]|$)", arguments))

@@ -3,35 +3,29 @@
 namespace paro::kernels::sparse_attention {
 namespace {
 
-template <Number Qk>
-Kernel with_integer_qk(const Selection& s) {
-  switch (s.pv) {
-    case Number::f16: return kernel_of<Qk, Number::f16>(s);
-    case Number::bf16: return kernel_of<Qk, Number::bf16>(s);
-    case Number::s8: return kernel_of<Qk, Number::s8>(s);
-    default: return kernel_of<Qk, Number::s4>(s);
-  }
-}
+using KernelTable = std::span<const Kernel> (*)();
 
-template <Number Qk>
-Kernel with_16bit_qk(const Selection& s) {
-  switch (s.pv) {
-    case Number::s8: return kernel_of<Qk, Number::s8>(s);
-    case Number::s4: return kernel_of<Qk, Number::s4>(s);
-    default: return kernel_of<Qk, Qk>(s);
-  }
-}
+// One table for each pair of number types (QK, PV), then the wgmma kernels.
+constexpr KernelTable tables[] = {
+    mma_sync_kernels<Number::f16, Number::f16>, mma_sync_kernels<Number::f16, Number::s8>,
+    mma_sync_kernels<Number::f16, Number::s4>,  mma_sync_kernels<Number::bf16, Number::bf16>,
+    mma_sync_kernels<Number::bf16, Number::s8>, mma_sync_kernels<Number::bf16, Number::s4>,
+    mma_sync_kernels<Number::s8, Number::f16>,  mma_sync_kernels<Number::s8, Number::bf16>,
+    mma_sync_kernels<Number::s8, Number::s8>,   mma_sync_kernels<Number::s8, Number::s4>,
+    mma_sync_kernels<Number::s4, Number::f16>,  mma_sync_kernels<Number::s4, Number::bf16>,
+    mma_sync_kernels<Number::s4, Number::s8>,   mma_sync_kernels<Number::s4, Number::s4>,
+    wgmma_kernels,
+};
 
 }  // namespace
 
-Kernel find_kernel(const Selection& s) {
-  if (s.instructions == Instructions::wgmma) return wgmma_kernel(s);
-  switch (s.qk) {
-    case Number::f16: return with_16bit_qk<Number::f16>(s);
-    case Number::bf16: return with_16bit_qk<Number::bf16>(s);
-    case Number::s8: return with_integer_qk<Number::s8>(s);
-    default: return with_integer_qk<Number::s4>(s);
+const Kernel* find_kernel(const Selection& selection) {
+  for (const KernelTable table : tables) {
+    for (const Kernel& kernel : table()) {
+      if (kernel.selection == selection) return &kernel;
+    }
   }
+  return nullptr;
 }
 
 }  // namespace paro::kernels::sparse_attention

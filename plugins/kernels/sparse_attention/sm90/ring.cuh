@@ -1,25 +1,76 @@
-// The ring of stages between the producer and the consumers. A stage is full when its bytes have
-// landed and its extras are written, empty when every consumer warp has left it.
+// Shared memory of a thread block, and its ring of slots between the producer and the consumers. A
+// slot is full when its bytes have landed and its extras are written. It is empty when every
+// consumer warp has left it.
 #pragma once
 
-#include "kernels/sparse_attention/sm90/tile.h"
+#include <cstddef>
+
+#include "kernels/sparse_attention/sm90/variant.h"
+#include "kernels/swizzle.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/warp.cuh"
 
+namespace paro::kernels::sparse_attention::sm90 {
+
+// Which loop of the consumers takes a step.
+enum class StepKind : int32_t {
+  plain,    // every key is one token
+  weighed,  // `weight` says what a key stands for
+  end,      // no step: the walk is over
+};
+
+// What a step needs in addition to its tiles.
+template <class V>
+struct alignas(16) StepExtras {
+  float key_scale[V::blocks_a_step];
+  float value_scale[V::blocks_a_step];
+  float shift[V::blocks_a_step];  // of a block's logits: 0, or lowest_logit where it is absent
+  StepKind kind;
+  alignas(8) float weight[V::step_keys];  // log2 of the tokens of a key; lowest_logit: absent
+};
+
+template <class V>
+struct Slot {
+  uint8_t key[V::blocks_a_step][Layout<V>::block_bytes];
+  uint8_t value[V::blocks_a_step][Layout<V>::block_bytes];
+};
+
+template <class V>
+struct alignas(16) SharedMemory {
+  uint8_t query[Layout<V>::query_bytes];
+  union {
+    Slot<V> slots[Layout<V>::slots];
+    uint8_t output[output_bytes<V>];  // after the last step
+  };
+  StepExtras<V> extras[Layout<V>::slots];
+  float row_factors[V::block_q];
+  uint64_t full[Layout<V>::slots];
+  uint64_t empty[Layout<V>::slots];
+  // Here because registers that no step needs would be spilled within the steps.
+  QueryBlock work;
+  // The words of the SpanMask follow. Their number depends on the sequence.
+  __device__ __forceinline__ uint32_t* span_mask() {
+    return reinterpret_cast<uint32_t*>(this + 1);
+  }
+
+  static_assert(sizeof(query) % swizzle_alignment == 0 &&
+                    Layout<V>::value_tile_bytes % swizzle_alignment == 0 &&
+                    sizeof(Slot<V>) == Layout<V>::slot_bytes,
+                "every tile starts at a whole period of the swizzle");
+};
+
 #if PARO_HAS_WGMMA
 
-namespace paro::kernels::sparse_attention::wgmma {
-
-// Where a walk around the ring is. The parity alternates with every round.
+// A position on the way around the ring. The parity alternates with every round.
 template <class V>
 struct RingPlace {
-  int stage = 0;
+  int slot = 0;
   uint32_t parity = 0;
 
   __device__ __forceinline__ void advance() {
-    if (++stage == Layout<V>::stages) {
-      stage = 0;
+    if (++slot == Layout<V>::slots) {
+      slot = 0;
       parity ^= 1;
     }
   }
@@ -27,50 +78,50 @@ struct RingPlace {
 
 template <class V>
 struct Ring {
-  using L = Layout<V>;
+  SharedMemory<V>& shared;
+  uint32_t base;  // the address of `shared` in the shared window
 
-  uint8_t* shared;
-  uint32_t base;  // the same address in the shared window
+  __device__ __forceinline__ uint32_t query_tile() const { return base; }
+  __device__ __forceinline__ uint32_t key_tile(int slot) const {
+    constexpr auto first = static_cast<int>(offsetof(SharedMemory<V>, slots));
+    return base + static_cast<uint32_t>(first + slot * int{sizeof(Slot<V>)});
+  }
+  __device__ __forceinline__ uint32_t value_tile(int slot) const {
+    return key_tile(slot) + static_cast<uint32_t>(offsetof(Slot<V>, value));
+  }
+  __device__ __forceinline__ StepExtras<V>& extras(int slot) const { return shared.extras[slot]; }
+  __device__ __forceinline__ uint32_t full(int slot) const {
+    constexpr auto first = static_cast<int>(offsetof(SharedMemory<V>, full));
+    return base + static_cast<uint32_t>(first + slot * int{sizeof(uint64_t)});
+  }
+  __device__ __forceinline__ uint32_t empty(int slot) const {
+    constexpr auto first = static_cast<int>(offsetof(SharedMemory<V>, empty));
+    return base + static_cast<uint32_t>(first + slot * int{sizeof(uint64_t)});
+  }
 
-  __device__ __forceinline__ uint32_t key_tile(int stage) const {
-    return base + static_cast<uint32_t>(L::stage_offset + stage * L::stage_bytes);
-  }
-  __device__ __forceinline__ uint32_t value_tile(int stage) const {
-    return key_tile(stage) + static_cast<uint32_t>(L::stage_bytes / 2);
-  }
-  __device__ __forceinline__ StepExtras<V>& extras(int stage) const {
-    return reinterpret_cast<StepExtras<V>*>(shared + L::extras_offset)[stage];
-  }
-  __device__ __forceinline__ uint32_t full(int stage) const {
-    return base + static_cast<uint32_t>(L::full_offset + stage * 8);
-  }
-  __device__ __forceinline__ uint32_t empty(int stage) const {
-    return base + static_cast<uint32_t>(L::empty_offset + stage * 8);
-  }
-
-  // By one thread; a block barrier must follow.
+  // By one thread; a barrier of the thread block must follow.
   __device__ __forceinline__ void initialise() const {
-    for (int stage = 0; stage < L::stages; stage++) {
-      ptx::mbarrier_init(full(stage), 1);
-      ptx::mbarrier_init(empty(stage), L::consumer_threads / 32);
+    for (int slot = 0; slot < Layout<V>::slots; slot++) {
+      ptx::mbarrier_init(full(slot), 1);
+      ptx::mbarrier_init(empty(slot), V::compute_threads / 32);
     }
     ptx::fence_mbarrier_init();
   }
 
   __device__ __forceinline__ void wait_full(const RingPlace<V>& at) const {
-    ptx::mbarrier_wait(full(at.stage), at.parity);
+    ptx::mbarrier_wait(full(at.slot), at.parity);
   }
-  // In the first round stages are empty as they are.
+  // In the first round every slot is empty.
   __device__ __forceinline__ void wait_empty(const RingPlace<V>& at) const {
-    ptx::mbarrier_wait(empty(at.stage), at.parity ^ 1);
+    ptx::mbarrier_wait(empty(at.slot), at.parity ^ 1);
   }
-  // By a whole warp that has read all it wants of the stage.
-  __device__ __forceinline__ void release(int stage) const {
+  // By a whole warp that no longer reads the slot.
+  __device__ __forceinline__ void release(int slot) const {
     __syncwarp();  // sync: every lane has read the extras
-    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty(stage));
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty(slot));
   }
 };
 
-}  // namespace paro::kernels::sparse_attention::wgmma
-
 #endif  // PARO_HAS_WGMMA
+
+}  // namespace paro::kernels::sparse_attention::sm90

@@ -1,39 +1,40 @@
 // Softmax of a step, base 2, for the two rows of a lane.
 //
-// S comes as integers and is converted by I2FP. A bias in the accumulators (ptx::biased_zero) saves
-// that where an mma reads its start from elsewhere; a wgmma adds to its accumulators in place, so
-// that setting them costs as much as converting them, and the bias is still to be subtracted.
+// S arrives as integers, which I2FP converts. The mma.sync kernels avoid the conversion by a bias
+// in the accumulators (ptx::biased_zero), because an mma reads its start from other registers. A
+// wgmma adds to its accumulators in place: setting them costs as much as converting them, and the
+// bias would still have to be subtracted.
 #pragma once
 
 #include "kernels/sparse_attention/sm90/ring.cuh"
-#include "kernels/sparse_attention/softmax.cuh"
 
 #if PARO_HAS_WGMMA
 
-namespace paro::kernels::sparse_attention::wgmma {
+namespace paro::kernels::sparse_attention::sm90 {
 
 // Accumulators of a lane: register 4 n + 2 row + i is key 8 n + 2 (lane % 4) + i.
 template <class V>
 constexpr int score_registers = V::step_keys / 2;
 
-// A row's weights are against a reference that moves when a step's maximum exceeds it by so much.
-// It need not be the row's maximum: P's codes do not depend on it, and the weights of steps, which
-// are floats, stay below 2^32. So rows are rescaled once or twice in a walk.
+// The weights of a row are relative to a reference, RowState::maximum, which moves when a step's
+// maximum exceeds it by more than this. It need not be the row's maximum: the codes of P do not
+// depend on it, and the weights of the steps, which are floats, stay below 2^32. So rows are
+// rescaled once or twice in a walk.
 constexpr float reference_slack = 32.0f;
 
 template <class V>
 constexpr int registers_a_block = score_registers<V> / V::blocks_a_step;
 
-// What turns logits into P, and P into a part of the output.
+// What turns logits into P, and P into a part of the output, for the two rows of a lane.
 template <class V>
 struct StepWeights {
-  float offset[V::blocks_a_step][2];  // logit + offset: the logit of P's code
-  float before[2];                    // the reference of what came before
-  bool moved;                         // whether any row of the warp has a new one
+  float offset[V::blocks_a_step][2];  // logit + offset is log2 of the code of P
+  float before[2];                    // the reference before this step
+  bool moved;                         // whether any row of the warp has a new reference
 };
 
-// What turns the lane's scores of a key block into logits, for each row. Read from shared memory
-// whenever it is asked for, since there are no registers to keep it in.
+// What turns the lane's scores of a key block into logits, for each row. It is read from shared
+// memory each time, since no registers are free to keep it.
 template <class V>
 struct Factor {
   float of_row[2];
@@ -63,7 +64,7 @@ DEVICE_FN void largest_scores(const int32_t (&scores)[score_registers<V>],
   }
 }
 
-// The lane's largest logits -> the rows', and what they weigh.
+// From the largest logits of the lane to those of the rows, and to the weights.
 template <class V>
 DEVICE_FN StepWeights<V> weigh_maxima(const float (&logit)[V::blocks_a_step][2], RowState& state) {
   StepWeights<V> weights;
@@ -84,8 +85,8 @@ DEVICE_FN StepWeights<V> weigh_maxima(const float (&logit)[V::blocks_a_step][2],
   return weights;
 }
 
-// `row_factors`: of the query block. In a step that is not plain the logits are left in `p`. NaN in
-// a factor or a scale ends up in the row's weight, and so in all of its output.
+// `row_factors`: of the query block. In a step that is not plain, `p` receives the logits. NaN in a
+// factor or a scale reaches the row's weight, and so all of its output.
 template <class V, bool plain>
 DEVICE_FN StepWeights<V> weigh_scores(const StepExtras<V>& extras, const float* row_factors,
                                       const int32_t (&scores)[score_registers<V>],
@@ -107,7 +108,8 @@ DEVICE_FN StepWeights<V> weigh_scores(const StepExtras<V>& extras, const float* 
 #pragma unroll
       for (int n = 0; n < registers_a_block<V>; n++) {
         const int i = block * registers_a_block<V> + n, row = i / 2 % 2;
-        if (i % 4 == 0) __syncwarp();  // keeps later loads behind: the registers are full
+        // sync: no data; the compiler moves no load across it, since the registers are full
+        if (i % 4 == 0) __syncwarp();
         p[i] = fmaf(static_cast<float>(scores[i]), factor.of_row[row], weight[i / 4 * 8 + i % 2]);
         logit[block][row] = ptx::maximum_or_nan(logit[block][row], p[i]);
       }
@@ -131,14 +133,16 @@ DEVICE_FN void exponentiate(const StepExtras<V>& extras, const float* row_factor
   }
 }
 
-// P of a key block as the A operand of P V, an instruction 32 keys.
+// P of a key block as the A operand of P V. An instruction takes 32 keys.
 template <class V>
-using PackedP = uint32_t[V::block_k / 32][4];
+using Probabilities = uint32_t[V::block_k / 32][4];
 
-// Codes of P of one key block, their sum to the row's, and what a unit of P V is worth: `weight`.
+// Packs the codes of P of one key block and adds them to the row sums. `weight` turns the block's P
+// V into a part of the output.
 template <class V, int block>
-DEVICE_FN void pack(const float (&p)[score_registers<V>], const StepWeights<V>& weights,
-                    float value_scale, PackedP<V>& packed, float (&weight)[2], RowState& state) {
+DEVICE_FN void pack_probabilities(const float (&p)[score_registers<V>],
+                                  const StepWeights<V>& weights, float value_scale,
+                                  Probabilities<V>& packed, float (&weight)[2], RowState& state) {
   uint32_t sum[2] = {};
 #pragma unroll
   for (int i = 0; i < registers_a_block<V>; i += 8) {
@@ -159,6 +163,6 @@ DEVICE_FN void pack(const float (&p)[score_registers<V>], const StepWeights<V>& 
   }
 }
 
-}  // namespace paro::kernels::sparse_attention::wgmma
+}  // namespace paro::kernels::sparse_attention::sm90
 
 #endif  // PARO_HAS_WGMMA

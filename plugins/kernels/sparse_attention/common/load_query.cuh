@@ -1,0 +1,120 @@
+// Which query block a thread block computes, and its query tile: gathered in the head's order,
+// equalized, quantized, and written to shared memory. A query row belongs to one query block alone,
+// so stage 1 would only write the result to memory for stage 2 to read it again.
+//
+// Grid: x runs over all pairs of a query block of a head and a sample, longest first.
+#pragma once
+
+#include "kernels/quantize.cuh"
+#include "kernels/swizzle.cuh"
+
+namespace paro::kernels::sparse_attention {
+
+// One query block of one head.
+struct QueryBlock {
+  Unit unit;
+  int head;
+  int index;             // in the head's order
+  int length;            // tokens of the sequence that exist
+  const int32_t* order;  // [S]
+};
+
+// Finds the query block, and its row of block_mask. False where its head belongs to another group
+// of units.
+DEVICE_FN bool find_query_block(const AttentionParams& p, QueryBlock& q,
+                                const uint32_t*& mask_row) {
+  const Geometry& g = p.geometry;
+  const int first_sample = g.first_unit / g.kv_heads;
+  const int samples = (g.first_unit + g.units - 1) / g.kv_heads - first_sample + 1;
+  const int rank = static_cast<int>(blockIdx.x) / samples;
+  const int sample = first_sample + static_cast<int>(blockIdx.x) % samples;
+  const int count = g.heads * g.query_blocks;
+  const int bin = min(max(__ldg(p.plan.mask_bin + sample), 0), g.bins - 1);
+  const int place = clamp_index(__ldg(p.plan.tile_order + static_cast<int64_t>(bin) * count + rank),
+                                count, "tile_order");
+  q.head = place / g.query_blocks;
+  q.index = place % g.query_blocks;
+  const int kv_head = q.head / (g.heads / g.kv_heads);
+  q.unit = {sample * g.kv_heads + kv_head - g.first_unit, sample, kv_head};
+  if (q.unit.index < 0 || q.unit.index >= g.units) return false;
+  q.length = length_of(g, p.plan, sample);
+  q.order = order_of(g, p.plan, q.head);
+  mask_row = reinterpret_cast<const uint32_t*>(p.plan.block_mask) +
+             (static_cast<int64_t>(bin) * count + place) * g.mask_words;
+  return true;
+}
+
+// Index of the head's first channel of a token in query and output.
+DEVICE_FN int64_t element_at(const Geometry& g, const QueryBlock& q, int token, int head_dim) {
+  const int64_t row = static_cast<int64_t>(q.unit.sample) * g.tokens + token;
+  return (row * g.heads + q.head) * head_dim;
+}
+
+// Writes the codes of eight channels to row `row` of the tile.
+template <class V>
+DEVICE_FN void store_query_codes(uint8_t* tile, int row, int first_channel, const Channels8& c) {
+  const auto at = [&](int byte) {
+    const uint32_t offset = swizzled_offset<V::query_row_bytes>(static_cast<uint32_t>(row),
+                                                                static_cast<uint32_t>(byte / 16));
+    return tile + offset + byte % 16;
+  };
+  if constexpr (V::qk == Number::s8) {
+    *reinterpret_cast<uint2*>(at(first_channel)) = codes_s8(c);
+  } else if constexpr (V::unpacks_keys) {
+    // The order in which a key's nibbles unpack: of 32 channels the even ones fill the low 16 bytes
+    // and the odd ones the high 16 (unpack_s4_times_16). The product does not depend on the order
+    // of the channels.
+    const uint2 codes = codes_even_odd(c);
+    const int low = first_channel / 32 * 32 + first_channel % 32 / 2;
+    *reinterpret_cast<uint32_t*>(at(low)) = codes.x;
+    *reinterpret_cast<uint32_t*>(at(low + 16)) = codes.y;
+  } else {
+    *reinterpret_cast<uint32_t*>(at(first_channel / 2)) = codes_s4(c);
+  }
+}
+
+// Fills the tile and row_factors [block_q]. A row's factor, times the scale of the keys, turns the
+// row's products into base-2 logits. Rows without a token are zeros.
+template <class V>
+DEVICE_FN void load_query(const AttentionParams& p, const QueryBlock& q, uint8_t* tile,
+                          float* row_factors) {
+  constexpr int lanes = V::head_dim / 8, rows_per_pass = V::compute_threads / lanes;
+  const Geometry& g = p.geometry;
+  const int thread = static_cast<int>(threadIdx.x), first_channel = thread % lanes * 8;
+  const auto* source = static_cast<const uint16_t*>(p.query);
+  float equalizer[8];
+  if constexpr (is_integer(V::qk)) {
+    const float* row =
+        affine_row(g, p.plan, AffineRow::equalizer, q.unit.kv_head, V::head_dim) + first_channel;
+#pragma unroll
+    for (int i = 0; i < 8; i++) equalizer[i] = __ldg(row + i);
+  }
+#pragma unroll 4
+  for (int row = thread / lanes; row < V::block_q; row += rows_per_pass) {
+    const int position = q.index * V::block_q + row;
+    uint4 raw = {};
+    if (position < q.length) {
+      const int token = token_at(g, q.order, position);
+      raw = __ldg(reinterpret_cast<const uint4*>(
+          source + element_at(g, q, token, V::head_dim) + first_channel));
+    }
+    if constexpr (!is_integer(V::qk)) {
+      const uint32_t offset = swizzled_offset<V::query_row_bytes>(
+          static_cast<uint32_t>(row), static_cast<uint32_t>(first_channel / 8));
+      *reinterpret_cast<uint4*>(tile + offset) = raw;
+      if (first_channel == 0) row_factors[row] = p.logit_scale;
+    } else {
+      const Channels8 x = scaled(channels_from_16bit(raw, p.is_bfloat16), equalizer);
+      uint32_t largest = largest_magnitude(x);
+#pragma unroll
+      for (int distance = 1; distance < lanes; distance *= 2) {
+        largest = max(largest, __shfl_xor_sync(~0u, largest, distance));
+      }
+      const Scale scale = scale_of(largest, levels_of(V::qk));
+      store_query_codes<V>(tile, row, first_channel, scaled(x, scale.inverse));
+      if (first_channel == 0) row_factors[row] = scale.scale * p.logit_scale;
+    }
+  }
+}
+
+}  // namespace paro::kernels::sparse_attention

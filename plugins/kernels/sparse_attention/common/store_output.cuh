@@ -1,0 +1,79 @@
+// Epilogue: normalise the output, undo the value affine, and scatter the rows to the original token
+// order. The output tile passes through shared memory, so that each row leaves in one piece.
+#pragma once
+
+#include "kernels/sparse_attention/common/load_query.cuh"
+#include "kernels/sparse_attention/common/softmax.cuh"
+
+namespace paro::kernels::sparse_attention {
+
+// A warp's part of the output: fragment (a, d) is rows 16 a .., channels 8 d ...
+template <class V>
+using Output = float[row_fragments<V>][V::head_dim / 8][4];
+
+// The output tile in shared memory. 16 more bytes a row keep it free of bank conflicts.
+template <class V>
+constexpr int output_row_bytes = V::head_dim * 2 + 16;
+template <class V>
+constexpr int output_bytes = V::block_q * output_row_bytes<V>;
+
+// Writes 16 normalised rows of the warp to `rows` in shared memory. Rows that attend nothing are 0.
+template <class V>
+PTX_FN void write_rows(const AttentionParams& p, const QueryBlock& q, const RowState& state,
+                       const float (&out)[V::head_dim / 8][4], uint8_t* rows) {
+  float inverse[2];
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    float sum = state.sum[row];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    inverse[row] = sum == 0.0f ? 0.0f : __fdiv_rn(1.0f, sum);
+  }
+  const int lane = static_cast<int>(threadIdx.x % 32), kv_head = q.unit.kv_head;
+  const float* mean = affine_row(p.geometry, p.plan, AffineRow::value_mean, kv_head, V::head_dim);
+  const float* scale = affine_row(p.geometry, p.plan, AffineRow::value_scale, kv_head, V::head_dim);
+#pragma unroll
+  for (int d = 0; d < V::head_dim / 8; d++) {
+    const int channel = d * 8 + lane % 4 * 2;
+    const float means[2] = {__ldg(mean + channel), __ldg(mean + channel + 1)};
+    const float scales[2] = {__ldg(scale + channel), __ldg(scale + channel + 1)};
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+      float x[2];
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        x[i] = out[d][2 * row + i] * inverse[row];
+        if (is_integer(V::pv)) x[i] = inverse[row] == 0.0f ? 0.0f : fmaf(x[i], scales[i], means[i]);
+      }
+      uint8_t* target = rows + (lane / 4 + row * 8) * output_row_bytes<V> + channel * 2;
+      *reinterpret_cast<uint32_t*>(target) = pair_from_floats(x[0], x[1], p.is_bfloat16);
+    }
+  }
+}
+
+// `tile`: output_bytes of shared memory, of which a warp touches only its own rows. Output rows
+// past the sequence's length are 0.
+template <class V>
+PTX_FN void store_output(const AttentionParams& p, const QueryBlock& q,
+                         const RowState (&state)[row_fragments<V>], const Output<V>& out,
+                         uint8_t* tile) {
+  constexpr int pitch = output_row_bytes<V>, chunks = V::head_dim / 8;
+  const Geometry& g = p.geometry;
+  const int first_row = static_cast<int>(threadIdx.x / 32) * V::rows_per_warp;
+#pragma unroll
+  for (int a = 0; a < row_fragments<V>; a++) {
+    write_rows<V>(p, q, state[a], out[a], tile + (first_row + a * 16) * pitch);
+  }
+  __syncwarp();  // sync: the warp's rows are in shared memory
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x % 32); i < V::rows_per_warp * chunks; i += 32) {
+    const int row = first_row + i / chunks, position = q.index * V::block_q + row;
+    if (position >= g.tokens) continue;
+    const uint4 chunk = *reinterpret_cast<const uint4*>(tile + row * pitch + i % chunks * 16);
+    const int64_t element = element_at(g, q, token_at(g, q.order, position), V::head_dim);
+    auto* target = static_cast<uint16_t*>(p.output) + element + i % chunks * 8;
+    *reinterpret_cast<uint4*>(target) = position < q.length ? chunk : uint4{};
+  }
+}
+
+}  // namespace paro::kernels::sparse_attention

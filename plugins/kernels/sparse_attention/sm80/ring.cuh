@@ -1,0 +1,147 @@
+// Shared memory of a thread block, and the ring of slots that cp.async fills with the tiles of K
+// and V while earlier slots are computed on.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/sparse_attention/common/span_walk.cuh"
+#include "kernels/sparse_attention/common/store_output.cuh"
+#include "kernels/sparse_attention/sm80/variant.h"
+#include "ptx/cp_async.cuh"
+
+namespace paro::kernels::sparse_attention::sm80 {
+
+// What a step needs in addition to its tiles.
+template <class V>
+struct alignas(16) StepExtras {
+  float key_scale;
+  alignas(16) float value_scale[(Layout<V>::value_scales + 3) / 4 * 4];
+  uint8_t tokens[V::step_keys];  // that each key stands for; written for steps that are not plain
+};
+
+template <class V>
+struct Slot {
+  uint8_t key[Layout<V>::key_bytes];
+  uint8_t value[Layout<V>::value_bytes];
+};
+
+// What the thread block works on. It is in shared memory because registers that no step of the hot
+// loop needs would be spilled there.
+struct Work {
+  QueryBlock query;
+  Extent extent;
+  SpanCount count;
+  int64_t first_block;  // of the unit's prepared key blocks
+};
+
+template <class V>
+struct Tiles {
+  uint8_t query[Layout<V>::query_bytes];
+  Slot<V> slots[Layout<V>::slots];
+};
+
+template <class V>
+struct alignas(16) SharedMemory {
+  union {
+    Tiles<V> tiles;
+    uint8_t output[output_bytes<V>];  // after the last step
+  };
+  float row_factors[V::block_q];
+  StepExtras<V> extras[Layout<V>::slots];
+  Work work;
+  // The words of the SpanMask follow. Their number depends on the sequence.
+  __device__ __forceinline__ uint32_t* span_mask() {
+    return reinterpret_cast<uint32_t*>(this + 1);
+  }
+
+  static_assert(offsetof(Tiles<V>, slots) % swizzle_alignment == 0 &&
+                    offsetof(Slot<V>, value) % swizzle_alignment == 0 &&
+                    sizeof(Slot<V>) % swizzle_alignment == 0,
+                "every tile starts at a whole period of the swizzle");
+};
+
+// cp.async of a dense tile by all threads of the block. A warp takes consecutive bytes, so that
+// what one lane copies lies close enough together for the offsets that the instruction can hold.
+template <int RowBytes, int Rows, int Threads>
+DEVICE_FN void copy_tile(uint32_t tile, const uint8_t* source) {
+  constexpr uint32_t pass_bytes = 32 * 16, pass_rows = pass_bytes / RowBytes;
+  constexpr uint32_t passes = RowBytes * Rows / (Threads * 16);
+  static_assert(RowBytes * Rows % (Threads * 16) == 0, "every thread copies as many chunks");
+  static_assert(pass_rows * passes % 8 == 0 || passes == 1, "a warp starts where the swizzle does");
+  const uint32_t first = threadIdx.x / 32 * (passes * pass_bytes) + threadIdx.x % 32 * 16;
+  const uint32_t to = tile + swizzled_offset<RowBytes>(first / RowBytes, first % RowBytes / 16);
+#pragma unroll
+  for (uint32_t i = 0; i < passes; i++) {
+    // Further rows add their part of the permutation, which has no carry, and a constant distance.
+    const uint32_t permuted = swizzled_offset<RowBytes>(i * pass_rows % 8, 0) % RowBytes;
+    ptx::cp_async_16((to ^ permuted) + i * pass_bytes, source + first + i * pass_bytes);
+  }
+}
+
+// Starts the copies of a span's K and V tiles and of its scales.
+template <class V>
+DEVICE_FN void load_tiles(const PreparedKeys& keys, const Work& work, int span, uint32_t key_tile,
+                          StepExtras<V>& extras) {
+  using L = Layout<V>;
+  const int thread = static_cast<int>(threadIdx.x), block_shift = work.extent.block_shift;
+  const int64_t block = work.first_block + (span >> block_shift);
+  const int64_t stored = (work.first_block << block_shift) + span;
+  copy_tile<L::key_row_bytes, V::step_keys, V::compute_threads>(key_tile,
+                                                                keys.key + stored * L::key_bytes);
+  copy_tile<L::value_row_bytes, L::value_tiles * L::value_rows, V::compute_threads>(
+      key_tile + static_cast<uint32_t>(offsetof(Slot<V>, value)),
+      keys.value + stored * L::value_bytes);
+  if (is_integer(V::qk) && thread == 0) {
+    ptx::cp_async_small<4>(ptx::shared_u32(&extras.key_scale), keys.key_scale + block);
+  }
+  if (V::pv == Number::s8 && thread == 32) {
+    ptx::cp_async_small<4>(ptx::shared_u32(extras.value_scale), keys.value_scale + block);
+  }
+  if (V::pv == Number::s4 && thread < V::head_dim / 4) {
+    ptx::cp_async_16(ptx::shared_u32(extras.value_scale) + static_cast<uint32_t>(thread) * 16,
+                     keys.value_scale + block * V::head_dim + thread * 4);
+  }
+}
+
+// Writes how many tokens each key of a span stands for.
+template <class V>
+DEVICE_FN void write_tokens(const SpanMask& mask, const Extent& extent, int span, uint8_t* tokens) {
+#pragma unroll
+  for (int i = 0; i < V::step_keys; i += V::compute_threads) {
+    const int column = i + static_cast<int>(threadIdx.x);
+    if (column >= V::step_keys) break;
+    tokens[column] = static_cast<uint8_t>(token_count(mask, extent, span, column));
+  }
+}
+
+// Loads spans in the order of the walk, one slot after the other. A step's slot is its number
+// modulo the number of slots.
+template <class V>
+struct Ring {
+  const PreparedKeys& keys;
+  SharedMemory<V>& shared;
+  uint32_t first_slot;  // the address of shared.tiles.slots in the shared window
+
+  __device__ __forceinline__ uint32_t key_tile(int step) const {
+    return first_slot + static_cast<uint32_t>(step % Layout<V>::slots * int{sizeof(Slot<V>)});
+  }
+  __device__ __forceinline__ StepExtras<V>& extras(int step) const {
+    return shared.extras[step % Layout<V>::slots];
+  }
+  __device__ __forceinline__ void load_plain(int step, SpanWalk& walk) const {
+    load_tiles<V>(keys, shared.work, walk.next_listed(), key_tile(step), extras(step));
+    ptx::cp_async_commit();
+  }
+  // Any span, plain or not; nothing after the last one.
+  __device__ __forceinline__ void load_any(int step, const SpanMask& mask, SpanWalk& walk) const {
+    const Work& work = shared.work;
+    if (step < work.count.total) {
+      const int span = walk.next(work.extent);
+      load_tiles<V>(keys, work, span, key_tile(step), extras(step));
+      write_tokens<V>(mask, work.extent, span, extras(step).tokens);
+    }
+    ptx::cp_async_commit();
+  }
+};
+
+}  // namespace paro::kernels::sparse_attention::sm80
