@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ PLUGIN_NAMESPACE = ""
 BLOCK_SIZES = (64, 128)
 BIT_WIDTHS = (16, 8, 4)
 MASK_WORD_BITS = 32
+
+MAX_TOKENS = 1 << 24
+"""Longest sequence accepted: token indices stay exact in every integer and float type used."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,15 @@ INPUTS: tuple[InputSpec, ...] = (
     InputSpec("mask_bin", ("int32",), ("B",)),
     InputSpec("key_length", ("int32",), ("B",)),
 )
+
+
+class AffineRow(IntEnum):
+    """Rows of `channel_affine`; `paro_affine_row` of the C ABI."""
+
+    KEY_MEAN = 0
+    EQUALIZER = 1
+    VALUE_MEAN = 2
+    VALUE_SCALE = 3
 
 
 @dataclass(frozen=True)
