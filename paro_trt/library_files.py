@@ -36,8 +36,8 @@ def library_path(name: str) -> Path:
     # An editable installation keeps what it built in site-packages, away from the sources; in any
     # other both are one directory.
     installed = Path(sysconfig.get_path("platlib")) / "paro_trt" / "lib"
-    beside = Path(__file__).parent / "lib"
-    directories = [Path(own)] if own else list(dict.fromkeys((beside, installed)))
+    packaged = Path(__file__).parent / "lib"
+    directories = [Path(own)] if own else list(dict.fromkeys((packaged, installed)))
     for directory in directories:
         if (directory / file_name).is_file():
             return directory / file_name

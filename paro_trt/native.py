@@ -1,7 +1,7 @@
 """The C ABI (plugins/include/paro/paro_c.h) by ctypes: native implementations of the op.
 
-A native library is one shared object that exports the ABI; which ones this installation has is
-`library_path`'s to say. Nothing is copied: tensors are passed by address.
+A native library is one shared object that exports the ABI; `library_path` says which ones
+this installation has. Nothing is copied: tensors are passed by address.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class NativeLibrary:
     ) -> None:
         """`forward` for addresses, on the current device and in the launch's stream.
 
-        All memory must stay as it is until the stream is through with it.
+        All memory must stay allocated and unchanged until the stream has finished with it.
 
         Args:
             workspace: address, a multiple of WORKSPACE_ALIGNMENT.

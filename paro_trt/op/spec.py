@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -54,6 +55,15 @@ INPUTS: tuple[InputSpec, ...] = (
     InputSpec("mask_bin", ("int32",), ("B",)),
     InputSpec("key_length", ("int32",), ("B",)),
 )
+
+
+class AffineRow(IntEnum):
+    """Rows of `channel_affine`; `paro_affine_row` of the C ABI."""
+
+    KEY_MEAN = 0
+    EQUALIZER = 1
+    VALUE_MEAN = 2
+    VALUE_SCALE = 3
 
 
 @dataclass(frozen=True)

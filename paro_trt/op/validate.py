@@ -16,6 +16,7 @@ from .spec import (
     INPUTS,
     MASK_WORD_BITS,
     MAX_TOKENS,
+    AffineRow,
     AttentionConfig,
     AttentionInputs,
     InputSpec,
@@ -79,7 +80,7 @@ def validate_shapes(inputs: AttentionInputs, config: AttentionConfig) -> Attenti
         "T": inputs.block_mask.shape[0],
         "NQ": block_count(tokens, config.block_q),
         "W": mask_words(key_blocks),
-        "4": 4,
+        "4": len(AffineRow),
     }
     sizes["H*NQ"] = heads * sizes["NQ"]
     for name, size in (("token_order", sizes["O"]), ("block_mask", sizes["T"])):
@@ -115,7 +116,10 @@ def validate_values(inputs: AttentionInputs, shape: AttentionShape) -> None:
     affine = inputs.channel_affine
     finite = bool(torch.isfinite(affine).all())
     _require(finite, "channel_affine", "finite values", "NaN or infinity")
-    for row, name in ((1, "equalizer e"), (3, "value scale c")):
+    for row, name in (
+        (AffineRow.EQUALIZER, "equalizer e"),
+        (AffineRow.VALUE_SCALE, "value scale c"),
+    ):
         lowest = float(affine[row].min())
         _require(lowest > 0, "channel_affine", f"{name} above 0", f"{lowest}")
 

@@ -6,11 +6,10 @@
 #include <vector>
 
 #include "error.h"
+#include "status.h"
 
 namespace paro {
 namespace {
-
-constexpr int32_t kMaxTokens = 1 << 24;
 
 int32_t blocks_of(int32_t tokens, int32_t block) { return (tokens + block - 1) / block; }
 
@@ -58,15 +57,9 @@ paro_status check_permutations(const char* name, const int32_t* rows, int32_t co
   return PARO_OK;
 }
 
-#define PARO_TRY(expression)                       \
-  do {                                             \
-    const paro_status paro_try_status = (expression); \
-    if (paro_try_status != PARO_OK) return paro_try_status; \
-  } while (false)
-
 paro_status check_mask_padding(const paro_attention& call) {
   const Shape shape = Shape::of(call);
-  const int32_t used = shape.key_blocks % 32;
+  const int32_t used = shape.key_blocks % PARO_MASK_WORD_BITS;
   if (used == 0) return PARO_OK;
   const uint32_t padding = ~uint32_t{0} << used;
   const int64_t rows = int64_t{call.bins} * call.heads * shape.query_blocks;
@@ -81,13 +74,14 @@ paro_status check_mask_padding(const paro_attention& call) {
 }
 
 paro_status check_affine(const paro_attention& call) {
-  const int64_t row = int64_t{call.kv_heads} * call.head_dim;
-  for (int64_t i = 0; i < 4 * row; ++i) {
+  const int64_t row_size = int64_t{call.kv_heads} * call.head_dim;
+  for (int64_t i = 0; i < PARO_AFFINE_ROWS * row_size; ++i) {
     const float x = call.channel_affine[i];
-    const bool is_factor = i / row % 2 == 1;
+    const int64_t row = i / row_size;
+    const bool is_factor = row == PARO_EQUALIZER || row == PARO_VALUE_SCALE;
     if (std::isfinite(x) && (!is_factor || x > 0.0f)) continue;
     return fail(PARO_INVALID_ARGUMENT, "channel_affine: expected finite values%s, got %g in row %lld",
-                is_factor ? " above 0" : "", static_cast<double>(x), static_cast<long long>(i / row));
+                is_factor ? " above 0" : "", static_cast<double>(x), static_cast<long long>(row));
   }
   return PARO_OK;
 }
@@ -96,8 +90,21 @@ paro_status check_affine(const paro_attention& call) {
 
 Shape Shape::of(const paro_attention& call) noexcept {
   const int32_t key_blocks = blocks_of(call.tokens, call.block_k);
-  return {blocks_of(call.tokens, call.block_q), key_blocks, blocks_of(key_blocks, 32),
-          call.pool_dropped ? blocks_of(key_blocks, call.block_k) : 0};
+  return {.query_blocks = blocks_of(call.tokens, call.block_q),
+          .key_blocks = key_blocks,
+          .mask_words = blocks_of(key_blocks, PARO_MASK_WORD_BITS),
+          .summary_blocks = call.pool_dropped ? blocks_of(key_blocks, call.block_k) : 0};
+}
+
+paro_status check_block_grid(const paro_attention& call) noexcept {
+  PARO_RETURN_IF_ERROR(check_range("tokens", call.tokens, 1, PARO_MAX_TOKENS));
+  for (const auto& [name, block] :
+       {std::pair{"block_q", call.block_q}, std::pair{"block_k", call.block_k}}) {
+    if (block != 64 && block != 128) {
+      return fail(PARO_INVALID_ARGUMENT, "%s: expected 64 or 128, got %d", name, block);
+    }
+  }
+  return PARO_OK;
 }
 
 paro_status check_shape(const paro_attention* call) noexcept {
@@ -106,26 +113,20 @@ paro_status check_shape(const paro_attention* call) noexcept {
     return fail(PARO_INVALID_ARGUMENT, "call.struct_size: expected %zu, got %zu; rebuild the caller",
                 sizeof(paro_attention), call->struct_size);
   }
-  PARO_TRY(check_range("batch", call->batch, 1, INT32_MAX));
-  PARO_TRY(check_range("tokens", call->tokens, 1, kMaxTokens));
-  PARO_TRY(check_range("heads", call->heads, 1, 1 << 16));
-  PARO_TRY(check_range("kv_heads", call->kv_heads, 1, call->heads));
-  PARO_TRY(check_range("orders", call->orders, 1, INT32_MAX));
-  PARO_TRY(check_range("bins", call->bins, 1, INT32_MAX));
-  PARO_TRY(check_range("dtype", call->dtype, PARO_FLOAT16, PARO_FLOAT32));
-  PARO_TRY(check_range("pool_dropped", call->pool_dropped, 0, 1));
+  PARO_RETURN_IF_ERROR(check_range("batch", call->batch, 1, INT32_MAX));
+  PARO_RETURN_IF_ERROR(check_block_grid(*call));
+  PARO_RETURN_IF_ERROR(check_range("heads", call->heads, 1, 1 << 16));
+  PARO_RETURN_IF_ERROR(check_range("kv_heads", call->kv_heads, 1, call->heads));
+  PARO_RETURN_IF_ERROR(check_range("orders", call->orders, 1, INT32_MAX));
+  PARO_RETURN_IF_ERROR(check_range("bins", call->bins, 1, INT32_MAX));
+  PARO_RETURN_IF_ERROR(check_range("dtype", call->dtype, PARO_FLOAT16, PARO_FLOAT32));
+  PARO_RETURN_IF_ERROR(check_range("pool_dropped", call->pool_dropped, 0, 1));
   if (call->heads % call->kv_heads != 0) {
     return fail(PARO_INVALID_ARGUMENT, "kv_heads: expected a divisor of %d heads, got %d",
                 call->heads, call->kv_heads);
   }
   if (call->head_dim != 64 && call->head_dim != 128) {
     return fail(PARO_UNSUPPORTED, "head_dim: expected 64 or 128, got %d", call->head_dim);
-  }
-  for (const auto& [name, block] :
-       {std::pair{"block_q", call->block_q}, std::pair{"block_k", call->block_k}}) {
-    if (block != 64 && block != 128) {
-      return fail(PARO_INVALID_ARGUMENT, "%s: expected 64 or 128, got %d", name, block);
-    }
   }
   for (const auto& [name, bits] :
        {std::pair{"qk_bits", call->qk_bits}, std::pair{"pv_bits", call->pv_bits}}) {
@@ -142,27 +143,27 @@ paro_status check_shape(const paro_attention* call) noexcept {
 
 paro_status check_pointers(const paro_attention& call) noexcept {
   const size_t element = call.dtype == PARO_FLOAT32 ? 4 : 2;
-  PARO_TRY(check_pointer("query", call.query, element));
-  PARO_TRY(check_pointer("key", call.key, element));
-  PARO_TRY(check_pointer("value", call.value, element));
-  PARO_TRY(check_pointer("token_order", call.token_order, 4));
-  PARO_TRY(check_pointer("head_order", call.head_order, 4));
-  PARO_TRY(check_pointer("block_mask", call.block_mask, 4));
-  PARO_TRY(check_pointer("tile_order", call.tile_order, 4));
-  PARO_TRY(check_pointer("channel_affine", call.channel_affine, 4));
-  PARO_TRY(check_pointer("mask_bin", call.mask_bin, 4));
-  PARO_TRY(check_pointer("key_length", call.key_length, 4));
+  PARO_RETURN_IF_ERROR(check_pointer("query", call.query, element));
+  PARO_RETURN_IF_ERROR(check_pointer("key", call.key, element));
+  PARO_RETURN_IF_ERROR(check_pointer("value", call.value, element));
+  PARO_RETURN_IF_ERROR(check_pointer("token_order", call.token_order, 4));
+  PARO_RETURN_IF_ERROR(check_pointer("head_order", call.head_order, 4));
+  PARO_RETURN_IF_ERROR(check_pointer("block_mask", call.block_mask, 4));
+  PARO_RETURN_IF_ERROR(check_pointer("tile_order", call.tile_order, 4));
+  PARO_RETURN_IF_ERROR(check_pointer("channel_affine", call.channel_affine, 4));
+  PARO_RETURN_IF_ERROR(check_pointer("mask_bin", call.mask_bin, 4));
+  PARO_RETURN_IF_ERROR(check_pointer("key_length", call.key_length, 4));
   return check_pointer("output", call.output, element);
 }
 
 paro_status check_contents(const paro_attention& call) noexcept {
   try {
     const Shape shape = Shape::of(call);
-    PARO_TRY(check_permutations("token_order", call.token_order, call.orders, call.tokens));
-    PARO_TRY(check_permutations("tile_order", call.tile_order, call.bins,
+    PARO_RETURN_IF_ERROR(check_permutations("token_order", call.token_order, call.orders, call.tokens));
+    PARO_RETURN_IF_ERROR(check_permutations("tile_order", call.tile_order, call.bins,
                                 int64_t{call.heads} * shape.query_blocks));
-    PARO_TRY(check_entries("head_order", call.head_order, call.heads, 0, call.orders - 1));
-    PARO_TRY(check_entries("key_length", call.key_length, call.batch, 0, call.tokens));
+    PARO_RETURN_IF_ERROR(check_entries("head_order", call.head_order, call.heads, 0, call.orders - 1));
+    PARO_RETURN_IF_ERROR(check_entries("key_length", call.key_length, call.batch, 0, call.tokens));
     const int32_t group = call.heads / call.kv_heads;
     for (int32_t head = 0; head < call.heads; ++head) {
       if (call.head_order[head] == call.head_order[head / group * group]) continue;
@@ -171,7 +172,7 @@ paro_status check_contents(const paro_attention& call) noexcept {
                   "got %d and %d for head %d",
                   call.head_order[head / group * group], call.head_order[head], head);
     }
-    PARO_TRY(check_mask_padding(call));
+    PARO_RETURN_IF_ERROR(check_mask_padding(call));
     return check_affine(call);
   } catch (const std::bad_alloc&) {
     return fail(PARO_RUNTIME_ERROR, "memory: expected room to check the orders, got none");
@@ -185,7 +186,7 @@ paro_status check_launch(const paro_launch* launch) noexcept {
                 "launch.struct_size: expected %zu, got %zu; rebuild the caller",
                 sizeof(paro_launch), launch->struct_size);
   }
-  PARO_TRY(check_range("threads", launch->threads, 0, 4096));
+  PARO_RETURN_IF_ERROR(check_range("threads", launch->threads, 0, 4096));
   return check_range("sm", launch->sm, 0, 999);
 }
 

@@ -7,15 +7,18 @@
 
 namespace paro {
 
-// Sizes derived from a call; valid after check_shape.
+// Sizes derived from a call; valid after check_block_grid.
 struct Shape {
   int32_t query_blocks;  // NQ
   int32_t key_blocks;    // NK
-  int32_t mask_words;    // W
+  int32_t mask_words;    // W: words of PARO_MASK_WORD_BITS key blocks in one row of block_mask
   int32_t summary_blocks;  // G: blocks of block_k summary tokens; 0 unless pooled
 
   static Shape of(const paro_attention& call) noexcept;
 };
+
+// The number of tokens and the block sizes, from which Shape::of computes.
+paro_status check_block_grid(const paro_attention& call) noexcept;
 
 // Sizes, types and attributes; no pointer of the call is read.
 paro_status check_shape(const paro_attention* call) noexcept;

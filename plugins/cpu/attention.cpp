@@ -17,6 +17,7 @@
 
 #include "../common/check.h"
 #include "../common/error.h"
+#include "../common/status.h"
 #include "head_job.h"
 #include "parallel.h"
 #include "paro/paro_c.h"
@@ -144,7 +145,7 @@ void run(const paro_attention& call, const HeadKernels& kernels, int threads, vo
         const int32_t tile = tiles[static_cast<size_t>(i)];
         kernels.attend_tile(job, tile / job.query_blocks, tile % job.query_blocks, own);
       }
-      together.arrive_and_wait();  // nobody reads the head's job any more
+      together.arrive_and_wait();  // no thread reads the head's job any more
     }
   });
 }
@@ -187,26 +188,24 @@ const char* paro_last_error(void) { return paro::last_error(); }
 
 paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* launch,
                                  size_t* bytes) {
-  if (const paro_status status = check_shape(call); status != PARO_OK) return status;
-  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
+  PARO_RETURN_IF_ERROR(check_shape(call));
+  PARO_RETURN_IF_ERROR(check_launch(launch));
   if (bytes == nullptr) return fail(PARO_INVALID_ARGUMENT, "bytes: expected a pointer, got NULL");
   const paro::cpu::HeadKernels* kernels = nullptr;
-  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK)
-    return status;
+  PARO_RETURN_IF_ERROR(paro::cpu::find_kernels(&kernels));
   *bytes = paro::cpu::workspace_bytes(*call, *kernels, paro::cpu::thread_count(*launch));
   return PARO_OK;
 }
 
 paro_status paro_describe(const paro_attention* call, const paro_launch* launch, char* text,
                           size_t capacity) {
-  if (const paro_status status = check_shape(call); status != PARO_OK) return status;
-  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
+  PARO_RETURN_IF_ERROR(check_shape(call));
+  PARO_RETURN_IF_ERROR(check_launch(launch));
   if (text == nullptr || capacity == 0) {
     return fail(PARO_INVALID_ARGUMENT, "text: expected room for one line, got none");
   }
   const paro::cpu::HeadKernels* kernels = nullptr;
-  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK)
-    return status;
+  PARO_RETURN_IF_ERROR(paro::cpu::find_kernels(&kernels));
   std::snprintf(text, capacity,
                 "%s kernels on %d threads: the widest instruction set of this processor%s",
                 kernels->name, paro::cpu::thread_count(*launch),
@@ -215,21 +214,20 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
 }
 
 paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) {
-  if (const paro_status status = check_shape(call); status != PARO_OK) return status;
-  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
+  PARO_RETURN_IF_ERROR(check_shape(call));
+  PARO_RETURN_IF_ERROR(check_launch(launch));
   const paro::cpu::HeadKernels* kernels = nullptr;
   return paro::cpu::find_kernels(&kernels);
 }
 
 paro_status paro_forward(const paro_attention* call, const paro_launch* launch, void* workspace,
                          size_t workspace_bytes) {
-  if (const paro_status status = check_shape(call); status != PARO_OK) return status;
-  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
-  if (const paro_status status = check_pointers(*call); status != PARO_OK) return status;
-  if (const paro_status status = check_contents(*call); status != PARO_OK) return status;
+  PARO_RETURN_IF_ERROR(check_shape(call));
+  PARO_RETURN_IF_ERROR(check_launch(launch));
+  PARO_RETURN_IF_ERROR(check_pointers(*call));
+  PARO_RETURN_IF_ERROR(check_contents(*call));
   const paro::cpu::HeadKernels* kernels = nullptr;
-  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK)
-    return status;
+  PARO_RETURN_IF_ERROR(paro::cpu::find_kernels(&kernels));
   const int threads = paro::cpu::thread_count(*launch);
   const size_t needed = paro::cpu::workspace_bytes(*call, *kernels, threads);
   if (workspace == nullptr || workspace_bytes < needed) {
@@ -252,13 +250,12 @@ paro_status paro_forward(const paro_attention* call, const paro_launch* launch, 
 }
 
 paro_status paro_measure_peak(const paro_launch* launch, double* flops_per_second) {
-  if (const paro_status status = check_launch(launch); status != PARO_OK) return status;
+  PARO_RETURN_IF_ERROR(check_launch(launch));
   if (flops_per_second == nullptr) {
     return fail(PARO_INVALID_ARGUMENT, "flops_per_second: expected a pointer, got NULL");
   }
   const paro::cpu::HeadKernels* kernels = nullptr;
-  if (const paro_status status = paro::cpu::find_kernels(&kernels); status != PARO_OK)
-    return status;
+  PARO_RETURN_IF_ERROR(paro::cpu::find_kernels(&kernels));
   try {
     *flops_per_second = paro::cpu::measure_peak(*kernels, paro::cpu::thread_count(*launch));
   } catch (const std::exception& error) {

@@ -62,7 +62,7 @@ struct HeadJob {
 };
 
 // Memory of one thread, reused from block to block and from tile to tile. A query block is cut
-// into strips of R rows that lie side by side in vectors; D channels.
+// into strips of R rows that lie next to each other in vectors; D channels.
 struct Scratch {
   float* rows;         // [block_k][D] tokens on their way through stage 1
   float* sums;         // [block_k][D] halves of a mean; words on their way to their transpose

@@ -31,7 +31,7 @@ class Arena {
   size_t used_ = 0;
 };
 
-constexpr int64_t kLargestStrip = 32;  // rows of a query block side by side in two vectors
+constexpr int64_t kLargestStrip = 32;  // rows of a query block next to each other in two vectors
 
 inline int32_t elements_in_word(Operand operand) {
   switch (operand) {

@@ -80,7 +80,6 @@ void Block::prepare(uint3 new_index) {
                     i / (shape.block.x * shape.block.y)};
     thread.state = Thread::State::ready;
     thread.copies = {};
-    thread.stores = {};
     thread.fiber.prepare(stacks_.stack(i), options.stack_bytes, thread_entry, &thread);
   }
   live_threads_ = threads.size();
@@ -171,7 +170,6 @@ void Block::check_thread_exit() {
   const Thread& thread = *running;
   const char* unfinished = nullptr;
   if (!thread.copies.pending.empty()) unfinished = "cp.async copies";
-  if (!thread.stores.pending.empty()) unfinished = "bulk tensor stores";
   if (warpgroups[static_cast<size_t>(thread.linear / 128)].wgmma.has_pending()) {
     unfinished = "wgmma operations";
   }

@@ -45,7 +45,6 @@ struct Thread {
   State state = State::ready;
   Wait waits_for;
   AsyncCopies copies;
-  BulkStores stores;
 };
 
 struct Warp {

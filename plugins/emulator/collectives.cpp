@@ -103,13 +103,4 @@ void release_warpgroup() {
   current_warpgroup().arrived = 0;
 }
 
-bool elect(const Place& place) {
-  bool elected = false;
-  warp_collective(~0u, {"elect.sync", false}, place, elected, [](const auto& lanes) {
-    Block& block = current_block();
-    *lanes[block.options.seed == 0 ? 0 : block.random() % 32] = true;
-  });
-  return elected;
-}
-
 }  // namespace paro::emulator

@@ -68,7 +68,5 @@ void warpgroup_collective(Operation operation, const Place& place, Operand& oper
   release_warpgroup();
 }
 
-// elect.sync over the whole warp: true for one lane.
-bool elect(const Place& place);
 
 }  // namespace paro::emulator

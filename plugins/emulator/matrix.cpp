@@ -131,14 +131,14 @@ void multiply(MmaTypes types, Accumulator* c, const uint32_t* a, const uint32_t*
 
 }  // namespace
 
-void load_matrices(uint32_t* registers, int count, bool transpose, uint32_t address,
+void load_matrices(uint32_t (&registers)[4], bool transpose, uint32_t address,
                    const Place& place) {
   LoadOperand operand{address, registers};
   const char* name = transpose ? "ldmatrix.trans" : "ldmatrix";
   warp_collective(whole_warp, {name, true}, place, operand, [&](const auto& lanes) {
     Stats& stats = current_block().stats;
     stats.ldmatrix++;
-    for (int which = 0; which < count; which++) {
+    for (int which = 0; which < 4; which++) {
       Matrix8x8 matrix;
       stats.ldmatrix_conflicts += static_cast<uint64_t>(read_matrix(lanes, which, matrix, place));
       for (int lane = 0; lane < 32; lane++) {

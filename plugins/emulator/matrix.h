@@ -7,11 +7,10 @@
 
 namespace paro::emulator {
 
-// ldmatrix.m8n8.x1/.x2/.x4.b16: `count` matrices; row i of matrix m is at the address that lane
+// ldmatrix.m8n8.x4.b16: four matrices; row i of matrix m is at the address that lane
 // 8 * m + i gives. Thread t receives elements (t / 4, 2 * (t % 4)) and the next, of each matrix,
 // or of its transpose.
-void load_matrices(uint32_t* registers, int count, bool transpose, uint32_t address,
-                   const Place& place);
+void load_matrices(uint32_t (&registers)[4], bool transpose, uint32_t address, const Place& place);
 
 // Element types of A and B.
 enum class MmaTypes { s8_s8, u8_s8, s4_s4, u4_s4, f16_f16, bf16_bf16 };

@@ -57,20 +57,11 @@ void mbarrier_init(uint32_t address, uint32_t count, const Place& place) {
   fresh.expected = fresh.pending = count;
   if (!current_block().mbarriers.emplace(address, std::move(fresh)).second) {
     fail(Fault::mbarrier, "mbarrier.init", place,
-         "the mbarrier at shared offset %u is live: mbarrier.inval must come first",
+         "the mbarrier at shared offset %u is initialised already",
          address - SharedMemory::window_base);
   }
   const uint64_t content = cookie(address);
   std::memcpy(bytes, &content, 8);
-}
-
-void mbarrier_invalidate(uint32_t address, const Place& place) {
-  const Mbarrier& barrier = find(address, "mbarrier.inval", place);
-  if (!barrier.waiting.empty()) {
-    fail(Fault::mbarrier, "mbarrier.inval", place, "%zu threads wait on it",
-         barrier.waiting.size());
-  }
-  current_block().mbarriers.erase(address);
 }
 
 void mbarrier_fence() {

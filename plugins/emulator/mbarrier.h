@@ -23,7 +23,6 @@ struct Mbarrier {
 using MbarrierTable = std::map<uint32_t, Mbarrier>;
 
 void mbarrier_init(uint32_t address, uint32_t count, const Place& place);
-void mbarrier_invalidate(uint32_t address, const Place& place);
 // fence.mbarrier_init or fence.proxy.async.
 void mbarrier_fence();
 void mbarrier_arrive(uint32_t address, const Place& place);

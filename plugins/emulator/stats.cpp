@@ -17,8 +17,7 @@ Stats& Stats::operator+=(const Stats& other) {
   ldmatrix_conflicts += other.ldmatrix_conflicts;
   mma += other.mma;
   wgmma += other.wgmma;
-  tma_loads += other.tma_loads;
-  tma_stores += other.tma_stores;
+  bulk_loads += other.bulk_loads;
   return *this;
 }
 

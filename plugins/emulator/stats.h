@@ -14,8 +14,7 @@ struct Stats {
   uint64_t ldmatrix_conflicts = 0;
   uint64_t mma = 0;
   uint64_t wgmma = 0;
-  uint64_t tma_loads = 0;
-  uint64_t tma_stores = 0;
+  uint64_t bulk_loads = 0;
 
   Stats& operator+=(const Stats& other);
 };

@@ -8,7 +8,7 @@
 namespace paro::ort {
 namespace {
 
-// Types agree if both are pointers, whose pointees bear different names, or are of one size.
+// Types agree if both are pointers, whose pointees have different names, or are of one size.
 template <class Declared, class Real>
 constexpr bool kSameKind = [] {
   if constexpr (std::is_void_v<Declared> || std::is_void_v<Real>) {

@@ -10,7 +10,8 @@ namespace {
 // What is kept of a node between its executions.
 struct AttentionKernel {
   const Api& api;
-  paro_attention attributes;
+  Attributes attributes;
+  paro_dtype dtype;
   int32_t threads;
 };
 
@@ -53,39 +54,38 @@ Status* read_int(const Api& api, const KernelInfo* info, const char* name, const
   return nullptr;
 }
 
-Status* read_attributes(const Api& api, const KernelInfo* info, paro_attention& call) {
+Status* read_attributes(const Api& api, const KernelInfo* info, Attributes& attributes) {
   constexpr int32_t kDropped = 0;
-  Status* status = read_float(api, info, "scale", 0.0f, call.scale);
+  Status* status = read_float(api, info, "scale", 0.0f, attributes.scale);
   const auto next = [&](const char* name, const int32_t* absent, int32_t& value) {
     if (status == nullptr) status = read_int(api, info, name, absent, value);
   };
-  next("block_q", nullptr, call.block_q);
-  next("block_k", nullptr, call.block_k);
-  next("qk_bits", nullptr, call.qk_bits);
-  next("pv_bits", nullptr, call.pv_bits);
-  next("pool_dropped", &kDropped, call.pool_dropped);
+  next("block_q", nullptr, attributes.block_q);
+  next("block_k", nullptr, attributes.block_k);
+  next("qk_bits", nullptr, attributes.qk_bits);
+  next("pv_bits", nullptr, attributes.pv_bits);
+  next("pool_dropped", &kDropped, attributes.pool_dropped);
   return status;
 }
 
 Status* create_kernel(const CustomOp* op, const Api* api, const KernelInfo* info,
                       void** kernel) noexcept {
-  paro_attention attributes = {};
-  attributes.struct_size = sizeof attributes;
-  attributes.dtype = self(op).dtype;
+  Attributes attributes;
   if (Status* const status = read_attributes(*api, info, attributes)) return status;
-  *kernel = new (std::nothrow) AttentionKernel{*api, attributes, self(op).threads};
+  *kernel = new (std::nothrow) AttentionKernel{
+      .api = *api, .attributes = attributes, .dtype = self(op).dtype, .threads = self(op).threads};
   if (*kernel == nullptr) return refuse(*api, kFail, "memory: expected room for a node, got none");
   return nullptr;
 }
 
 Status* compute(void* kernel, KernelContext* context) noexcept {
   const AttentionKernel& own = *static_cast<const AttentionKernel*>(kernel);
-  return run_call(own.api, context, own.attributes, own.threads);
+  return run_call(own.api, context, own.attributes, own.dtype, own.threads);
 }
 
 ElementType input_type(const CustomOp* op, size_t index) {
-  if (index < 3) return self(op).element;
-  return index == 7 ? kFloat : kInt32;  // channel_affine is the only other float
+  if (index <= kValue) return self(op).element;
+  return index == kChannelAffine ? kFloat : kInt32;
 }
 
 Status* infer_output(const CustomOp* op, ShapeContext* context) {
@@ -106,7 +106,7 @@ AttentionOp::AttentionOp(const Api& runtime, ElementType element_type, paro_dtyp
   GetName = [](const CustomOp*) { return "PAROAttention"; };
   GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU
   GetInputType = input_type;
-  GetInputTypeCount = [](const CustomOp*) { return kInputs; };
+  GetInputTypeCount = [](const CustomOp*) { return size_t{kInputCount}; };
   GetOutputType = [](const CustomOp* op, size_t) { return self(op).element; };
   GetOutputTypeCount = [](const CustomOp*) { return size_t{1}; };
   GetInputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };

@@ -1,5 +1,6 @@
 #include "call.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdarg>
 #include <cstdio>
@@ -9,46 +10,12 @@
 namespace paro::ort {
 namespace {
 
-constexpr size_t kMaxRank = 4;
 constexpr std::align_val_t kWorkspaceAlignment{256};
 
-struct Tensor {
-  size_t rank;
-  std::array<int64_t, kMaxRank> sizes;
-  void* data;
+struct Tensors {
+  InputShapes shapes;
+  std::array<const void*, kInputCount> addresses;
 };
-
-struct Formal {
-  const char* name;
-  size_t rank;
-};
-
-// The order of the op's inputs.
-enum Index : size_t {
-  kQuery,
-  kKey,
-  kValue,
-  kTokenOrder,
-  kHeadOrder,
-  kBlockMask,
-  kTileOrder,
-  kChannelAffine,
-  kMaskBin,
-  kKeyLength
-};
-
-constexpr std::array<Formal, kInputs> kFormals = {{{"query", 4},
-                                                   {"key", 4},
-                                                   {"value", 4},
-                                                   {"token_order", 2},
-                                                   {"head_order", 1},
-                                                   {"block_mask", 4},
-                                                   {"tile_order", 2},
-                                                   {"channel_affine", 3},
-                                                   {"mask_bin", 1},
-                                                   {"key_length", 1}}};
-
-using Tensors = std::array<Tensor, kInputs>;
 
 // What the C ABI answered, in ONNX Runtime's terms.
 Status* of_paro(const Api& api, paro_status status) {
@@ -59,103 +26,41 @@ Status* of_paro(const Api& api, paro_status status) {
   return api.CreateStatus(code, paro_last_error());
 }
 
-Status* read_sizes(const Api& api, const TensorInfo* info, const Formal& formal, Tensor& tensor) {
-  if (Status* const status = api.GetDimensionsCount(info, &tensor.rank)) return status;
-  if (tensor.rank != formal.rank) {
-    return refuse(api, kInvalidArgument, "%s: expected %zu dimensions, got %zu", formal.name,
-                  formal.rank, tensor.rank);
-  }
-  if (Status* const status = api.GetDimensions(info, tensor.sizes.data(), tensor.rank)) {
-    return status;
-  }
-  for (size_t axis = 0; axis < tensor.rank; ++axis) {
-    if (tensor.sizes[axis] >= 0 && tensor.sizes[axis] <= INT32_MAX) continue;
-    return refuse(api, kInvalidArgument, "%s: expected sizes below 2^31, got %lld", formal.name,
-                  static_cast<long long>(tensor.sizes[axis]));
-  }
-  return nullptr;
+// A rank that does not fit is kept for describe_call to refuse.
+Status* read_shape(const Api& api, const TensorInfo* info, TensorShape& shape) {
+  size_t rank = 0;
+  if (Status* const status = api.GetDimensionsCount(info, &rank)) return status;
+  shape = {.rank = static_cast<int32_t>(rank), .sizes = {}};
+  return api.GetDimensions(info, shape.sizes.data(), std::min(rank, shape.sizes.size()));
 }
 
-Status* read_input(const Api& api, KernelContext* context, size_t index, Tensor& tensor) {
-  const Formal& formal = kFormals[index];
+Status* read_input(const Api& api, KernelContext* context, size_t index, Tensors& tensors) {
   const Value* value = nullptr;
   if (Status* const status = api.KernelContext_GetInput(context, index, &value)) return status;
   if (value == nullptr) {
-    return refuse(api, kInvalidArgument, "%s: expected a tensor, got none", formal.name);
+    return refuse(api, kInvalidArgument, "%s: expected a tensor, got none", kInputs[index].name);
   }
   TensorInfo* info = nullptr;
   if (Status* const status = api.GetTensorTypeAndShape(value, &info)) return status;
-  Status* const status = read_sizes(api, info, formal, tensor);
+  Status* status = read_shape(api, info, tensors.shapes[index]);
   api.ReleaseTensorTypeAndShapeInfo(info);
   if (status != nullptr) return status;
   // The interface has one accessor for reading and writing; inputs are only read.
-  return api.GetTensorMutableData(const_cast<Value*>(value), &tensor.data);
+  void* data = nullptr;
+  status = api.GetTensorMutableData(const_cast<Value*>(value), &data);
+  tensors.addresses[index] = data;
+  return status;
 }
 
-// Sizes as query, key, token_order and block_mask give them; the others are held to these.
-void take_sizes(const Tensors& tensors, paro_attention& call) {
-  const auto size = [&](Index index, size_t axis) {
-    return static_cast<int32_t>(tensors[index].sizes[axis]);
-  };
-  call.batch = size(kQuery, 0);
-  call.tokens = size(kQuery, 1);
-  call.heads = size(kQuery, 2);
-  call.head_dim = size(kQuery, 3);
-  call.kv_heads = size(kKey, 2);
-  call.orders = size(kTokenOrder, 0);
-  call.bins = size(kBlockMask, 0);
-}
-
-Status* check_sizes(const Api& api, const Tensors& tensors, const paro_attention& call) {
-  const int64_t query_blocks = (int64_t{call.tokens} + call.block_q - 1) / call.block_q;
-  const int64_t key_blocks = (int64_t{call.tokens} + call.block_k - 1) / call.block_k;
-  using Sizes = std::array<int64_t, kMaxRank>;
-  const Sizes query = {call.batch, call.tokens, call.heads, call.head_dim};
-  const Sizes key = {call.batch, call.tokens, call.kv_heads, call.head_dim};
-  const std::array<Sizes, kInputs> expected = {
-      {query,
-       key,
-       key,
-       {call.orders, call.tokens},
-       {call.heads},
-       {call.bins, call.heads, query_blocks, (key_blocks + 31) / 32},
-       {call.bins, call.heads * query_blocks},
-       {4, call.kv_heads, call.head_dim},
-       {call.batch},
-       {call.batch}}};
-  for (size_t index = 0; index < kInputs; ++index) {
-    for (size_t axis = 0; axis < kFormals[index].rank; ++axis) {
-      if (tensors[index].sizes[axis] == expected[index][axis]) continue;
-      return refuse(api, kInvalidArgument, "%s: expected size %lld of dimension %zu, got %lld",
-                    kFormals[index].name, static_cast<long long>(expected[index][axis]), axis,
-                    static_cast<long long>(tensors[index].sizes[axis]));
-    }
-  }
-  return nullptr;
-}
-
-void take_pointers(const Tensors& tensors, paro_attention& call) {
-  const auto integers = [&](Index index) { return static_cast<int32_t*>(tensors[index].data); };
-  call.query = tensors[kQuery].data;
-  call.key = tensors[kKey].data;
-  call.value = tensors[kValue].data;
-  call.token_order = integers(kTokenOrder);
-  call.head_order = integers(kHeadOrder);
-  call.block_mask = integers(kBlockMask);
-  call.tile_order = integers(kTileOrder);
-  call.channel_affine = static_cast<float*>(tensors[kChannelAffine].data);
-  call.mask_bin = integers(kMaskBin);
-  call.key_length = integers(kKeyLength);
-}
-
-Status* take_output(const Api& api, KernelContext* context, const Tensor& query,
-                    paro_attention& call) {
+Status* take_output(const Api& api, KernelContext* context, const TensorShape& query,
+                    void** data) {
   Value* output = nullptr;
   if (Status* const status =
-          api.KernelContext_GetOutput(context, 0, query.sizes.data(), query.rank, &output)) {
+          api.KernelContext_GetOutput(context, 0, query.sizes.data(),
+                                      static_cast<size_t>(query.rank), &output)) {
     return status;
   }
-  return api.GetTensorMutableData(output, &call.output);
+  return api.GetTensorMutableData(output, data);
 }
 
 // A workspace of the call's own: calls of one session may run at the same time.
@@ -172,25 +77,25 @@ Status* forward(const Api& api, const paro_attention& call, const paro_launch& l
 
 }  // namespace
 
-Status* run_call(const Api& api, KernelContext* context, const paro_attention& attributes,
-                 int32_t threads) noexcept {
+Status* run_call(const Api& api, KernelContext* context, const Attributes& attributes,
+                 paro_dtype dtype, int32_t threads) noexcept {
   Tensors tensors{};
-  for (size_t index = 0; index < kInputs; ++index) {
-    if (Status* const status = read_input(api, context, index, tensors[index])) return status;
+  for (size_t index = 0; index < kInputCount; ++index) {
+    if (Status* const status = read_input(api, context, index, tensors)) return status;
   }
-  paro_attention call = attributes;
-  paro_launch launch{};
-  launch.struct_size = sizeof launch;
-  launch.threads = threads;
-  take_sizes(tensors, call);
-  // First, since it also checks what the sizes of the other tensors are computed from.
+  paro_attention call;
+  const paro_launch launch = {.struct_size = sizeof(paro_launch),
+                              .stream = nullptr,
+                              .threads = threads,
+                              .sm = 0,
+                              .max_workspace = 0};
   size_t workspace = 0;
-  if (Status* const status = of_paro(api, paro_workspace_bytes(&call, &launch, &workspace))) {
-    return status;
-  }
-  if (Status* const status = check_sizes(api, tensors, call)) return status;
-  take_pointers(tensors, call);
-  if (Status* const status = take_output(api, context, tensors[kQuery], call)) return status;
+  paro_status status = describe_call(attributes, dtype, tensors.shapes, call);
+  if (status == PARO_OK) status = paro_workspace_bytes(&call, &launch, &workspace);
+  if (status != PARO_OK) return of_paro(api, status);
+  void* output = nullptr;
+  if (Status* const error = take_output(api, context, tensors.shapes[kQuery], &output)) return error;
+  point_to(tensors.addresses, output, call);
   return forward(api, call, launch, workspace);
 }
 

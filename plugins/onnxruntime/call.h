@@ -1,17 +1,15 @@
 // One execution of the node: ONNX Runtime's tensors as a call of the C ABI.
 #pragma once
 
+#include "../common/describe_call.h"
 #include "ort_abi.h"
 #include "paro/paro_c.h"
 
 namespace paro::ort {
 
-constexpr size_t kInputs = 10;
-
-// Computes output 0 from inputs 0-9. `attributes` holds the attributes and dtype of the call; its
-// sizes and pointers are not read. Null on success.
-Status* run_call(const Api& api, KernelContext* context, const paro_attention& attributes,
-                 int32_t threads) noexcept;
+// Computes output 0 from the op's inputs. Null on success.
+Status* run_call(const Api& api, KernelContext* context, const Attributes& attributes,
+                 paro_dtype dtype, int32_t threads) noexcept;
 
 // Releases `status`, which may be null, and says whether it was an error.
 bool discard(const Api& api, Status* status) noexcept;

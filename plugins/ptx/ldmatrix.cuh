@@ -12,7 +12,7 @@ namespace paro::ptx {
 
 PTX_FN void ldmatrix_x4(uint32_t (&r)[4], uint32_t address, Place place = Place::current()) {
 #if PARO_EMULATED
-  emulator::load_matrices(r, 4, false, address, place);
+  emulator::load_matrices(r, false, address, place);
 #else
   (void)place;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -24,36 +24,11 @@ PTX_FN void ldmatrix_x4(uint32_t (&r)[4], uint32_t address, Place place = Place:
 
 PTX_FN void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address, Place place = Place::current()) {
 #if PARO_EMULATED
-  emulator::load_matrices(r, 4, true, address, place);
+  emulator::load_matrices(r, true, address, place);
 #else
   (void)place;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-#endif
-}
-
-// Only lanes 0 to 15 give addresses.
-PTX_FN void ldmatrix_x2(uint32_t (&r)[2], uint32_t address, Place place = Place::current()) {
-#if PARO_EMULATED
-  emulator::load_matrices(r, 2, false, address, place);
-#else
-  (void)place;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(address)
-               : "memory");
-#endif
-}
-
-PTX_FN void ldmatrix_x2_trans(uint32_t (&r)[2], uint32_t address, Place place = Place::current()) {
-#if PARO_EMULATED
-  emulator::load_matrices(r, 2, true, address, place);
-#else
-  (void)place;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
                : "r"(address)
                : "memory");
 #endif

@@ -18,16 +18,6 @@ PTX_FN void mbarrier_init(uint32_t barrier, uint32_t arrivals, Place place = Pla
 #endif
 }
 
-// mbarrier.inval: the eight bytes may be used for something else from here on.
-PTX_FN void mbarrier_invalidate(uint32_t barrier, Place place = Place::current()) {
-#if PARO_EMULATED
-  emulator::mbarrier_invalidate(barrier, place);
-#else
-  (void)place;
-  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-#endif
-}
-
 PTX_FN void mbarrier_arrive(uint32_t barrier, Place place = Place::current()) {
 #if PARO_EMULATED
   emulator::mbarrier_arrive(barrier, place);

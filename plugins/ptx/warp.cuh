@@ -1,5 +1,5 @@
-// Named barriers, leader election and the register budget of a warpgroup.
-// PTX ISA, "bar, barrier", "elect.sync", "setmaxnreg".
+// Named barriers and the register budget of a warpgroup.
+// PTX ISA, "bar, barrier", "setmaxnreg".
 #pragma once
 
 #include "ptx/platform.cuh"
@@ -26,24 +26,6 @@ PTX_FN void named_barrier_arrive(int id, int threads, Place place = Place::curre
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 #endif
 }
-
-#if PARO_HAS_TMA
-
-// elect.sync: true for one lane of a converged warp. The emulator picks a different one each time
-// it is seeded; no code may depend on which.
-PTX_FN bool elect_one(Place place = Place::current()) {
-#if PARO_EMULATED
-  return emulator::elect(place);
-#else
-  (void)place;
-  uint32_t elected;
-  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.u32 %0, 1, 0, p;\n}"
-               : "=r"(elected));
-  return elected != 0;
-#endif
-}
-
-#endif  // PARO_HAS_TMA
 
 #if PARO_HAS_WGMMA
 

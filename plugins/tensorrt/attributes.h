@@ -4,19 +4,11 @@
 #include <array>
 #include <cstdint>
 
+#include "../common/describe_call.h"
 #include "nv_infer.h"
 #include "paro/paro_c.h"
 
 namespace paro::trt {
-
-struct Attributes {
-  float scale = 0.0f;
-  int32_t block_q = 0;
-  int32_t block_k = 0;
-  int32_t qk_bits = 0;
-  int32_t pv_bits = 0;
-  int32_t pool_dropped = 0;
-};
 
 // Names and types that a node may carry, without data: what IPluginCreatorV3One::getFieldNames
 // gives. `plugin_version` and `plugin_namespace` are TensorRT's own and never reach a plugin.

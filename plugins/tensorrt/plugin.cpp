@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <new>
 
+#include "../common/status.h"
 #include "build_id.h"
 #include "log.h"
 #include "tensors.h"
@@ -19,10 +20,11 @@ using nvinfer1::TensorFormat;
 
 // TensorRT says which device and stream; kernels take all heads at once.
 paro_launch launch_in(cudaStream_t stream) {
-  paro_launch launch{};
-  launch.struct_size = sizeof launch;
-  launch.stream = stream;
-  return launch;
+  return {.struct_size = sizeof(paro_launch),
+          .stream = stream,
+          .threads = 0,
+          .sm = 0,
+          .max_workspace = 0};
 }
 
 constexpr int64_t kUnknownSize = -1;
@@ -62,16 +64,31 @@ struct Inputs {
 paro_status describe(const Attributes& attributes, const Inputs& inputs, paro_attention& call) {
   for (size_t i = 0; i < inputs.formats.size(); ++i) {
     if (inputs.formats[i] == TensorFormat::kLINEAR) continue;
-    return refuse(PARO_INVALID_ARGUMENT, "input %zu: expected the linear format, got format %d", i,
-                  static_cast<int>(inputs.formats[i]));
+    return refuse(PARO_INVALID_ARGUMENT, "%s: expected the linear format, got format %d",
+                  kInputs[i].name, static_cast<int>(inputs.formats[i]));
   }
-  if (const paro_status status = check_types(inputs.types)) return status;
-  return describe_call(attributes, inputs.types[0], inputs.shapes, call);
+  PARO_RETURN_IF_ERROR(check_types(inputs.types));
+  InputShapes shapes;
+  std::transform(inputs.shapes.begin(), inputs.shapes.end(), shapes.begin(), shape_of);
+  const paro_status status = describe_call(attributes, dtype_of(inputs.types[kQuery]), shapes, call);
+  return status == PARO_OK ? status : refuse(status, "%s", paro_last_error());
 }
 
 paro_status check_present(const void* inputs, const void* outputs) {
   if (inputs != nullptr && outputs != nullptr) return PARO_OK;
   return refuse(PARO_INVALID_ARGUMENT, "tensors: expected their descriptions, got NULL");
+}
+
+// The smallest call of a head size.
+InputShapes one_token(int64_t head_dim) {
+  InputShapes shapes;
+  for (size_t i = 0; i < kInputCount; ++i) {
+    shapes[i].rank = kInputs[i].rank;
+    shapes[i].sizes.fill(1);
+  }
+  for (const Input input : {kQuery, kKey, kValue}) shapes[input].sizes[3] = head_dim;
+  shapes[kChannelAffine].sizes = {PARO_AFFINE_ROWS, 1, head_dim};
+  return shapes;
 }
 
 // Loads the kernels of every type and head size, since neither is known before the first shapes;
@@ -80,17 +97,8 @@ paro_status prepare_all_kernels(const Attributes& attributes) {
   const paro_launch launch = launch_in(nullptr);
   for (const paro_dtype dtype : {PARO_FLOAT16, PARO_BFLOAT16}) {
     for (const int32_t head_dim : {64, 128}) {
-      paro_attention call{};
-      call.struct_size = sizeof call;
-      call.batch = call.tokens = call.heads = call.kv_heads = call.orders = call.bins = 1;
-      call.head_dim = head_dim;
-      call.dtype = dtype;
-      call.block_q = attributes.block_q;
-      call.block_k = attributes.block_k;
-      call.qk_bits = attributes.qk_bits;
-      call.pv_bits = attributes.pv_bits;
-      call.pool_dropped = attributes.pool_dropped;
-      call.scale = attributes.scale;
+      paro_attention call;
+      PARO_RETURN_IF_ERROR(describe_call(attributes, dtype, one_token(head_dim), call));
       const paro_status status = paro_prepare(&call, &launch);
       if (status != PARO_OK && status != PARO_UNSUPPORTED) return status;
     }
@@ -136,11 +144,11 @@ int32_t AttentionPlugin::getNbOutputs() const noexcept { return kOutputCount; }
 int32_t AttentionPlugin::getOutputDataTypes(DataType* outputTypes, int32_t nbOutputs,
                                             const DataType* inputTypes,
                                             int32_t nbInputs) const noexcept {
-  if (const paro_status status = check_present(inputTypes, outputTypes)) return status;
-  if (const paro_status status = check_counts(nbInputs, nbOutputs)) return status;
+  PARO_RETURN_IF_ERROR(check_present(inputTypes, outputTypes));
+  PARO_RETURN_IF_ERROR(check_counts(nbInputs, nbOutputs));
   std::array<DataType, kInputCount> types;
   std::copy_n(inputTypes, kInputCount, types.begin());
-  if (const paro_status status = check_types(types)) return status;
+  PARO_RETURN_IF_ERROR(check_types(types));
   outputTypes[0] = types[0];
   return PARO_OK;
 }
@@ -149,10 +157,10 @@ int32_t AttentionPlugin::getOutputShapes(const nvinfer1::DimsExprs* inputs, int3
                                          const nvinfer1::DimsExprs*, int32_t,
                                          nvinfer1::DimsExprs* outputs, int32_t nbOutputs,
                                          nvinfer1::IExprBuilder&) noexcept {
-  if (const paro_status status = check_present(inputs, outputs)) return status;
-  if (const paro_status status = check_counts(nbInputs, nbOutputs)) return status;
+  PARO_RETURN_IF_ERROR(check_present(inputs, outputs));
+  PARO_RETURN_IF_ERROR(check_counts(nbInputs, nbOutputs));
   if (inputs[0].nbDims != 4) {
-    return refuse(PARO_INVALID_ARGUMENT, "input query: expected 4 dimensions, got %d",
+    return refuse(PARO_INVALID_ARGUMENT, "query: expected 4 dimensions, got %d",
                   inputs[0].nbDims);
   }
   outputs[0] = inputs[0];
@@ -175,14 +183,13 @@ bool AttentionPlugin::supportsFormatCombination(int32_t pos, const DynamicPlugin
 int32_t AttentionPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int32_t nbInputs,
                                          const DynamicPluginTensorDesc* out,
                                          int32_t nbOutputs) noexcept {
-  if (const paro_status status = check_present(in, out)) return status;
-  if (const paro_status status = check_counts(nbInputs, nbOutputs)) return status;
+  PARO_RETURN_IF_ERROR(check_present(in, out));
+  PARO_RETURN_IF_ERROR(check_counts(nbInputs, nbOutputs));
   for (Dims DynamicPluginTensorDesc::* const bound :
        {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt,
         &DynamicPluginTensorDesc::max}) {
     paro_attention call;
-    if (const paro_status status = describe(attributes_, Inputs::at(bound, in), call))
-      return status;
+    PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::at(bound, in), call));
     if (call.batch == 0) continue;
     const paro_launch launch = launch_in(nullptr);
     size_t bytes = 0;
@@ -218,10 +225,10 @@ int32_t AttentionPlugin::setTactic(int32_t tactic) noexcept {
 
 int32_t AttentionPlugin::onShapeChange(const PluginTensorDesc* in, int32_t nbInputs,
                                        const PluginTensorDesc* out, int32_t nbOutputs) noexcept {
-  if (const paro_status status = check_present(in, out)) return status;
-  if (const paro_status status = check_counts(nbInputs, nbOutputs)) return status;
+  PARO_RETURN_IF_ERROR(check_present(in, out));
+  PARO_RETURN_IF_ERROR(check_counts(nbInputs, nbOutputs));
   paro_attention call;
-  if (const paro_status status = describe(attributes_, Inputs::now(in), call)) return status;
+  PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::now(in), call));
   if (call.batch == 0) return PARO_OK;
   const paro_launch launch = launch_in(nullptr);
   const paro_status status = paro_prepare(&call, &launch);
@@ -232,13 +239,15 @@ int32_t AttentionPlugin::enqueue(const PluginTensorDesc* inputDesc,
                                  const PluginTensorDesc* outputDesc, const void* const* inputs,
                                  void* const* outputs, void* workspace,
                                  cudaStream_t stream) noexcept {
-  if (const paro_status status = check_present(inputDesc, outputDesc)) return status;
+  PARO_RETURN_IF_ERROR(check_present(inputDesc, outputDesc));
   paro_attention call;
-  if (const paro_status status = describe(attributes_, Inputs::now(inputDesc), call)) return status;
+  PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::now(inputDesc), call));
   // Empty tensors may come with null pointers, and ask for nothing.
   if (call.batch == 0) return PARO_OK;
-  if (const paro_status status = check_present(inputs, outputs)) return status;
-  point_to(inputs, outputs, call);
+  PARO_RETURN_IF_ERROR(check_present(inputs, outputs));
+  std::array<const void*, kInputCount> addresses;
+  std::copy_n(inputs, kInputCount, addresses.begin());
+  point_to(addresses, outputs[0], call);
   const paro_launch launch = launch_in(stream);
   size_t bytes = 0;
   paro_status status = paro_workspace_bytes(&call, &launch, &bytes);

@@ -1,4 +1,4 @@
-// The op's tensors as TensorRT describes them, checked and turned into a call of the C ABI.
+// The op's tensors as TensorRT describes them: which numbers of them and types the plugin takes.
 #pragma once
 
 #include <array>
@@ -10,7 +10,6 @@
 
 namespace paro::trt {
 
-inline constexpr int32_t kInputCount = 10;
 inline constexpr int32_t kOutputCount = 1;
 
 // The types of an input, by its place, where query has type `query`.
@@ -25,13 +24,8 @@ paro_status check_counts(int32_t inputs, int32_t outputs) noexcept;
 // Refuses types that are not the op's.
 paro_status check_types(const std::array<nvinfer1::DataType, kInputCount>& types) noexcept;
 
-// Fills all of `call` but its pointers; refuses ranks and sizes that do not fit together. A batch
-// of 0 is accepted: the caller has then nothing to compute.
-paro_status describe_call(const Attributes& attributes, nvinfer1::DataType query_type,
-                          const std::array<nvinfer1::Dims, kInputCount>& shapes,
-                          paro_attention& call) noexcept;
-
-// Fills the pointers of `call`.
-void point_to(const void* const* inputs, void* const* outputs, paro_attention& call) noexcept;
+// The same tensors as describe_call takes them.
+TensorShape shape_of(const nvinfer1::Dims& dims) noexcept;
+paro_dtype dtype_of(nvinfer1::DataType query_type) noexcept;
 
 }  // namespace paro::trt

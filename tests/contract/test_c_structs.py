@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from paro_trt import c_abi
-from paro_trt.op.spec import INPUTS
+from paro_trt.op.spec import INPUTS, MASK_WORD_BITS, MAX_TOKENS, AffineRow
 
 INCLUDE = Path(__file__).resolve().parents[2] / "plugins" / "include"
 HEADER = INCLUDE / "paro" / "paro_c.h"
@@ -29,6 +29,9 @@ int main(void) {
          PARO_INVALID_ARGUMENT, PARO_UNSUPPORTED, PARO_WORKSPACE_TOO_SMALL, PARO_NO_DEVICE,
          PARO_RUNTIME_ERROR);
   printf("\\"dtypes\\": [%d, %d, %d]", PARO_FLOAT16, PARO_BFLOAT16, PARO_FLOAT32);
+  printf(",\\"affine_rows\\": [%d, %d, %d, %d],", PARO_KEY_MEAN, PARO_EQUALIZER, PARO_VALUE_MEAN,
+         PARO_VALUE_SCALE);
+  printf("\\"constants\\": [%d, %d, %d]", PARO_AFFINE_ROWS, PARO_MASK_WORD_BITS, PARO_MAX_TOKENS);
   BODY
   puts("}");
   return 0;
@@ -85,3 +88,5 @@ def test_numbers_are_the_header_s(measured: dict) -> None:
     assert measured["abi"] == c_abi.ABI_VERSION
     assert measured["statuses"] == list(c_abi.Status)
     assert measured["dtypes"] == list(c_abi.DTYPES.values())
+    assert measured["affine_rows"] == list(AffineRow)
+    assert measured["constants"] == [len(AffineRow), MASK_WORD_BITS, MAX_TOKENS]

@@ -47,6 +47,8 @@ MUTANTS = [
         "missing full wait", _CONSUME, "at.advance();\n    ring.wait_full(at);", "at.advance();"
     ),
     Mutant("missing fence of the barriers", _RING, "ptx::fence_mbarrier_init();", ""),
+    Mutant("too few arrivals", _RING, "if (threadIdx.x % 32 == 0) ptx::mb", "if (false) ptx::mb"),
+    Mutant("barriers used before init", _KERNEL, "__syncthreads();  // sync: the mask", "// mask"),
     Mutant("too many arrivals", _RING, "if (threadIdx.x % 32 == 0) ptx::mb", "ptx::mb"),
     Mutant(
         "slot released early",

@@ -168,7 +168,7 @@ def test_installed_runtime_has_the_interface() -> None:
 
 
 def test_older_runtime_is_refused_with_its_version() -> None:
-    """A runtime of our own making, whose table has CreateStatus alone."""
+    """A fake runtime, whose table has only CreateStatus."""
     messages: list[tuple[int, str]] = []
 
     @ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p)

@@ -24,9 +24,12 @@ CASE = OpCase(
 )  # fmt: skip
 
 
+DESCRIBE_CALL = "../common/describe_call.cpp"
+
+
 @dataclass(frozen=True)
 class Mutant:
-    """A bug: in which file which text becomes which."""
+    """A bug: in `file`, a path from plugins/tensorrt, `old` becomes `new`."""
 
     file: str
     old: str
@@ -77,22 +80,22 @@ MUTANTS = {
         "describe(attributes_, largest, call)) return 0;\n  return 1;",
     ),
     "scale not passed on": Mutant(
-        "tensors.cpp", "call.scale = attributes.scale;", "call.scale = 0.0f;"
+        DESCRIBE_CALL, "call.scale = attributes.scale;", "call.scale = 0.0f;"
     ),
     "block sizes swapped": Mutant(
-        "tensors.cpp", "call.block_q = attributes.block_q;", "call.block_q = attributes.block_k;"
+        DESCRIBE_CALL, "call.block_q = attributes.block_q;", "call.block_q = attributes.block_k;"
     ),
     "pooling not passed on": Mutant(
-        "tensors.cpp", "call.pool_dropped = attributes.pool_dropped;", "call.pool_dropped = 0;"
+        DESCRIBE_CALL, "call.pool_dropped = attributes.pool_dropped;", "call.pool_dropped = 0;"
     ),
     "bits swapped": Mutant(
-        "tensors.cpp", "call.pv_bits = attributes.pv_bits;", "call.pv_bits = attributes.qk_bits;"
+        DESCRIBE_CALL, "call.pv_bits = attributes.pv_bits;", "call.pv_bits = attributes.qk_bits;"
     ),
     "key and value swapped": Mutant(
-        "tensors.cpp", "call.value = inputs[kValue];", "call.value = inputs[kKey];"
+        DESCRIBE_CALL, "call.value = inputs[kValue];", "call.value = inputs[kKey];"
     ),
     "lengths read as bins": Mutant(
-        "tensors.cpp", "integers(kMaskBin)", "integers(kKeyLength)"
+        DESCRIBE_CALL, "integers(kMaskBin)", "integers(kKeyLength)"
     ),
     "type not passed on": Mutant(
         "tensors.cpp", "? PARO_FLOAT16 : PARO_BFLOAT16", "? PARO_FLOAT16 : PARO_FLOAT16"
@@ -116,7 +119,9 @@ MUTANTS = {
     "any tactic": Mutant("plugin.cpp", "if (tactic == 0)", "if (tactic >= 0)"),
     "types unchecked": Mutant("tensors.cpp", "if (actual == expected) continue;", "continue;"),
     "shapes unchecked": Mutant(
-        "tensors.cpp", "if (std::equal(expected.begin()", "if (true || std::equal(expected.begin()"
+        DESCRIBE_CALL,
+        "if (std::equal(expected.begin()",
+        "if (true || std::equal(expected.begin()",
     ),
     "wrong stored type": Mutant(
         "attributes.cpp",
@@ -170,8 +175,10 @@ def link_with(build: HostBuild, mutant: Mutant, folder: Path) -> Path:
     sources.mkdir(parents=True)
     for path in SOURCES.iterdir():
         (sources / path.name).symlink_to(path)
-    for name in ("include", "common"):
-        (folder / "plugins" / name).symlink_to(PLUGINS / name)
+    (folder / "plugins/include").symlink_to(PLUGINS / "include")
+    (folder / "plugins/common").mkdir()
+    for path in (PLUGINS / "common").iterdir():
+        (folder / "plugins/common" / path.name).symlink_to(path)
     text = (SOURCES / mutant.file).read_text()
     assert text.count(mutant.old) == 1, "the mutant's text is not there, or not once"
     (sources / mutant.file).unlink()
@@ -182,12 +189,13 @@ def link_with(build: HostBuild, mutant: Mutant, folder: Path) -> Path:
         for part in ("cpu", "tensorrt")
         for path in (build.folder / part).rglob("*.cpp.o")
         if path.parent.name in ("paro_tensorrt_objects.dir", "isa", "common", "paro_cpu.dir")
-        and not (path.parent.name == "paro_tensorrt_objects.dir" and path.name[:-6] in changed)
+        and not (part == "tensorrt" and path.name[:-6] in changed)
     ]
     library = folder / "libmutant.so"
     command = ["g++", "-std=c++20", "-O0", "-w", "-fPIC", "-shared", "-DPARO_TRT_ABI_SHIM"]
     command += [f"-I{PLUGINS / 'include'}", "-Wl,-Bsymbolic", "-o", str(library)]
-    command += [str(sources / f"{name}.cpp") for name in changed] + list(map(str, kept))
+    folder_of_changed = (sources / mutant.file).parent
+    command += [str(folder_of_changed / f"{name}.cpp") for name in changed] + list(map(str, kept))
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return library

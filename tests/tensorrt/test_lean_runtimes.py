@@ -156,4 +156,4 @@ def test_autoreg_without_its_core_says_so(package: Package, tmp_path: Path) -> N
     done = probe(package, "lean_registry.py", build.library, alone, "a")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["creators"] == []
-    assert "expected it beside the autoreg library" in done.stderr
+    assert "expected it next to the autoreg library" in done.stderr

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from onnx import TensorProto
 
-from ...op.spec import BLOCK_SIZES
+from ...op.spec import BLOCK_SIZES, AffineRow
 from .builder import GraphBuilder, Value
 from .mask import attended_blocks, attends_anything, mask_rows, summary_bias
 from .quantize import Reduce, preconditioned, quantized
@@ -41,7 +41,7 @@ def prepare(graph: GraphBuilder, formals: Formals) -> Prepared:
     qk, pv = Bits.of(graph, "qk_bits"), Bits.of(graph, "pv_bits")
     order = formals.token_order.take(formals.head_order).cast(TensorProto.INT64)
     key_mean, equalizer, value_mean, value_scale = (
-        formals.channel_affine.take(row) for row in range(4)
+        formals.channel_affine.take(row) for row in AffineRow
     )
     exists = existing_tokens(graph, formals.key_length, sizes)
     count = exists.floats().sum(2, keep=False)

@@ -33,7 +33,8 @@ inline void load_query(const Tile& tile, int strip) {
   const HeadJob& job = tile.job;
   const paro_attention& call = *job.call;
   const int head_dim = call.head_dim;
-  const float* equalizer = call.channel_affine + (call.kv_heads + job.kv_head) * head_dim;
+  const float* equalizer =
+      call.channel_affine + (PARO_EQUALIZER * call.kv_heads + job.kv_head) * head_dim;
   const float scale =
       call.scale != 0.0f ? call.scale : 1.0f / __builtin_sqrtf(static_cast<float>(head_dim));
   alignas(64) Word words[kStripRows * kLargestHeadDim];
@@ -234,7 +235,8 @@ inline void write_output(const Tile& tile, int strip) {
   const HeadJob& job = tile.job;
   const paro_attention& call = *job.call;
   const int head_dim = call.head_dim;
-  const float* shift = call.channel_affine + (2 * call.kv_heads + job.kv_head) * head_dim;
+  const float* shift =
+      call.channel_affine + (PARO_VALUE_MEAN * call.kv_heads + job.kv_head) * head_dim;
   const float* factor = shift + call.kv_heads * head_dim;
   alignas(64) float rows[kStripRows * kLargestHeadDim];
   const int first = strip * kStripRows;

@@ -6,7 +6,7 @@
 
 namespace paro::cpu::PARO_ISA {
 
-// Accumulators that fit the register file beside a line of B and a broadcast of A, and are enough
+// Accumulators that fit the register file next to a line of B and a broadcast of A, and are enough
 // to hide a multiply-add's latency: 8 x 2 of 32 registers, 6 x 2 of 16.
 constexpr int kStripVectors = 2;
 constexpr int kStripRows = kStripVectors * kVector;

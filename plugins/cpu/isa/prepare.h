@@ -144,18 +144,20 @@ inline void prepare_key_block(const HeadJob& job, int32_t index, Scratch& scratc
   const float* affine = call.channel_affine + job.kv_head * head_dim;
   const int row_size = call.kv_heads * head_dim;
   const int count = job.tokens_in(index);
-  if (count == 0) return;  // read by nobody
+  if (count == 0) return;  // nothing reads a block without tokens
   const auto summarize = [&](float* means, int bits) {
     if (!call.pool_dropped) return;
     float* mean = means + int64_t{index} * head_dim;
     block_mean(scratch.rows, rows, head_dim, count, scratch.sums, mean);
     if (bits == 16) round_to_storage(mean, head_dim, call.dtype);
   };
-  gather_block(job, call.key, index, affine, affine + row_size, call.qk_bits != 16, scratch.rows);
+  gather_block(job, call.key, index, affine + PARO_KEY_MEAN * row_size,
+               affine + PARO_EQUALIZER * row_size, call.qk_bits != 16, scratch.rows);
   summarize(job.key_mean, call.qk_bits);
   store_key_block(job, scratch.rows, job.tokens, index);
 
-  gather_block(job, call.value, index, affine + 2 * row_size, affine + 3 * row_size,
+  gather_block(job, call.value, index, affine + PARO_VALUE_MEAN * row_size,
+               affine + PARO_VALUE_SCALE * row_size,
                call.pv_bits != 16, scratch.rows);
   summarize(job.value_mean, call.pv_bits);
   store_value_block(job, scratch.rows, job.tokens, index, scratch);

@@ -8,7 +8,7 @@ namespace paro::cpu::PARO_ISA {
 constexpr float kSmallestMaximum = 0x1p-100f;
 
 #if defined(__aarch64__)
-typedef __fp16 Float16;  // g++ knows _Float16 there from 13 on
+typedef __fp16 Float16;  // g++ has _Float16 there since version 13
 #else
 typedef _Float16 Float16;
 #endif

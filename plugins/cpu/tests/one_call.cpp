@@ -1,5 +1,5 @@
 // One call on one thread, for counting its instructions: under callgrind, or by stepping through
-// it, which is exact on any instruction set where Valgrind knows no AVX-512.
+// it, which is exact on any instruction set where Valgrind does not support AVX-512.
 //
 //   paro_cpu_one_call TOKENS HEAD_DIM BITS DENSITY [step]
 #include <sys/ptrace.h>

@@ -7,7 +7,6 @@
 #include "emulator/conformance/dump.h"
 #include "emulator/conformance/kernels.cuh"
 #include "emulator/tests/pipelined_attention.cuh"
-#include "emulator/tests/specialised_attention.cuh"
 
 namespace conformance {
 
@@ -87,31 +86,6 @@ inline void scalar_sections(Session& session) {
   session.save("special_values", packed);
 }
 
-struct BoxCase {
-  const char* name;
-  uint32_t columns, rows, element_bytes;
-  Swizzle swizzle;
-  int x, y;
-};
-
-inline void tensor_section(Session& session, const BoxCase& box) {
-  constexpr uint64_t columns = 96, rows = 50;
-  const uint64_t row_bytes = columns * box.element_bytes;
-  DeviceBuffer<uint32_t> in(check::random_words(row_bytes * rows / 4));
-  DeviceBuffer<uint32_t> out(std::vector<uint32_t>(row_bytes * rows / 4));
-  TensorTile tile{in.get(),          {columns, rows}, row_bytes, {box.columns, box.rows},
-                  box.element_bytes, box.swizzle};
-  TensorMap from, to;
-  session.expect(encode_tensor_map(tile, &from) == TensorMapStatus::ok);
-  tile.data = out.get();
-  session.expect(encode_tensor_map(tile, &to) == TensorMapStatus::ok);
-  const uint32_t bytes = box.columns * box.rows * box.element_bytes;
-  DeviceBuffer<uint32_t> image(std::vector<uint32_t>(bytes / 4));
-  session.launch(tensor_copy, {1, 64, bytes + 8}, from, to, box.x, box.y, bytes, image.get());
-  session.save(std::string("tma_load_") + box.name, image);
-  session.save(std::string("tma_store_") + box.name, out);
-}
-
 template <int N, ProductForm form, Swizzle swizzle>
 void wgmma_section(Session& session, const char* name) {
   constexpr uint32_t depth = 16u << static_cast<uint32_t>(swizzle);
@@ -131,10 +105,6 @@ void wgmma_sections(Session& session) {
 }
 
 inline void hopper_sections(Session& session) {
-  tensor_section(session, {"plain", 48, 20, 1, Swizzle::none, 5, 7});
-  tensor_section(session, {"swizzle32", 16, 8, 2, Swizzle::b32, 90, 46});
-  tensor_section(session, {"swizzle64", 64, 40, 1, Swizzle::b64, 40, 20});
-  tensor_section(session, {"swizzle128", 64, 24, 2, Swizzle::b128, -11, -3});
   constexpr uint32_t bytes = 528;
   DeviceBuffer<uint32_t> in(check::random_words(3 * bytes / 4));
   DeviceBuffer<uint32_t> image(std::vector<uint32_t>(3 * bytes / 4));
@@ -151,39 +121,21 @@ inline void hopper_sections(Session& session) {
   session.save("warpgroup_roles", roles);
 }
 
-// The two kernels of the mutation tests, unmutated, end to end.
-inline void attention_sections(Session& session, bool hopper) {
+// The kernel of the mutation tests, unmutated, end to end.
+inline void attention_sections(Session& session) {
+  using namespace mutants::pipelined;
   using mutants::block_keys;
   const mutants::Problem problem(6 * block_keys + 19, 64 + 37, {6, 0, 3, 5, 2, 1});
   DeviceBuffer<int8_t> query(problem.query), key(problem.key), value(problem.value_transposed);
   DeviceBuffer<int> blocks(problem.blocks), row_order(problem.row_order);
   DeviceBuffer<int32_t> output(problem.output), row_sum(problem.row_sum);
   const int block_count = static_cast<int>(problem.blocks.size());
-  {
-    using namespace mutants::pipelined;
-    const Parameters p{query.get(),     key.get(),         value.get(),   blocks.get(),
-                       row_order.get(), output.get(),      row_sum.get(), block_count,
-                       problem.tokens,  problem.query_rows};
-    session.launch(pipelined_attention<Bug::none>, {2, threads, sizeof(SharedTiles)}, p);
-    session.save("pipelined_output", output);
-    session.save("pipelined_row_sum", row_sum);
-  }
-  if (!hopper) return;
-  using namespace mutants::specialised;
-  const auto map_of = [&](const DeviceBuffer<int8_t>& matrix, size_t rows) {
-    TensorMap map{};
-    session.expect(encode_tensor_map({matrix.get(), {64, rows}, 64, {64, 64}, 1, Swizzle::b64},
-                                     &map) == TensorMapStatus::ok);
-    return map;
-  };
-  const Parameters p{blocks.get(), row_order.get(), output.get(),      row_sum.get(),
-                     block_count,  problem.tokens,  problem.query_rows};
-  session.launch(specialised_attention<Bug::none>, {2, threads, sizeof(SharedTiles)},
-                 map_of(query, static_cast<size_t>(problem.query_rows)),
-                 map_of(key, static_cast<size_t>(problem.tokens)),
-                 map_of(value, problem.value_transposed.size() / block_keys), p);
-  session.save("specialised_output", output);
-  session.save("specialised_row_sum", row_sum);
+  const Parameters p{query.get(),     key.get(),         value.get(),   blocks.get(),
+                     row_order.get(), output.get(),      row_sum.get(), block_count,
+                     problem.tokens,  problem.query_rows};
+  session.launch(pipelined_attention<Bug::none>, {2, threads, sizeof(SharedTiles)}, p);
+  session.save("pipelined_output", output);
+  session.save("pipelined_row_sum", row_sum);
 }
 
 // Whether TMA and wgmma exist here; other GPUs leave their sections out.
@@ -207,7 +159,7 @@ inline int run(int count, char** arguments) {
   product_sections(session);
   scalar_sections(session);
   if (hopper) hopper_sections(session);
-  attention_sections(session, hopper);
+  attention_sections(session);
   session.expect(session.dump.close());
   std::printf("%s %s\n", session.failed ? "FAILED, incomplete" : "wrote", arguments[1]);
   return session.failed;

@@ -71,7 +71,7 @@ __global__ void started_products(const uint32_t* in, int32_t* integers, float* f
   for (int i = 0; i < 8; i++) floats[threadIdx.x * mma_floats + i] = f[i / 4][i % 4];
 }
 
-constexpr unsigned load_words = 4 * 12 + 3;
+constexpr unsigned load_words = 4 * 8 + 3;
 
 // cp.async with zero fill, then every ldmatrix from swizzled rows of 128 bytes.
 __global__ void shared_loads(const uint4* in, uint32_t* out) {
@@ -87,20 +87,16 @@ __global__ void shared_loads(const uint4* in, uint32_t* out) {
   const uint32_t row = lane % 16;
   for (uint32_t k = 0; k < 4; k++) {
     const uint32_t chunk = 2 * k + lane / 16, address = base + row * 128 + ((chunk ^ row % 8) << 4);
-    uint32_t x4[4], x4_trans[4], x2[2], x2_trans[2];
+    uint32_t x4[4], x4_trans[4];
     ptx::ldmatrix_x4(x4, address);
     ptx::ldmatrix_x4_trans(x4_trans, address);
-    ptx::ldmatrix_x2(x2, address);
-    ptx::ldmatrix_x2_trans(x2_trans, address);
-    for (uint32_t i = 0; i < 4; i++) mine[k * 12 + i] = x4[i];
-    for (uint32_t i = 0; i < 4; i++) mine[k * 12 + 4 + i] = x4_trans[i];
-    for (uint32_t i = 0; i < 2; i++) mine[k * 12 + 8 + i] = x2[i];
-    for (uint32_t i = 0; i < 2; i++) mine[k * 12 + 10 + i] = x2_trans[i];
+    for (uint32_t i = 0; i < 4; i++) mine[k * 8 + i] = x4[i];
+    for (uint32_t i = 0; i < 4; i++) mine[k * 8 + 4 + i] = x4_trans[i];
   }
   const auto* words = reinterpret_cast<const uint32_t*>(shared);
-  mine[48] = words[1024 + lane * 2];
-  mine[49] = words[1024 + lane * 2 + 1];
-  mine[50] = words[1088 + lane];
+  mine[32] = words[1024 + lane * 2];
+  mine[33] = words[1024 + lane * 2 + 1];
+  mine[34] = words[1088 + lane];
 }
 
 constexpr unsigned scalar_inputs = 4, scalar_words = 13;
@@ -140,37 +136,6 @@ __global__ void special_values(const float* in, uint32_t* words) {
   mine[1] = ptx::pack_s8x4(x[0], x[1], x[2], x[3]);
   const float largest = ptx::maximum_or_nan(ptx::maximum_or_nan(x[0], x[1]), x[2]);
   mine[2] = largest != largest ? 0x7FC00000u : __float_as_uint(largest);
-}
-
-// A tensor map's box through shared memory, swizzled, and back to another matrix.
-__global__ void tensor_copy(const __grid_constant__ TensorMap from,
-                            const __grid_constant__ TensorMap to, int x, int y, uint32_t bytes,
-                            uint32_t* image) {
-#if PARO_HAS_TMA
-  DYN_SMEM(shared);
-  const uint32_t tile = ptx::shared_u32(shared), barrier = tile + bytes;
-  if (threadIdx.x == 0) {
-    ptx::prefetch_tensor_map(from);
-    ptx::mbarrier_init(barrier, 1);
-    ptx::fence_mbarrier_init();
-  }
-  __syncthreads();  // sync: the barrier is initialised
-  if (threadIdx.x == 0) {
-    ptx::mbarrier_arrive_expect(barrier, bytes);
-    ptx::tma_load_2d(tile, from, x, y, barrier);
-  }
-  ptx::mbarrier_wait(barrier, 0);
-  const auto* words = reinterpret_cast<const uint32_t*>(shared);
-  for (uint32_t i = threadIdx.x; i < bytes / 4; i += blockDim.x) image[i] = words[i];
-  if (threadIdx.x == 0) {
-    ptx::tma_store_2d(to, x, y, tile);
-    ptx::tma_store_commit();
-    ptx::tma_store_wait_read<0>();
-    ptx::tma_store_wait<0>();
-  }
-  __syncthreads();  // sync: nobody waits on the barrier any more
-  if (threadIdx.x == 0) ptx::mbarrier_invalidate(barrier);
-#endif
 }
 
 // Plain bytes by the copy engine, in three phases of one barrier.
@@ -249,7 +214,7 @@ __global__ void __launch_bounds__(128, 1)
 #endif
 }
 
-// setmaxnreg, named barriers and elect.sync among three warpgroups.
+// setmaxnreg and named barriers among three warpgroups.
 __global__ void __launch_bounds__(384, 1) warpgroup_roles(uint32_t* out) {
 #if PARO_HAS_WGMMA
   DYN_SMEM(shared);
@@ -266,7 +231,6 @@ __global__ void __launch_bounds__(384, 1) warpgroup_roles(uint32_t* out) {
     ptx::named_barrier_sync(static_cast<int>(group), 256);
     out[threadIdx.x] = words[thread ^ 5];
   }
-  if (ptx::elect_one()) out[threadIdx.x / 32] = 0xE1EC7EDu;
 #endif
 }
 

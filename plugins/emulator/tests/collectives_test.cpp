@@ -134,18 +134,6 @@ TEST(named_barriers) {
   });
 }
 
-__global__ void elect_leader(int* leaders) {
-  if (ptx::elect_one()) leaders[threadIdx.x / 32] += 1;
-}
-
-TEST(one_lane_is_elected) {
-  check::in_every_mode([](const std::string& mode) {
-    std::vector<int> leaders(4);
-    CHECK_RUNS(elect_leader, {1, 128}, leaders.data());
-    CHECK_MESSAGE(leaders == std::vector<int>(4, 1), mode);
-  });
-}
-
 // ---- misuse ----
 
 __global__ void shuffle_in_half_a_warp(int* out) {

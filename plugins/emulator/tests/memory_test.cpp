@@ -77,16 +77,13 @@ __global__ void load_fragments(const uint4* in, const uint32_t* chunk_of_lane, u
   }
   __syncthreads();  // sync: all rows are written
   const uint32_t address = ptx::shared_u32(shared) + chunk_of_lane[threadIdx.x] * 16;
-  uint32_t four[4], two[2];
+  uint32_t four[4];
   if constexpr (Transpose) {
     ptx::ldmatrix_x4_trans(four, address);
-    ptx::ldmatrix_x2_trans(two, address);
   } else {
     ptx::ldmatrix_x4(four, address);
-    ptx::ldmatrix_x2(two, address);
   }
-  for (uint32_t i = 0; i < 4; i++) out[threadIdx.x * 6 + i] = four[i];
-  for (uint32_t i = 0; i < 2; i++) out[threadIdx.x * 6 + 4 + i] = two[i];
+  for (uint32_t i = 0; i < 4; i++) out[threadIdx.x * 4 + i] = four[i];
 }
 
 template <bool Transpose>
@@ -95,7 +92,7 @@ void check_fragments(const std::vector<uint32_t>& chunks, const std::string& mod
   for (uint4& row : in) {
     row = {check::random_word(), check::random_word(), check::random_word(), check::random_word()};
   }
-  std::vector<uint32_t> out(32 * 6);
+  std::vector<uint32_t> out(32 * 4);
   CHECK_RUNS(load_fragments<Transpose>, {1, 32, 2048}, in.data(), chunks.data(), out.data());
   const auto element = [&](size_t matrix, size_t row, size_t column) {
     uint16_t values[8];
@@ -103,12 +100,12 @@ void check_fragments(const std::vector<uint32_t>& chunks, const std::string& mod
     return values[column];
   };
   for (size_t lane = 0; lane < 32; lane++) {
-    for (size_t i = 0; i < 6; i++) {
-      const size_t matrix = i % 4, row = lane / 4, column = lane % 4 * 2;
+    for (size_t i = 0; i < 4; i++) {
+      const size_t matrix = i, row = lane / 4, column = lane % 4 * 2;
       const uint16_t low = Transpose ? element(matrix, column, row) : element(matrix, row, column);
       const uint16_t high =
           Transpose ? element(matrix, column + 1, row) : element(matrix, row, column + 1);
-      CHECK_MESSAGE(out[lane * 6 + i] == (low | static_cast<uint32_t>(high) << 16), mode);
+      CHECK_MESSAGE(out[lane * 4 + i] == (low | static_cast<uint32_t>(high) << 16), mode);
     }
   }
 }
@@ -129,10 +126,10 @@ TEST(ldmatrix_conflicts_are_counted) {
   }
   emulator::reset_stats();
   check_fragments<false>(distinct, "distinct");
-  CHECK(emulator::stats().ldmatrix == 2 && emulator::stats().ldmatrix_conflicts == 0);
+  CHECK(emulator::stats().ldmatrix == 1 && emulator::stats().ldmatrix_conflicts == 0);
   emulator::reset_stats();
   check_fragments<false>(same, "same");
-  CHECK(emulator::stats().ldmatrix_conflicts == (4 + 2) * 7);
+  CHECK(emulator::stats().ldmatrix_conflicts == 4 * 7);
 }
 
 // ---- misuse ----

@@ -24,6 +24,5 @@ struct Mutant {
 };
 
 std::vector<Mutant> pipelined_mutants();
-std::vector<Mutant> specialised_mutants();
 
 }  // namespace mutants

@@ -26,12 +26,10 @@ __global__ void ampere(const uint4* in, uint32_t* out, float x, int barrier_id) 
   ptx::mbarrier_init(base + 4096, 32);
   ptx::mbarrier_arrive(base + 4096);
   ptx::mbarrier_wait(base + 4096, 0);
-  ptx::mbarrier_invalidate(base + 4096);
-  uint32_t a[4], b[2], t[4], u[2];
+  uint32_t a[4], t[4];
   ptx::ldmatrix_x4(a, base + lane * 16);
   ptx::ldmatrix_x4_trans(t, base + lane * 16);
-  ptx::ldmatrix_x2(b, base + lane * 16);
-  ptx::ldmatrix_x2_trans(u, base + lane * 16);
+  const uint32_t b[2] = {a[2], a[3]}, u[2] = {t[2], t[3]};
   int32_t c[4] = {};
   float f[4] = {};
   ptx::mma_s8_s8(c, a, b);
@@ -57,24 +55,18 @@ __global__ void ampere(const uint4* in, uint32_t* out, float x, int barrier_id) 
               static_cast<uint32_t>(c[1] ^ c[2] ^ c[3]);
 }
 
-__global__ void hopper_copies(const __grid_constant__ TensorMap map, uint32_t* out) {
+__global__ void hopper_copies(uint32_t* out) {
 #if PARO_HAS_TMA
   DYN_SMEM(shared);
   const uint32_t base = ptx::shared_u32(shared), barrier = base + 8192;
-  if (ptx::elect_one()) {
-    ptx::prefetch_tensor_map(map);
+  if (threadIdx.x == 0) {
     ptx::mbarrier_init(barrier, 1);
     ptx::fence_mbarrier_init();
-    ptx::mbarrier_arrive_expect(barrier, 8192 + 64);
-    ptx::tma_load_2d(base, map, 0, 0, barrier);
+    ptx::mbarrier_arrive_expect(barrier, 64);
     ptx::bulk_load(base + 8256, out + 16, 64, barrier);
     ptx::mbarrier_wait(barrier, 0);
     out[0] = shared[1];
     ptx::fence_proxy_async();
-    ptx::tma_store_2d(map, 0, 64, base);
-    ptx::tma_store_commit();
-    ptx::tma_store_wait_read<0>();
-    ptx::tma_store_wait<0>();
   }
 #endif
 }
@@ -108,10 +100,8 @@ template __global__ void hopper_products<64>(int32_t*, const uint32_t*);
 template __global__ void hopper_products<128>(int32_t*, const uint32_t*);
 template __global__ void hopper_products<256>(int32_t*, const uint32_t*);
 
-LaunchStatus launch_all(const TensorTile& tile, const uint4* in, uint32_t* out, Stream stream) {
-  TensorMap map;
-  if (encode_tensor_map(tile, &map) != TensorMapStatus::ok) return LaunchStatus::failed;
+LaunchStatus launch_all(const uint4* in, uint32_t* out, Stream stream) {
   if (allow_shared_bytes(hopper_copies, 100000) != LaunchStatus::ok) return LaunchStatus::failed;
-  launch(hopper_copies, {1, 32, 100000, stream}, map, out);
+  launch(hopper_copies, {1, 32, 100000, stream}, out);
   return launch(ampere, {dim3(1), dim3(64), 8192, stream}, in, out, 1.0f, 1);
 }

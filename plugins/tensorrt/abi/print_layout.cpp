@@ -214,7 +214,7 @@ void print_registry_line(int major, int register_creator, int get_all_creators) 
               major, register_creator, get_all_creators);
 }
 
-// The one interface that moved: this project knows several layouts of it, a header only its own.
+// The one interface that moved: this project has several layouts of it, a header only its own.
 void print_registry() {
 #ifdef PARO_TRT_ABI_SHIM
   for (const paro::trt::RegistrySlots& known : paro::trt::kRegistrySlots) {

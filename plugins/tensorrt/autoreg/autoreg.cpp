@@ -1,5 +1,5 @@
 // Loaded by plain dlopen (trtexec --staticPlugins, Polygraphy --plugins, Triton's plugins=), it
-// registers the plugin library beside it with every TensorRT of this process. Harmless if repeated.
+// registers the plugin library next to it with every TensorRT of this process. Harmless if repeated.
 // Where none is loaded yet, it loads the one that a library linked to TensorRT would get.
 #include <dlfcn.h>
 #include <link.h>
@@ -84,7 +84,7 @@ std::vector<IPluginCreatorInterface*> core_creators() {
   const std::string path = own_folder() + "/" PARO_CORE_LIBRARY;
   void* const core = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (core == nullptr) {
-    complain(std::string("expected it beside the autoreg library, the loader says: ") + dlerror());
+    complain(std::string("expected it next to the autoreg library, the loader says: ") + dlerror());
     return {};
   }
   using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);

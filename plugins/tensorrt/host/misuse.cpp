@@ -227,12 +227,12 @@ class Misuse {
         {0, 1, -1, "query"},      {0, 1, int64_t{1} << 40, "query"},
     };
     for (const auto& [input, dimension, size, name] : wrong) {
-      refuses("a wrong shape of " + std::string(name), {std::string("input ") + name},
+      refuses("a wrong shape of " + std::string(name), {name + std::string(": expected")},
               [&, i = input, d = dimension, s = size] { return accepts(changed(i, d, s)); });
     }
     ProfileDescriptions fixed = changed(9, 0, 99);
     fixed.inputs[9].desc.dims.d[0] = 99;
-    refuses("a wrong batch that is known", {"input key_length", "[99]"},
+    refuses("a wrong batch that is known", {"key_length", "[99]"},
             [&] { return accepts(fixed); });
     ProfileDescriptions wide = changed(8, 0, 99);
     wide.inputs[8].min.d[0] = 0;
@@ -245,7 +245,7 @@ class Misuse {
     refuses("an absurd rank", {"token_order", "2 dimensions"}, [&] { return accepts(deep); });
     ProfileDescriptions packed = describe(content_.inputs, {1, 1, 2});
     packed.inputs[1].desc.format = nvinfer1::TensorFormat::kCHW32;
-    refuses("a packed format", {"input 1", "linear"}, [&] { return accepts(packed); });
+    refuses("a packed format", {"key", "linear"}, [&] { return accepts(packed); });
     ProfileDescriptions narrow = describe(content_.inputs, {1, 1, 2});
     for (const size_t input : {0u, 1u, 2u, 7u}) {
       auto& tensor = narrow.inputs[input];
@@ -299,7 +299,7 @@ class Misuse {
             [&] { return enqueues(inputs.data(), &output); });
     now = describe(content_.inputs, content_.batch());
     now.inputs[8].dims.d[0] += 1;
-    refuses("another batch at run time", {"input mask_bin"},
+    refuses("another batch at run time", {"mask_bin"},
             [&] { return enqueues(inputs.data(), &output); });
     now = describe(content_.inputs, -1);
     refuses("a batch of -1", {"query", "-1"}, [&] { return enqueues(inputs.data(), &output); });

@@ -1,4 +1,4 @@
-// Stands in for CUDA's header of this name where TensorRT's are only compared (check.py): they use
+// Replaces CUDA's header of this name where TensorRT's are only compared (check.py): they use
 // these types and no function.
 #pragma once
 

@@ -1,0 +1,73 @@
+// The op's tensors as a runtime describes them (TensorRT, ONNX Runtime), checked against each other
+// and turned into a call of the C ABI. paro_trt/op/validate.py does the same for torch tensors.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "paro/paro_c.h"
+
+namespace paro {
+
+// The op's inputs in their order, as in paro_trt/op/spec.py.
+enum Input : int32_t {
+  kQuery,
+  kKey,
+  kValue,
+  kTokenOrder,
+  kHeadOrder,
+  kBlockMask,
+  kTileOrder,
+  kChannelAffine,
+  kMaskBin,
+  kKeyLength,
+};
+inline constexpr int32_t kInputCount = 10;
+
+struct InputSpec {
+  const char* name;
+  int32_t rank;
+};
+inline constexpr std::array<InputSpec, kInputCount> kInputs = {{
+    {.name = "query", .rank = 4},
+    {.name = "key", .rank = 4},
+    {.name = "value", .rank = 4},
+    {.name = "token_order", .rank = 2},
+    {.name = "head_order", .rank = 1},
+    {.name = "block_mask", .rank = 4},
+    {.name = "tile_order", .rank = 2},
+    {.name = "channel_affine", .rank = 3},
+    {.name = "mask_bin", .rank = 1},
+    {.name = "key_length", .rank = 1},
+}};
+
+// A tensor's shape. A rank out of 0..kMaxRank is kept as it is and refused by describe_call.
+struct TensorShape {
+  static constexpr int32_t kMaxRank = 8;
+  int32_t rank;
+  std::array<int64_t, kMaxRank> sizes;
+};
+using InputShapes = std::array<TensorShape, kInputCount>;
+
+// The op's attributes, as a node or an engine gives them.
+struct Attributes {
+  float scale = 0.0f;
+  int32_t block_q = 0;
+  int32_t block_k = 0;
+  int32_t qk_bits = 0;
+  int32_t pv_bits = 0;
+  int32_t pool_dropped = 0;
+};
+
+// Fills all of `call` except its pointers. Refuses block sizes that the op does not have, and ranks
+// and shapes that do not fit together; paro_last_error has the message. Everything else about the
+// call is left to the functions of the C ABI. A batch of 0 is accepted: the caller then has nothing
+// to compute.
+paro_status describe_call(const Attributes& attributes, paro_dtype dtype, const InputShapes& shapes,
+                          paro_attention& call) noexcept;
+
+// Fills the pointers of `call`.
+void point_to(const std::array<const void*, kInputCount>& inputs, void* output,
+              paro_attention& call) noexcept;
+
+}  // namespace paro
