@@ -14,7 +14,7 @@ from .errors import ParoError
 if TYPE_CHECKING:
     from .api import calibrate, export, verify
     from .engine.pipeline import build_engine as build
-    from .models.apply import apply, remove
+    from .models.in_place import apply, remove
     from .op.api import paro_attention
     from .plan import ParoPlan, load_plan
     from .runtime.engine import Engine
@@ -41,13 +41,13 @@ _HOMES = {
     "Engine": (".runtime.engine", "Engine"),
     "EngineTransformer": (".runtime.transformer", "EngineTransformer"),
     "ParoPlan": (".plan", "ParoPlan"),
-    "apply": (".models.apply", "apply"),
+    "apply": (".models.in_place", "apply"),
     "build": (".engine.pipeline", "build_engine"),
     "calibrate": (".api", "calibrate"),
     "export": (".api", "export"),
     "load_plan": (".plan", "load_plan"),
     "paro_attention": (".op.api", "paro_attention"),
-    "remove": (".models.apply", "remove"),
+    "remove": (".models.in_place", "remove"),
     "verify": (".api", "verify"),
 }
 """Public name -> the module that has it, and its name there."""

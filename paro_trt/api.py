@@ -121,7 +121,7 @@ def export(
         ParoError: a file cannot be written.
     """
     several = isinstance(plan, Sequence) and not isinstance(plan, str)
-    plans = [_plan(source) for source in (plan if several else [plan])]  # type: ignore[arg-type, list-item, union-attr]
+    plans = [_plan(source) for source in (plan if several else [plan])]  # type: ignore[arg-type, union-attr]
     if len(plans) > 1 and external_data is False:
         raise ArgumentError(
             "external_data", expected="None or True for several plans",

@@ -15,9 +15,9 @@ from ..families.base import TIMESTEPS, AttentionSite, ModelFamily, Shape
 from ..families.registry import family_for
 from ..op.api import Implementation
 from ..plan import ModelIdentity, ParoPlan
-from ..plan.identity import model_identity
+from ..plan.bins import mask_bins
+from ..plan.document import model_identity
 from .apply import ParoTransformer, config_of
-from .bins import mask_bins
 from .experts import BOUNDARY_KEY, Expert, ExpertRole
 from .intercept import intercept_attention, require_all_met
 
@@ -65,7 +65,7 @@ def apply(
     del planned.model
     own = vars(model)
     _PREVIOUS[model] = "forward" in own, own.get("forward")
-    model.forward = _planned_forward(model, planned, model.forward)  # type: ignore[method-assign]
+    model.forward = _planned_forward(model, planned, model.forward)
 
 
 def remove(model_or_pipeline: Any) -> None:

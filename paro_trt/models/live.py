@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ArgumentError, ModelError
 from ..families.registry import family_for
-from ..plan.identity import model_identity
+from ..plan.document import model_identity
 from .load import LoadedModel, load_model
 
 ModelSource: TypeAlias = "str | PathLike[str] | torch.nn.Module | LoadedModel | Any"
