@@ -14,14 +14,14 @@ from .errors import ParoError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the name `path` only once it is complete.
+    """Open a file for writing that gets the name `path` only when it is complete.
 
     The bytes go to a temporary file in the same directory, are flushed to the disk, and the file is
-    then renamed. Whatever ends the block early (a full disk, an interrupt) removes the temporary
-    file and leaves a file already at `path` as it was. A symbolic link at `path` is replaced.
+    then renamed. If the block ends early (a full disk, an interrupt), the temporary file is removed
+    and a file already at `path` keeps its content. A symbolic link at `path` is replaced.
 
     Args:
-        path: where the file shall be; its directory must exist.
+        path: the file's final name; its directory must exist.
 
     Yields:
         A binary file object, open for writing.
@@ -58,7 +58,7 @@ def _sync_directory(directory: Path) -> None:
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError:
-        return  # The file is written; a directory that may not be opened is no failure.
+        return  # The file is written; a directory that cannot be opened is not a failure.
     try:
         os.fsync(descriptor)
     except OSError:

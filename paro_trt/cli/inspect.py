@@ -14,7 +14,7 @@ from .paths import require_file
 
 
 class Content(Enum):
-    """What a file holds, going by its first bytes."""
+    """What a file holds, judged by its first bytes."""
 
     SAFETENSORS = "safetensors"
     JSON = "json"
@@ -30,7 +30,7 @@ def inspect(
     ] = False,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Say what a file holds; its content decides what it is, not its name."""
+    """Show what a file holds. The content decides the file's kind, not its name."""
     require_file(file, "a plan, an ONNX model or an engine manifest")
     content = content_of(file)
     if content is Content.SAFETENSORS:
@@ -58,7 +58,7 @@ def content_of(path: Path) -> Content:
     """What a file holds.
 
     Raises:
-        ParoError: none of what this package writes.
+        ParoError: the file is nothing that this package writes.
     """
     with path.open("rb") as file:
         start = file.read(16)
@@ -67,7 +67,7 @@ def content_of(path: Path) -> Content:
         return Content.SAFETENSORS
     if start.lstrip()[:1] == b"{":
         return Content.JSON
-    # ONNX: field 1 (ir_version) as a varint leads in every writer's output.
+    # ONNX: every writer puts field 1 (ir_version), a varint, first.
     if start[:1] == b"\x08":
         return Content.PROTOBUF
     raise ParoError(

@@ -15,7 +15,7 @@ _IDENTITY = (0.0, 1.0, 0.0, 1.0)
 
 
 def describe_plan(plan: ParoPlan, path: Path) -> dict[str, Any]:
-    """Everything a plan says, but for its arrays."""
+    """Everything in a plan except its arrays."""
     return {
         "kind": "plan",
         "file": str(path),

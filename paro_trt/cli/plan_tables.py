@@ -19,7 +19,7 @@ _FIGURES = ("density", "mass", "error")
 
 
 def show_plan(plan: ParoPlan, path: Path, each_head: bool) -> None:
-    """Print what a plan holds: the whole, its layers or heads, and how it came about."""
+    """Print what a plan holds: the whole plan, its layers or heads, and how it was made."""
     output.print_facts(f"plan {path}", _facts(plan, path))
     console = output.results()
     console.print(_heads_table(plan) if each_head else _layers_table(plan))
@@ -40,7 +40,7 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
         "blocks": f"{plan.query_blocks} x {plan.key_blocks} of "
         f"{plan.block_q} queries x {plan.block_k} keys",
         "blocks off the mask": off_mask,
-        "schedule bins": f"{plan.bins}{f', parted at timestep {edges}' if edges else ''}",
+        "schedule bins": f"{plan.bins}{f', divided at timestep {edges}' if edges else ''}",
         "orders in use": ", ".join(plan.order_names),
         "density": f"{plan.density():.4f}",
         "mass": f"{mean_over_heads(plan, 'mass'):.4f}",
@@ -51,7 +51,7 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
 
 
 def _layers_table(plan: ParoPlan) -> Table:
-    title = "layers (density, mass and predicted error: mean over heads, one figure a bin)"
+    title = "layers (density, mass and predicted error: mean over heads, one figure per bin)"
     right = (*_FIGURES, "QK/PV bits")
     made = output.table(title, "layer", "orders of heads", *right, "m  e  n  c", right=right)
     made.caption = (
@@ -73,7 +73,7 @@ def _layers_table(plan: ParoPlan) -> Table:
 
 def _heads_table(plan: ParoPlan) -> Table:
     made = output.table(
-        "heads (one figure a bin)", "layer", "head", "order", *_FIGURES, right=("head", *_FIGURES)
+        "heads (one figure per bin)", "layer", "head", "order", *_FIGURES, right=("head", *_FIGURES)
     )
     for layer in plan.layers:
         for index, head in enumerate(layer.heads):

@@ -1,4 +1,4 @@
-"""The public call and the torch op. The implementation is asked for by name; none stands in."""
+"""The public call and the torch op. The caller names the implementation; there is no fallback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .validate import validate
 
 
 class Implementation(str, Enum):
-    """Who computes the op."""
+    """Which implementation computes the op."""
 
     REFERENCE = "reference"
     CPU = "cpu"
@@ -28,7 +28,7 @@ _LIBRARIES = {
     Implementation.CUDA: "attention",
     Implementation.EMULATED: "emulated",
 }
-"""Which libparo_<name>.so computes."""
+"""The name in libparo_<name>.so of each native implementation."""
 
 
 def paro_attention(
@@ -102,7 +102,7 @@ def parse_implementation(impl: str | Implementation) -> Implementation:
 
 
 def _library(implementation: Implementation) -> NativeLibrary:
-    """The native library of an implementation, which must be built and find what it runs on."""
+    """The native library of an implementation. It must be built, and its hardware available."""
     subject = f"impl={implementation.value!r}"
     try:
         library = load_library(library_path(_LIBRARIES[implementation]))
@@ -122,7 +122,7 @@ def _library(implementation: Implementation) -> NativeLibrary:
 
 
 def _check_devices(inputs: AttentionInputs, implementation: Implementation) -> None:
-    """Tensors lie where the implementation computes; on a GPU no copy is made unasked."""
+    """Check that all tensors are on the implementation's device. On a GPU, nothing is copied."""
     on_gpu = implementation is Implementation.CUDA
     kind, wanted = ("cuda", "a CUDA tensor") if on_gpu else ("cpu", "a CPU tensor")
     device = inputs.query.device
@@ -172,7 +172,7 @@ def attention_op(
 ) -> Tensor:
     """`paro_attention` as a torch op, which torch.export keeps whole.
 
-    The plan's tensors are taken as already checked, as a loaded plan's are.
+    It does not check the values of the plan's tensors: those of a loaded plan are already checked.
     """
     return paro_attention(
         query, key, value, token_order, head_order, block_mask, tile_order, channel_affine,

@@ -101,7 +101,7 @@ def summary_blocks(
     """Key blocks made of summary tokens: block_k consecutive ones form a block.
 
     key, value: FP32 [NK, block_k, D]. Summary token j is the mean key and mean value of block
-    j's existing tokens and weighs as many tokens as it stands for.
+    j's existing tokens and weighs as many tokens as it represents.
     """
     key_mean = summarize_blocks(key, counts, config.qk_bits, precision)
     value_mean = summarize_blocks(value, counts, config.pv_bits, precision)

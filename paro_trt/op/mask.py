@@ -1,6 +1,7 @@
 """Block masks as bits, and the schedule derived from them. NumPy only: plans use it without torch.
 
-Bit (k mod 32) of word k // 32 says that key block k is attended; padding bits are 0.
+A mask row, one query block of one head in one bin, is W words of 32 key blocks each. Bit (k mod 32)
+of word k // 32 says that key block k is attended; padding bits are 0.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SMALLEST_MAXIMUM = 2.0**-100
 
 
 class Quantized(NamedTuple):
-    """`codes * scale` stands for the values; at 16 bits the codes are the values, the scale 1."""
+    """The values are `codes * scale`; at 16 bits the codes are the values and the scale is 1."""
 
     codes: Tensor
     scale: Tensor

@@ -134,5 +134,5 @@ def block_count(tokens: int, block: int) -> int:
 
 
 def mask_words(key_blocks: int) -> int:
-    """int32 words that hold one bit for each of `key_blocks` key blocks."""
+    """W: the words of one mask row. A word is an int32 with the bits of 32 key blocks."""
     return -(-key_blocks // MASK_WORD_BITS)

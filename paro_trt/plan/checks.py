@@ -1,4 +1,4 @@
-"""Checks of single values. Each returns the value in its plain type or raises `PlanError`."""
+"""Checks of single values. Each returns the value as a plain Python type or raises `PlanError`."""
 
 from __future__ import annotations
 

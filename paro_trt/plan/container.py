@@ -42,7 +42,7 @@ class _EntryDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor's place in the file; its bytes are known to lie inside."""
+    """A tensor's place in the file. Its bytes are inside the file; `Container` has checked that."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -105,7 +105,7 @@ class Container:
 
 @contextmanager
 def open_container(path: Path) -> Iterator[Container]:
-    """Open a plan file; `PlanError` names it whatever is wrong."""
+    """Open a plan file. Every `PlanError` raised inside the block names the file."""
     with checks.within(str(path)):
         try:
             if not path.exists():
@@ -130,7 +130,7 @@ def _read_header(file: BinaryIO, size: int) -> bytes:
             "header",
             expected=f"a length of at most {limit} bytes",
             actual=f"{length}",
-            remedy="the file is truncated or no plan",
+            remedy="the file is truncated or is not a plan; copy it again",
         )
     header = file.read(length)
     if len(header) != length or not header.startswith(b"{"):
@@ -144,7 +144,7 @@ def _document(metadata: object) -> str:
             "__metadata__",
             expected=f"exactly the key {METADATA_KEY!r}",
             actual=shown(list(metadata) if isinstance(metadata, dict) else metadata),
-            remedy="this safetensors file is no plan; `paro-trt calibrate` makes one",
+            remedy="this safetensors file is not a plan; make a plan with `paro-trt calibrate`",
         )
     return checks.text(METADATA_KEY, metadata[METADATA_KEY])
 
@@ -165,7 +165,7 @@ def _entry(name: str, value: object) -> Entry:
 
 
 def _cover(entries: dict[str, Entry], size: int) -> None:
-    """Refuse overlaps, gaps, and bytes that no tensor owns."""
+    """Refuse overlapping tensors, gaps, and bytes that belong to no tensor."""
     at = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != at or entry.end > size:

@@ -1,8 +1,8 @@
 """The JSON document of a plan, declared once. FORMAT.md in this folder is normative.
 
-The Structs below are both the records that Python code makes and the objects that a file spells in
-JSON. A record is checked when it is made, whoever makes it. What only the plan's arrays can show
-(bits, blocks, names of orders) `LayerPlan` and `ParoPlan` check.
+The Structs below are both the records that Python code makes and the JSON objects of a file.
+A record is checked when it is made, by a decoder or by Python code. `LayerPlan` and `ParoPlan`
+check the rest: the arrays, bits, blocks and names of orders.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ _Figures = Meta(min_length=1, max_length=MAX_BINS)
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A record that holds its declaration also when Python code makes it, not only a decoder."""
+    """A record whose fields are checked against their declaration however it is made.
+
+    msgspec checks a Struct when it decodes one; this class also checks what Python code passes.
+    """
 
     def __post_init__(self) -> None:
         values = {name: _plain(getattr(self, name)) for name in self.__struct_fields__}
@@ -54,7 +57,7 @@ def _declaration(record: type[Record]) -> type[msgspec.Struct]:
 
 
 def _plain(value: object) -> object:
-    """The JSON value that a Python or NumPy value stands for."""
+    """The JSON value of a Python or NumPy value."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Enum):
@@ -199,7 +202,7 @@ class CalibrationRecord(Record, frozen=True):
         captured_steps: which of them were captured, each in [0, steps).
         order_metric: what chose the orders.
         mask_metric: what chose the blocks.
-        density: asked for, in [0, 1].
+        density: the density asked for, in [0, 1].
         seed: of the run's noise, in [0, 2**64).
         tool_version: version of this package.
         notes: free lines, such as warnings given at the time.

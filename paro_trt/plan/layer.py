@@ -18,7 +18,7 @@ from .limits import MAX_BINS, MAX_HEAD_DIM, MAX_HEADS, MAX_MASK_BYTES
 _AFFINE_ROWS = ("key mean", "query-key equalizer", "value mean", "value scale")
 _POSITIVE_ROWS = (1, 3)
 
-# A head's recorded density may be rounded for reading, not wrong.
+# A recorded density may be rounded; it must still agree with the mask.
 _DENSITY_SLACK = 1e-3
 
 

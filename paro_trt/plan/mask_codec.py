@@ -1,4 +1,4 @@
-"""Block masks on disk: LZMA2 over the packed words. FORMAT.md holds what was measured."""
+"""Block masks on disk: LZMA2 over the packed words. FORMAT.md has the measurements."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FILTERS = [
 
 def encode_mask(words: NDArray[np.int32]) -> bytes:
     """Compress packed masks int32 [T, H, NQ, W]."""
-    # A query block's rows in all bins resemble each other: side by side they compress best.
+    # Rows of one query block are similar in all bins; stored next to each other they compress best.
     rows = np.ascontiguousarray(words.transpose(1, 2, 0, 3).astype("<i4", copy=False))
     return lzma.compress(rows.tobytes(), format=lzma.FORMAT_RAW, filters=_FILTERS)
 
@@ -34,7 +34,7 @@ def encode_mask(words: NDArray[np.int32]) -> bytes:
 def decode_mask(subject: str, data: bytes, shape: tuple[int, int, int, int]) -> NDArray[np.int32]:
     """Decompress packed masks.
 
-    The decoder stops one byte past the size that `shape` gives, whatever the stream holds.
+    The decoder stops one byte past the size that `shape` gives, even if the stream holds more.
 
     Args:
         subject: what errors call the stream.

@@ -49,7 +49,7 @@ class ParoPlan:
         bin_boundaries: T - 1 strictly descending timesteps within (0, 1000), where 1000 is pure
             noise: bin 0 is timestep >= boundaries[0], bin t is
             boundaries[t-1] > timestep >= boundaries[t].
-        calibration: how the plan came about.
+        calibration: how the plan was made.
 
     Raises:
         PlanError: any of this does not hold, or a layer does not fit the rest.
@@ -137,7 +137,7 @@ class ParoPlan:
         """The layer of this module path.
 
         Raises:
-            ArgumentError: there is none; the message lists what exists.
+            ArgumentError: no layer has this name; the message lists the names.
         """
         for layer in self.layers:
             if layer.name == name:
@@ -158,7 +158,7 @@ class ParoPlan:
 
 
 def describe(plan: ParoPlan) -> dict[str, Any]:
-    """The document of a plan but for its hash, as JSON values."""
+    """The document of a plan without its content hash, as JSON values."""
     document = PlanDocument(
         format_version=FORMAT_VERSION,
         content_hash="",

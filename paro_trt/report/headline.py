@@ -36,7 +36,7 @@ def cards(
     mass = sum(item.mass for item in bins) / len(bins)
     return (
         Card("Density", percent(density), "of all blocks are attended", density),
-        Card("Attention mass", percent(mass), "of the attention lies in them", min(mass, 1.0)),
+        Card("Attention mass", percent(mass), "of the attention is in them", min(mass, 1.0)),
         _error_card(bins, measured),
         _speed_card(measured),
         _bits_card(plan),

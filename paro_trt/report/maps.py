@@ -15,16 +15,16 @@ SIDES = (128, 96, 64, 48, 40, 32, 24, 16)
 """Cells along an axis of a picture; the largest that fits `PICTURE_BYTES` is taken."""
 
 PICTURE_BYTES = 7_500_000
-"""All pictures of a page, before compression. In base64 they then stay below 10 MB, whatever
-the masks hold."""
+"""All pictures of a page, before compression. In base64 they then stay below 10 MB for
+any mask."""
 
 LEVELS = 15
-"""A cell's level: 0 nothing attended, LEVELS everything; what lies between is never either."""
+"""A cell's level: 0 means that nothing is attended, LEVELS that everything is, the rest a part."""
 
 _ROWS_AT_ONCE = 4 << 20
 """Mask entries unpacked at a time."""
 
-# Integers to here are exact in float32, so that sums do not depend on their sequence.
+# Integers to here are exact in float32, so the order of a sum does not matter.
 _EXACT = 1 << 24
 
 
@@ -59,8 +59,9 @@ class LayerPictures:
         return packed.tobytes()
 
     def telling(self) -> NDArray[np.float64]:
-        """f64 [H], how well a head shows what a reorder does: cells that it empties, times the
-        contrast before (stripes finer than a cell average to one colour, which shows nothing)."""
+        """f64 [H]: how clearly a head shows what a reorder does. It is the share of cells that the
+        reorder empties, times the contrast before
+        (stripes finer than a cell average to one colour)."""
         touched = [(part > 0).mean(axis=(0, 2, 3)) for part in (self.before, self.after)]
         contrast = self.before.std(axis=(2, 3)).mean(axis=0)
         return np.asarray((touched[0] - touched[1]) * contrast)
@@ -96,7 +97,7 @@ class PictureMaker:
         return LayerPictures(before, after)
 
     def _token_counts(self, order: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """How many tokens of each cell lie in each block: [rows, NQ] and [columns, NK]."""
+        """How many tokens of each cell are in each block: [rows, NQ] and [columns, NK]."""
         plan = self.plan
         position = np.empty(plan.tokens, np.int64)
         position[plan.orders[order]] = np.arange(plan.tokens)

@@ -1,7 +1,7 @@
-"""The figures that calibration measured, as far as they make sense.
+"""The figures that calibration measured and that are within their ranges.
 
-A plan's `measured` is a free mapping: what is out of its range is shown among the other figures
-but never drawn.
+A plan's `measured` is a free mapping. A figure outside its range is listed among the other
+figures and not drawn.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SPEED = ("attention_share", "attention_speedup", "model_speedup")
 
 @dataclass(frozen=True)
 class SpeedForecast:
-    """What to expect in time, by Amdahl's law from the measured share.
+    """The expected speed, by Amdahl's law from the measured share of attention.
 
     Args:
         share: of attention in the dense model's time, in [0, 1].
@@ -32,7 +32,7 @@ class SpeedForecast:
 
     @property
     def rest(self) -> float:
-        """Time beside attention; the dense model's whole time is 1."""
+        """Time outside attention; the dense model's whole time is 1."""
         return 1.0 - self.share
 
     @property

@@ -55,7 +55,7 @@ class ReportSummary:
 
 
 def write_report(plan: ParoPlan, name: str, plan_bytes: int, path: Path) -> ReportSummary:
-    """Write the report of a plan, all of it or nothing. The same plan gives the same bytes.
+    """Write the report of a plan. The same plan gives the same bytes; a failure leaves no part.
 
     Wan 2.1 14B at 720p with two bins takes some seconds on two cores.
 
@@ -126,11 +126,11 @@ def _render(plan: ParoPlan, name: str, plan_bytes: int, maker: PictureMaker) -> 
 
 
 def _draw(plan: ParoPlan, maker: PictureMaker) -> tuple[list[str], list[NDArray[np.float64]]]:
-    """Of each layer its pictures, compressed, in base64, and how telling each head is [H]."""
+    """For each layer its compressed pictures in base64, and how much each head shows [H]."""
     packed, telling = [], []
     for layer in plan.layers:
-        # Products this small gain nothing from threads, and on a busy machine their waiting
-        # costs much: 25 s instead of 5 at Wan's size beside two other programs.
+        # Products this small gain nothing from threads. On a busy machine waiting threads are
+        # slow: 25 s instead of 5 s at Wan's size while two other programs ran.
         with threadpool_limits(1, user_api="blas"):
             pictures = maker.pictures(layer)
         packed.append(base64.b64encode(zlib.compress(pictures.packed())).decode())
@@ -141,7 +141,7 @@ def _draw(plan: ParoPlan, maker: PictureMaker) -> tuple[list[str], list[NDArray[
 def _geometry(
     plan: ParoPlan, maker: PictureMaker, telling: list[NDArray[np.float64]]
 ) -> dict[str, Any]:
-    """How the packed pictures are to be read, and the head to show first."""
+    """How to read the packed pictures, and which head to show first."""
     first = int(np.argmax([of_layer.max() for of_layer in telling]))
     grid, text = plan.grid, plan.text
     return {
@@ -162,6 +162,6 @@ def _asset(name: str) -> str:
 
 
 def _csp_hash(content: str) -> str:
-    """A source expression for the page's Content-Security-Policy, which admits nothing else."""
+    """A source expression for the page's Content-Security-Policy, which allows nothing else."""
     digest = hashlib.sha256(content.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

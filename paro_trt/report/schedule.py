@@ -33,7 +33,7 @@ class ScheduleBin:
 
     @property
     def start(self) -> float:
-        """Share of the schedule that has passed where the bin begins."""
+        """Share of the schedule that is done when the bin begins."""
         return 1.0 - self.high / MAX_TIMESTEP
 
     @property
@@ -54,10 +54,10 @@ def schedule_bins(plan: ParoPlan) -> tuple[ScheduleBin, ...]:
         np.array([getattr(head, figure) for head in heads]).mean(axis=0)
         for figure in ("density", "mass", "predicted_error")
     )
-    fences = (MAX_TIMESTEP, *plan.bin_boundaries, 0.0)
+    edges = (MAX_TIMESTEP, *plan.bin_boundaries, 0.0)
     return tuple(
         ScheduleBin(i, high, low, float(density[i]), float(mass[i]), float(error[i]))
-        for i, (high, low) in enumerate(pairwise(fences))
+        for i, (high, low) in enumerate(pairwise(edges))
     )
 
 

@@ -1,4 +1,4 @@
-"""Words and figures for people. Escaping is the template's business, not this module's."""
+"""Texts and figures as the page shows them. The template escapes them; this module does not."""
 
 from __future__ import annotations
 

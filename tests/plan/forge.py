@@ -1,4 +1,4 @@
-"""Plan files made by hand, so that any part of one can be a lie, and what the reader answers."""
+"""Plan files made by hand, so that any part can be wrong, and what the reader answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan that breaks an invariant cannot be made, whoever makes it."""
+"""A plan that breaks an invariant cannot be made, in Python code either."""
 
 from __future__ import annotations
 

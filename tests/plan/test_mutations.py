@@ -32,7 +32,7 @@ SWEEP = settings(
 
 @pytest.fixture
 def unsealed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The content hash matches whatever is loaded, so that every other check is reached."""
+    """Every content hash matches, so that all other checks are reached."""
     with monkeypatch.context() as patch:
         patch.setattr(ParoPlan, "content_hash", lambda _: HASH)
         yield

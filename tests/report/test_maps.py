@@ -58,7 +58,7 @@ def test_cells_are_shares_of_pairs_and_of_blocks(fresh_seed, monkeypatch, text, 
 
 
 def test_before_undoes_the_order(fresh_seed):
-    """A mask that attends only the diagonal is, in whatever order, each token's own block."""
+    """A mask that attends only the diagonal is each token's own block, in any order."""
     plan = small_plan(grid=Grid(4, 8, 8), density=0.0, seed=fresh_seed)
     drawn = PictureMaker(plan).pictures(plan.layers[0])
     for picture in drawn.before.reshape(-1, *drawn.before.shape[2:]):

@@ -7,7 +7,7 @@ band. The band is derived, never tuned:
 - sums are FP32 in any order, and the value affine may be undone before or after them: the error
   of n additions is a random walk of sqrt(n) units of the largest |v| they meet, and eight units
   more cover products, exponentials and the final division;
-- a P that lies within rounding error of a code's edge may take either code. One code more or
+- a P within rounding error of a code's edge may take either code. One code more or
   less moves a row by at most 2 max|v| / levels, since the row sum is at least `levels`; edges
   are met with a probability of about levels * 2^-18 an attended key (relative error of P 2^-19:
   logits of magnitude below 32 in FP32 and a 2-ulp exp2). Over all rows the moves are

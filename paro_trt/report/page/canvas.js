@@ -22,7 +22,7 @@ function drawThumbnail(canvas, picture) {
   drawCells(canvas.getContext("2d"), picture, 0, 0, THUMBNAIL, THUMBNAIL);
 }
 
-/** Enlarged cells keep their edges; cells smaller than pixels are averaged, lest they alias. */
+/** Enlarged cells keep their edges; cells smaller than pixels are averaged to avoid aliasing. */
 function drawCells(context, picture, x, y, width, height) {
   context.imageSmoothingEnabled = picture.columns > context.canvas.width / 2;
   context.imageSmoothingQuality = "high";

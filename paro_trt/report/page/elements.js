@@ -29,7 +29,7 @@ const swatch = (colour) => {
   return made;
 };
 
-/** Show a text beside the pointer or the focused element while it is over `target`. */
+/** Show a text next to the pointer or the focused element while it is over `target`. */
 function explain(target, textOf) {
   const tip = byId("tooltip");
   const show = (event) => {

@@ -1,4 +1,4 @@
-// Density against error or mass: a point a head, and medians of groups of heads of like density.
+// Density against error or mass: one point for each head, and medians of groups of heads with similar density.
 
 const PLOT = { width: 1160, height: 380, left: 64, right: 20, top: 16, bottom: 48 };
 const GROUP = 6; // heads in a group at least
@@ -27,7 +27,7 @@ function quantile(sorted, share) {
   return sorted[index] + (place - index) * (next - sorted[index]);
 }
 
-/** Median density, and quartiles of the other figure, of groups of heads of like density. */
+/** Median density, and quartiles of the other figure, of groups of heads with similar density. */
 function groupsOf(points) {
   const count = Math.min(MOST_GROUPS, Math.floor(points.length / GROUP));
   if (count < 2) return [];
