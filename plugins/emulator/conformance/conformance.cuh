@@ -109,7 +109,7 @@ inline void hopper_sections(Session& session) {
   DeviceBuffer<uint32_t> in(check::random_words(3 * bytes / 4));
   DeviceBuffer<uint32_t> image(std::vector<uint32_t>(3 * bytes / 4));
   const auto* from = reinterpret_cast<const uint8_t*>(in.get());
-  session.launch(bulk_copies, {1, 64, bytes + 8}, from, bytes, image.get());
+  session.launch(bulk_copies, {1, 64, bytes + 16}, from, bytes, image.get());
   session.save("bulk_load", image);
   wgmma_sections<64, Swizzle::b32>(session);
   wgmma_sections<64, Swizzle::b128>(session);

@@ -138,27 +138,31 @@ __global__ void special_values(const float* in, uint32_t* words) {
   mine[2] = largest != largest ? 0x7FC00000u : __float_as_uint(largest);
 }
 
-// Plain bytes by the copy engine, in three phases of one barrier.
+// Plain bytes by the copy engine, in three phases of two barriers: the bytes have landed, and every
+// thread has read them.
 __global__ void bulk_copies(const uint8_t* from, uint32_t bytes, uint32_t* image) {
 #if PARO_HAS_TMA
   DYN_SMEM(shared);
-  const uint32_t tile = ptx::shared_u32(shared), barrier = tile + bytes;
+  const uint32_t tile = ptx::shared_u32(shared), full = tile + bytes, empty = full + 8;
   if (threadIdx.x == 0) {
-    ptx::mbarrier_init(barrier, 1);
+    ptx::mbarrier_init(full, 1);
+    ptx::mbarrier_init(empty, blockDim.x);
     ptx::fence_mbarrier_init();
   }
+  __syncthreads();  // sync: the barriers are initialised
   for (uint32_t phase = 0; phase < 3; phase++) {
-    __syncthreads();  // sync: the barrier is initialised, the tile has been read
     if (threadIdx.x == 0) {
+      ptx::mbarrier_wait(empty, ~phase & 1);
       ptx::fence_proxy_async();
-      ptx::mbarrier_arrive_expect(barrier, bytes);
-      ptx::bulk_load(tile, from + phase * bytes, bytes, barrier);
+      ptx::mbarrier_arrive_expect(full, bytes);
+      ptx::bulk_load(tile, from + phase * bytes, bytes, full);
     }
-    ptx::mbarrier_wait(barrier, phase & 1);
+    ptx::mbarrier_wait(full, phase & 1);
     const auto* words = reinterpret_cast<const uint32_t*>(shared);
     for (uint32_t i = threadIdx.x; i < bytes / 4; i += blockDim.x) {
       image[phase * bytes / 4 + i] = words[i];
     }
+    ptx::mbarrier_arrive(empty);
   }
 #endif
 }

@@ -42,7 +42,7 @@ std::vector<Mutant> pipelined_mutants() {
       {kernel, "missing cp.async wait", run<Bug::missing_wait>},
       {kernel, "wait group off by one", run<Bug::wait_off_by_one>},
       {kernel, "missing commit", run<Bug::missing_commit>},
-      {kernel, "stale stage", run<Bug::stale_stage>},
+      {kernel, "stale slot", run<Bug::stale_slot>},
       {kernel, "wrong swizzle", run<Bug::wrong_swizzle>},
       {kernel, "misaligned ldmatrix", run<Bug::bank_offset>},
       {kernel, "tail off by one", run<Bug::tail_off_by_one>},

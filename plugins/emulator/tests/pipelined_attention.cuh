@@ -17,7 +17,7 @@ enum class Bug {
   missing_wait,
   wait_off_by_one,
   missing_commit,
-  stale_stage,
+  stale_slot,
   wrong_swizzle,
   bank_offset,
   tail_off_by_one,
@@ -26,13 +26,13 @@ enum class Bug {
   missing_fill,
 };
 
-constexpr int stages = 3, rows_per_block = 64, threads = 128;
+constexpr int slots = 3, rows_per_block = 64, threads = 128;
 constexpr uint32_t tile_bytes = block_keys * head_dim;
 
 struct SharedTiles {
   uint8_t query[tile_bytes];
-  uint8_t key[stages][tile_bytes];
-  uint8_t value[stages][tile_bytes];
+  uint8_t key[slots][tile_bytes];
+  uint8_t value[slots][tile_bytes];
 };
 
 struct Parameters {
@@ -72,14 +72,14 @@ __global__ void pipelined_attention(Parameters p) {
 
   const auto fetch = [&](int step) {
     const int block = p.blocks[step], first_key = block * block_keys;
-    const uint32_t stage = static_cast<uint32_t>(step % stages) * tile_bytes;
+    const uint32_t slot = static_cast<uint32_t>(step % slots) * tile_bytes;
     const int existing =
         bug == Bug::missing_fill ? min(p.tokens - first_key, 32) : p.tokens - first_key;
-    copy_tile(key_tiles + stage, p.key + first_key * head_dim, existing);
-    copy_tile(value_tiles + stage, p.value_transposed + block * head_dim * block_keys, head_dim);
+    copy_tile(key_tiles + slot, p.key + first_key * head_dim, existing);
+    copy_tile(value_tiles + slot, p.value_transposed + block * head_dim * block_keys, head_dim);
   };
   copy_tile(query_tile, p.query + first_row * head_dim, p.query_rows - first_row);
-  for (int step = 0; step < stages - 1; step++) {
+  for (int step = 0; step < slots - 1; step++) {
     if (step < p.block_count) fetch(step);
     paro::ptx::cp_async_commit();
   }
@@ -88,18 +88,18 @@ __global__ void pipelined_attention(Parameters p) {
   uint32_t sums[2] = {};
   for (int step = 0; step < p.block_count; step++) {
     if constexpr (bug == Bug::wait_off_by_one) {
-      paro::ptx::cp_async_wait<stages - 1>();
+      paro::ptx::cp_async_wait<slots - 1>();
     } else if constexpr (bug != Bug::missing_wait) {
-      paro::ptx::cp_async_wait<stages - 2>();
+      paro::ptx::cp_async_wait<slots - 2>();
     }
-    // sync: everyone's part of this stage has landed, and everyone has left the stage that the
+    // sync: everyone's part of this slot has landed, and everyone has left the slot that the
     // next fetch overwrites
     if constexpr (bug != Bug::missing_barrier) __syncthreads();
-    if (step + stages - 1 < p.block_count) fetch(step + stages - 1);
+    if (step + slots - 1 < p.block_count) fetch(step + slots - 1);
     if constexpr (bug != Bug::missing_commit) paro::ptx::cp_async_commit();
 
-    const int used = bug == Bug::stale_stage && step > 0 ? step - 1 : step;
-    const uint32_t stage = static_cast<uint32_t>(used % stages) * tile_bytes;
+    const int used = bug == Bug::stale_slot && step > 0 ? step - 1 : step;
+    const uint32_t slot = static_cast<uint32_t>(used % slots) * tile_bytes;
     int32_t score[block_keys / 8][4] = {};
     for (uint32_t k = 0; k < 2; k++) {
       uint32_t a[4], b[4];
@@ -110,7 +110,7 @@ __global__ void pipelined_attention(Parameters p) {
         const uint32_t offset = bug == Bug::wrong_swizzle ? row * 64 + ((chunk ^ (row & 3)) << 4)
                                 : bug == Bug::bank_offset ? row * 64 + chunk * 16 + 8
                                                           : chunk_offset(row, chunk);
-        paro::ptx::ldmatrix_x4(b, key_tiles + stage + offset);
+        paro::ptx::ldmatrix_x4(b, key_tiles + slot + offset);
         paro::ptx::mma_s8_s8(score[n], a, {b[0], b[1]});
         paro::ptx::mma_s8_s8(score[n + 1], a, {b[2], b[3]});
       }
@@ -132,7 +132,7 @@ __global__ void pipelined_attention(Parameters p) {
     }
     for (uint32_t d = 0; d < head_dim / 8; d++) {
       uint32_t b[4];
-      paro::ptx::ldmatrix_x4(b, value_tiles + stage + chunk_offset(d * 8 + lane % 8, lane / 8));
+      paro::ptx::ldmatrix_x4(b, value_tiles + slot + chunk_offset(d * 8 + lane % 8, lane / 8));
       paro::ptx::mma_u8_s8(output[d], codes[0], {b[0], b[1]});
       paro::ptx::mma_u8_s8(output[d], codes[1], {b[2], b[3]});
     }
