@@ -65,7 +65,7 @@ def apply(
     del planned.model
     own = vars(model)
     _PREVIOUS[model] = "forward" in own, own.get("forward")
-    model.forward = _planned_forward(model, planned, model.forward)  # type: ignore[method-assign]
+    model.forward = _planned_forward(model, planned, model.forward)
 
 
 def remove(model_or_pipeline: Any) -> None:
