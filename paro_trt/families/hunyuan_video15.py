@@ -171,7 +171,7 @@ def _has_image(config: Config) -> bool:
 
 
 def _fixed_tokens(config: Config) -> dict[str, int]:
-    """Tokens beside the prompt's, by the conditioning input that brings them."""
+    """Tokens in addition to the prompt's, by the conditioning input that brings them."""
     return {_GLYPHS: _GLYPH_COUNT} | ({_IMAGE_TOKENS: _IMAGE_COUNT} if _has_image(config) else {})
 
 

@@ -25,8 +25,8 @@ from .base import (
 _TEXT, _CLIP_IMAGE = "encoder_hidden_states", "encoder_hidden_states_image"
 _IMAGE, _IMAGE_GIVEN = "image_latents", "image_given"
 
-_CLIP_TOKENS, _TEXT_BESIDE_CLIP = 257, 512
-"""Tokens of an image by CLIP ViT-H/14, and of the text beside it, which the attention counts on."""
+_CLIP_TOKENS, _TEXT_WITH_CLIP = 257, 512
+"""Tokens of an image by CLIP ViT-H/14, and of the text next to it, which the attention expects."""
 
 _TI2V_CHANNELS = 48
 """Latent channels of Wan 2.2's own VAE, which its text-and-image-to-video model alone uses."""
@@ -93,7 +93,7 @@ class WanFamily(ModelFamily):
     ) -> tuple[ConditioningInput, ...]:
         """The text encoder's output, and what the variant knows of an image."""
         image_tokens = _image_tokens(config)
-        text_tokens = _TEXT_BESIDE_CLIP if image_tokens else "L"
+        text_tokens = _TEXT_WITH_CLIP if image_tokens else "L"
         spec = [ConditioningInput(_TEXT, ("B", text_tokens, config["text_dim"]))]
         if image_tokens:
             spec.append(ConditioningInput(_CLIP_IMAGE, ("B", image_tokens, config["image_dim"])))

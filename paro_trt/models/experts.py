@@ -72,7 +72,7 @@ def _expert_identity(role: ExpertRole, class_name: str, config: Mapping[str, Any
 def expert_at(directory: Path) -> Expert | None:
     """The expert that a transformer directory of a pipeline holds; None if it is alone.
 
-    A pipeline of two experts has `boundary_ratio` in its model_index.json, beside the directories
+    A pipeline of two experts has `boundary_ratio` in its model_index.json, next to the directories
     `transformer` and `transformer_2`.
 
     Raises:

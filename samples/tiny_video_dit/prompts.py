@@ -1,4 +1,4 @@
-"""Calibration and held-out prompts, and the files of their embeddings beside the model.
+"""Calibration and held-out prompts, and the files of their embeddings next to the model.
 
 Rewrite the files after a change of either list:
 
