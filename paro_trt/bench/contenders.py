@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..c_abi import WORKSPACE_ALIGNMENT, attention_call, launch_on
-from ..native import NativeLibrary
+from ..op.c_abi import WORKSPACE_ALIGNMENT, attention_call, launch_on
+from ..op.native import NativeLibrary
 from ..op.spec import AttentionConfig, AttentionInputs
 from .problem import Problem
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ParoError
-from ..native import NativeLibrary, library_path, load_library
+from ..op.native import NativeLibrary, library_path, load_library
 from .case import OpCase
 from .contenders import Contender, LeftOut, dense_baselines, flex_attention, ours, sage_attention
 from .problem import Problem, make_problem

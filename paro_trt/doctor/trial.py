@@ -19,7 +19,7 @@ def describe(name: str) -> str:
     Raises:
         BackendUnavailableError: it does not load, or is of another release.
     """
-    from ..native import library_path, load_library
+    from ..op.native import library_path, load_library
 
     library = load_library(library_path(name))
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, BackendUnavailableError
-from ..native import NativeLibrary, library_path, load_library
+from .native import NativeLibrary, library_path, load_library
 from .reference import paro_attention_reference
 from .spec import AttentionConfig, AttentionInputs
 from .validate import validate

@@ -29,7 +29,7 @@ def register_custom_op(options: Any, threads: int | None = None) -> None:
     Raises:
         BackendUnavailableError: the library was not built, or does not fit this ONNX Runtime.
     """
-    from ..native import library_path
+    from ..op.native import library_path
 
     options.add_session_config_entry(_SPINNING_ENTRY, "0")
     if threads is not None:

@@ -10,7 +10,7 @@ import pytest
 from paro_trt import doctor, library_files
 from paro_trt.doctor import libraries, probes
 from paro_trt.errors import BackendUnavailableError
-from paro_trt.native import library_path
+from paro_trt.op.native import library_path
 
 
 @pytest.fixture

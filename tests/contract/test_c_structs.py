@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paro_trt import c_abi
+from paro_trt.op import c_abi
 from paro_trt.op.spec import INPUTS, MASK_WORD_BITS, MAX_TOKENS, AffineRow
 
 INCLUDE = Path(__file__).resolve().parents[2] / "plugins" / "include"

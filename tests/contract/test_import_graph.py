@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LAYERS = (
     ("errors", "files", "documents", "library_files"),
-    ("native",),
     ("op",),
     ("plan",),
     ("families",),

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto
 
 from paro_trt.engine import cuda as engine_cuda
-from paro_trt.native import library_path
 from paro_trt.onnx_export import Body
 from paro_trt.onnx_export.bodies import attention_function
+from paro_trt.op.native import library_path
 from paro_trt.op.spec import DOMAIN, INPUTS, OP_TYPE
 
 from .stub_cuda import StubCuda

@@ -7,8 +7,8 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from paro_trt import native
 from paro_trt.errors import BackendUnavailableError
+from paro_trt.op import native
 from tests.support.cases import OpCase, random_inputs
 
 VARIABLE = "PARO_CPU_ISA"

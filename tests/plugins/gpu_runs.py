@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paro_trt.c_abi import WORKSPACE_ALIGNMENT, attention_call, launch_on
-from paro_trt.native import NativeLibrary
+from paro_trt.op.c_abi import WORKSPACE_ALIGNMENT, attention_call, launch_on
+from paro_trt.op.native import NativeLibrary
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 
 GUARD = 4096

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from paro_trt import native
+from paro_trt.op import native
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from tests.native_builds import ROOT, plugins_build
 

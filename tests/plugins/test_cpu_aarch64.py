@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paro_trt.c_abi import attention_call
+from paro_trt.op.c_abi import attention_call
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from tests.plugins.cpu_builds import build, run

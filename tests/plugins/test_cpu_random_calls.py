@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from paro_trt import native
+from paro_trt.op import native
 from tests.plugins.cpu_instruction_sets import instruction_set, of_this_processor
 from tests.support.cases import random_inputs
 from tests.support.numerics import compare

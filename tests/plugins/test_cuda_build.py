@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from paro_trt import native
 from paro_trt.errors import ArgumentError, BackendUnavailableError
+from paro_trt.op import native
 from paro_trt.op.api import Implementation, _check_devices, paro_attention
 from paro_trt.op.spec import AttentionInputs
 from tests.native_builds import PLUGINS, ROOT, require

@@ -9,10 +9,10 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from paro_trt import native
-from paro_trt.c_abi import WORKSPACE_ALIGNMENT, attention_call, launch_on
 from paro_trt.errors import ArgumentError, BackendUnavailableError
+from paro_trt.op import native
 from paro_trt.op.api import paro_attention
+from paro_trt.op.c_abi import WORKSPACE_ALIGNMENT, attention_call, launch_on
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig
 from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from paro_trt import native
 from paro_trt.errors import BackendUnavailableError
+from paro_trt.op import native
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs

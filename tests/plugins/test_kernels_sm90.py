@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from paro_trt import native
+from paro_trt.op import native
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from tests.support.cases import CASES, OpCase, random_inputs

@@ -12,10 +12,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from paro_trt import native
 from paro_trt.errors import ArgumentError, BackendUnavailableError, OnnxFileError
 from paro_trt.models.load import LoadedModel, load_model
 from paro_trt.onnx_export import Body, export_onnx
+from paro_trt.op import native
 from paro_trt.runtime import Backend, open_session, ort_session
 from tests.onnx_export.single_node import single_node_model
 from tests.support.cases import OpCase, random_inputs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paro_trt.native import library_path
+from paro_trt.op.native import library_path
 from tests.native_builds import require
 from tests.plugins.emulator_builds import run
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from paro_trt.c_abi import ABI_VERSION
 from paro_trt.engine.plugin_library import AUTOREG_LIBRARY, LIBRARY
 from paro_trt.errors import BackendUnavailableError
 from paro_trt.library_files import library_path
-from paro_trt.native import load_library
+from paro_trt.op.c_abi import ABI_VERSION
+from paro_trt.op.native import load_library
 from paro_trt.op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 from .environments import Package, probe, python_with

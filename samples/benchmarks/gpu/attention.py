@@ -25,7 +25,7 @@ from paro_trt.bench.results import Files, Row
 from paro_trt.bench.stages import stage_seconds
 from paro_trt.bench.timing import EventClock, HostClock, Rounds, Timing, time_in_turns
 from paro_trt.errors import ParoError
-from paro_trt.native import library_path, load_library
+from paro_trt.op.native import library_path, load_library
 from paro_trt.op.spec import AttentionConfig
 
 from .rates import RATES_FILE, read_rates

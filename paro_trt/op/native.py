@@ -14,6 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import BackendUnavailableError, ParoError
+from ..library_files import BUILD_COMMANDS
+from ..library_files import LIBRARY_DIRECTORY_VARIABLE as LIBRARY_DIRECTORY_VARIABLE
+from ..library_files import library_path as library_path
 from .c_abi import (
     ABI_VERSION,
     WORKSPACE_ALIGNMENT,
@@ -23,11 +27,7 @@ from .c_abi import (
     attention_call,
     launch_on,
 )
-from .errors import BackendUnavailableError, ParoError
-from .library_files import BUILD_COMMANDS
-from .library_files import LIBRARY_DIRECTORY_VARIABLE as LIBRARY_DIRECTORY_VARIABLE
-from .library_files import library_path as library_path
-from .op.spec import AttentionConfig, AttentionInputs
+from .spec import AttentionConfig, AttentionInputs
 
 
 class NativeError(ParoError, RuntimeError):

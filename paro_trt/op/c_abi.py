@@ -8,9 +8,9 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from .errors import ArgumentError
-from .library_files import ABI_VERSION as ABI_VERSION
-from .op.spec import AttentionConfig, AttentionInputs
+from ..errors import ArgumentError
+from ..library_files import ABI_VERSION as ABI_VERSION
+from .spec import AttentionConfig, AttentionInputs
 
 WORKSPACE_ALIGNMENT = 256
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from paro_trt import native
 from paro_trt.errors import BackendUnavailableError
+from paro_trt.op import native
 from paro_trt.op.api import paro_attention
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
