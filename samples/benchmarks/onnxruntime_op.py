@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from paro_trt import native
 from paro_trt.bench.problem import OpCase, random_inputs
 from paro_trt.bench.timing import Contender, processor_speedup, speedup, time_interleaved
-from paro_trt.onnx_export.bodies import Body, attention_function
+from paro_trt.onnx_export import Body
+from paro_trt.onnx_export.bodies import attention_function
 from paro_trt.op.spec import DOMAIN, INPUTS, OP_TYPE, AttentionConfig, AttentionInputs
 from paro_trt.runtime.custom_op import register_custom_op
 

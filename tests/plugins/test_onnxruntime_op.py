@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper
 
 from paro_trt import native
-from paro_trt.onnx_export.bodies import Body
+from paro_trt.onnx_export import Body
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.runtime.custom_op import register_custom_op
 from tests.onnx_export.single_node import single_node_model
