@@ -13,7 +13,7 @@ from .errors import ParoError
 
 if TYPE_CHECKING:
     from .api import calibrate, export, verify
-    from .engine.pipeline import build_engine as build
+    from .engine.build import build_engine as build
     from .models.in_place import apply, remove
     from .op.api import paro_attention
     from .plan import ParoPlan, load_plan
@@ -42,7 +42,7 @@ _HOMES = {
     "EngineTransformer": (".runtime.transformer", "EngineTransformer"),
     "ParoPlan": (".plan", "ParoPlan"),
     "apply": (".models.in_place", "apply"),
-    "build": (".engine.pipeline", "build_engine"),
+    "build": (".engine.build", "build_engine"),
     "calibrate": (".api", "calibrate"),
     "export": (".api", "export"),
     "load_plan": (".plan", "load_plan"),

@@ -1,7 +1,8 @@
-"""Writing files so that a reader sees the old content or the new, never a part of it."""
+"""Files: hashes of their content, and writing them so that a reader never sees a part of one."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,6 +11,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import ParoError
+
+_HASH_CHUNK = 1 << 20
+
+
+def sha256_of_files(*paths: Path) -> str:
+    """SHA-256 of the content of files, one after the other, read in pieces."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(_HASH_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextmanager

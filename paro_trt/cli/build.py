@@ -13,7 +13,7 @@ from .choices import TensorRtName
 from .paths import check_output, require_file
 
 if TYPE_CHECKING:
-    from ..engine.pipeline import BuildReport
+    from ..engine.build import BuildReport
     from ..engine.settings import BuildSettings, SizeRange
 
 MEBIBYTE = 1 << 20
@@ -99,8 +99,8 @@ def _make(
     model: Path, target: Path, settings: BuildSettings, dense: bool, timing_cache: Path | None,
     cache: Path | None, adopt: bool,
 ) -> BuildReport:  # fmt: skip
+    from ..engine.build import adopt_engine, build_engine
     from ..engine.cache import EngineCache
-    from ..engine.pipeline import adopt_engine, build_engine
     from .build_progress import BuildBars
 
     if adopt:
@@ -115,9 +115,10 @@ def _make(
 def _trtexec(
     model: Path, target: Path, settings: BuildSettings, dense: bool, timing_cache: Path | None
 ) -> str:
+    from ..engine.parser_input import check_plugin_dtypes
     from ..engine.profile import input_profiles
-    from ..engine.source import check_plugin_dtypes, read_source
     from ..engine.trtexec import as_line, plugin_for_trtexec, trtexec_command
+    from ..onnx_file.source import read_source
 
     if not settings.flavour.uses_plugin:
         raise ArgumentError(
@@ -139,7 +140,7 @@ def _show(report: BuildReport, adopted: bool) -> None:
 
     done = "wrote the manifest of" if adopted else "up to date:" if report.reused else "wrote"
     facts = {
-        "size": output.file_size(report.manifest.engine_bytes),
+        "size": output.file_size(report.manifest.engine.bytes),
         **summary(report.manifest),
         "next": f"paro-trt run {report.path} --inputs IN.safetensors -o OUT.safetensors",
     }

@@ -16,7 +16,7 @@ def show_engine(manifest: EngineManifest, path: Path) -> None:
     """Print what a manifest says."""
     from ..engine.manifest import summary
 
-    size = output.file_size(manifest.engine_bytes)
+    size = output.file_size(manifest.engine.bytes)
     output.print_facts(f"engine manifest {path}", {"engine size": size, **summary(manifest)})
     tensors = output.table("inputs and outputs", "", "name", "type", "shape (min..opt..max)")
     for direction in ("inputs", "outputs"):

@@ -41,7 +41,7 @@ def inspect(
         plan = load_plan(file)
         output.print_json(describe_plan(plan, file)) if as_json else show_plan(plan, file, heads)
     elif content is Content.PROTOBUF:
-        from ..onnx_export import describe_onnx
+        from ..onnx_file.describe import describe_onnx
         from .onnx_tables import show_onnx
 
         document = describe_onnx(file)

@@ -16,7 +16,7 @@ _COMMON_OPERATORS = 8
 
 
 def show_onnx(document: Mapping[str, Any]) -> None:
-    """Print what `paro_trt.onnx_export.describe_onnx` says of a file."""
+    """Print what `paro_trt.onnx_file.describe.describe_onnx` says of a file."""
     output.print_facts(f"ONNX model {document['file']}", _facts(document))
     console = output.results()
     tensors = output.table("inputs and outputs", "", "name", "type", "shape")

@@ -34,7 +34,7 @@ def load_engine(path: Path, *, plan_hash: str | None = None) -> LoadedEngine:
     plugin; then the plugin is loaded and the engine deserialized.
 
     Args:
-        path: the engine; its manifest lies beside it.
+        path: the engine; its manifest is next to it.
         plan_hash: the plan it must have been built with; None for any.
 
     Raises:
@@ -51,13 +51,13 @@ def load_engine(path: Path, *, plan_hash: str | None = None) -> LoadedEngine:
     manifest = read_manifest(manifest_path(path))
     _check_plan(path, manifest, plan_hash)
     with path.open("rb") as file:
-        if not manifest.engine_bytes == path.stat().st_size:
+        if not manifest.engine.bytes == path.stat().st_size:
             raise _damaged(path, manifest, f"{path.stat().st_size} bytes")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             digest = hashlib.sha256(data).hexdigest()
-            if digest != manifest.engine_sha256:
+            if digest != manifest.engine.sha256:
                 raise _damaged(path, manifest, f"SHA-256 {digest[:16]}")
-            trt = load_tensorrt(manifest.flavour)
+            trt = load_tensorrt(manifest.tensorrt.flavour)
             _check_tensorrt(path, manifest, trt)
             _check_gpu(path, manifest, current_gpu())
             if manifest.plugin is not None:
@@ -96,7 +96,7 @@ def tensor_names(engine: Any) -> list[str]:
 
 
 def _damaged(path: Path, manifest: EngineManifest, actual: str) -> EngineError:
-    expected = f"{manifest.engine_bytes} bytes, SHA-256 {manifest.engine_sha256[:16]}"
+    expected = f"{manifest.engine.bytes} bytes, SHA-256 {manifest.engine.sha256[:16]}"
     return EngineError(
         str(path),
         expected=f"{expected}, as its manifest says",
@@ -117,18 +117,18 @@ def _check_plan(path: Path, manifest: EngineManifest, plan_hash: str | None) -> 
 
 
 def _check_tensorrt(path: Path, manifest: EngineManifest, trt: TensorRt) -> None:
-    if not same_release(manifest.tensorrt, trt.version):
+    if not same_release(manifest.tensorrt.version, trt.version):
         raise EngineError(
             f"{path}: {trt.flavour.label}",
-            expected=f"{manifest.tensorrt}, which it was built with",
+            expected=f"{manifest.tensorrt.version}, which it was built with",
             actual=trt.version,
-            remedy=f"{_REBUILD}, or install {trt.flavour.value}=={manifest.tensorrt}",
+            remedy=f"{_REBUILD}, or install {trt.flavour.value}=={manifest.tensorrt.version}",
         )
 
 
 def _check_gpu(path: Path, manifest: EngineManifest, gpu: Gpu) -> None:
-    if manifest.sm != gpu.sm:
-        built = f"SM {manifest.sm}" + (f" ({manifest.gpu})" if manifest.gpu else "")
+    if manifest.gpu.sm != gpu.sm:
+        built = f"SM {manifest.gpu.sm}" + (f" ({manifest.gpu.name})" if manifest.gpu.name else "")
         raise EngineError(
             f"{path}: GPU",
             expected=f"{built}, which it was built for",

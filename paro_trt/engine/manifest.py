@@ -1,37 +1,52 @@
-"""`model.engine.json`: what an engine was built from, by and for. Checked before it is loaded.
+"""`model.engine.json`: what an engine was built from, with which software and for which GPU.
 
-Manifests are hostile input: of bounded size, every value checked for its type and range.
+Manifests are hostile input. The structs below declare the document; a manifest that does not fit
+them is refused before the engine is loaded.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+from msgspec import Meta, Struct
+
+from ..documents import Sha256, convert_document, shown, strict_json
 from ..errors import OnnxFileError
-from ..onnx_file.info import SessionInfo
+from ..files import sha256_of_files
+from ..onnx_file.info import ExportInfo
+from ..onnx_file.tensors import TensorSpec
 from .errors import EngineError
-from .fields import Fields
 from .tensorrt_api import Flavour
 
 FORMAT = 1
 SUFFIX = ".json"
 MAX_BYTES = 1 << 20
-MAX_TENSORS = 256
-DTYPES = ("float32", "float16", "bfloat16", "int32", "int64", "bool", "int8", "uint8")
 
-_HASH_CHUNK = 1 << 20
 _REBUILD = "build the engine again: paro-trt build"
 
+Line = Annotated[str, Meta(min_length=1, max_length=1024)]
+OptionalLine = Annotated[str, Meta(max_length=1024)]
+SizeName = Annotated[str, Meta(min_length=1, max_length=64)]
+Size = Annotated[int, Meta(ge=1, le=1 << 40)]
+Sizes = Annotated[tuple[Size, ...], Meta(max_length=8)]
+Dtype = Literal["float32", "float16", "bfloat16", "int32", "int64", "bool", "int8", "uint8"]
 
-@dataclass(frozen=True)
-class EngineTensor:
+
+class _Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """An object of the document. Its text values are printed in messages, so each is one line."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, str):
+                _check_printable(name, value)
+
+
+class EngineTensor(TensorSpec, frozen=True, forbid_unknown_fields=True):
     """An input or output of an engine.
 
     Args:
@@ -43,103 +58,169 @@ class EngineTensor:
         max: largest shape; of an output, that at the largest inputs.
     """
 
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
+    name: Line
+    dtype: Dtype
+    shape: Annotated[tuple[Size | SizeName, ...], Meta(max_length=8)]
+    min: Sizes
+    opt: Sizes
+    max: Sizes
+
+    def __post_init__(self) -> None:
+        for text in (self.name, *(size for size in self.shape if isinstance(size, str))):
+            _check_printable("name", text)
+        shapes = (self.min, self.opt, self.max, self.shape)
+        if len({len(shape) for shape in shapes}) != 1:
+            raise EngineError(
+                "shape", expected="as many sizes as in min, opt and max", actual=str(self)
+            )
+        for low, likely, high, size in zip(*shapes, strict=True):
+            fixed = isinstance(size, str) or low == likely == high == size
+            if not low <= likely <= high or not fixed:
+                raise EngineError(
+                    "shape",
+                    expected="min <= opt <= max, equal where a size is fixed",
+                    actual=f"{low}, {likely}, {high} for {size}",
+                )
+
+    def size_range(self, axis: int) -> tuple[int, int | None]:
+        """The smallest and the largest size of an axis."""
+        same_rank = len(self.shape) == len(self.min) == len(self.max)  # False only while refused
+        return (self.min[axis], self.max[axis]) if same_rank else super().size_range(axis)
 
 
-@dataclass(frozen=True)
-class PluginRecord:
-    """The plugin library an engine was built with: see `plugin_library.PluginFile`."""
+class EngineFile(_Record, frozen=True):
+    """Size and hash of the engine file."""
 
-    file: str
-    sha256: str
-    name: str
-    abi: int
+    bytes: Annotated[int, Meta(ge=1, le=1 << 50)]
+    sha256: Sha256
 
 
-@dataclass(frozen=True)
-class EngineManifest:
-    """What is known of an engine.
+class TensorRtRecord(_Record, frozen=True):
+    """The TensorRT that built the engine.
 
     Args:
-        engine_bytes: size of the engine file; engine_sha256: its hash.
-        key: hash of all that went into the build; equal keys mean equal engines.
         flavour: TensorRT or TensorRT for RTX.
-        tensorrt: its version; cuda: that of the CUDA runtime, "" where none was there.
-        sm: GPU, as 10 * major + minor of its compute capability.
-        gpu: its name; "" where it was built without one.
-        onnx_file: name of the ONNX file; onnx_sha256: as `OnnxSource.sha256`.
-        info: what that file says of model, grid, plan and bins.
-        attention: PAROAttention nodes.
-        plugin: None where the function body is computed, or nothing is attended by PARO.
-        inputs: in the file's order.
-        outputs: in the file's order.
+        version: its version.
+        cuda: version of the CUDA runtime; "" where none was there.
         weight_streaming: whether weights may stay in host memory.
-        made_by: program and version.
     """
 
-    engine_bytes: int
-    engine_sha256: str
-    key: str
     flavour: Flavour
-    tensorrt: str
-    cuda: str
-    sm: int
-    gpu: str
-    onnx_file: str
-    onnx_sha256: str
-    info: SessionInfo
-    attention: int
-    plugin: PluginRecord | None
-    inputs: tuple[EngineTensor, ...]
-    outputs: tuple[EngineTensor, ...]
+    version: Line
+    cuda: OptionalLine
     weight_streaming: bool
-    made_by: str
+
+
+class GpuRecord(_Record, frozen=True):
+    """The GPU that the engine is for.
+
+    Args:
+        sm: 10 * major + minor of its compute capability.
+        name: the product's; "" where the engine was built without the GPU.
+    """
+
+    sm: Annotated[int, Meta(ge=10, le=9999)]
+    name: OptionalLine
+
+
+class OnnxRecord(_Record, frozen=True):
+    """The ONNX file that the engine was built from.
+
+    Args:
+        file: its name.
+        sha256: as `OnnxSource.sha256`.
+        attention: number of PAROAttention nodes.
+        metadata: as `ExportInfo.to_metadata`.
+    """
+
+    file: Line
+    sha256: Sha256
+    attention: Annotated[int, Meta(ge=0, le=1 << 20)]
+    metadata: dict[str, str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            self.info()
+        except OnnxFileError as error:
+            raise EngineError(
+                error.subject, expected=error.expected, actual=error.actual
+            ) from error
+
+    def info(self) -> ExportInfo:
+        """Model, grid, plan and bins of the file."""
+        return ExportInfo.from_metadata("onnx", self.metadata)
+
+
+class PluginRecord(_Record, frozen=True):
+    """The plugin library an engine was built with: see `plugin_library.PluginFile`."""
+
+    file: Line
+    sha256: Sha256
+    name: Line
+    abi: Annotated[int, Meta(ge=0, le=1 << 31)]
+
+
+Tensors = Annotated[tuple[EngineTensor, ...], Meta(min_length=1, max_length=256)]
+
+
+class EngineManifest(_Record, frozen=True):
+    """The manifest of an engine.
+
+    Args:
+        paro_engine: version of this document.
+        made_by: program and version.
+        key: hash of everything that the build depends on; equal keys mean equal engines.
+        engine: the engine file.
+        tensorrt: what built it.
+        gpu: what it runs on.
+        onnx: what it was built from.
+        plugin: None where no plugin computes PAROAttention.
+        inputs: in the ONNX file's order.
+        outputs: in the ONNX file's order.
+    """
+
+    paro_engine: Literal[1]
+    made_by: Line
+    key: Sha256
+    engine: EngineFile
+    tensorrt: TensorRtRecord
+    gpu: GpuRecord
+    onnx: OnnxRecord
+    plugin: PluginRecord | None
+    inputs: Tensors
+    outputs: Tensors
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for kind, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            names = [entry.name for entry in tensors]
+            if len(set(names)) != len(names):
+                raise EngineError(
+                    kind, expected="tensors of different names", actual=", ".join(names)[:200]
+                )
+
+    @property
+    def info(self) -> ExportInfo:
+        """Model, grid, plan and bins of the ONNX file."""
+        return self.onnx.info()
 
     def to_json(self) -> dict[str, Any]:
-        """The document of the file."""
-        return {
-            "paro_engine": FORMAT,
-            "made_by": self.made_by,
-            "key": self.key,
-            "engine": {"bytes": self.engine_bytes, "sha256": self.engine_sha256},
-            "tensorrt": {
-                "flavour": self.flavour.value,
-                "version": self.tensorrt,
-                "cuda": self.cuda,
-                "weight_streaming": self.weight_streaming,
-            },
-            "gpu": {"sm": self.sm, "name": self.gpu},
-            "onnx": {
-                "file": self.onnx_file,
-                "sha256": self.onnx_sha256,
-                "attention": self.attention,
-                "metadata": self.info.to_metadata(),
-            },
-            "plugin": None if self.plugin is None else dataclasses.asdict(self.plugin),
-            "inputs": [dataclasses.asdict(entry) for entry in self.inputs],
-            "outputs": [dataclasses.asdict(entry) for entry in self.outputs],
-        }
+        """The document as JSON values."""
+        document: dict[str, Any] = msgspec.to_builtins(self)
+        return document
 
 
 def manifest_path(engine: Path) -> Path:
-    """Where the manifest of an engine file lies."""
+    """Where the manifest of an engine file is."""
     return engine.with_name(engine.name + SUFFIX)
 
 
-def is_undamaged(engine: Path, manifest: EngineManifest) -> bool:
+def is_undamaged(path: Path, manifest: EngineManifest) -> bool:
     """Whether the engine file has the size and the hash that its manifest says."""
-    if not engine.is_file() or engine.stat().st_size != manifest.engine_bytes:
-        return False
-    digest = hashlib.sha256()
-    with engine.open("rb") as stream:
-        while chunk := stream.read(_HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest() == manifest.engine_sha256
+    expected = manifest.engine
+    has_size = path.is_file() and path.stat().st_size == expected.bytes
+    return has_size and sha256_of_files(path) == expected.sha256
 
 
 def read_manifest(path: str | PathLike[str]) -> EngineManifest:
@@ -155,8 +236,8 @@ def read_manifest(path: str | PathLike[str]) -> EngineManifest:
             str(path),
             expected="the engine's manifest",
             actual="a directory" if path.is_dir() else "no such file",
-            remedy="keep it beside the engine; for an engine of trtexec or Polygraphy make it with "
-            "paro-trt build --adopt",
+            remedy="keep it next to the engine; for an engine of trtexec or Polygraphy write it "
+            "with paro-trt build --adopt",
         )
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -165,115 +246,46 @@ def read_manifest(path: str | PathLike[str]) -> EngineManifest:
             remedy=_REBUILD,
         )  # fmt: skip
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise EngineError(
-            str(path), expected="a JSON document", actual=" ".join(str(error).split())[:120],
-            remedy=_REBUILD,
-        ) from error  # fmt: skip
-    return parse_manifest(str(path), document)
-
-
-def parse_manifest(file: str, document: object) -> EngineManifest:
-    """A manifest from its document; see `read_manifest`. `file` is for messages."""
-    fields = Fields.of(file, document, _REBUILD)
-    version = fields.integer("paro_engine", 0, 1 << 31)
-    if version != FORMAT:
-        fields.refuse("paro_engine", f"format {FORMAT}", str(version))
-    engine, tensorrt = fields.record("engine"), fields.record("tensorrt")
-    gpu, onnx, plugin = fields.record("gpu"), fields.record("onnx"), fields.optional("plugin")
-    manifest = EngineManifest(
-        engine_bytes=engine.integer("bytes", 1, 1 << 50),
-        engine_sha256=engine.sha256("sha256"),
-        key=fields.sha256("key"),
-        flavour=Flavour(tensorrt.choice("flavour", [entry.value for entry in Flavour])),
-        tensorrt=tensorrt.text("version"),
-        cuda=tensorrt.text("cuda", empty=True),
-        sm=gpu.integer("sm", 10, 9999),
-        gpu=gpu.text("name", empty=True),
-        onnx_file=onnx.text("file"),
-        onnx_sha256=onnx.sha256("sha256"),
-        info=_info(onnx),
-        attention=onnx.integer("attention", 0, 1 << 20),
-        plugin=None if plugin is None else _plugin(plugin),
-        inputs=_tensors(fields, "inputs"),
-        outputs=_tensors(fields, "outputs"),
-        weight_streaming=tensorrt.flag("weight_streaming"),
-        made_by=fields.text("made_by"),
-    )
-    for record in (engine, tensorrt, gpu, onnx, plugin, fields):
-        if record is not None:
-            record.finish()
-    return manifest
-
-
-def _info(onnx: Fields) -> SessionInfo:
-    metadata = onnx.strings("metadata")
-    try:
-        return SessionInfo.from_metadata(onnx.place, metadata)
-    except OnnxFileError as error:
-        raise EngineError(
-            error.subject, expected=error.expected, actual=error.actual, remedy=_REBUILD
+            str(path), expected="a file that can be read", actual=error.strerror or str(error)
         ) from error
+    return parse_manifest(str(path), content)
 
 
-def _plugin(record: Fields) -> PluginRecord:
-    return PluginRecord(
-        file=record.text("file"),
-        sha256=record.sha256("sha256"),
-        name=record.text("name"),
-        abi=record.integer("abi", 0, 1 << 31),
+def parse_manifest(file: str, content: str | bytes) -> EngineManifest:
+    """A manifest from its JSON text; see `read_manifest`. `file` is for messages."""
+    document = strict_json(content, error=EngineError, file=file, name="manifest", remedy=_REBUILD)
+    version = document.get("paro_engine") if isinstance(document, dict) else None
+    # A later format may have other fields: its number is the reason to name, not a field.
+    if type(version) is int and version != FORMAT:
+        raise EngineError(
+            f"{file}: paro_engine", expected=f"format {FORMAT}", actual=shown(version),
+            remedy=_REBUILD,
+        )  # fmt: skip
+    return convert_document(
+        document, EngineManifest, error=EngineError, file=file, name="manifest", remedy=_REBUILD
     )
 
 
-def _tensors(fields: Fields, name: str) -> tuple[EngineTensor, ...]:
-    tensors = tuple(_tensor(entry) for entry in fields.records(name, MAX_TENSORS))
-    names = [entry.name for entry in tensors]
-    if not names or len(set(names)) != len(names):
-        fields.refuse(name, "one or more tensors of different names", ", ".join(names) or "none")
-    return tensors
-
-
-def _tensor(record: Fields) -> EngineTensor:
-    tensor = EngineTensor(
-        name=record.text("name"),
-        dtype=record.choice("dtype", DTYPES),
-        shape=record.sizes("shape", names=True),
-        min=_numbers(record, "min"),
-        opt=_numbers(record, "opt"),
-        max=_numbers(record, "max"),
-    )
-    record.finish()
-    for low, likely, high, size in zip(*_padded(record, tensor), strict=True):
-        fixed = isinstance(size, str) or low == likely == high == size
-        if not low <= likely <= high or not fixed:
-            record.refuse("shape", "min <= opt <= max, equal where a size is fixed", str(tensor))
-    return tensor
-
-
-def _numbers(record: Fields, name: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in record.sizes(name, names=False))
-
-
-def _padded(record: Fields, tensor: EngineTensor) -> tuple[tuple[Any, ...], ...]:
-    shapes = (tensor.min, tensor.opt, tensor.max, tensor.shape)
-    if len({len(shape) for shape in shapes}) != 1:
-        record.refuse("shape", "as many sizes as in min, opt and max", str(tensor))
-    return shapes
+def _check_printable(name: str, text: str) -> None:
+    if not text.isprintable():
+        raise EngineError(name, expected="a line of printable text", actual=shown(text))
 
 
 def summary(manifest: EngineManifest) -> Mapping[str, object]:
-    """What `paro-trt inspect` shows, by name."""
-    plugin = manifest.plugin
+    """The facts that `paro-trt inspect` shows, by name."""
+    plugin, onnx, gpu, info = manifest.plugin, manifest.onnx, manifest.gpu, manifest.info
     how = f"{plugin.name} ({plugin.file})" if plugin else "the function in the file, no plugin"
     return {
         "made by": manifest.made_by,
-        "runs in": f"{manifest.flavour.label} {manifest.tensorrt}",
-        "on": f"SM {manifest.sm}" + (f" ({manifest.gpu})" if manifest.gpu else ""),
-        "model": manifest.info.model.class_name,
-        "plan": manifest.info.plan_hash or "none: dense",
-        "bins": len(manifest.info.bin_boundaries or ()) + 1,
-        "from": f"{manifest.onnx_file} ({manifest.onnx_sha256[:16]})",
-        "PAROAttention": f"{manifest.attention} layers by {how}" if manifest.attention else "none",
-        "weight streaming": "yes" if manifest.weight_streaming else "no",
+        "runs in": f"{manifest.tensorrt.flavour.label} {manifest.tensorrt.version}",
+        "on": f"SM {gpu.sm}" + (f" ({gpu.name})" if gpu.name else ""),
+        "model": info.model.class_name,
+        "plan": info.plan_hash or "none: dense",
+        "bins": len(info.bin_boundaries or ()) + 1,
+        "from": f"{onnx.file} ({onnx.sha256[:16]})",
+        "PAROAttention": f"{onnx.attention} layers by {how}" if onnx.attention else "none",
+        "weight streaming": "yes" if manifest.tensorrt.weight_streaming else "no",
     }

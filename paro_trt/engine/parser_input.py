@@ -1,4 +1,4 @@
-"""What TensorRT's parser is given: the file, with its PAROAttention function settled.
+"""The model that TensorRT's parser reads: the file, with or without its PAROAttention function.
 
 Which of plugin and function the parser takes depends on its release: the function before 10.7 and
 from 10.15 on, unless a node names the plugin's namespace. Without the function there is no choice.
@@ -7,8 +7,23 @@ from 10.15 on, unless a node names the plugin's namespace. Without the function 
 from __future__ import annotations
 
 from ..errors import OnnxFileError
+from ..onnx_file.read import Body, body_of
+from ..onnx_file.source import OnnxSource
 from ..op.spec import DOMAIN, OP_TYPE
-from .source import OnnxSource
+
+PLUGIN_DTYPES = ("float16", "bfloat16")
+
+
+def check_plugin_dtypes(source: OnnxSource) -> None:
+    """Raise OnnxFileError if attention computes in a type that the plugin does not take."""
+    latents = source.inputs[0]
+    if source.attention and latents.dtype not in PLUGIN_DTYPES:
+        raise OnnxFileError(
+            f"{source.path}: {latents.name}",
+            expected=f"{' or '.join(PLUGIN_DTYPES)}, which the plugin computes in",
+            actual=latents.dtype,
+            remedy="export again with --dtype float16",
+        )
 
 
 def for_plugin(source: OnnxSource) -> bytes:
@@ -30,8 +45,6 @@ def for_function_body(source: OnnxSource) -> bytes:
     Raises:
         OnnxFileError: the file carries no function, or the sparse one.
     """
-    from ..onnx_export.bodies import Body, body_of
-
     body = body_of(source.proto)
     if source.attention and body is not Body.DENSE:
         raise OnnxFileError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import BackendUnavailableError
+from ..files import sha256_of_files
 from ..library_files import ABI_VERSION, library_path
 from ..op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from .errors import EngineError
@@ -88,7 +88,7 @@ def describe_plugin(path: Path) -> PluginFile:
             actual=str(abi),
             remedy="build the plugin of this release: make plugin",
         )
-    return PluginFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), name, abi)
+    return PluginFile(path, sha256_of_files(path), name, abi)
 
 
 def load_plugin(trt: Any, plugin: PluginFile) -> None:

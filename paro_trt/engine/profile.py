@@ -6,27 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import ArgumentError
+from ..onnx_file.tensors import TensorSpec
 from .settings import BuildSettings
 
 Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of a model.
-
-    Args:
-        name: as in the file.
-        dtype: NumPy's name of the element type, or "bfloat16".
-        shape: sizes; a string is a free size, equal wherever the same string stands.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
 
 
 @dataclass(frozen=True)
@@ -40,7 +23,7 @@ class InputProfile:
 
 
 def input_profiles(
-    inputs: Sequence[TensorInfo], settings: BuildSettings
+    inputs: Sequence[TensorSpec], settings: BuildSettings
 ) -> tuple[InputProfile, ...]:
     """The profile of every input that has a free size, in the file's order.
 
@@ -56,14 +39,20 @@ def input_profiles(
             actual="no input has it",
         )
 
-    def shape(entry: TensorInfo, bound: str) -> Shape:
-        return tuple(
-            getattr(settings.range_of(size), bound) if isinstance(size, str) else size
-            for size in entry.shape
-        )
-
     return tuple(
-        InputProfile(entry.name, shape(entry, "min"), shape(entry, "opt"), shape(entry, "max"))
+        InputProfile(entry.name, *shape_range(entry, settings))
         for entry in inputs
         if any(isinstance(size, str) for size in entry.shape)
     )
+
+
+def shape_range(spec: TensorSpec, settings: BuildSettings) -> tuple[Shape, Shape, Shape]:
+    """Smallest, likeliest and largest shape of a tensor."""
+
+    def shape(bound: str) -> Shape:
+        return tuple(
+            getattr(settings.range_of(size), bound) if isinstance(size, str) else size
+            for size in spec.shape
+        )
+
+    return shape("min"), shape("opt"), shape("max")

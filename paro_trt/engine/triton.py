@@ -99,14 +99,15 @@ def write_repository(engine: Path, directory: Path, options: TritonOptions) -> T
         ParoError: a file cannot be written.
     """
     manifest = read_manifest(manifest_path(engine))
-    if manifest.flavour is not Flavour.TENSORRT:
+    if manifest.tensorrt.flavour is not Flavour.TENSORRT:
         raise EngineError(
             str(engine), expected="an engine of TensorRT, which Triton's backend loads",
-            actual=f"one of {manifest.flavour.label}", remedy="paro-trt build --tensorrt tensorrt",
+            actual=f"one of {manifest.tensorrt.flavour.label}",
+            remedy="paro-trt build --tensorrt tensorrt",
         )  # fmt: skip
-    if not engine.is_file() or engine.stat().st_size != manifest.engine_bytes:
+    if not engine.is_file() or engine.stat().st_size != manifest.engine.bytes:
         raise EngineError(
-            str(engine), expected=f"the engine of its manifest, {manifest.engine_bytes} bytes",
+            str(engine), expected=f"the engine of its manifest, {manifest.engine.bytes} bytes",
             actual="another file" if engine.is_file() else "no such file",
             remedy="build the engine again: paro-trt build",
         )  # fmt: skip
@@ -193,7 +194,7 @@ def server_command(manifest: EngineManifest, directory: Path) -> str:
 def _tensor(kind: str, entry: EngineTensor, batched: bool) -> list[str]:
     shape = entry.shape[1:] if batched else entry.shape
     dims: list[Any] = [-1 if isinstance(size, str) else size for size in shape]
-    # A request's tensor has at least one size beside the batch; the engine's may have none.
+    # A request's tensor has at least one size in addition to the batch; the engine's may have none.
     reshape = "" if dims else " reshape: { shape: [ ] }"
     shown = ", ".join(map(str, dims or [1]))
     data_type = DATA_TYPES[entry.dtype]
@@ -216,11 +217,12 @@ def _readme(manifest: EngineManifest, options: TritonOptions, command: str) -> s
     if manifest.plugin is not None:
         plugin = f"""
 The plugin must be the one that the engine was built with: {manifest.plugin.file},
-{manifest.plugin.name}, SHA-256 {manifest.plugin.sha256}, beside libparo_{AUTOREG_LIBRARY}.so.
+{manifest.plugin.name}, SHA-256 {manifest.plugin.sha256}, next to libparo_{AUTOREG_LIBRARY}.so.
 """
     return f"""# {options.name}
 
-Serve it with a Triton whose TensorRT is {manifest.tensorrt}, on a GPU of SM {manifest.sm}:
+Serve it with a Triton whose TensorRT is {manifest.tensorrt.version},
+on a GPU of SM {manifest.gpu.sm}:
 
     {command}
 {plugin}

@@ -11,10 +11,10 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import OnnxFileError
+from ..onnx_file.read import Body, Constants, attributes_of, body_of, external_files
 from ..op.mask import tile_order
 from ..op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE
 from ..plan import LayerPlan, ParoPlan
-from .bodies import Body, body_of
 
 _FREE_SCALE = ("scale", "plugin_version", "plugin_namespace")
 """Attributes that no plan holds: the scale is the model's."""
@@ -82,37 +82,6 @@ def check_export(path: Path, plan: ParoPlan | None, body: Body) -> ExportReport:
         layers=names,
         body=expected_body,
     )
-
-
-class Constants:
-    """Initializers of a file by name, external ones read on demand."""
-
-    def __init__(self, path: Path, model: onnx.ModelProto) -> None:
-        self._directory = path.parent
-        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-
-    def get(self, name: str) -> NDArray[np.generic] | None:
-        """The values; None where no initializer has this name."""
-        tensor = self._tensors.get(name)
-        if tensor is None:
-            return None
-        array: NDArray[np.generic] = onnx.numpy_helper.to_array(tensor, str(self._directory))
-        return array
-
-
-def attributes_of(node: onnx.NodeProto) -> dict[str, float | int | str]:
-    """A node's attributes, text decoded."""
-    values = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-    return {
-        name: value.decode() if isinstance(value, bytes) else value
-        for name, value in values.items()
-    }
-
-
-def external_files(model: onnx.ModelProto) -> set[str]:
-    """Names of the files that hold a model's external data."""
-    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
-    return {entry.value for entry in entries if entry.key == "location"}
 
 
 def _check_functions(path: Path, model: onnx.ModelProto, body: Body) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
 from ..errors import ArgumentError
+from ..onnx_file.info import ExportInfo
+from ..onnx_file.read import Body
 from ..op.spec import DOMAIN, OP_TYPE, OP_VERSION
-from .bodies import Body, attention_function
+from .bodies import attention_function
 from .check import ExportReport, check_export
 from .publish import publish, save, staging_directory
 from .shared import SharedWeights
@@ -193,9 +195,7 @@ def _traced(loaded: LoadedModel, plan: ParoPlan, opset: int, dense_baseline: boo
 
 def _describe(model: Any, loaded: LoadedModel, applied: ParoPlan | None, plan: ParoPlan) -> None:
     """The file's own account of where it comes from."""
-    from ..onnx_file.info import SessionInfo
-
-    info = SessionInfo(
+    info = ExportInfo(
         loaded.identity,
         plan.grid,
         applied.content_hash() if applied else None,

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: the metadata that the exporter writes and runtimes read."""
+"""The metadata of an exported file, which the exporter writes and the runtimes read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class SessionInfo:
+class ExportInfo:
     """Where an exported model comes from.
 
     Args:
@@ -52,7 +52,7 @@ class SessionInfo:
         return metadata
 
     @classmethod
-    def from_metadata(cls, file: str, metadata: Mapping[str, str]) -> SessionInfo:
+    def from_metadata(cls, file: str, metadata: Mapping[str, str]) -> ExportInfo:
         """Read metadata_props back.
 
         Args:
@@ -60,7 +60,7 @@ class SessionInfo:
             metadata: keys and values.
 
         Raises:
-            OnnxFileError: no file of this package's exporter, of another format, or damaged.
+            OnnxFileError: the metadata is missing, of another format, or damaged.
         """
         version = metadata.get("paro.format")
         if version != str(FORMAT):

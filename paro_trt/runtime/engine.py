@@ -120,7 +120,7 @@ class Engine:
         return self._loaded
 
     def _stream_weights(self, loaded: LoadedEngine, budget: int) -> None:
-        if not self._manifest.weight_streaming:
+        if not self._manifest.tensorrt.weight_streaming:
             raise ArgumentError(
                 "weight_streaming_budget",
                 expected="none: this engine cannot stream its weights",

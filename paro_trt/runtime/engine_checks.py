@@ -7,20 +7,8 @@ from typing import Any
 
 from ..engine.manifest import EngineTensor
 from ..errors import ArgumentError
+from ..onnx_file.tensors import check_names, check_tensor
 from .dlpack import TensorView, view_of
-
-
-def check_names(kind: str, entries: Sequence[EngineTensor], given: Mapping[str, Any]) -> None:
-    """Raise ArgumentError unless the names are exactly those of the engine."""
-    names = [entry.name for entry in entries]
-    for fault, wrong in (
-        ("missing", [name for name in names if name not in given]),
-        ("unknown", [name for name in given if name not in names]),
-    ):
-        if wrong:
-            raise ArgumentError(
-                kind, expected=", ".join(names), actual=f"{', '.join(map(str, wrong))} {fault}"
-            )
 
 
 def input_views(
@@ -37,7 +25,7 @@ def input_views(
     views = {}
     for entry in entries:
         view = view_of(entry.name, inputs[entry.name], stream)
-        _check_shape(entry, view, sizes)
+        check_tensor(entry, view.dtype, view.shape, sizes, str(view))
         _check_layout(entry, view, gpu)
         views[entry.name] = view
     return views, sizes
@@ -60,7 +48,7 @@ def output_view(
     view = view_of(entry.name, value, stream)
     _check_layout(entry, view, gpu)
     writable = getattr(getattr(value, "flags", None), "writeable", True)
-    if view.shape != shape or not writable:
+    if (view.dtype, view.shape) != (entry.dtype, shape) or not writable:
         raise ArgumentError(
             entry.name,
             expected=f"{entry.dtype} {list(shape)} to write into",
@@ -70,11 +58,6 @@ def output_view(
 
 
 def _check_layout(entry: EngineTensor, view: TensorView, gpu: int) -> None:
-    if view.dtype != entry.dtype:
-        raise ArgumentError(
-            entry.name, expected=_described(entry), actual=str(view),
-            remedy=f"convert it to {entry.dtype}",
-        )  # fmt: skip
     if not view.contiguous:
         raise ArgumentError(
             entry.name, expected="a contiguous tensor", actual=str(view),
@@ -85,33 +68,3 @@ def _check_layout(entry: EngineTensor, view: TensorView, gpu: int) -> None:
             entry.name, expected=f"a tensor in host memory or on GPU {gpu}, the engine's",
             actual=str(view), remedy=f"move it to GPU {gpu}",
         )  # fmt: skip
-
-
-def _check_shape(entry: EngineTensor, view: TensorView, sizes: dict[str, int]) -> None:
-    """Check sizes; `sizes` collects the free ones met so far."""
-    if len(view.shape) != len(entry.shape):
-        raise ArgumentError(entry.name, expected=_described(entry), actual=str(view))
-    for axis, (size, wanted) in enumerate(zip(view.shape, entry.shape, strict=True)):
-        low, high = entry.min[axis], entry.max[axis]
-        if not low <= size <= high:
-            free = isinstance(wanted, str)
-            raise ArgumentError(
-                entry.name,
-                expected=_described(entry),
-                actual=str(view),
-                remedy=f"build an engine for {wanted} = {size}" if free else "",
-            )
-        if isinstance(wanted, str) and sizes.setdefault(wanted, size) != size:
-            raise ArgumentError(
-                entry.name,
-                expected=f"{_described(entry)}, with {wanted} = {sizes[wanted]} as before",
-                actual=str(view),
-            )
-
-
-def _described(entry: EngineTensor) -> str:
-    shape = (
-        f"{size}={low}..{high}" if isinstance(size, str) else str(size)
-        for size, low, high in zip(entry.shape, entry.min, entry.max, strict=True)
-    )
-    return f"{entry.dtype} [{', '.join(shape)}]"

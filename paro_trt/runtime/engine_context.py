@@ -10,8 +10,9 @@ from ..engine import cuda
 from ..engine.errors import EngineError
 from ..engine.load import LoadedEngine
 from ..errors import ArgumentError
+from ..onnx_file.tensors import check_names
 from .dlpack import TensorView, empty_like
-from .engine_checks import check_names, input_views, output_shape, output_view
+from .engine_checks import input_views, output_shape, output_view
 
 ALIGNMENT = 256
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, OnnxFileError
-from ..onnx_file.info import SessionInfo
+from ..onnx_file.info import ExportInfo
+from ..onnx_file.read import file_error, read_onnx
+from ..onnx_file.tensors import TensorSpec
 from .custom_op import register_custom_op, unsupported_call
-from .session import Arrays, Session, TensorSpec
+from .session import Arrays, Session
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -28,7 +30,7 @@ class OrtSession(Session):
     """An exported ONNX file, ready to run on the CPU.
 
     Args:
-        path: the .onnx file; its external data lies beside it.
+        path: the .onnx file; its external data lies next to it.
         threads: of one operator; None leaves the choice to ONNX Runtime and to the native op.
         native_op: PAROAttention is computed by the native CPU kernels; False: by the function that
             the file carries.
@@ -52,12 +54,12 @@ class OrtSession(Session):
             raise ArgumentError("threads", expected="at least 1", actual=str(threads))
         self.path = Path(path)
         self._native_op = native_op
-        check_onnx_file(self.path)
+        read_onnx(self.path)
         loaded = _load(self.path, threads, native_op)
         self._session: Any = loaded.session
         self._inputs = _specs(self.path, loaded.inputs)
         self._outputs = _specs(self.path, loaded.outputs)
-        self._info = SessionInfo.from_metadata(str(self.path), loaded.metadata)
+        self._info = ExportInfo.from_metadata(str(self.path), loaded.metadata)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -70,7 +72,7 @@ class OrtSession(Session):
         return self._outputs
 
     @property
-    def info(self) -> SessionInfo:
+    def info(self) -> ExportInfo:
         """What the file says of the model it was made from."""
         return self._info
 
@@ -86,58 +88,8 @@ class OrtSession(Session):
         except Exception as error:  # ONNX Runtime's errors share no narrower base
             if self._native_op and (refusal := unsupported_call(error)):
                 raise refusal from error
-            raise _file_error(self.path, "a graph that runs on these inputs", error) from error
+            raise file_error(self.path, "a graph that runs on these inputs", error) from error
         return {spec.name: value for spec, value in zip(self._outputs, values, strict=True)}
-
-
-def check_onnx_file(path: Path) -> None:
-    """Raise OnnxFileError unless `path` is an ONNX file with all of its external data."""
-    import onnx
-
-    if not path.is_file():
-        actual = "a directory" if path.is_dir() else "no such file"
-        raise OnnxFileError(str(path), expected="an ONNX file", actual=actual)
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's decoding errors vary with its implementation
-        raise _file_error(path, "a complete ONNX file", error) from error
-    if not model.graph.node:
-        raise OnnxFileError(
-            str(path), expected="a complete ONNX file", actual="a file without a graph"
-        )
-    needed: dict[str, int] = {}
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            location, end = _external_extent(path, tensor)
-            needed[location] = max(needed.get(location, 0), end)
-    for location, end in needed.items():
-        data = path.parent / location
-        if not data.is_file() or data.stat().st_size < end:
-            actual = f"{data.stat().st_size} bytes" if data.is_file() else "no such file"
-            raise OnnxFileError(
-                str(data),
-                expected=f"the external data of {path.name}, at least {end} bytes",
-                actual=actual,
-                remedy=f"keep it beside {path.name}, or export again",
-            )
-
-
-def _external_extent(path: Path, tensor: Any) -> tuple[str, int]:
-    """File name and last byte of a tensor's external data."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    try:
-        end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
-    except ValueError:
-        end = -1
-    inside = location and not Path(location).is_absolute() and ".." not in Path(location).parts
-    if not inside or end < 0:
-        raise OnnxFileError(
-            f"{path}: {tensor.name}"[:200],
-            expected="external data in the same directory",
-            actual=repr(entries)[:120],
-        )
-    return location, end
 
 
 class _Node(NamedTuple):
@@ -176,7 +128,7 @@ def _load(path: Path, threads: int | None, native_op: bool) -> _Loaded:
         )
         return _Loaded(session, inputs, outputs, session.get_modelmeta().custom_metadata_map)
     except Exception as error:  # ONNX Runtime's errors share no narrower base
-        raise _file_error(path, "an ONNX file that ONNX Runtime can load", error) from error
+        raise file_error(path, "an ONNX file that ONNX Runtime can load", error) from error
 
 
 def _specs(path: Path, nodes: list[_Node]) -> tuple[TensorSpec, ...]:
@@ -200,8 +152,3 @@ def _specs(path: Path, nodes: list[_Node]) -> tuple[TensorSpec, ...]:
         )
         for node in nodes
     )
-
-
-def _file_error(path: Path, expected: str, error: Exception) -> OnnxFileError:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return OnnxFileError(str(path), expected=expected, actual=text[:300])

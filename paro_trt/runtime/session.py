@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -12,27 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
-from ..onnx_file.info import SessionInfo
+from ..onnx_file.info import ExportInfo
+from ..onnx_file.tensors import TensorSpec, check_names, check_tensor
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of a session.
-
-    Args:
-        name: as in the file.
-        dtype: NumPy's name of the element type.
-        shape: sizes; a string is a free size, equal wherever the same string stands.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
 
 
 class Session(ABC):
@@ -50,7 +32,7 @@ class Session(ABC):
 
     @property
     @abstractmethod
-    def info(self) -> SessionInfo:
+    def info(self) -> ExportInfo:
         """What the file says of the model it was made from."""
 
     @abstractmethod
@@ -84,33 +66,14 @@ class Session(ABC):
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]) -> Arrays:
     """The inputs as contiguous arrays; ArgumentError if they are not what `specs` says."""
-    names = [spec.name for spec in specs]
-    for kind, wrong in (
-        ("missing", [name for name in names if name not in inputs]),
-        ("unknown", [name for name in inputs if name not in names]),
-    ):
-        if wrong:
-            raise ArgumentError(
-                "inputs", expected=", ".join(names), actual=f"{', '.join(wrong)} {kind}"
-            )
+    check_names("inputs", specs, inputs)
     sizes: dict[str, int] = {}
-    return {spec.name: _check_input(spec, inputs[spec.name], sizes) for spec in specs}
-
-
-def _check_input(spec: TensorSpec, value: object, sizes: dict[str, int]) -> NDArray[Any]:
-    """One input; `sizes` collects the free sizes met so far."""
-    if not isinstance(value, np.ndarray):
-        raise ArgumentError(spec.name, expected=f"an array {spec}", actual=type(value).__name__)
-    fits = value.dtype == spec.dtype and value.ndim == len(spec.shape) and value.size > 0
-    if fits:
-        for size, expected in zip(value.shape, spec.shape, strict=True):
-            wanted = sizes.setdefault(expected, size) if isinstance(expected, str) else expected
-            fits = fits and size == wanted
-    if not fits:
-        known = ", ".join(f"{name} = {size}" for name, size in sizes.items())
-        raise ArgumentError(
-            spec.name,
-            expected=f"{spec}, not empty" + (f", with {known}" if known else ""),
-            actual=f"{value.dtype} {list(value.shape)}",
-        )
-    return np.ascontiguousarray(value)
+    arrays = {}
+    for spec in specs:
+        value = inputs[spec.name]
+        if not isinstance(value, np.ndarray):
+            raise ArgumentError(spec.name, expected=f"an array {spec}", actual=type(value).__name__)
+        shown = f"{value.dtype} {list(value.shape)}"
+        check_tensor(spec, str(value.dtype), value.shape, sizes, shown)
+        arrays[spec.name] = np.ascontiguousarray(value)
+    return arrays

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from ..engine.manifest import EngineTensor
-from ..onnx_file.info import SessionInfo
+from ..onnx_file.info import ExportInfo
+from ..onnx_file.tensors import TensorSpec
 from .engine import Engine
-from .session import Arrays, Session, TensorSpec
+from .session import Arrays, Session
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,15 +28,15 @@ class TensorRtSession(Session):
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What `run` takes, all of it."""
-        return _specs(self.engine.manifest.inputs)
+        return self.engine.manifest.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What `run` returns."""
-        return _specs(self.engine.manifest.outputs)
+        return self.engine.manifest.outputs
 
     @property
-    def info(self) -> SessionInfo:
+    def info(self) -> ExportInfo:
         """What the manifest says of the model it was made from."""
         return self.engine.manifest.info
 
@@ -51,7 +50,3 @@ class TensorRtSession(Session):
 
     def _execute(self, inputs: Arrays) -> Arrays:
         return self.engine.run(inputs)
-
-
-def _specs(entries: Sequence[EngineTensor]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(entry.name, entry.dtype, entry.shape) for entry in entries)

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from paro_trt.bench.case import OpCase, random_inputs
 from paro_trt.bench.timing import HostClock, Rounds, processor_speedup, speedup, time_in_turns
-from paro_trt.onnx_export.bodies import Body, attention_function
+from paro_trt.onnx_export import Body
+from paro_trt.onnx_export.bodies import attention_function
 from paro_trt.op import native
 from paro_trt.op.spec import DOMAIN, INPUTS, OP_TYPE, AttentionConfig, AttentionInputs
 from paro_trt.runtime.custom_op import register_custom_op

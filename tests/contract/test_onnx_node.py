@@ -7,7 +7,8 @@ import onnx_ir
 import pytest
 import torch
 
-from paro_trt.onnx_export.bodies import Body, attention_function
+from paro_trt.onnx_export import Body
+from paro_trt.onnx_export.bodies import attention_function
 from paro_trt.onnx_export.translate import operator_schema, translation_table
 from paro_trt.op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE, OP_VERSION
 from tests.support.cases import OpCase, random_inputs

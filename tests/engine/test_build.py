@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from paro_trt.engine import BuildError, BuildSettings, EngineError, Flavour, SizeRange
+from paro_trt.engine.build import adopt_engine, build_engine
 from paro_trt.engine.cache import EngineCache
 from paro_trt.engine.manifest import manifest_path, read_manifest
-from paro_trt.engine.pipeline import adopt_engine, build_engine
 from paro_trt.errors import ArgumentError, BackendUnavailableError, OnnxFileError
 from paro_trt.runtime.engine import Engine
 
@@ -62,8 +62,8 @@ def test_build_on_every_release(machine, half_onnx, tmp_path):
     assert not onnx.load_from_string(machine.trt.parsed).functions
     manifest = read_manifest(manifest_path(path))
     assert manifest == report.manifest
-    assert (manifest.sm, manifest.gpu, manifest.cuda) == (89, "Stub GPU", "13.0")
-    assert (manifest.tensorrt, manifest.attention) == (machine.trt.version, 1)
+    assert (manifest.gpu.sm, manifest.gpu.name, manifest.tensorrt.cuda) == (89, "Stub GPU", "13.0")
+    assert (manifest.tensorrt.version, manifest.onnx.attention) == (machine.trt.version, 1)
     assert manifest.plugin.abi == 2
     assert manifest.plugin.name.startswith("paro-cpu")
 

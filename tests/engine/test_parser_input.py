@@ -6,9 +6,9 @@ import onnx
 import pytest
 
 from paro_trt.engine.parser_input import for_function_body, for_plugin
-from paro_trt.engine.source import read_source
 from paro_trt.errors import OnnxFileError
 from paro_trt.onnx_export import Body
+from paro_trt.onnx_file.source import read_source
 
 from .conftest import with_attention
 

@@ -8,7 +8,8 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
-from paro_trt.onnx_export.bodies import Body, attention_function
+from paro_trt.onnx_export import Body
+from paro_trt.onnx_export.bodies import attention_function
 from paro_trt.op.spec import (
     DOMAIN,
     INPUTS,

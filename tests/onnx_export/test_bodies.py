@@ -10,7 +10,8 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from paro_trt.onnx_export.bodies import Body, attention_function
+from paro_trt.onnx_export import Body
+from paro_trt.onnx_export.bodies import attention_function
 from paro_trt.op.mask import pack_block_mask
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs

@@ -16,7 +16,8 @@ import torch
 from paro_trt.errors import ArgumentError, ModelError, OnnxFileError, ParoError
 from paro_trt.models.apply import ParoTransformer, geometry_of
 from paro_trt.models.load import LoadedModel, load_model
-from paro_trt.onnx_export import Body, check_export, describe_onnx, export_onnx, exporter
+from paro_trt.onnx_export import Body, check_export, export_onnx, exporter
+from paro_trt.onnx_file.describe import describe_onnx
 from paro_trt.plan import ParoPlan
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.velocity import session_velocity

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from paro_trt.onnx_export.bodies import Body, attention_function
+from paro_trt.onnx_export import Body
+from paro_trt.onnx_export.bodies import attention_function
 from paro_trt.onnx_export.bodies.builder import GraphBuilder, Value
 from paro_trt.onnx_export.bodies.mask import unpacked_bits
 

@@ -4,7 +4,8 @@ import pytest
 
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.models.apply import ParoTransformer
-from paro_trt.onnx_export import describe_onnx, export_resolutions
+from paro_trt.onnx_export import export_resolutions
+from paro_trt.onnx_file.describe import describe_onnx
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.velocity import session_velocity
 from tests.support.tiny import variants_of

@@ -17,7 +17,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from paro_trt.onnx_export.bodies import Body
+from paro_trt.onnx_export import Body
 from paro_trt.op import native
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from paro_trt.runtime.custom_op import register_custom_op

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from paro_trt.engine import BuildSettings, EngineError, SizeRange
+from paro_trt.engine.build import build_engine
 from paro_trt.engine.manifest import manifest_path
-from paro_trt.engine.pipeline import build_engine
 from paro_trt.errors import ArgumentError, BackendUnavailableError
 from paro_trt.runtime import open_session
 from paro_trt.runtime.engine import Engine

@@ -6,16 +6,16 @@ import json
 import pytest
 
 from paro_trt.errors import OnnxFileError
-from paro_trt.onnx_file.info import SessionInfo
+from paro_trt.onnx_file.info import ExportInfo
 from tests.support.small_onnx import INFO
 
 
 def test_round_trip():
-    assert SessionInfo.from_metadata("m.onnx", INFO.to_metadata()) == INFO
+    assert ExportInfo.from_metadata("m.onnx", INFO.to_metadata()) == INFO
     dense = dataclasses.replace(INFO, plan_hash=None, bin_boundaries=None)
-    assert SessionInfo.from_metadata("m.onnx", dense.to_metadata()) == dense
+    assert ExportInfo.from_metadata("m.onnx", dense.to_metadata()) == dense
     one_bin = dataclasses.replace(INFO, bin_boundaries=())
-    assert SessionInfo.from_metadata("m.onnx", one_bin.to_metadata()) == one_bin
+    assert ExportInfo.from_metadata("m.onnx", one_bin.to_metadata()) == one_bin
 
 
 def test_metadata_keys_are_the_documented_ones():
@@ -60,5 +60,5 @@ def test_damaged_metadata(key, value):
     if value is not None:
         metadata[key] = value
     with pytest.raises(OnnxFileError, match=r"m\.onnx: metadata") as info:
-        SessionInfo.from_metadata("m.onnx", metadata)
+        ExportInfo.from_metadata("m.onnx", metadata)
     assert len(str(info.value)) < 400

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from paro_trt.cli.policy import exit_policy
 from paro_trt.engine import BuildSettings, SizeRange
-from paro_trt.engine.pipeline import build_engine
+from paro_trt.engine.build import build_engine
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from tests.engine.conftest import half_onnx, newest  # noqa: F401 (fixtures)
 

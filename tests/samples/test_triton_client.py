@@ -16,7 +16,7 @@ from denoising_loop import OPTIONS, Prompts, denoised
 from safetensors.numpy import load_file, save_file
 
 from paro_trt.engine import BuildSettings, SizeRange
-from paro_trt.engine.pipeline import build_engine
+from paro_trt.engine.build import build_engine
 from paro_trt.engine.triton import TritonOptions, write_repository
 from tests.engine.conftest import half_onnx, newest  # noqa: F401 (fixtures)
 from tests.tensorrt.environments import tritonclient_folder

@@ -6,16 +6,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from paro_trt.onnx_file.info import SessionInfo
+from paro_trt.onnx_file.info import ExportInfo
 from paro_trt.plan import Grid, ModelIdentity
 
-INFO = SessionInfo(
+INFO = ExportInfo(
     ModelIdentity("WanTransformer3DModel", "ab" * 32), Grid(2, 8, 8), "cd" * 32, (700.0, 250.0)
 )
 
 
 def small_onnx(
-    info: SessionInfo | None = INFO,
+    info: ExportInfo | None = INFO,
     float_type: int = TensorProto.FLOAT,
     batch: str | None = "batch",
 ) -> onnx.ModelProto:

@@ -14,11 +14,12 @@ from paro_trt.families.wan import WanFamily
 from paro_trt.models.apply import ParoTransformer
 from paro_trt.models.load import LoadedModel
 from paro_trt.models.prompts import Prompts
-from paro_trt.onnx_file.info import SessionInfo
+from paro_trt.onnx_file.info import ExportInfo
+from paro_trt.onnx_file.tensors import TensorSpec
 from paro_trt.op import api
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.plan import model_identity
-from paro_trt.runtime.session import Session, TensorSpec
+from paro_trt.runtime.session import Session
 from paro_trt.verification.compare import VerifySettings, verify_model
 from paro_trt.verification.schedule import schedule_points
 from tests.support.plans import small_plan
@@ -82,7 +83,7 @@ def prompts():
 
 
 def session_of(loaded, plan, **arguments):
-    info = SessionInfo(loaded.identity, plan.grid, plan.content_hash(), plan.bin_boundaries)
+    info = ExportInfo(loaded.identity, plan.grid, plan.content_hash(), plan.bin_boundaries)
     return EagerSession(ParoTransformer(loaded.model, loaded.family, plan), info, **arguments)
 
 

@@ -1,5 +1,5 @@
 """The model-local function that gives PAROAttention a meaning in standard ONNX operators."""
 
-from .function import Body, attention_function, body_of
+from .function import attention_function
 
-__all__ = ["Body", "attention_function", "body_of"]
+__all__ = ["attention_function"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 import onnx
 from onnx import helper
 
+from ...onnx_file.read import Body
 from ...op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE
 from .attend import attend_dense, attend_sparse
 from .builder import GraphBuilder, Value
@@ -18,18 +17,6 @@ FORMAL_PREFIX = "paro_"
 """TensorRT's parser clashes when a formal name equals the name of a tensor outside."""
 
 OUTPUT = f"{FORMAL_PREFIX}output"
-
-
-class Body(str, Enum):
-    """What a file carries to explain its PAROAttention nodes.
-
-    SPARSE: a loop that reads listed key blocks only. DENSE: the mask expanded, no loop.
-    NONE: nothing; only a runtime with the plugin can run the file.
-    """
-
-    SPARSE = "sparse"
-    DENSE = "dense"
-    NONE = "none"
 
 
 def attention_function(body: Body, opset: int) -> onnx.FunctionProto:
@@ -59,12 +46,3 @@ def attention_function(body: Body, opset: int) -> onnx.FunctionProto:
             if entry.default is not None
         ],
     )
-
-
-def body_of(model: onnx.ModelProto) -> Body:
-    """Which body a file carries; NONE also where it has no PAROAttention at all."""
-    for function in model.functions:
-        if (function.domain, function.name) == (DOMAIN, OP_TYPE):
-            loops = any(node.op_type == "Loop" for node in function.node)
-            return Body.SPARSE if loops else Body.DENSE
-    return Body.NONE

@@ -9,29 +9,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .. import __version__
 from ..documents import canonical_json
 from ..errors import ArgumentError, ParoError
 from ..files import atomic_write
-from .builder import build_network, read_timing_cache
+from ..onnx_file.source import OnnxSource, read_source
+from ..onnx_file.tensors import TensorSpec
 from .cache import EngineCache
 from .cuda import Gpu, current_gpu, runtime_version
 from .errors import EngineError
 from .manifest import (
+    Dtype,
+    EngineFile,
     EngineManifest,
     EngineTensor,
+    GpuRecord,
+    OnnxRecord,
     PluginRecord,
+    TensorRtRecord,
     is_undamaged,
     manifest_path,
     read_manifest,
 )
+from .network import build_network, read_timing_cache
+from .parser_input import check_plugin_dtypes
 from .plugin_library import PluginFile, find_plugin, load_plugin
-from .profile import InputProfile, TensorInfo, input_profiles
+from .profile import InputProfile, input_profiles, shape_range
 from .progress import BuildProgress
 from .settings import BuildSettings
-from .source import OnnxSource, check_plugin_dtypes, read_source
 from .tensorrt_api import TensorRt, load_tensorrt
 
 
@@ -196,23 +203,20 @@ def _manifest(parts: _Parts, settings: BuildSettings, key: str, data: Any) -> En
     plugin, source = parts.plugin, parts.source
     content = memoryview(data)
     return EngineManifest(
-        engine_bytes=content.nbytes,
-        engine_sha256=hashlib.sha256(content).hexdigest(),
+        paro_engine=1,
+        made_by=f"paro-trt {__version__}",
         key=key,
-        flavour=parts.trt.flavour,
-        tensorrt=parts.trt.version,
-        cuda=parts.cuda,
-        sm=parts.gpu.sm,
-        gpu=parts.gpu.name,
-        onnx_file=source.path.name,
-        onnx_sha256=source.sha256,
-        info=source.info,
-        attention=len(source.attention),
+        engine=EngineFile(content.nbytes, hashlib.sha256(content).hexdigest()),
+        tensorrt=TensorRtRecord(
+            parts.trt.flavour, parts.trt.version, parts.cuda, settings.weight_streaming
+        ),
+        gpu=GpuRecord(parts.gpu.sm, parts.gpu.name),
+        onnx=OnnxRecord(
+            source.path.name, source.sha256, len(source.attention), source.info.to_metadata()
+        ),
         plugin=None if plugin is None else _recorded(plugin),
         inputs=_tensors(source.inputs, settings),
         outputs=_tensors(source.outputs, settings),
-        weight_streaming=settings.weight_streaming,
-        made_by=f"paro-trt {__version__}",
     )
 
 
@@ -220,20 +224,12 @@ def _recorded(plugin: PluginFile) -> PluginRecord:
     return PluginRecord(plugin.path.name, plugin.sha256, plugin.name, plugin.abi)
 
 
-def _tensors(entries: Sequence[TensorInfo], settings: BuildSettings) -> tuple[EngineTensor, ...]:
-    def shape(entry: TensorInfo, bound: str) -> tuple[int, ...]:
-        return tuple(
-            getattr(settings.range_of(size), bound) if isinstance(size, str) else size
-            for size in entry.shape
-        )
-
+def _tensors(specs: Sequence[TensorSpec], settings: BuildSettings) -> tuple[EngineTensor, ...]:
     return tuple(
-        EngineTensor(
-            entry.name, entry.dtype, entry.shape,
-            shape(entry, "min"), shape(entry, "opt"), shape(entry, "max"),
-        )
-        for entry in entries
-    )  # fmt: skip
+        # The parser has refused every other element type.
+        EngineTensor(spec.name, cast(Dtype, spec.dtype), spec.shape, *shape_range(spec, settings))
+        for spec in specs
+    )
 
 
 def _write(path: Path, data: Any, manifest: EngineManifest) -> None:

@@ -1,25 +1,24 @@
-"""The ONNX file an engine is built from: read, checked and hashed before TensorRT sees it."""
+"""An exported ONNX file, read, checked and hashed before an engine is built from it."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OnnxFileError
-from ..onnx_file.info import SessionInfo
+from ..files import sha256_of_files
 from ..op.spec import ATTRIBUTES, DOMAIN, OP_TYPE
-from .profile import TensorInfo
+from .info import ExportInfo
+from .read import external_files, is_attention, read_onnx
+from .tensors import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
-HASH_CHUNK = 1 << 20
 INT32 = range(-(1 << 31), 1 << 31)
 
-_PLUGIN_DTYPES = ("float16", "bfloat16")
 _REQUIRED = tuple(entry.name for entry in ATTRIBUTES if entry.default is None)
 
 
@@ -30,7 +29,7 @@ class OnnxSource:
     Args:
         path: the file.
         sha256: of the file and then of its external data files in the order of their names.
-        info: what the file says of its model and plan.
+        info: its metadata: model, grid and plan.
         inputs: in the file's order.
         outputs: in the file's order.
         attention: names of its PAROAttention nodes.
@@ -39,9 +38,9 @@ class OnnxSource:
 
     path: Path
     sha256: str
-    info: SessionInfo
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
+    info: ExportInfo
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     attention: tuple[str, ...]
     proto: onnx.ModelProto
 
@@ -50,7 +49,7 @@ def read_source(path: str | PathLike[str], *, dense: bool = False) -> OnnxSource
     """Read an exported file and check what building relies on.
 
     Args:
-        path: the .onnx file; its external data lies beside it.
+        path: the .onnx file; its external data lies next to it.
         dense: the file is a baseline without PAROAttention.
 
     Raises:
@@ -58,16 +57,11 @@ def read_source(path: str | PathLike[str], *, dense: bool = False) -> OnnxSource
             PAROAttention (or has some, with `dense`), or an attribute that TensorRT's parser
             would truncate or refuse.
     """
-    import onnx
-
-    from ..runtime.onnxruntime_session import check_onnx_file
-
     path = Path(path)
-    check_onnx_file(path)
-    model = onnx.load(path, load_external_data=False)
+    model = read_onnx(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    info = SessionInfo.from_metadata(str(path), metadata)
-    nodes = [node for node in model.graph.node if _is_attention(node)]
+    info = ExportInfo.from_metadata(str(path), metadata)
+    nodes = [node for node in model.graph.node if is_attention(node)]
     _check_presence(path, model, len(nodes), dense)
     if bool(nodes) is not (info.plan_hash is not None):
         raise OnnxFileError(
@@ -80,7 +74,7 @@ def read_source(path: str | PathLike[str], *, dense: bool = False) -> OnnxSource
         _check_attributes(path, node)
     return OnnxSource(
         path=path,
-        sha256=_hash_files(path, model),
+        sha256=sha256_of_files(path, *(path.parent / name for name in external_files(model))),
         info=info,
         inputs=tuple(_tensor(path, value) for value in model.graph.input),
         outputs=tuple(_tensor(path, value) for value in model.graph.output),
@@ -89,24 +83,8 @@ def read_source(path: str | PathLike[str], *, dense: bool = False) -> OnnxSource
     )
 
 
-def check_plugin_dtypes(source: OnnxSource) -> None:
-    """Raise OnnxFileError if attention computes in a type that the plugin does not take."""
-    latents = source.inputs[0]
-    if source.attention and latents.dtype not in _PLUGIN_DTYPES:
-        raise OnnxFileError(
-            f"{source.path}: {latents.name}",
-            expected=f"{' or '.join(_PLUGIN_DTYPES)}, which the plugin computes in",
-            actual=latents.dtype,
-            remedy="export again with --dtype float16",
-        )
-
-
-def _is_attention(node: Any) -> bool:
-    return (node.domain, node.op_type) == (DOMAIN, OP_TYPE)
-
-
 def _check_presence(path: Path, model: Any, count: int, dense: bool) -> None:
-    nested = sum(_is_attention(node) for entry in model.functions for node in entry.node)
+    nested = sum(is_attention(node) for entry in model.functions for node in entry.node)
     if nested:
         raise OnnxFileError(
             str(path),
@@ -158,11 +136,11 @@ def _check_attributes(path: Path, node: Any) -> None:
                 f"{subject}: {name}",
                 expected="a 32-bit integer, all that TensorRT's parser passes on",
                 actual=str(attribute.i),
-                remedy="export again; the value would be truncated without a word",
+                remedy="export again; the parser would silently truncate the value",
             )
 
 
-def _tensor(path: Path, value: Any) -> TensorInfo:
+def _tensor(path: Path, value: Any) -> TensorSpec:
     from onnx import helper
 
     kind = value.type.tensor_type
@@ -181,19 +159,4 @@ def _tensor(path: Path, value: Any) -> TensorInfo:
             actual=f"[{', '.join(map(str, shape))}]",
             remedy="export again with paro-trt export",
         )
-    return TensorInfo(value.name, dtype, shape)
-
-
-def _hash_files(path: Path, model: Any) -> str:
-    locations = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    digest = hashlib.sha256()
-    for file in (path, *(path.parent / name for name in sorted(locations))):
-        with file.open("rb") as stream:
-            while chunk := stream.read(HASH_CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return TensorSpec(value.name, dtype, shape)

@@ -11,9 +11,8 @@ import numpy as np
 import onnx
 
 from ..errors import OnnxFileError
-from ..op.spec import DOMAIN, INPUTS, OP_TYPE, block_count
-from .bodies import body_of
-from .check import Constants, attributes_of, external_files
+from ..op.spec import INPUTS, OP_TYPE, block_count
+from .read import Constants, attributes_of, body_of, external_files, is_attention, read_onnx
 
 _MASK, _ORDER = (
     next(index for index, entry in enumerate(INPUTS) if entry.name == name)
@@ -27,20 +26,13 @@ def describe_onnx(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         OnnxFileError: the file or its external data is missing, truncated or damaged.
     """
-    from ..runtime.onnxruntime_session import check_onnx_file
-
     path = Path(path)
-    check_onnx_file(path)
-    model = onnx.load(path, load_external_data=False)
+    model = read_onnx(path)
     graph = model.graph
     constants = Constants(path, model)
-    external = sorted(external_files(model))
+    external = external_files(model)
     try:
-        attention = [
-            _attention(node, constants)
-            for node in graph.node
-            if (node.domain, node.op_type) == (DOMAIN, OP_TYPE)
-        ]
+        attention = [_attention(node, constants) for node in graph.node if is_attention(node)]
     except Exception as error:  # whatever decoding a hostile tensor or attribute raises
         raise OnnxFileError(
             str(path),

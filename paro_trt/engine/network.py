@@ -12,13 +12,13 @@ from types import FrameType
 from typing import Any
 
 from ..errors import BackendUnavailableError
+from ..onnx_file.source import OnnxSource
 from .errors import BuildError
 from .logger import LogKeeper, make_logger
 from .parser_input import for_function_body, for_plugin
 from .profile import InputProfile
 from .progress import BuildProgress, make_monitor
 from .settings import BuildSettings
-from .source import OnnxSource
 from .tensorrt_api import TensorRt
 
 _STRONGLY_TYPED = "STRONGLY_TYPED"

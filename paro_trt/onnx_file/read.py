@@ -1,0 +1,137 @@
+"""Reading an ONNX file: the model with its external data checked, its nodes and its constants."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import OnnxFileError
+from ..op.spec import DOMAIN, OP_TYPE
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+
+class Body(str, Enum):
+    """The function that a file carries for its PAROAttention nodes.
+
+    SPARSE: a loop that reads listed key blocks only. DENSE: the mask expanded, no loop.
+    NONE: no function; only a runtime with the plugin can run the file.
+    """
+
+    SPARSE = "sparse"
+    DENSE = "dense"
+    NONE = "none"
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """The model of a file, without its weights. Its external data must be there and long enough.
+
+    Raises:
+        OnnxFileError: the file or its external data is missing, truncated or damaged.
+    """
+    import onnx
+
+    if not path.is_file():
+        actual = "a directory" if path.is_dir() else "no such file"
+        raise OnnxFileError(str(path), expected="an ONNX file", actual=actual)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's decoding errors vary with its implementation
+        raise file_error(path, "a complete ONNX file", error) from error
+    if not model.graph.node:
+        raise OnnxFileError(
+            str(path), expected="a complete ONNX file", actual="a file without a graph"
+        )
+    needed: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            location, end = _external_extent(path, tensor)
+            needed[location] = max(needed.get(location, 0), end)
+    for location, end in needed.items():
+        data = path.parent / location
+        if not data.is_file() or data.stat().st_size < end:
+            actual = f"{data.stat().st_size} bytes" if data.is_file() else "no such file"
+            raise OnnxFileError(
+                str(data),
+                expected=f"the external data of {path.name}, at least {end} bytes",
+                actual=actual,
+                remedy=f"keep it next to {path.name}, or export again",
+            )
+    return model
+
+
+def file_error(path: Path, expected: str, error: Exception) -> OnnxFileError:
+    """The error for a file that a library refused with `error`."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return OnnxFileError(str(path), expected=expected, actual=text[:300])
+
+
+def is_attention(node: onnx.NodeProto) -> bool:
+    """Whether a node is PAROAttention."""
+    return (node.domain, node.op_type) == (DOMAIN, OP_TYPE)
+
+
+def body_of(model: onnx.ModelProto) -> Body:
+    """The body that a file carries; NONE also where it has no PAROAttention at all."""
+    for function in model.functions:
+        if (function.domain, function.name) == (DOMAIN, OP_TYPE):
+            loops = any(node.op_type == "Loop" for node in function.node)
+            return Body.SPARSE if loops else Body.DENSE
+    return Body.NONE
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, float | int | str]:
+    """A node's attributes, text decoded."""
+    import onnx
+
+    values = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    return {
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in values.items()
+    }
+
+
+def external_files(model: onnx.ModelProto) -> list[str]:
+    """Names of the files that hold a model's external data, sorted."""
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+    return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
+class Constants:
+    """Initializers of a file by name, external ones read on demand."""
+
+    def __init__(self, path: Path, model: onnx.ModelProto) -> None:
+        self._directory = path.parent
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def get(self, name: str) -> NDArray[np.generic] | None:
+        """The values; None where no initializer has this name."""
+        import onnx
+
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            return None
+        array: NDArray[np.generic] = onnx.numpy_helper.to_array(tensor, str(self._directory))
+        return array
+
+
+def _external_extent(path: Path, tensor: onnx.TensorProto) -> tuple[str, int]:
+    """File name and last byte of a tensor's external data."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    try:
+        end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
+    except ValueError:
+        end = -1
+    inside = location and not Path(location).is_absolute() and ".." not in Path(location).parts
+    if not inside or end < 0:
+        raise OnnxFileError(
+            f"{path}: {tensor.name}"[:200],
+            expected="external data in the same directory",
+            actual=repr(entries)[:120],
+        )
+    return location, end
