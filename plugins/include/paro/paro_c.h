@@ -1,8 +1,8 @@
 /* The C ABI of PAROAttention. Every backend library (CPU, CUDA, emulated CUDA) exports these names.
  *
  * Semantics: docs/design.md, section 5; paro_trt/op/reference.py is the specification.
- * Thread safety: all functions may be called from any thread at any time. Nothing is kept between
- * calls but the calling thread's last error message. No function allocates device memory.
+ * Thread safety: all functions may be called from any thread at any time. Between calls, the library
+ * keeps only the calling thread's last error message. No function allocates device memory.
  */
 #ifndef PARO_C_H
 #define PARO_C_H
@@ -34,6 +34,23 @@ typedef enum paro_status {
 
 typedef enum paro_dtype { PARO_FLOAT16 = 0, PARO_BFLOAT16 = 1, PARO_FLOAT32 = 2 } paro_dtype;
 
+/* Rows of channel_affine, each [Hk, D]. The op attends with
+ * (key - key mean) / equalizer, query * equalizer and (value - value mean) / value scale. */
+typedef enum paro_affine_row {
+  PARO_KEY_MEAN = 0,
+  PARO_EQUALIZER = 1, /* above 0 */
+  PARO_VALUE_MEAN = 2,
+  PARO_VALUE_SCALE = 3 /* above 0 */
+} paro_affine_row;
+
+#define PARO_AFFINE_ROWS 4
+
+/* Bits of block_mask in one word: one for each key block. */
+#define PARO_MASK_WORD_BITS 32
+
+/* The largest `tokens` of a call: token indices stay exact in every type that holds them. */
+#define PARO_MAX_TOKENS (1 << 24)
+
 /* One call of the op. Tensors are contiguous and live where the backend computes.
  * NQ = ceil(tokens / block_q), NK = ceil(tokens / block_k), W = ceil(NK / 32). */
 typedef struct paro_attention {
@@ -62,7 +79,7 @@ typedef struct paro_attention {
   const int32_t* head_order;   /* [H] */
   const int32_t* block_mask;   /* [T, H, NQ, W] */
   const int32_t* tile_order;   /* [T, H*NQ] */
-  const float* channel_affine; /* [4, Hk, D] */
+  const float* channel_affine; /* [4, Hk, D], rows: paro_affine_row */
   const int32_t* mask_bin;     /* [B], clamped to [0, T) */
   const int32_t* key_length;   /* [B], in [0, S] */
   void* output;                /* [B, S, H, D] */
@@ -103,7 +120,8 @@ PARO_API paro_status paro_describe(const paro_attention* call, const paro_launch
  * Pointers in `call` are not read. */
 PARO_API paro_status paro_prepare(const paro_attention* call, const paro_launch* launch);
 
-/* Compute output: asynchronously in `launch->stream` on a GPU. `workspace` is aligned to 256 bytes and not shared with another running call. */
+/* Compute output: asynchronously in `launch->stream` on a GPU. `workspace` is aligned to 256 bytes
+ * and not shared with another running call. */
 PARO_API paro_status paro_forward(const paro_attention* call, const paro_launch* launch,
                                   void* workspace, size_t workspace_bytes);
 
