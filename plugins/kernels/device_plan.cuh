@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/params.h"
+#include "paro/paro_c.h"
 #include "ptx/platform.cuh"
 
 #if defined(PARO_DEVICE_CHECKS) && PARO_DEVICE_CHECKS
@@ -56,12 +57,9 @@ DEVICE_FN int64_t prepared_block(const Geometry& g, const Unit& unit, int block)
   return static_cast<int64_t>(unit.index) * (g.key_blocks + g.summary_blocks) + block;
 }
 
-// The rows of channel_affine.
-enum class AffineRow : int { key_mean, equalizer, value_mean, value_scale };
-
 // One row of channel_affine for a key/value head: [D] floats.
-DEVICE_FN const float* affine_row(const Geometry& g, const Plan& plan, AffineRow row, int kv_head,
-                                  int head_dim) {
+DEVICE_FN const float* affine_row(const Geometry& g, const Plan& plan, paro_affine_row row,
+                                  int kv_head, int head_dim) {
   return plan.channel_affine + (static_cast<int>(row) * g.kv_heads + kv_head) * head_dim;
 }
 

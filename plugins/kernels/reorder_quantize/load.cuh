@@ -17,8 +17,8 @@ template <int D>
 DEVICE_FN Precondition precondition_of(const ReorderParams& p, Side side, int kv_head,
                                        int first_channel) {
   const bool is_key = side == Side::key;
-  const AffineRow mean_row = is_key ? AffineRow::key_mean : AffineRow::value_mean;
-  const AffineRow divisor_row = is_key ? AffineRow::equalizer : AffineRow::value_scale;
+  const paro_affine_row mean_row = is_key ? PARO_KEY_MEAN : PARO_VALUE_MEAN;
+  const paro_affine_row divisor_row = is_key ? PARO_EQUALIZER : PARO_VALUE_SCALE;
   const float* shift = affine_row(p.geometry, p.plan, mean_row, kv_head, D) + first_channel;
   const float* divisor = affine_row(p.geometry, p.plan, divisor_row, kv_head, D) + first_channel;
   Precondition result;

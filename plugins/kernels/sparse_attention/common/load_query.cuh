@@ -85,7 +85,7 @@ DEVICE_FN void load_query(const AttentionParams& p, const QueryBlock& q, uint8_t
   float equalizer[8];
   if constexpr (is_integer(V::qk)) {
     const float* row =
-        affine_row(g, p.plan, AffineRow::equalizer, q.unit.kv_head, V::head_dim) + first_channel;
+        affine_row(g, p.plan, PARO_EQUALIZER, q.unit.kv_head, V::head_dim) + first_channel;
 #pragma unroll
     for (int i = 0; i < 8; i++) equalizer[i] = __ldg(row + i);
   }

@@ -30,8 +30,8 @@ PTX_FN void write_rows(const AttentionParams& p, const QueryBlock& q, const RowS
     inverse[row] = sum == 0.0f ? 0.0f : __fdiv_rn(1.0f, sum);
   }
   const int lane = static_cast<int>(threadIdx.x % 32), kv_head = q.unit.kv_head;
-  const float* mean = affine_row(p.geometry, p.plan, AffineRow::value_mean, kv_head, V::head_dim);
-  const float* scale = affine_row(p.geometry, p.plan, AffineRow::value_scale, kv_head, V::head_dim);
+  const float* mean = affine_row(p.geometry, p.plan, PARO_VALUE_MEAN, kv_head, V::head_dim);
+  const float* scale = affine_row(p.geometry, p.plan, PARO_VALUE_SCALE, kv_head, V::head_dim);
 #pragma unroll
   for (int d = 0; d < V::head_dim / 8; d++) {
     const int channel = d * 8 + lane % 4 * 2;
