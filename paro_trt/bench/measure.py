@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..errors import ParoError
 from ..op.native import NativeLibrary, library_path, load_library
+from .baselines import dense_baselines, flex_attention, sage_attention
 from .case import OpCase
-from .contenders import Contender, LeftOut, dense_baselines, flex_attention, ours, sage_attention
+from .contenders import Contender, LeftOut, ours
 from .problem import Problem, make_problem
 from .results import Row
 from .stages import least_stage1_bytes

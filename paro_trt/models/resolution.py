@@ -30,6 +30,6 @@ def _exact(axis: str, pixels: int, factor: int, first: int) -> int:
             axis,
             expected=f"{grid}, the VAE's grid",
             actual=str(pixels + first),
-            remedy=f"the nearest are {below} and {below + factor}",
+            remedy=f"use {below} or {below + factor}, the nearest",
         )
     return pixels // factor

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from paro_trt.bench import measure
+from paro_trt.bench.baselines import dense_baselines
 from paro_trt.bench.case import OpCase
-from paro_trt.bench.contenders import dense_baselines, ours
+from paro_trt.bench.contenders import ours
 from paro_trt.bench.measure import (
     CPU_PRECISIONS,
     Bench,

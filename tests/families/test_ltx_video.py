@@ -50,9 +50,9 @@ def test_pixels_to_tokens():
     size = latent_size(FAMILY, TINY.full_config, 161, 512, 704)
     assert size == (21, 16, 22)
     assert FAMILY.grid(TINY.full_config, size) == Grid(21, 16, 22)
-    with pytest.raises(ModelError, match=r"frames: .* got 160; the nearest are 153 and 161"):
+    with pytest.raises(ModelError, match=r"frames: .* got 160; fix: use 153 or 161"):
         latent_size(FAMILY, TINY.full_config, 160, 512, 704)
-    with pytest.raises(ModelError, match=r"height: .* got 500; the nearest are 480 and 512"):
+    with pytest.raises(ModelError, match=r"height: .* got 500; fix: use 480 or 512"):
         latent_size(FAMILY, TINY.full_config, 161, 500, 704)
 
 

@@ -170,5 +170,5 @@ def test_prompts_of_ti2v_may_leave_the_image_out():
 def test_pixels_follow_the_vae():
     assert latent_size(FAMILY, TEXT_ONLY.full_config, 81, 480, 832) == (21, 60, 104)
     assert latent_size(FAMILY, TI2V.full_config, 121, 704, 1280) == (31, 44, 80)
-    with pytest.raises(ModelError, match=r"height: .* got 712; the nearest are 704 and 720"):
+    with pytest.raises(ModelError, match=r"height: .* got 712; fix: use 704 or 720"):
         latent_size(FAMILY, TI2V.full_config, 121, 712, 1280)

@@ -24,10 +24,10 @@ def test_sizes_on_the_grid(family, pixels, latents):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        ((80, 480, 832), "frames: expected 1 .* got 80; the nearest are 77 and 81"),
+        ((80, 480, 832), "frames: expected 1 .* got 80; fix: use 77 or 81"),
         ((0, 480, 832), "frames: .* got 0"),
-        ((81, 484, 832), "height: .* got 484; the nearest are 480 and 488"),
-        ((81, 480, 0), "width: .* got 0; the nearest are 8 and 16"),
+        ((81, 484, 832), "height: .* got 484; fix: use 480 or 488"),
+        ((81, 480, 0), "width: .* got 0; fix: use 8 or 16"),
     ],
 )
 def test_sizes_off_the_grid_name_the_nearest(pixels, message):

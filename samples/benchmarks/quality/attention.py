@@ -66,7 +66,7 @@ def selected_attention(
     """Attention f32 [B, S, H, D] over the selected blocks, as `paro_attention_reference`.
 
     Args:
-        call: its scale stands in for the config's.
+        call: its scale replaces the config's.
         selection: orders and masks.
         config: block sizes, bits, pooling.
         affine: channel_affine f32 [4, H, D]; None is the identity.
