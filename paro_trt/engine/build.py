@@ -79,7 +79,7 @@ def build_engine(
     cache: EngineCache | None = None,
     progress: BuildProgress | None = None,
 ) -> BuildReport:
-    """Build the engine of an exported model, with its manifest `path` + ".json" beside it.
+    """Build the engine of an exported model, with its manifest `path` + ".json" next to it.
 
     Args:
         onnx_file: from `paro-trt export`, in float16 or bfloat16 for the plugin.

@@ -39,7 +39,7 @@ def open_session(
     """Load an exported model or an engine.
 
     Args:
-        path: an ONNX file, or an engine with its manifest beside it.
+        path: an ONNX file, or an engine with its manifest next to it.
         backend: who executes it; none stands in for another. None: "tensorrt" for an engine, by
             its name, and "ort" for anything else.
         threads: CPU threads; None leaves the choice to the backend.

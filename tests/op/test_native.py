@@ -172,7 +172,7 @@ def test_fork_after_use():
     """A forked child may call it again; threads of a pool would be gone."""
     script = """
 import os
-from paro_trt import native
+from paro_trt.op import native
 from tests.support.cases import OpCase, random_inputs
 case = OpCase("fork", 200)
 library = native.load_library(native.library_path("cpu"))

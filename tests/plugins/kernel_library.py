@@ -32,7 +32,7 @@ def emulated_kernels() -> native.NativeLibrary:
 _RUN_IN_MODES = """
 import os, shutil, sys, torch
 from pathlib import Path
-from paro_trt import native
+from paro_trt.op import native
 folder, (calls, expected, modes) = Path(sys.argv[2]), torch.load(sys.argv[3], weights_only=False)
 for number, (name, mode) in enumerate(modes.items()):
     for variable in ("PARO_EMULATOR_LATE", "PARO_EMULATOR_SEED"):

@@ -41,7 +41,7 @@ def test_peak_is_bounded():
 import re
 from dataclasses import replace
 from pathlib import Path
-from paro_trt import native
+from paro_trt.op import native
 from tests.support.cases import random_inputs
 from tests.plugins.test_cpu_memory import CASE
 

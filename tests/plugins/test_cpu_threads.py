@@ -9,7 +9,7 @@ SCRIPT = """
 import re, resource
 from pathlib import Path
 import pytest, torch
-from paro_trt import native
+from paro_trt.op import native
 from tests.support.cases import OpCase, random_inputs
 
 case = OpCase("threads", 300)

@@ -195,7 +195,7 @@ def check_library(path: Path) -> None:
         "setLoggerFinder",
     }
     script = (
-        "import sys; from pathlib import Path; from paro_trt import native\n"
+        "import sys; from pathlib import Path; from paro_trt.op import native\n"
         "from tests.support.cases import OpCase, random_inputs; import torch\n"
         "case = OpCase('small', 300, dtype=torch.float16).with_bits(8, 8, True)\n"
         "library, inputs = native.NativeLibrary(Path(sys.argv[1])), random_inputs(case, 1)\n"
@@ -247,7 +247,7 @@ def test_device_checks_say_which_index_was_clamped(tmp_path):
     run(["cmake", "--build", folder, "--target", "paro_emulated", "--parallel", "2"])
     script = tmp_path / "forward.py"
     script.write_text(
-        "import sys, torch; from pathlib import Path; from paro_trt import native\n"
+        "import sys, torch; from pathlib import Path; from paro_trt.op import native\n"
         "from tests.support.cases import OpCase, random_inputs\n"
         "case = OpCase('checks', 100, dtype=torch.float16).with_bits(8, 8, True)\n"
         "inputs = random_inputs(case, 1)\n"

@@ -41,7 +41,7 @@ def library() -> native.NativeLibrary:
 
 @pytest.fixture(params=GENERATIONS)
 def sm(request) -> int:
-    """Every kernel that this GPU can run: those it gets, and beside wgmma those of mma.sync."""
+    """Every kernel that this GPU can run: the chosen ones, and mma.sync kernels on Hopper too."""
     if request.param != "chosen" and torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("this GPU gets the mma.sync kernels anyway")
     return GENERATIONS[request.param]

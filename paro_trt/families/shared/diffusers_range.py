@@ -12,7 +12,7 @@ def check_diffusers(oldest: tuple[int, int] = OLDEST) -> None:
     """Raise ModelError unless the installed diffusers is in the tested range.
 
     Args:
-        oldest: release; later than `OLDEST` for families whose class came or was mended later.
+        oldest: release; later than `OLDEST` for families whose class came or was fixed later.
     """
     import diffusers
 

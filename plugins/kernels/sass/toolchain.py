@@ -39,7 +39,7 @@ class Toolchain:
     version: str
 
     def disassemble(self, source: Path, target: str) -> Disassembly:
-        """A source file compiled for sm_<target>; the cubin lies beside it."""
+        """A source file compiled for sm_<target>; the cubin is next to it."""
         cubin = source.with_suffix(f".{target}.cubin")
         flags = [*_FLAGS, f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}", f"-arch=sm_{target}"]
         remarks = _run(self.nvcc, *flags, "-Xptxas=-v", "-cubin", source, "-o", cubin).stderr

@@ -1,4 +1,4 @@
-// Prints what plugins/kernels/device_cuda.cpp makes of the device of cuda_runtime.h beside it.
+// Prints what plugins/kernels/device_cuda.cpp makes of the device of the cuda_runtime.h next to it.
 #include <cstdio>
 
 #include "common/error.h"
