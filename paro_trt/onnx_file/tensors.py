@@ -50,6 +50,14 @@ def check_names(kind: str, specs: Sequence[TensorSpec], given: Mapping[str, Any]
             )
 
 
+def check_dtype(spec: TensorSpec, dtype: str, described: str) -> None:
+    """Raise ArgumentError unless a tensor, `described` in words, has the dtype of `spec`."""
+    if dtype != spec.dtype:
+        raise ArgumentError(
+            spec.name, expected=str(spec), actual=described, remedy=f"convert it to {spec.dtype}"
+        )
+
+
 def check_tensor(
     spec: TensorSpec, dtype: str, shape: Sequence[int], sizes: dict[str, int], described: str
 ) -> None:
@@ -69,8 +77,7 @@ def check_tensor(
     def refuse(expected: str = str(spec), remedy: str = "") -> None:
         raise ArgumentError(spec.name, expected=expected, actual=described, remedy=remedy)
 
-    if dtype != spec.dtype:
-        refuse(remedy=f"convert it to {spec.dtype}")
+    check_dtype(spec, dtype, described)
     if len(shape) != len(spec.shape):
         refuse()
     for axis, (size, wanted) in enumerate(zip(shape, spec.shape, strict=True)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..engine.manifest import EngineTensor
 from ..errors import ArgumentError
-from ..onnx_file.tensors import check_names, check_tensor
+from ..onnx_file.tensors import check_dtype, check_names, check_tensor
 from .dlpack import TensorView, view_of
 
 
@@ -46,9 +46,10 @@ def output_view(
             on another GPU.
     """
     view = view_of(entry.name, value, stream)
+    check_dtype(entry, view.dtype, str(view))
     _check_layout(entry, view, gpu)
     writable = getattr(getattr(value, "flags", None), "writeable", True)
-    if (view.dtype, view.shape) != (entry.dtype, shape) or not writable:
+    if view.shape != shape or not writable:
         raise ArgumentError(
             entry.name,
             expected=f"{entry.dtype} {list(shape)} to write into",

@@ -158,9 +158,9 @@ def test_function_instead_of_plugin_is_refused(newest, half_onnx, tmp_path, monk
     newest.trt.function_first = True
     with pytest.raises(BuildError, match=r"blocks\.0\.attn1/PAROAttention.*Plugin not found"):
         build_engine(half_onnx, tmp_path / "a.engine")
-    from paro_trt.engine import builder
+    from paro_trt.engine import network
 
-    monkeypatch.setattr(builder, "for_plugin", lambda source: source.proto.SerializeToString())
+    monkeypatch.setattr(network, "for_plugin", lambda source: source.proto.SerializeToString())
     with pytest.raises(BuildError, match="1 layers computed by the plugin, got 0"):
         build_engine(half_onnx, tmp_path / "a.engine")
 
