@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from torch import Tensor
 from .calibration import CalibrationSettings, Progress
 from .calibration import calibrate as run_calibration
 from .errors import ArgumentError
+from .families.presets import PRESETS
 from .models.live import ModelSource, open_model
 from .models.load import load_partner
 from .models.prompts import Prompts, load_prompts, prompts_of
@@ -61,7 +62,8 @@ def calibrate(
         dtype: to load a directory in; None is float32.
         heldout: prompts to measure the finished plan on.
         progress: told how the work goes on; None is silent.
-        settings: fields of `CalibrationSettings`, such as density=0.3, bins=2 or steps=20.
+        settings: fields of `CalibrationSettings`, such as density=0.3, bins=2 or steps=20. Where
+            `shift` is not given it is that of the family's preset.
 
     Raises:
         ModelError: the model, its prompts or its size do not fit together.
@@ -71,6 +73,8 @@ def calibrate(
     given = _prompts(prompts)
     measured = None if heldout is None else _prompts(heldout)
     loaded = open_model(model, dtype)
+    if "shift" not in settings:
+        options = replace(options, shift=PRESETS[loaded.family.name].shift)
     if latents is None:
         if height is None or width is None:
             raise ArgumentError(
@@ -122,11 +126,7 @@ def export(
     """
     several = isinstance(plan, Sequence) and not isinstance(plan, str)
     plans = [_plan(source) for source in (plan if several else [plan])]  # type: ignore[arg-type, union-attr]
-    if len(plans) > 1 and external_data is False:
-        raise ArgumentError(
-            "external_data", expected="None or True for several plans",
-            actual=f"False with {len(plans)} plans, whose files share external weights",
-        )  # fmt: skip
+    check_external_data(external_data, len(plans))
     loaded = open_model(model, dtype)
     options: dict[str, Any] = {
         "body": Body(body), "dense_baseline": dense, "opset": opset, "progress": progress,
@@ -171,6 +171,16 @@ def verify(
         None if prompts is None else _prompts(prompts),
         options,
     )
+
+
+def check_external_data(external_data: bool | None, files: int) -> None:
+    """Raise ArgumentError if several files shall hold their weights themselves."""
+    if files > 1 and external_data is False:
+        raise ArgumentError(
+            "external_data (--no-external-data)",
+            expected="one resolution",
+            actual=f"{files}, whose files share external weights",
+        )
 
 
 def _plan(source: PlanSource) -> ParoPlan:

@@ -44,7 +44,3 @@ class ModelError(ParoError, ValueError):
 
 class OnnxFileError(ParoError, ValueError):
     """An ONNX file is damaged or is not what its metadata says."""
-
-
-class NotInThisReleaseError(ParoError, NotImplementedError):
-    """A verb of the command line that is planned and not yet built."""

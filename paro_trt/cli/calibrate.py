@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ArgumentError
-from ..families.presets import DEFAULT_DENSITY, PRESETS
+from ..families.presets import DEFAULT_DENSITY
 from . import output
 from .choices import AllocationName, DtypeName, MaskMetricName, OrderMetricName
 from .paths import check_output
@@ -18,7 +17,6 @@ from .policy import when_interrupted
 from .sizes import parse_size
 
 if TYPE_CHECKING:
-    from ..calibration import CalibrationSettings
     from ..plan import ParoPlan
 
 
@@ -101,54 +99,50 @@ def calibrate(
 
     import torch
 
-    from ..calibration import Allocation, CalibrationSettings, MaskMetric, OrderMetric
-    from ..calibration import calibrate as learn
+    from .. import api
+    from ..calibration import Allocation, MaskMetric, OrderMetric
     from ..calibration.calibrator import WORK_SUFFIX
-    from ..models.load import load_model, load_partner
-    from ..models.prompts import load_prompts
-    from ..models.resolution import latent_size
     from .progress import StageBars
 
-    settings = CalibrationSettings(
-        density=DEFAULT_DENSITY if density is None and mass is None else density,
-        mass=mass,
-        block_q=block_q,
-        block_k=block_k,
-        bins=bins,
-        pool_dropped=pool,
-        qk_bits=qk_bits,
-        pv_bits=pv_bits,
-        order_metric=OrderMetric(order_metric),
-        mask_metric=MaskMetric(mask_metric),
-        allocation=Allocation(allocate),
-        prompt_limit=prompt_limit,
-        steps=steps,
-        captured_steps=captured_steps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-    )
-    calibration_prompts = load_prompts(prompts)
-    heldout_prompts = None if heldout is None else load_prompts(heldout)
-    loaded = load_model(model, getattr(torch, dtype))
-    shift = PRESETS[loaded.family.name].shift if shift is None else shift
-    settings = replace(settings, shift=shift)
-    size = sizes if option == "--latent" else latent_size(loaded.family, loaded.config, *sizes)
+    if option == "--latent":
+        size: dict[str, Any] = {"latents": sizes}
+    else:
+        size = dict(zip(("num_frames", "height", "width"), sizes, strict=True))
+    if density is None and mass is None:
+        density = DEFAULT_DENSITY
+    given_shift: dict[str, Any] = {} if shift is None else {"shift": shift}
     kept = f"finished work is kept in {plan}{WORK_SUFFIX}; the same command resumes it"
     with when_interrupted(kept), StageBars() as bars:
-        made = learn(
-            loaded,
-            calibration_prompts,
-            size,
-            settings,
-            plan,
-            heldout=heldout_prompts,
+        made = api.calibrate(
+            model,
+            prompts,
+            output=plan,
+            dtype=getattr(torch, dtype),
+            heldout=heldout,
             progress=bars,
-            partner=load_partner(loaded),
+            density=density,
+            mass=mass,
+            block_q=block_q,
+            block_k=block_k,
+            bins=bins,
+            pool_dropped=pool,
+            qk_bits=qk_bits,
+            pv_bits=pv_bits,
+            order_metric=OrderMetric(order_metric),
+            mask_metric=MaskMetric(mask_metric),
+            allocation=Allocation(allocate),
+            prompt_limit=prompt_limit,
+            steps=steps,
+            captured_steps=captured_steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            **size,
+            **given_shift,
         )
     if as_json:
         output.print_json(describe_plan(made, plan))
     else:
-        output.print_facts(f"wrote {plan}", _summary(made, settings, plan))
+        output.print_facts(f"wrote {plan}", _summary(made, density, mass, plan))
 
 
 def parse_latent_or_video(
@@ -168,8 +162,10 @@ def parse_latent_or_video(
     return option, parse_size(option, text)
 
 
-def _summary(plan: ParoPlan, settings: CalibrationSettings, path: Path) -> dict[str, Any]:
-    asked = f"mass {settings.mass:g}" if settings.mass else f"density {settings.density:g}"
+def _summary(
+    plan: ParoPlan, density: float | None, mass: float | None, path: Path
+) -> dict[str, Any]:
+    asked = f"density {density:g}" if mass is None else f"mass {mass:g}"
     return {
         "density": f"{plan.density():.3f} (asked for: {asked})",
         "mass": f"{mean_over_heads(plan, 'mass'):.4f}",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ArgumentError
 from . import output
 from .choices import BodyName, DtypeName
 from .paths import check_output, require_file
@@ -57,44 +56,29 @@ def export(
     check_output(target)
     for file in plan:
         require_file(file, "a plan file")
-    check_external_data(external_data, len(plan))
 
     import torch
 
-    from ..models.load import load_model
-    from ..onnx_export import Body, export_onnx, export_resolutions
-    from ..plan import load_plan
+    from .. import api
 
-    plans = [load_plan(file) for file in plan]
     with output.remarks().status("loading the model") as status:
-        loaded = load_model(model, getattr(torch, dtype))
-        options: dict[str, Any] = {
-            "body": Body(body),
-            "dense_baseline": dense,
-            "opset": opset,
-            "progress": status.update,
-        }
-        if len(plans) > 1:
-            reports = export_resolutions(loaded, plans, target, **options)
-        else:
-            made = export_onnx(loaded, plans[0], target, external_data=external_data, **options)
-            reports = (made,)
+        reports = api.export(
+            model,
+            plan,
+            target,
+            dtype=getattr(torch, dtype),
+            body=body,
+            dense=dense,
+            opset=opset,
+            external_data=external_data,
+            progress=status.update,
+        )
     if as_json:
         documents = [_describe(report) for report in reports]
         output.print_json(documents[0] if len(documents) == 1 else {"files": documents})
         return
     for report, file in zip(reports, plan, strict=True):
         output.print_facts(f"wrote {report.path}", _facts(report, model, file))
-
-
-def check_external_data(external_data: bool | None, files: int) -> None:
-    """ArgumentError where several files are to hold their weights themselves."""
-    if files > 1 and external_data is False:
-        raise ArgumentError(
-            "--no-external-data",
-            expected="one resolution",
-            actual=f"{files}, whose files share external weights",
-        )
 
 
 def _describe(report: ExportReport) -> dict[str, Any]:

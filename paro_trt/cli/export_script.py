@@ -2,14 +2,13 @@
 
 # Without `from __future__ import annotations`: typer reads those of a local function.
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ArgumentError, ModelError
-from ..families.presets import DEFAULT_DENSITY, PRESETS, Preset
+from ..families.presets import DEFAULT_DENSITY, PRESETS
 from .choices import BodyName, DtypeName
-from .export import check_external_data
 from .paths import check_output, require_file
 from .policy import exit_policy
 from .sizes import parse_size, size_text
@@ -67,40 +66,32 @@ def export_family(family: str, description: str) -> None:
         with exit_policy():
             import torch
 
-            from ..models.load import load_model
-            from ..onnx_export import Body
+            from .. import api
+            from ..models.live import open_model
 
             check_output(output)
             sizes = [parse_size("--video", text) for text in video or [size_text(preset.size)]]
-            loaded = load_model(model, getattr(torch, dtype))
+            api.check_external_data(external_data, len(sizes))
+            loaded = open_model(model, getattr(torch, dtype))
             _require_family(loaded, family)
-            check_external_data(external_data, len(sizes))
-            plans = [_plan(loaded, size, output, prompts, density, preset) for size in sizes]
-            options = {"body": Body(body), "dense_baseline": dense, "opset": opset}
-            _export(loaded, plans, output, external_data, options)
+            plans = [_plan(loaded, size, output, prompts, density) for size in sizes]
+            reports = api.export(
+                loaded,
+                plans,
+                output,
+                body=body,
+                dense=dense,
+                opset=opset,
+                external_data=external_data,
+                progress=typer.echo,
+            )
+            for report in reports:
+                megabytes = (report.bytes + report.external_bytes) / 1e6
+                layers = len(report.layers)
+                typer.echo(f"{report.path}: {layers} PAROAttention layers, {megabytes:.1f} MB")
 
     main.__doc__ = description
     typer.run(main)
-
-
-def _export(
-    loaded: "LoadedModel",
-    plans: list["ParoPlan"],
-    output: Path,
-    external_data: bool | None,
-    options: dict[str, Any],
-) -> None:
-    from ..onnx_export import export_onnx, export_resolutions
-
-    options["progress"] = typer.echo
-    if len(plans) > 1:
-        reports = export_resolutions(loaded, plans, output, **options)
-    else:
-        reports = (export_onnx(loaded, plans[0], output, external_data=external_data, **options),)
-    for report in reports:
-        megabytes = (report.bytes + report.external_bytes) / 1e6
-        layers = len(report.layers)
-        typer.echo(f"{report.path}: {layers} PAROAttention layers, {megabytes:.1f} MB")
 
 
 def _require_family(loaded: "LoadedModel", family: str) -> None:
@@ -119,12 +110,9 @@ def _plan(
     output: Path,
     prompts: Path | None,
     density: float,
-    preset: Preset,
 ) -> "ParoPlan":
     """The plan next to the output file; calibrated if there is none."""
-    from ..calibration import CalibrationSettings, calibrate
-    from ..models.load import load_partner
-    from ..models.prompts import load_prompts
+    from .. import api
     from ..models.resolution import latent_size
     from ..plan import load_plan
     from .progress import StageBars
@@ -143,11 +131,17 @@ def _plan(
             actual="neither",
             remedy="docs/adding-a-model.md describes the prompt file",
         )
-    settings = CalibrationSettings(density=density, shift=preset.shift)
-    given = load_prompts(require_file(prompts, "a prompt file"))
+    frames, height, width = pixels
     with StageBars() as bars:
-        return calibrate(
-            loaded, given, size, settings, path, progress=bars, partner=load_partner(loaded)
+        return api.calibrate(
+            loaded,
+            require_file(prompts, "a prompt file"),
+            output=path,
+            num_frames=frames,
+            height=height,
+            width=width,
+            density=density,
+            progress=bars,
         )
 
 

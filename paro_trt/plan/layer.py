@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from ..documents import shown
 from ..errors import PlanError
-from ..op.spec import BIT_WIDTHS, MASK_WORD_BITS, mask_words
+from ..op.spec import BIT_WIDTHS, MASK_WORD_BITS, AffineRow, mask_words
 from . import checks
 from .document import HeadRecord, LayerDocument
 from .limits import MAX_BINS, MAX_HEAD_DIM, MAX_HEADS, MAX_MASK_BYTES
 
-_AFFINE_ROWS = ("key mean", "query-key equalizer", "value mean", "value scale")
-_POSITIVE_ROWS = (1, 3)
+_POSITIVE_ROWS = (AffineRow.EQUALIZER, AffineRow.VALUE_SCALE)
 
 # A recorded density may be rounded; it must still agree with the mask.
 _DENSITY_SLACK = 1e-3
@@ -148,7 +147,7 @@ def _channel_affine(value: object, heads: int) -> NDArray[np.float32]:
     subject = "channel_affine"
     affine = checks.array(subject, value, np.float32, 3)
     rows, kv_heads, head_dim = affine.shape
-    if rows != len(_AFFINE_ROWS) or kv_heads < 1 or not 1 <= head_dim <= MAX_HEAD_DIM:
+    if rows != len(AffineRow) or kv_heads < 1 or not 1 <= head_dim <= MAX_HEAD_DIM:
         raise PlanError(
             subject,
             expected=f"shape [4, Hk, D] with Hk >= 1 and D in 1..{MAX_HEAD_DIM}",
@@ -158,14 +157,14 @@ def _channel_affine(value: object, heads: int) -> NDArray[np.float32]:
         raise PlanError(
             subject, expected=f"Hk that divides the {heads} heads", actual=f"Hk = {kv_heads}"
         )
-    for row, meaning in enumerate(_AFFINE_ROWS):
+    for row in AffineRow:
         values = affine[row]
         positive = row in _POSITIVE_ROWS
         bad = ~np.isfinite(values) | ((values <= 0) if positive else False)
         if bad.any():
             head, channel = (int(i) for i in np.argwhere(bad)[0])
             raise PlanError(
-                f"{subject}[{row}] ({meaning})",
+                f"{subject}[{row.value}] ({row.name.lower().replace('_', ' ')})",
                 expected="finite values > 0" if positive else "finite values",
                 actual=f"{values[head, channel]} at head {head}, channel {channel}",
             )

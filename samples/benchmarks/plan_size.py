@@ -21,6 +21,7 @@ from collections.abc import Callable
 import numpy as np
 import zstandard
 
+from paro_trt.calibration.select_mask import block_budget
 from paro_trt.op.mask import pack_block_mask
 from paro_trt.op.spec import block_count
 from paro_trt.plan.mask_codec import decode_mask, encode_mask
@@ -94,7 +95,7 @@ def head_scores(seed: int, noise: float) -> np.ndarray:
 def keep_best(scores: np.ndarray, density: float) -> np.ndarray:
     """The share `density` of blocks with the best scores in each bin, and the diagonal."""
     flat = scores.reshape(len(scores), -1)
-    best = int(density * flat.shape[1])
+    best = block_budget(density, flat.shape[1])
     threshold = np.partition(flat, -best, axis=1)[:, -best, None, None]
     rows, columns = np.arange(QUERY_BLOCKS)[:, None], np.arange(KEY_BLOCKS)[None]
     return (scores >= threshold) | (columns * BLOCK_K // BLOCK_Q == rows)

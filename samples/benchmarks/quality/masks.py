@@ -1,10 +1,9 @@
 """Masks of an exact density from a distance between blocks, and distances made of geometry."""
 
-import math
-
 import torch
 from torch import Tensor
 
+from paro_trt.calibration.select_mask import block_budget
 from paro_trt.calibration.statistics import Tiling
 from paro_trt.op.spec import block_count
 from paro_trt.plan import Grid
@@ -13,11 +12,11 @@ from paro_trt.plan import Grid
 def nearest_blocks(distance: Tensor, density: float) -> Tensor:
     """bool [..., NQ, NK]: the nearest key blocks of each query block.
 
-    floor(density * NQ * NK) blocks in all, at least one a row, as evenly over the rows as
+    `block_budget` blocks in all, at least one a row, as evenly over the rows as
     integers allow. distance: [..., NQ, NK].
     """
     rows, columns = distance.shape[-2:]
-    budget = max(math.floor(density * rows * columns + 1e-9), rows)
+    budget = max(block_budget(density, rows * columns), rows)
     edges = torch.arange(rows + 1, device=distance.device) * budget // rows
     rank = distance.argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)
     return rank < edges.diff()[:, None]
