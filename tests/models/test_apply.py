@@ -1,7 +1,6 @@
 """A model with a plan: equal to the stock model when the plan is dense, exportable, and choosy."""
 
-import dataclasses
-
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -151,7 +150,7 @@ def test_impl_passes_through(model, identity):
 def test_refuses_a_plan_of_another_model(model, identity):
     with pytest.raises(ModelError, match="the plan's model"):
         ParoTransformer(model, FAMILY, small_plan())
-    other = dataclasses.replace(identity, class_name="OtherTransformer3DModel")
+    other = msgspec.structs.replace(identity, class_name="OtherTransformer3DModel")
     with pytest.raises(ModelError, match="OtherTransformer3DModel"):
         ParoTransformer(model, FAMILY, small_plan(model=other))
 
