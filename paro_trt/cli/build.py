@@ -34,7 +34,7 @@ def build(
         int | None, typer.Option(min=1, help="MiB of device memory that layers may use.")
     ] = None,
     max_aux_streams: Annotated[
-        int | None, typer.Option(help="Streams beside the main one.")
+        int | None, typer.Option(help="Streams in addition to the main one.")
     ] = None,
     weight_streaming: Annotated[
         bool, typer.Option("--weight-streaming", help="Weights may stay in host memory.")
@@ -68,7 +68,7 @@ def build(
     ] = False,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Build a TensorRT engine from an exported model, with a manifest beside it."""
+    """Build a TensorRT engine from an exported model, with a manifest next to it."""
     require_file(model, "an exported ONNX model")
     check_output(target)
 

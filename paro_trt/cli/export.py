@@ -112,7 +112,7 @@ def _describe(report: ExportReport) -> dict[str, Any]:
 def _facts(report: ExportReport, model: Path, plan: Path) -> dict[str, object]:
     size = output.file_size(report.bytes)
     if report.external_bytes:
-        size += f" + {output.file_size(report.external_bytes)} of weights beside it"
+        size += f" + {output.file_size(report.external_bytes)} of weights next to it"
     count = len(report.layers)
     return {
         "size": size,

@@ -49,16 +49,16 @@ DEFAULT_SIZE = SizeRange(1, 512, 512)
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What a build may be told. None leaves the choice to TensorRT.
+    """The options of a build. None leaves the choice to TensorRT.
 
     Args:
         flavour: which TensorRT.
         sizes: range of each free size of the file by its name; "B" is the batch. Those not
             named take DEFAULT_BATCH and DEFAULT_SIZE.
         builder_level: 0 (fast build) to 5 (fast engine).
-        workspace: bytes of device memory that layers may use beside their tensors.
+        workspace: bytes of device memory that layers may use in addition to their tensors.
         shared_memory: bytes of shared memory a block that layers may use.
-        max_aux_streams: streams beside the main one that an engine may use.
+        max_aux_streams: streams that an engine may use in addition to the main one.
         weight_streaming: weights may stay in host memory; the runtime sets the budget.
         profiling: layers keep full names and details, for profilers.
         target: for TensorRT for RTX, the GPU as 10 * major + minor of its compute capability; for

@@ -22,7 +22,7 @@ class Engine:
     """A TensorRT engine. Use as a context manager, or call `close`.
 
     Args:
-        path: the engine; its manifest lies beside it and is checked first.
+        path: the engine; its manifest is next to it and is checked first.
         plan_hash: the plan it must have been built with; None for any.
         cuda_graph: `run` captures a CUDA graph and replays it while shapes stay: `EngineContext`.
         weight_streaming_budget: bytes of weights to keep on the GPU, the others are streamed
@@ -58,7 +58,7 @@ class Engine:
 
     @property
     def manifest(self) -> EngineManifest:
-        """What is known of the engine."""
+        """The engine's manifest."""
         return self._manifest
 
     @property
