@@ -40,8 +40,8 @@ def open_session(
 
     Args:
         path: an ONNX file, or an engine with its manifest next to it.
-        backend: who executes it, without a fallback to another. None: "tensorrt" for an engine, by its
-            name, and "ort" for anything else.
+        backend: who executes it, without a fallback to another. None: "tensorrt" for an engine,
+            by its name, and "ort" for anything else.
         threads: CPU threads; None leaves the choice to the backend.
 
     Raises:
