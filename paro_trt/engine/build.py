@@ -44,11 +44,11 @@ from .tensorrt_api import TensorRt, load_tensorrt
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What `build_engine` did.
+    """The result of `build_engine`.
 
     Args:
         path: the engine.
-        manifest: what is known of it.
+        manifest: its manifest.
         reused: nothing was built: an engine of the same key was there or in the cache.
     """
 
@@ -88,7 +88,7 @@ def build_engine(
         dense: the file is a baseline without PAROAttention, and that is meant.
         timing_cache: file of measured kernel times, read if it is there and written back.
         cache: engines of earlier builds; None looks only at `path`.
-        progress: told how the build goes on.
+        progress: receives the progress of the build.
 
     Raises:
         OnnxFileError: the file cannot be built from.
@@ -134,7 +134,7 @@ def adopt_engine(
     """Write the manifest of an engine that trtexec or Polygraphy built from `onnx_file`.
 
     TensorRT must be able to load the engine here, and its inputs and outputs must be the file's;
-    that it was built from this file and with these settings is the caller's word.
+    that it was built from this file and with these settings cannot be checked.
 
     Raises:
         EngineError: TensorRT cannot load it, or it is of another model; else as `build_engine`.

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import BackendUnavailableError
 
 LOG = logging.getLogger("paro_trt.tensorrt")
-"""Everything that TensorRT logs, for who wants to read it."""
+"""Everything that TensorRT logs."""
 
 KEPT = 4
 
@@ -50,7 +50,7 @@ def make_logger(trt: Any, keeper: LogKeeper) -> Any:
 
     Args:
         trt: TensorRT's Python module.
-        keeper: told of the errors.
+        keeper: receives the errors.
     """
     severity = trt.ILogger.Severity
     levels = {

@@ -1,4 +1,7 @@
-"""One build by TensorRT's Python interface: the same calls, by name, for 10.x, 11.x and RTX."""
+"""One build of a network by TensorRT's Python interface.
+
+The same calls, by name, serve TensorRT 10.x, 11.x and TensorRT for RTX.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _STRONGLY_TYPED = "STRONGLY_TYPED"
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What a build made.
+    """The result of a build.
 
     Args:
         data: the serialized engine, a buffer.
@@ -56,7 +59,7 @@ def build_network(
         profiles: shapes of the inputs with free sizes.
         settings: how to build.
         timing_cache: of an earlier build; empty for none.
-        progress: told how the build goes on; Ctrl-C stops it between two steps.
+        progress: receives the progress; Ctrl-C stops it between two steps.
 
     Raises:
         BackendUnavailableError: TensorRT does not start here.
@@ -173,7 +176,7 @@ def _add_profile(
 
 
 def _attach_cache(config: Any, content: bytes) -> Any:
-    """The timing cache of this build; one of another GPU or release is left aside."""
+    """The timing cache of this build; one of another GPU or release is not used."""
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")

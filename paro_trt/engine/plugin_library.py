@@ -1,4 +1,4 @@
-"""The PAROAttention plugin: where its library is, what it says of itself, loading it."""
+"""The PAROAttention plugin: finding its library, reading its name and ABI, loading it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def find_plugin() -> PluginFile:
 
 
 def describe_plugin(path: Path) -> PluginFile:
-    """What a plugin library says of itself; see `find_plugin`."""
+    """The name, the hash and the ABI of a plugin library; see `find_plugin`."""
     if not _is_mapped(path):
         _mapped_here.add(path.resolve())
     try:
@@ -108,7 +108,7 @@ def load_plugin(trt: Any, plugin: PluginFile) -> None:
     if _creator(registry) is None:
         registry.load_library(str(plugin.path))
         _registered.add(path)
-    elif path in _mapped_here - _registered:  # nobody else can have registered it
+    elif path in _mapped_here - _registered:  # no other code can have registered it
         raise EngineError(
             f"plugin {OP_TYPE} version {PLUGIN_VERSION}",
             expected=f"the one of {plugin.path}",

@@ -1,4 +1,4 @@
-"""TensorRT's account of a build's phases, for a progress bar."""
+"""The phases of a build as TensorRT reports them, for a progress bar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class BuildProgress(Protocol):
-    """Told how a build goes on. Phases nest; called from TensorRT's threads."""
+    """Receives the progress of a build. Phases nest; TensorRT calls it from its own threads."""
 
     def phase_started(self, phase: str, parent: str | None, steps: int) -> None:
         """A phase of `steps` steps begins, within `parent` if there is one."""
@@ -23,7 +23,7 @@ def make_monitor(trt: Any, progress: BuildProgress) -> Any:
 
     Args:
         trt: TensorRT's Python module.
-        progress: told of phases and steps.
+        progress: receives the phases and steps.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]

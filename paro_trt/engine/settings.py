@@ -49,7 +49,7 @@ DEFAULT_SIZE = SizeRange(1, 512, 512)
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What a build may be told. None leaves the choice to TensorRT.
+    """The options of a build. None leaves the choice to TensorRT.
 
     Args:
         flavour: which TensorRT.
@@ -58,8 +58,8 @@ class BuildSettings:
         builder_level: 0 (fast build) to 5 (fast engine).
         workspace: bytes of device memory that layers may use in addition to their tensors.
         shared_memory: bytes of shared memory a block that layers may use.
-        max_aux_streams: streams in addition to the main one that an engine may use.
-        weight_streaming: weights may stay in host memory; the runtime sets the budget.
+            max_aux_streams: streams that an engine may use in addition to the main one.
+            weight_streaming: weights may stay in host memory; the runtime sets the budget.
         profiling: layers keep full names and details, for profilers.
         target: for TensorRT for RTX, the GPU as 10 * major + minor of its compute capability; for
             TensorRT the GPU in the machine, and None.

@@ -17,7 +17,7 @@ DATA_SUFFIX = ".data"
 
 @contextmanager
 def staging_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory next to `path`, on the same file system, gone afterwards.
+    """A temporary directory next to `path`, on the same file system; it is removed afterwards.
 
     Raises:
         ParoError: the directory of `path` is missing or cannot be written, or the disk is full.

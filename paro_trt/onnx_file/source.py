@@ -49,7 +49,7 @@ def read_source(path: str | PathLike[str], *, dense: bool = False) -> OnnxSource
     """Read an exported file and check what building relies on.
 
     Args:
-        path: the .onnx file; its external data lies next to it.
+        path: the .onnx file; its external data is next to it.
         dense: the file is a baseline without PAROAttention.
 
     Raises:

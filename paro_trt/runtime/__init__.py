@@ -1,4 +1,4 @@
-"""Running exported models behind one interface, whoever executes them."""
+"""Running exported models behind one interface for all backends."""
 
 from .backends import Backend, open_session, ort_session
 

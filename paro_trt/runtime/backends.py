@@ -1,4 +1,4 @@
-"""Who executes an exported model, by the names the command line uses."""
+"""The backends that execute an exported model, by the names the command line uses."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def open_session(
 
     Args:
         path: an ONNX file, or an engine with its manifest next to it.
-        backend: who executes it; none stands in for another. None: "tensorrt" for an engine, by
-            its name, and "ort" for anything else.
-        threads: CPU threads; None leaves the choice to the backend.
+            backend: who executes it, without a fallback to another. None: "tensorrt" for an engine,
+            by its name, and "ort" for anything else.
+            threads: CPU threads; None leaves the choice to the backend.
 
     Raises:
         ArgumentError: no backend of that name, or one that does not take such a file.
@@ -68,7 +68,7 @@ def open_session(
 
 
 def default_backend(path: str | PathLike[str]) -> Backend:
-    """Who executes a file of this name where nobody is asked for."""
+    """The backend for a file of this name when the caller names none."""
     return Backend.TENSORRT if Path(path).suffix in ENGINE_SUFFIXES else Backend.ORT
 
 
@@ -80,7 +80,7 @@ def ort_session(
     Args:
         path: an ONNX file.
         backend: "cpu": PAROAttention by the native CPU kernels; "ort": by the function that the
-            file carries. None stands in for the other.
+            file carries. There is no fallback to the other.
         threads: of one operator; None leaves the choice to the backend.
 
     Raises:

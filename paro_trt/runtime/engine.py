@@ -58,7 +58,7 @@ class Engine:
 
     @property
     def manifest(self) -> EngineManifest:
-        """What is known of the engine."""
+        """The engine's manifest."""
         return self._manifest
 
     @property

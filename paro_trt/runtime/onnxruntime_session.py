@@ -30,7 +30,7 @@ class OrtSession(Session):
     """An exported ONNX file, ready to run on the CPU.
 
     Args:
-        path: the .onnx file; its external data lies next to it.
+        path: the .onnx file; its external data is next to it.
         threads: of one operator; None leaves the choice to ONNX Runtime and to the native op.
         native_op: PAROAttention is computed by the native CPU kernels; False: by the function that
             the file carries.

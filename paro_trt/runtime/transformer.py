@@ -23,7 +23,7 @@ WAN = "WanTransformer3DModel"
 
 
 class EngineTransformer(torch.nn.Module):
-    """Stands in for `pipeline.transformer`: same call, same result, computed by a session.
+    """Replaces `pipeline.transformer`: the same call and result, computed by a session.
 
     Each sample's `mask_bin` follows from its timestep by the bins that the session's file carries.
     Wan, text to video.

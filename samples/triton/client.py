@@ -72,7 +72,7 @@ class Model:
         if name not in self.inputs:
             raise SystemExit(f"error: {name}: the model takes {', '.join(self.inputs)}")
         kind = self.inputs[name]["data_type"]
-        # What has no size other than the batch travels as [n, 1].
+        # A tensor whose only size is the batch is sent as [n, 1].
         shaped = array[:, None] if array.ndim == 1 else array
         request = grpcclient.InferInput(name, shaped.shape, kind.removeprefix("TYPE_"))
         request.set_data_from_numpy(np.ascontiguousarray(shaped, DTYPES[kind]))

@@ -112,5 +112,5 @@ def test_bad_files(paro, half_onnx, tmp_path):  # noqa: F811
     paro("build", half_onnx, "-o", target).assert_refused("pip install tensorrt")
     paro("inspect", half_onnx)
     (tmp_path / "m.json").write_text("{")
-    paro("inspect", tmp_path / "m.json").assert_refused("a JSON document")
+    paro("inspect", tmp_path / "m.json").assert_refused("manifest: expected JSON")
     assert not target.exists()

@@ -64,7 +64,7 @@ def make_machine(version, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def half_onnx(tmp_path_factory):
-    """A float16 model with one PAROAttention node in addition to small_onnx's arithmetic."""
+    """A float16 model with one PAROAttention node added to small_onnx's arithmetic."""
     path = tmp_path_factory.mktemp("half") / "model.onnx"
     onnx.save(with_attention(TensorProto.FLOAT16), path)
     return path

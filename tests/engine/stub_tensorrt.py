@@ -1,4 +1,4 @@
-"""A stand-in for TensorRT's Python module that has the names of one real release and no other.
+"""A stub of TensorRT's Python module that has the names of one real release and no other.
 
 Names and parameters are those that `surface.py` read off the real bindings. What an engine
 computes, ONNX Runtime computes, from the ONNX file that was parsed, on the addresses given.
@@ -8,70 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import json
-from enum import Enum
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 
+from .guarded import Choice, Guarded
 from .stub_cuda import StubCuda
+from .stub_runtime import Runtime
 from .surface import FILE
 
 SURFACE: dict[str, dict[str, dict[str, Any]]] = json.loads(FILE.read_text())
-_DTYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int32)": "i4"}
 FIELDS = ("scale", "block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped")
-
-
-class Choice(Enum):
-    """An enum of pybind's kind: int() of a member is its number, and it is nothing else."""
-
-    def __int__(self) -> int:
-        return self.value
-
-
-class Guarded:
-    """An object with the public names of one class of one release."""
-
-    def __init__(self, trt: StubTensorRt) -> None:
-        self._trt = trt
-
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("_"):
-            return object.__getattribute__(self, name)
-        said = self._said(name)
-        value = object.__getattribute__(self, name)
-        return _checked(name, said, value) if isinstance(said, list) else value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_"):
-            assert self._said(name) == "property", f"{name} cannot be set"
-        object.__setattr__(self, name, value)
-
-    def _said(self, name: str) -> Any:
-        names = self._trt.surface.get(type(self).__name__, {})
-        if name not in names:
-            raise AttributeError(f"{type(self).__name__} of {self._trt.version} has no {name}")
-        return names[name]
-
-
-def _checked(name: str, overloads: list[str], method: Any) -> Any:
-    def call(*arguments: Any, **named: Any) -> Any:
-        assert any(_fits(overload, arguments, named) for overload in overloads), (
-            f"{name}{arguments} {named} is none of {overloads}"
-        )
-        return method(*arguments, **named)
-
-    return call
-
-
-def _fits(overload: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
-    parameters = [part.strip() for part in overload.split(",") if part.strip()]
-    names = [part.rstrip("=") for part in parameters]
-    given = {*names[: len(arguments)], *named}
-    required = {part for part in parameters if not part.endswith("=")}
-    return len(arguments) <= len(names) and required <= given <= set(names)
 
 
 class StubTensorRt:
@@ -94,6 +42,25 @@ class StubTensorRt:
         self.config: Any = None
         self.parsed = b""
         self.contexts = 0
+        self.creators: list[Any] = []
+        self.plugin_fields = FIELDS
+        self.libraries: list[str] = []
+        """Plugin libraries loaded, in order."""
+        self.flags: list[str] = []
+        self.pools: dict[str, int] = {}
+        self.profile_shapes: dict[str, Any] = {}
+        self.cache_content: bytes | None = None
+        """Of the last configuration, like the three before."""
+        self.engine: Any = None
+        self.lent_memory: tuple[int, int] | None = None
+        self.executions = 0
+
+    def add_creator(self, version: str) -> None:
+        """Register a creator of PAROAttention, as a library does when it is loaded."""
+        fields = [SimpleNamespace(name=name) for name in self.plugin_fields]
+        self.creators.append(
+            SimpleNamespace(name="PAROAttention", plugin_version=version, field_names=fields)
+        )
 
     def module(self) -> ModuleType:
         """The module to import."""
@@ -121,32 +88,20 @@ class Subclassed:
 
 
 class IPluginRegistry(Guarded):
-    def __init__(self, trt: StubTensorRt) -> None:
-        super().__init__(trt)
-        self._creators: list[Any] = []
-        self._loaded: list[str] = []
-        self._fields = FIELDS
-
     @property
     def all_creators(self) -> list[Any]:
-        return self._creators
+        return self._trt.creators
 
     def get_creator(self, type: str, version: str, plugin_namespace: str = "") -> Any:
-        for entry in self._creators:
+        for entry in self._trt.creators:
             if (entry.name, entry.plugin_version) == (type, version):
                 return entry if not plugin_namespace else None
         return None
 
     def load_library(self, plugin_path: str) -> None:
         ctypes.CDLL(plugin_path)
-        self._loaded.append(plugin_path)
-        self._add("1")
-
-    def _add(self, version: str) -> None:
-        fields = [SimpleNamespace(name=name) for name in self._fields]
-        self._creators.append(
-            SimpleNamespace(name="PAROAttention", plugin_version=version, field_names=fields)
-        )
+        self._trt.libraries.append(plugin_path)
+        self._trt.add_creator("1")
 
 
 class IOptimizationProfile(Guarded):
@@ -156,6 +111,7 @@ class IOptimizationProfile(Guarded):
 
     def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
         self._shapes[input] = (tuple(min), tuple(opt), tuple(max))
+        self._trt.profile_shapes = dict(self._shapes)
 
 
 class ITimingCache(Guarded):
@@ -170,10 +126,8 @@ class ITimingCache(Guarded):
 class IBuilderConfig(Guarded):
     def __init__(self, trt: StubTensorRt) -> None:
         super().__init__(trt)
-        self._flags: list[Any] = []
-        self._pools: dict[str, int] = {}
+        trt.flags, trt.pools, trt.cache_content = [], {}, None
         self._profiles: list[IOptimizationProfile] = []
-        self._cache: ITimingCache | None = None
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         self._profiles.append(profile)
@@ -185,14 +139,14 @@ class IBuilderConfig(Guarded):
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
         fits = cache._content in (b"", b"cache of " + self._trt.version.encode())
         if fits or ignore_mismatch:
-            self._cache = cache
+            self._trt.cache_content = cache._content
         return fits
 
     def set_flag(self, flag: Any) -> None:
-        self._flags.append(flag.name)
+        self._trt.flags.append(flag.name)
 
     def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
-        self._pools[pool.name] = pool_size
+        self._trt.pools[pool.name] = pool_size
 
 
 class INetworkDefinition(Guarded):
@@ -302,88 +256,3 @@ class Builder(Guarded):
         done += [monitor.step_complete("Building", step) for step in range(3)]
         monitor.phase_finish("Building")
         return all(done)
-
-
-class Runtime(Guarded):
-    def __init__(self, trt: StubTensorRt, logger: Any, names: Any) -> None:
-        super().__init__(trt)
-        assert logger._constructed
-        self._logger, self._names = logger, names
-        if trt.refuse_start:
-            logger.log(names.Severity.ERROR, trt.refuse_start)
-
-    def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
-        content = json.loads(bytes(serialized_engine))
-        if self._trt.refuse_load or content["version"] != self._trt.version:
-            self._logger.log(self._names.Severity.ERROR, self._trt.refuse_load or "another version")
-            return None
-        return ICudaEngine(self._trt, content["path"])
-
-
-class ICudaEngine(Guarded):
-    device_memory_size_v2 = 4096
-    streamable_weights_size = 1000
-
-    def __init__(self, trt: StubTensorRt, path: str) -> None:
-        super().__init__(trt)
-        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self._inputs = self._session.get_inputs()
-        self._outputs = self._session.get_outputs()
-        if "weight_streaming_budget_v2" in trt.surface["ICudaEngine"]:
-            self.weight_streaming_budget_v2 = 1000
-
-    @property
-    def num_io_tensors(self) -> int:
-        return len(self._inputs) + len(self._outputs)
-
-    def get_tensor_name(self, index: int) -> str:
-        return [*self._inputs, *self._outputs][index].name
-
-    def create_execution_context(self, strategy: Any = None) -> IExecutionContext:
-        self._trt.contexts += 1
-        return IExecutionContext(self._trt, self, strategy.name)
-
-
-class IExecutionContext(Guarded):
-    def __init__(self, trt: StubTensorRt, engine: ICudaEngine, strategy: str) -> None:
-        super().__init__(trt)
-        self._engine, self._strategy = engine, strategy
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._addresses: dict[str, int] = {}
-        self._memory: tuple[int, int] | None = None
-        self._executions = 0
-
-    def set_device_memory(self, memory: int, size: int) -> None:
-        self._memory = (memory, size)
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self._shapes[name] = shape
-        return True
-
-    def set_tensor_address(self, name: str, memory: int) -> bool:
-        self._addresses[name] = memory
-        return True
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        if self._strategy == "USER_MANAGED" and self._memory is None:
-            return False
-        shapes, addresses = dict(self._shapes), dict(self._addresses)
-        self._trt.cuda.enqueue(stream_handle, lambda: self._compute(shapes, addresses))
-        self._executions += 1
-        return True
-
-    def _compute(self, shapes: dict[str, Any], addresses: dict[str, int]) -> None:
-        inputs = {
-            entry.name: _array(addresses[entry.name], shapes[entry.name], _DTYPES[entry.type])
-            for entry in self._engine._inputs
-        }
-        results = self._engine._session.run(None, inputs)
-        for entry, result in zip(self._engine._outputs, results, strict=True):
-            target = _array(addresses[entry.name], result.shape, _DTYPES[entry.type])
-            target[...] = result
-
-
-def _array(address: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    buffer = (ctypes.c_char * size).from_address(address)
-    return np.frombuffer(buffer, dtype).reshape(shape)

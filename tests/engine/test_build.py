@@ -50,15 +50,15 @@ def test_build_on_every_release(machine, half_onnx, tmp_path):
     report = build_engine(half_onnx, path, settings, progress=watcher)
     config = machine.trt.config
     assert (config.builder_optimization_level, config.max_aux_streams) == (2, 0)
-    assert config._pools == {"WORKSPACE": 1 << 30, "TACTIC_SHARED_MEMORY": 1 << 15}
-    assert config._flags == ["WEIGHT_STREAMING"]
+    assert machine.trt.pools == {"WORKSPACE": 1 << 30, "TACTIC_SHARED_MEMORY": 1 << 15}
+    assert machine.trt.flags == ["WEIGHT_STREAMING"]
     assert config.profiling_verbosity.name == "DETAILED"
-    assert config._profiles[0]._shapes["encoder_hidden_states"] == (
+    assert machine.trt.profile_shapes["encoder_hidden_states"] == (
         (1, 1, 16), (2, 8, 16), (4, 32, 16),
     )  # fmt: skip
     assert ("Timing", "Building", 2) in watcher.seen
     assert ("Building", 2) in watcher.seen
-    assert machine.trt.registry._loaded == [str(machine.plugin)]
+    assert machine.trt.libraries == [str(machine.plugin)]
     assert not onnx.load_from_string(machine.trt.parsed).functions
     manifest = read_manifest(manifest_path(path))
     assert manifest == report.manifest
@@ -116,11 +116,11 @@ def test_timing_cache_is_written_and_one_of_another_release_left_aside(
     timing = tmp_path / "timing.cache"
     timing.write_bytes(b"cache of 9.9.9")
     build_engine(half_onnx, tmp_path / "a.engine", timing_cache=timing)
-    assert machine.trt.config._cache._content == b""
+    assert machine.trt.cache_content == b""
     assert timing.read_bytes() == b"cache of " + machine.trt.version.encode()
     settings = BuildSettings(builder_level=1)
     build_engine(half_onnx, tmp_path / "a.engine", settings, timing_cache=timing)
-    assert machine.trt.config._cache._content == timing.read_bytes()
+    assert machine.trt.cache_content == timing.read_bytes()
 
 
 @pytest.mark.usefixtures("newest")
@@ -195,7 +195,7 @@ def test_bad_onnx_is_refused_before_anything_is_loaded(newest, tmp_path, change,
     with pytest.raises(OnnxFileError, match=said):
         build_engine(tmp_path / "bad.onnx", tmp_path / "a.engine")
     assert not newest.cuda.calls
-    assert not newest.trt.registry._loaded
+    assert not newest.trt.libraries
     assert not list(tmp_path.glob("*.engine*"))
 
 
@@ -228,11 +228,11 @@ def test_float32_is_refused_for_the_plugin(tmp_path):
 
 
 def test_two_plugins_of_one_name(newest, half_onnx, tmp_path):
-    newest.trt.registry._add("1")
+    newest.trt.add_creator("1")
     with pytest.raises(EngineError, match="another library's, registered before"):
         build_engine(half_onnx, tmp_path / "a.engine")
-    newest.trt.registry._creators.clear()
-    newest.trt.registry._add("2")
+    newest.trt.creators.clear()
+    newest.trt.add_creator("2")
     with pytest.raises(EngineError, match="version 2, PAROAttention version 1"):
         build_engine(half_onnx, tmp_path / "a.engine")
 
@@ -240,11 +240,11 @@ def test_two_plugins_of_one_name(newest, half_onnx, tmp_path):
 def test_a_plugin_loaded_before_by_dlopen_is_not_loaded_again(newest, half_onnx, tmp_path):
     newest.trt.registry.load_library(str(newest.plugin))
     build_engine(half_onnx, tmp_path / "a.engine")
-    assert newest.trt.registry._loaded == [str(newest.plugin)]
+    assert newest.trt.libraries == [str(newest.plugin)]
 
 
 def test_a_plugin_without_the_ops_fields(newest, half_onnx, tmp_path):
-    newest.trt.registry._fields = ("scale", "block_q")
+    newest.trt.plugin_fields = ("scale", "block_q")
     with pytest.raises(EngineError, match=r"pool_dropped.*got block_q, scale"):
         build_engine(half_onnx, tmp_path / "a.engine")
 

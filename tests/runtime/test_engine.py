@@ -173,7 +173,7 @@ def test_an_engine_keeps_to_its_gpu_from_any_thread(newest, engine_file, half_on
     arrays = random_inputs(2, fresh_seed)
     results = []
     with Engine(engine_file, gpu=1) as engine:
-        assert newest.cuda._cudaGetDevice() == 0, "the caller's GPU is left as it was"
+        assert newest.cuda.cudaGetDevice()[1] == 0, "the caller's GPU is left as it was"
         context = engine.context()
         thread = threading.Thread(target=lambda: results.append(context.run(arrays)["sample"]))
         thread.start()
@@ -209,13 +209,13 @@ def test_contexts_on_streams_of_their_own(newest, engine_file, half_onnx, fresh_
     assert newest.trt.contexts == 3
 
 
-def test_lent_device_memory(engine_file, half_onnx, fresh_seed):  # noqa: F811
+def test_lent_device_memory(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
     inputs = random_inputs(1, fresh_seed)
     with Engine(engine_file) as engine:
         need = engine.device_memory_bytes
         context = engine.context(device_memory=DeviceMemory(1 << 20, need))
         sample = context.run(inputs)["sample"]
-        assert context._context._memory == (1 << 20, need)
+        assert newest.trt.lent_memory == (1 << 20, need)
         with pytest.raises(ArgumentError, match=f"at least {need} bytes"):
             engine.context(device_memory=DeviceMemory(1 << 20, need - 1))
         with pytest.raises(ArgumentError, match="aligned to 256"):
@@ -223,9 +223,9 @@ def test_lent_device_memory(engine_file, half_onnx, fresh_seed):  # noqa: F811
     np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
 
 
-def test_weight_streaming(engine_file, half_onnx, tmp_path):  # noqa: F811
-    with Engine(engine_file, weight_streaming_budget=600) as engine:
-        assert engine._loaded.engine.weight_streaming_budget_v2 == 600
+def test_weight_streaming(newest, engine_file, half_onnx, tmp_path):  # noqa: F811
+    with Engine(engine_file, weight_streaming_budget=600):
+        assert newest.trt.engine.weight_streaming_budget_v2 == 600
     with pytest.raises(ArgumentError, match="0 to 1000 bytes"):
         Engine(engine_file, weight_streaming_budget=1001)
     build_engine(half_onnx, tmp_path / "plain.engine")
@@ -267,7 +267,7 @@ def test_wrong_inputs_are_refused_before_anything_runs(newest, engine_file, chan
         change(inputs)
         with pytest.raises(ArgumentError, match=said):
             engine.run(inputs)
-        assert engine._own._context._executions == 0
+        assert newest.trt.executions == 0
     assert newest.cuda.copies == []
 
 

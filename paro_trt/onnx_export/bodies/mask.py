@@ -32,8 +32,8 @@ def unpacked_bits(graph: GraphBuilder, words: Value) -> Value:
 
     By a table of bytes: TensorRT's parser has neither BitwiseAnd nor BitShift [tensorrt_rtx 1.7,
     2026-11-24]. BitwiseAnd with 32 constants takes four times the memory and, in ONNX Runtime on
-    one thread of an EPYC that day, 8.6 ms against 11.5 for 5.6 million bits: nothing compared with
-    the attention that they select.
+        one thread of an EPYC that day, 8.6 ms against 11.5 for 5.6 million bits: little next to the
+    attention they belong to.
     """
     wide = words.cast(TensorProto.INT64)
     # Neither Div nor Mod of a negative number is the same in every runtime.

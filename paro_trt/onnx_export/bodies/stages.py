@@ -1,8 +1,8 @@
 """What the stages of the function body hand to each other.
 
 Letters that op/spec.py does not have: P = NQ * block_q rows of queries; N = NK + 1 blocks of
-tokens, the last of which is always empty (a query block with nothing to attend attends that one
-and its output is zeros); G blocks of summary tokens, 0 where dropped blocks vanish; M = N + G.
+tokens, the last of which never holds any (a query block with nothing to attend attends that one and
+comes out as zeros); G blocks of summary tokens, 0 where dropped blocks vanish; M = N + G.
 """
 
 from __future__ import annotations
