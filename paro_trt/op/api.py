@@ -85,10 +85,10 @@ def paro_attention(
     implementation = parse_implementation(impl)
     validate(inputs, config, check_values=check_values)
     if implementation is Implementation.REFERENCE:
-        _check_devices(inputs, implementation)
+        check_devices(inputs, implementation)
         return paro_attention_reference(inputs, config)
     library = _library(implementation)
-    _check_devices(inputs, implementation)
+    check_devices(inputs, implementation)
     return library.forward(inputs, config)
 
 
@@ -121,7 +121,7 @@ def _library(implementation: Implementation) -> NativeLibrary:
     return library
 
 
-def _check_devices(inputs: AttentionInputs, implementation: Implementation) -> None:
+def check_devices(inputs: AttentionInputs, implementation: Implementation) -> None:
     """Check that all tensors are on the implementation's device. On a GPU, nothing is copied."""
     on_gpu = implementation is Implementation.CUDA
     kind, wanted = ("cuda", "a CUDA tensor") if on_gpu else ("cpu", "a CPU tensor")

@@ -24,7 +24,7 @@ def test_dense_body_is_given_as_it_is(tmp_path):
 )
 def test_another_body_is_refused(tmp_path, body, named):
     onnx.save(with_attention(body=body), tmp_path / "m.onnx")
-    with pytest.raises(OnnxFileError, match=f"{named}; export again with --body dense"):
+    with pytest.raises(OnnxFileError, match=f"{named}; fix: export again with --body dense"):
         for_function_body(read_source(tmp_path / "m.onnx"))
 
 

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from paro_trt.errors import ArgumentError, BackendUnavailableError
 from paro_trt.op import native
-from paro_trt.op.api import Implementation, _check_devices, paro_attention
+from paro_trt.op.api import Implementation, check_devices, paro_attention
 from paro_trt.op.spec import AttentionInputs
 from tests.native_builds import PLUGINS, ROOT, require
 from tests.support.cases import OpCase, random_inputs
@@ -66,7 +66,8 @@ def test_without_a_gpu_torch_is_named(cuda, said, monkeypatch, fresh_seed):
 def test_cpu_tensors_are_not_moved(monkeypatch, fresh_seed):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(
-        BackendUnavailableError, match=r"^query: expected a CUDA tensor .*on cpu; move the inputs"
+        BackendUnavailableError,
+        match=r"^query: expected a CUDA tensor .*on cpu; fix: move the inputs",
     ):
         call(random_inputs(CASE, fresh_seed))
 
@@ -82,11 +83,11 @@ def on_gpu(inputs: AttentionInputs) -> AttentionInputs:
 @pytest.mark.parametrize("name", ["key", "block_mask", "key_length"])
 def test_tensors_of_two_gpus_are_refused(name, fresh_seed):
     inputs = on_gpu(random_inputs(CASE, fresh_seed))
-    _check_devices(inputs, Implementation.CUDA)
+    check_devices(inputs, Implementation.CUDA)
     with FakeTensorMode():
         other = torch.empty(getattr(inputs, name).shape, device="cuda:1")
     with pytest.raises(ArgumentError, match=f"^{name}: expected a tensor on cuda:0, as query"):
-        _check_devices(inputs._replace(**{name: other}), Implementation.CUDA)
+        check_devices(inputs._replace(**{name: other}), Implementation.CUDA)
 
 
 def test_a_strided_gpu_tensor_is_refused(fresh_seed):
@@ -97,14 +98,14 @@ def test_a_strided_gpu_tensor_is_refused(fresh_seed):
     with pytest.raises(
         ArgumentError, match=r"^value: expected a contiguous tensor.*contiguous\(\)"
     ):
-        _check_devices(strided, Implementation.CUDA)
+        check_devices(strided, Implementation.CUDA)
 
 
 def test_gpu_tensors_are_refused_by_the_others(fresh_seed):
     inputs = on_gpu(random_inputs(CASE, fresh_seed))
     for implementation in set(Implementation) - {Implementation.CUDA}:
         with pytest.raises(BackendUnavailableError, match="expected a CPU tensor"):
-            _check_devices(inputs, implementation)
+            check_devices(inputs, implementation)
 
 
 @pytest.fixture(scope="module")

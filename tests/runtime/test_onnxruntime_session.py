@@ -160,7 +160,7 @@ def test_external_data(tmp_path):
     data.write_bytes(content[:-1])
     assert_refused(path, rf"model\.onnx\.data: .*at least {len(content)} bytes, got")
     data.unlink()
-    assert_refused(path, r"model\.onnx\.data: .*no such file; keep it next to model\.onnx")
+    assert_refused(path, r"model\.onnx\.data: .*no such file; fix: keep it next to model\.onnx")
 
 
 @pytest.mark.parametrize(
