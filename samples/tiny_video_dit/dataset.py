@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from text import ALL_SCENES, Scene
+from .text import ALL_SCENES, Scene
 
 FRAMES = 8
 FRAME_SIZE = 64

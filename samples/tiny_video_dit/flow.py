@@ -10,7 +10,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 
-from text import TEXT_DIM
+from .text import TEXT_DIM
 
 TIMESTEPS = 1000
 # 64 x 64 pixels are strongly correlated, so most noise levels leave the scene legible; the shift

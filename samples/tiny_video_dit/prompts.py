@@ -2,7 +2,7 @@
 
 Rewrite the files after a change of either list:
 
-    python samples/tiny_video_dit/prompts.py
+    python -m samples.tiny_video_dit.prompts
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from text import embed_prompt, embed_prompts
+from .text import embed_prompt, embed_prompts
 
 MODEL_DIR = Path(__file__).resolve().parent / "model"
 

@@ -1,6 +1,6 @@
 """Samples videos from the tiny video transformer: Euler steps of flow matching, optional guidance.
 
-    python samples/tiny_video_dit/sample.py --prompt "a big red circle moving left" --output circle
+    python -m samples.tiny_video_dit.sample --prompt "a big red circle moving left" --output circle
 
 writes circle.png (one row of frames a prompt) and circle.gif.
 """
@@ -14,10 +14,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image, ImageDraw
 from rich.progress import track
 
-from dataset import FRAME_SIZE, FRAMES
-from flow import SIGMA_SHIFT, TIMESTEPS, load_model
-from prompts import HELDOUT_PROMPTS
-from text import embed_prompt, embed_prompts
+from .dataset import FRAME_SIZE, FRAMES
+from .flow import SIGMA_SHIFT, TIMESTEPS, load_model
+from .prompts import HELDOUT_PROMPTS
+from .text import embed_prompt, embed_prompts
 
 MODEL_DIR = Path(__file__).resolve().parent / "model"
 LABEL_HEIGHT = 14

@@ -1,6 +1,6 @@
 """Trains the tiny video transformer by flow matching; resumes from its checkpoint if there is one.
 
-    python samples/tiny_video_dit/train.py --minutes 90 --seed 0
+    python -m samples.tiny_video_dit.train --minutes 90 --seed 0
 
 The learning rate and the frame sizes follow the share of the allotted minutes (or steps) used, so
 a slower machine runs the same schedule with fewer steps. Interrupt it at any time: --minutes 0
@@ -21,10 +21,10 @@ import torch
 import typer
 from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dataset import sample_batch
-from flow import build_model, shift_sigma, velocity_errors
-from report import plot_losses
-from text import embed_prompt, embed_prompts
+from .dataset import sample_batch
+from .flow import build_model, shift_sigma, velocity_errors
+from .report import plot_losses
+from .text import embed_prompt, embed_prompts
 
 HERE = Path(__file__).resolve().parent
 PROMPT_DROPOUT = 0.1

@@ -5,13 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from dataset import FRAME_SIZE, FRAMES, Batch, sample_batch
 from diffusers import WanTransformer3DModel
-from flow import load_model, velocity_errors
-from prompts import CALIBRATION_PROMPTS, HELDOUT_PROMPTS
 from safetensors import safe_open
-from sample import MODEL_DIR, sample_videos, write_gif, write_sheet
-from text import ALL_SCENES, TEXT_DIM, TEXT_LENGTH, VOCABULARY, embed_prompt, embed_prompts
+
+from samples.tiny_video_dit.dataset import FRAME_SIZE, FRAMES, Batch, sample_batch
+from samples.tiny_video_dit.flow import load_model, velocity_errors
+from samples.tiny_video_dit.prompts import CALIBRATION_PROMPTS, HELDOUT_PROMPTS
+from samples.tiny_video_dit.sample import MODEL_DIR, sample_videos, write_gif, write_sheet
+from samples.tiny_video_dit.text import (
+    ALL_SCENES,
+    TEXT_DIM,
+    TEXT_LENGTH,
+    VOCABULARY,
+    embed_prompt,
+    embed_prompts,
+)
 
 MODEL_SIZE_LIMIT = 16 * 2**20
 # Share of the zero predictor's error allowed at each noise level; measured .021, .022 and .052.
