@@ -257,12 +257,12 @@ def read_manifest(path: str | PathLike[str]) -> EngineManifest:
 def parse_manifest(file: str, content: str | bytes) -> EngineManifest:
     """A manifest from its JSON text; see `read_manifest`. `file` is for messages."""
     document = strict_json(content, error=EngineError, file=file, name="manifest", remedy=_REBUILD)
-    version = document.get("paro_engine") if isinstance(document, dict) else None
-    # A later format may have other fields: its number is the reason to name, not a field.
-    if type(version) is int and version != FORMAT:
+    version = document.get("paro_engine", "none") if isinstance(document, dict) else FORMAT
+    # Another format has other fields: the message names the format before any of them.
+    if version == "none" or (type(version) is int and version != FORMAT):
         raise EngineError(
-            f"{file}: paro_engine", expected=f"format {FORMAT}", actual=shown(version),
-            remedy=_REBUILD,
+            f"{file}: paro_engine", expected=f"format {FORMAT}", remedy=_REBUILD,
+            actual=version if version == "none" else shown(version),
         )  # fmt: skip
     return convert_document(
         document, EngineManifest, error=EngineError, file=file, name="manifest", remedy=_REBUILD

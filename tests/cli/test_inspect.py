@@ -71,7 +71,9 @@ def test_what_it_cannot_read(paro, plan_file, onnx_file, prompts_file, tmp_path)
     (tmp_path / "text").write_text("hello, this is no model")
     paro("inspect", tmp_path / "text").assert_refused("begins with 68 65")
     (tmp_path / "manifest").write_text(json.dumps({"engine": 1}))
-    paro("inspect", tmp_path / "manifest").assert_refused("paro_engine: expected a value")
+    paro("inspect", tmp_path / "manifest").assert_refused(
+        "paro_engine: expected format 1, got none"
+    )
     paro("inspect", prompts_file).assert_refused(str(prompts_file))
     for source in (plan_file, onnx_file):
         cut = tmp_path / f"cut-{source.name}"
