@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..documents import is_sha256
 from ..errors import OnnxFileError, PlanError
 from ..plan import Grid, ModelIdentity, TextLayout
-from ..plan.limits import MAX_BINS, MAX_TIMESTEP
+from ..plan.bins import check_bin_boundaries
 
 FORMAT = 1
 """Version of the exported graph's inputs, outputs and metadata."""
@@ -100,13 +98,4 @@ def _plan_hash(metadata: Mapping[str, str]) -> str:
 
 def _boundaries(metadata: Mapping[str, str]) -> tuple[float, ...] | None:
     text = metadata.get("paro.bin_boundaries")
-    if text is None:
-        return None
-    values: Any = json.loads(text)
-    numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
-    if not numbers or len(values) >= MAX_BINS:
-        raise ValueError(f"paro.bin_boundaries {text[:80]}")
-    edges = [MAX_TIMESTEP, *values, 0.0]
-    if not all(above > below for above, below in itertools.pairwise(edges)):
-        raise ValueError(f"paro.bin_boundaries not descending: {text[:80]}")
-    return tuple(float(value) for value in values)
+    return None if text is None else check_bin_boundaries(json.loads(text))
