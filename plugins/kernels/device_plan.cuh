@@ -51,10 +51,10 @@ DEVICE_FN int token_at(const Geometry& g, const int32_t* order, int position) {
   return clamp_index(__ldg(order + position), g.tokens, "token_order");
 }
 
-// Index, in the workspace, of a unit's prepared key block; blocks of summary tokens follow the NK
-// blocks of tokens.
-DEVICE_FN int64_t prepared_block(const Geometry& g, const Unit& unit, int block) {
-  return static_cast<int64_t>(unit.index) * (g.key_blocks + g.summary_blocks) + block;
+// Index, in the workspace, of the first prepared key block of a unit, given its Unit::index. The NK
+// blocks of tokens are followed by the blocks of summary tokens.
+DEVICE_FN int64_t first_prepared_block(const Geometry& g, int unit) {
+  return static_cast<int64_t>(unit) * (g.key_blocks + g.summary_blocks);
 }
 
 // One row of channel_affine for a key/value head: [D] floats.

@@ -37,8 +37,8 @@ __global__ void __launch_bounds__(threads, blocks_an_sm) reorder_tokens(const Re
   Rows<D, BlockK> rows;
   load_tokens<Source>(p, side, unit, block, map, rows);
   if (p.pooled) store_mean<Source>(p, side, unit, block, map, rows, shared);
-  store_block<Source>(p, side, map, rows, prepared_block(g, unit, block), Source == Number::bf16,
-                      shared);
+  store_block<Source>(p, side, map, rows, first_prepared_block(g, unit.index) + block,
+                      Source == Number::bf16, shared);
 }
 
 // From means to key blocks of summary tokens, which follow the unit's blocks of tokens.
@@ -53,9 +53,9 @@ __global__ void __launch_bounds__(threads, blocks_an_sm) quantize_means(const Re
   const auto map = TileMap<D, BlockK>::of_thread();
   Rows<D, BlockK> rows;
   load_means(p, side, unit, summary_block, map, rows);
+  const int64_t stored = first_prepared_block(g, unit.index);
   const Number number = side == Side::key ? p.key_number : p.value_number;
-  store_block<Number::f32>(p, side, map, rows,
-                           prepared_block(g, unit, g.key_blocks + summary_block),
+  store_block<Number::f32>(p, side, map, rows, stored + g.key_blocks + summary_block,
                            number == Number::bf16, shared);
 }
 

@@ -7,32 +7,6 @@
 
 namespace paro::kernels::sparse_attention::sm80 {
 
-// Fills `work` and the mask, and gives the number of steps of the hot loop. False where there is
-// nothing to compute.
-template <class V>
-DEVICE_FN bool prepare_work(const AttentionParams& p, const SpanMask& mask, SharedMemory<V>& shared,
-                            int& hot_steps) {
-  const Geometry& g = p.geometry;
-  QueryBlock q;
-  const uint32_t* mask_row;
-  if (!find_query_block(p, q, mask_row)) return false;
-  const Extent extent = extent_of<V::step_keys>(g, q.length);
-  load_span_mask<V::compute_threads>(mask_row, extent, mask.word_count, shared.span_mask());
-  __syncthreads();  // sync: the mask is written
-  const SpanCount count = count_spans(mask, extent);
-  if (threadIdx.x == 0) {
-    shared.work = {.query = q,
-                   .extent = extent,
-                   .count = count,
-                   .first_block = prepared_block(g, q.unit, 0)};
-  }
-  // A step of the hot loop is plain, and so is the span that it loads. The last plain spans are
-  // therefore computed by the second loop, which asks how many tokens a key stands for.
-  hot_steps = max(count.plain - (Layout<V>::slots - 1), 0);
-  __syncthreads();  // sync: `work` is written
-  return true;
-}
-
 template <class V>
 PTX_FN void attend_query_block(const AttentionParams& p) {
   constexpr int ahead = Layout<V>::slots - 1;  // steps between a load and its use
@@ -43,7 +17,25 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   const SpanMask mask{shared.span_mask(),
                       span_mask_words(g.key_blocks, g.block_k, V::step_keys)};
   int hot_steps;
-  if (!prepare_work<V>(p, mask, shared, hot_steps)) return;
+  {  // A block and not a function: as one, kernels of 4-bit values spill on sm_100 (nvcc 13.0).
+    QueryBlock q;
+    const uint32_t* mask_row;
+    if (!find_query_block(p, q, mask_row)) return;
+    const Extent extent = extent_of<V::step_keys>(g, q.length);
+    load_span_mask<V::compute_threads>(mask_row, extent, mask.word_count, shared.span_mask());
+    __syncthreads();  // sync: the span mask is written
+    const SpanCount count = count_spans(mask, extent);
+    if (threadIdx.x == 0) {
+      shared.work = {.query = q,
+                     .extent = extent,
+                     .count = count,
+                     .first_block = first_prepared_block(g, q.unit.index)};
+    }
+    // A step of the hot loop is plain, and so is the span that it loads. The last plain spans are
+    // therefore computed by the second loop, which asks how many tokens a key stands for.
+    hot_steps = max(count.plain - ahead, 0);
+    __syncthreads();  // sync: `work` is written
+  }
   const Ring<V> ring{p.prepared, shared, ptx::shared_u32(shared.tiles.slots)};
   SpanWalk walk(mask);
   for (int step = 0; step < ahead; step++) ring.load_any(step, mask, walk);

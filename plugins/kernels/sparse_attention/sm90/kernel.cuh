@@ -15,7 +15,7 @@ DEVICE_FN void run_producer(const AttentionParams& p, const QueryBlock& q, const
                             const Extent& extent, const Ring<V>& ring) {
   ptx::registers_decrease<Layout<V>::producer_registers>();
   if (threadIdx.x >= V::compute_threads + 32) return;
-  produce(p.prepared, prepared_block(p.geometry, q.unit, 0), mask, extent, ring);
+  produce(p.prepared, first_prepared_block(p.geometry, q.unit.index), mask, extent, ring);
 }
 
 template <class V>
