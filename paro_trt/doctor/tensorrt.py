@@ -60,7 +60,7 @@ def _package(name: str, purpose: str, remedy: str) -> Component:
 
 
 def _on_loader_path() -> Component:
-    """TensorRT's library where the loader looks; pip's lies elsewhere."""
+    """TensorRT's library on the loader's path; pip installs it elsewhere."""
     found, detail = probes.in_process(_LOADER_PROBE)
     folder = "$(python -c 'import tensorrt_libs; print(tensorrt_libs.__path__[0])')"
     remedy = "" if found else f"export LD_LIBRARY_PATH={folder}"

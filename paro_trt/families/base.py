@@ -110,7 +110,7 @@ class Sampling(Enum):
 
 
 class ModelFamily(ABC):
-    """A diffusers model class, or several alike, as this package sees it. Stateless.
+    """A diffusers model class, or several with one interface, as this package sees it. Stateless.
 
     Class attributes:
         name: short name for messages, such as "wan".

@@ -194,10 +194,10 @@ def _resizing_the_padding_mask() -> Iterator[None]:
     of the latents, so that nothing is left to do."""
     from diffusers.models.transformers import transformer_cosmos
 
-    stand_in = SimpleNamespace(
+    stub = SimpleNamespace(
         functional=SimpleNamespace(resize=_itself), InterpolationMode=SimpleNamespace(NEAREST=None)
     )
-    with replaced(transformer_cosmos, "transforms", stand_in):
+    with replaced(transformer_cosmos, "transforms", stub):
         yield
 
 

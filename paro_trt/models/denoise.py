@@ -67,7 +67,7 @@ def denoise(
     """From noise to data: for flow models dx/dsigma = velocity from sigma 1 to sigma 0.
 
     Args:
-        velocity: eager model, ParoTransformer or session, all alike.
+        velocity: eager model, ParoTransformer or session; all have this signature.
         noise: [B, ...], standard normal.
         conditioning: the model's conditioning inputs, batch B.
         steps: steps; each costs one velocity, two with guidance.

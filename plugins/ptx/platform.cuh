@@ -1,4 +1,4 @@
-// What kernel sources include first: CUDA's headers, or the emulator's stand-ins for them.
+// What kernel sources include first: CUDA's headers, or the emulator's stubs for them.
 // The build defines PARO_EMULATED=1 for the CPU; otherwise these sources need nvcc.
 #pragma once
 

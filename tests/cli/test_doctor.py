@@ -32,7 +32,7 @@ def states(document):
 
 @pytest.fixture(scope="module", autouse=True)
 def _packages_imported_once():
-    """What takes doctor seconds and is alike for each of these tests."""
+    """Importing the packages takes seconds and has the same result in each of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probes, "failed_imports", functools.cache(probes.failed_imports))
         yield

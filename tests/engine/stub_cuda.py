@@ -1,4 +1,4 @@
-"""A stand-in for cuda-python whose device memory is the host's: it takes the real calls only."""
+"""A stub of cuda-python whose device memory is the host's: it takes the real calls only."""
 
 # ruff: noqa: N802, N815 (names are CUDA's)
 

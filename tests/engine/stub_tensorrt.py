@@ -27,7 +27,7 @@ class StubTensorRt:
 
     Args:
         version: of the release whose names it has.
-        cuda: the stand-in for CUDA.
+        cuda: the stub for CUDA.
     """
 
     def __init__(self, version: str, cuda: StubCuda) -> None:

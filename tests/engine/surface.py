@@ -110,7 +110,7 @@ print(json.dumps({name: getattr(module, name).__doc__ for name in json.loads(sys
 
 def measure(folder: Path) -> dict[str, dict[str, object]]:
     """The surface of every release, from packages downloaded into `folder`."""
-    libraries = {major: _stand_ins(folder, major) for major in ("10", "11")}
+    libraries = {major: _stub_libraries(folder, major) for major in ("10", "11")}
     found = {}
     for version, package in BINDINGS.items():
         environment = {"LD_LIBRARY_PATH": str(libraries[version.partition(".")[0]])}
@@ -145,10 +145,10 @@ def _parameters(text: str) -> str:
     return ", ".join(names)
 
 
-def _stand_ins(folder: Path, major: str) -> Path:
-    target = folder / f"stand-ins-{major}"
+def _stub_libraries(folder: Path, major: str) -> Path:
+    target = folder / f"stubs-{major}"
     target.mkdir()
-    source = folder / "stand_in.c"
+    source = folder / "stub.c"
     source.write_text(_STAND_IN)
     for name in ("nvinfer", "nvonnxparser", "nvinfer_plugin"):
         library = f"lib{name}.so.{major}"

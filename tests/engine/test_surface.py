@@ -19,7 +19,7 @@ def test_recorded_surface_is_that_of_the_real_bindings(tmp_path):
     try:
         found = measure(tmp_path)
     except subprocess.SubprocessError as error:
-        pytest.skip(f"the bindings cannot be had here: {error}")
+        pytest.skip(f"the bindings are not available here: {error}")
     assert json.loads(json.dumps(found)) == json.loads(FILE.read_text())
 
 

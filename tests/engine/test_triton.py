@@ -1,4 +1,4 @@
-"""Model repositories for Triton: parsed by its real schema where that can be had."""
+"""Model repositories for Triton: parsed by its real schema if tritonclient is installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(json.dumps(json_format.MessageToDict(config, preserving_proto_field_name=T
 
 @pytest.fixture(scope="module")
 def schema():
-    """Parse a config by Triton's schema, as a dict; skips where tritonclient cannot be had."""
+    """Parse a config by Triton's schema, as a dict; skips without tritonclient."""
     target = tritonclient_folder()
 
     def parse(text):

@@ -25,7 +25,7 @@ def test_forward_is_the_pipeline_s_call(fresh_seed):
 
 
 def test_second_attention_of_3_5_medium_stays_dense(fresh_seed):
-    """It runs, over the image alone, and what stands in for the sites' attention never sees it."""
+    """It runs, over the image alone, and what replaces the sites' attention never sees it."""
     loaded, geometry = MEDIUM.loaded(fresh_seed), MEDIUM.geometry()
     dense, planned = [], []
 

@@ -93,7 +93,7 @@ def test_sparse_body_contains_non_finite_elements(
 
 @pytest.mark.parametrize("body", BODIES)
 def test_padding_does_not_enter(body: Body, fresh_seed: int) -> None:
-    """What lies past key_length may be anything, even NaN."""
+    """What is past key_length may be anything, even NaN."""
     case = replace(EVERYTHING, batch=1, key_length=(130,)).with_bits(8, 8, pool_dropped=True)
     inputs = random_inputs(case, fresh_seed)
     for kv_head, row in enumerate(inputs.head_order[::2].tolist()):

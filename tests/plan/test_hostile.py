@@ -1,4 +1,4 @@
-"""Lies in the JSON document of a plan."""
+"""Plan files with a false JSON document are refused."""
 
 from __future__ import annotations
 

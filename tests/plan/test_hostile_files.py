@@ -1,4 +1,4 @@
-"""Lies in the container of a plan, and things that are no file."""
+"""Plan files with a false container, and paths that are not files, are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lies in the tensors of a plan."""
+"""Plan files with false tensors are refused."""
 
 from __future__ import annotations
 

@@ -30,26 +30,26 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture
-def stand_in(exported):
+def stub(exported):
     loaded, _, path = exported
     with OrtSession(path, threads=1) as session:
         yield EngineTransformer(session, loaded.config)
 
 
-def test_same_call_same_result_with_the_bin_of_the_timestep(stand_in, exported, fresh_seed):
+def test_same_call_same_result_with_the_bin_of_the_timestep(stub, exported, fresh_seed):
     loaded, plan, _ = exported
     latents, timestep, conditioning = tiny_wan_inputs(2, fresh_seed)
     planned = ParoTransformer(loaded.model, loaded.family, plan)
     bins = torch.from_numpy(mask_bins(timestep.numpy(), plan.bin_boundaries))
     assert bins.tolist() == [0, 1]
     expected = planned(latents, timestep, *conditioning.values(), bins)[0]
-    actual = stand_in(latents, timestep, **conditioning, return_dict=False)[0]
+    actual = stub(latents, timestep, **conditioning, return_dict=False)[0]
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-4)
-    other = stand_in(latents, timestep.flip(0), **conditioning).sample
+    other = stub(latents, timestep.flip(0), **conditioning).sample
     assert not torch.allclose(other, expected, atol=1e-3)
 
 
-def test_in_the_pipeline(stand_in, exported, monkeypatch, fresh_seed):
+def test_in_the_pipeline(stub, exported, monkeypatch, fresh_seed):
     """diffusers' WanPipeline denoises with it as with the planned model."""
     pytest.importorskip("transformers", reason="WanPipeline needs transformers")
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
@@ -78,21 +78,21 @@ def test_in_the_pipeline(stand_in, exported, monkeypatch, fresh_seed):
         with torch.no_grad():
             return planned(hidden_states, timestep.float(), encoder_hidden_states, bins)
 
-    actual = sample(stand_in)
-    monkeypatch.setattr(stand_in, "forward", by_plan)
-    torch.testing.assert_close(actual, sample(stand_in), atol=1e-4, rtol=1e-3)
+    actual = sample(stub)
+    monkeypatch.setattr(stub, "forward", by_plan)
+    torch.testing.assert_close(actual, sample(stub), atol=1e-4, rtol=1e-3)
 
 
-def test_what_was_not_exported_is_refused(stand_in, fresh_seed):
+def test_what_was_not_exported_is_refused(stub, fresh_seed):
     latents, timestep, conditioning = tiny_wan_inputs(2, fresh_seed)
     with pytest.raises(ArgumentError, match="encoder_hidden_states_image"):
-        stand_in(latents, timestep, **conditioning, encoder_hidden_states_image=latents)
+        stub(latents, timestep, **conditioning, encoder_hidden_states_image=latents)
     with pytest.raises(ArgumentError, match="attention_kwargs"):
-        stand_in(latents, timestep, **conditioning, attention_kwargs={"scale": 1.0})
+        stub(latents, timestep, **conditioning, attention_kwargs={"scale": 1.0})
     with pytest.raises(ArgumentError, match=r"one for each sample.*\[2, 128\]"):
-        stand_in(latents, timestep[:, None].expand(2, 128), **conditioning)
+        stub(latents, timestep[:, None].expand(2, 128), **conditioning)
     with pytest.raises(ArgumentError, match="hidden_states"):
-        stand_in(latents[:, :3], timestep, **conditioning)
+        stub(latents[:, :3], timestep, **conditioning)
 
 
 def test_another_models_configuration(exported):

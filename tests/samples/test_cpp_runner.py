@@ -1,4 +1,4 @@
-"""samples/cpp: compiled against stand-ins and run, and against real headers where they are."""
+"""samples/cpp: compiled against stubs and run, and against real headers where they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GXX = ["g++", "-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wcon
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory):
-    """Run the sample, compiled against the stand-ins, under the address sanitizer."""
+    """Run the sample, compiled against the stubs, under the address sanitizer."""
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     program = tmp_path_factory.mktemp("cpp") / "run_engine"

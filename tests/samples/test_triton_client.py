@@ -1,6 +1,6 @@
-"""samples/triton: the client against a stand-in for the server that speaks its real protocol.
+"""samples/triton: the client against a stub of the server that speaks its real protocol.
 
-The stand-in reads the config.pbtxt that `paro-trt triton` writes: repository and client agree.
+The stub reads the config.pbtxt that `paro-trt triton` writes: repository and client agree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.tensorrt.environments import tritonclient_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = ROOT / "samples" / "triton" / "client.py"
-STAND_IN = Path(__file__).with_name("triton_stand_in.py")
+STAND_IN = Path(__file__).with_name("triton_stub.py")
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def client(environment, tmp_path):
 
 
 def velocity(latents, timestep, text, mask_bin):
-    """The stand-in's model."""
+    """The stub's model."""
     offset = np.float32(timestep) / 1000 + mask_bin + text.astype(np.float32).mean()
     return latents / 2 + offset.astype(np.float16)
 

@@ -103,7 +103,7 @@ def check_batch_is_separable(tiny: TinyModel, seed: int) -> None:
 
 
 def check_padding_is_ignored(tiny: TinyModel, seed: int) -> None:
-    """What stands in the padding of padded text changes nothing."""
+    """The contents of the padding of padded text change nothing."""
     if not tiny.geometry().text.padded:
         return
     loaded = tiny.loaded(seed)

@@ -6,7 +6,7 @@ tolerance on the whole model's output is both safe and sharp. So the model is gi
 attention outputs, layer by layer. Each piece of the model between two attentions then starts from
 the file's numbers and differs by floating-point rounding alone, and each attention is held against
 the reference on the file's own query, key and value, by the tolerance policy of `numerics`.
-Everything that the file computes lies in one of these pieces.
+Everything that the file computes is in one of these pieces.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ PROBES = Path(__file__).parent / "probes"
 
 
 class Package(str, Enum):
-    """What can be had of TensorRT without NVIDIA's own download, pinned."""
+    """The parts of TensorRT that pip installs without NVIDIA's own download, pinned."""
 
     LEAN_10 = "tensorrt-lean-cu12==10.16.1.11"
     LEAN_11 = "tensorrt-lean-cu13==11.4.0.106"

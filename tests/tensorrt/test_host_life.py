@@ -64,7 +64,7 @@ def test_life_under_sanitizers(fresh_seed: int, tmp_path: Path) -> None:
 
 
 def test_life_through_the_driver(fresh_seed: int, tmp_path: Path) -> None:
-    """The harness's way to a GPU, with a stand-in for the driver."""
+    """The harness's way to a GPU, with a stub of the driver."""
     build = host_build()
     run("gcc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", STAND_IN_DRIVER)
     case = replace(BATCHED, dtype=torch.float16).with_bits(8, 8, pool_dropped=True)

@@ -57,7 +57,7 @@ def test_autoreg_before_tensorrt(
     package: Package, steps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Polygraphy opens it: it takes TensorRT from the loader's path, which Python's bindings
-    then find there. The lean library stands in for the full one, under its name."""
+    then find there. The lean library takes the place of the full one, under its name."""
     (lean,) = (
         python_with(package)
         .parents[1]

@@ -1,4 +1,4 @@
-"""Verification of stand-ins for an exported model: exact ones pass, broken ones fail by name."""
+"""Verification of stubs for an exported model: exact ones pass, broken ones fail by name."""
 
 import dataclasses
 import json

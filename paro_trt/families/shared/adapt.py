@@ -78,7 +78,7 @@ def constant_call(owner: object, method: str, *arguments: object) -> Iterator[No
 class ReplacedFunctions(TorchFunctionMode):
     """Within the context functions of torch are computed by others, for what ONNX lacks.
 
-    What stands in for the sites' attention runs within it too: replacements must compute the same
+    What replaces the sites' attention runs within it too: replacements must compute the same
     for whatever arguments they get.
 
     Args:

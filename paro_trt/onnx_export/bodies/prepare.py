@@ -30,7 +30,7 @@ def reordered(graph: GraphBuilder, x: Value, order: Value, heads: Value, sizes: 
 
 
 def padded_order(graph: GraphBuilder, order: Value, rows: Value, sizes: Sizes) -> Value:
-    """Extend [H, S] to [H, rows] with the last token, a stand-in for those that do not exist."""
+    """Extend [H, S] to [H, rows] with the last token, in place of those that do not exist."""
     positions = graph.op("Min", graph.arange(rows), sizes.tokens - 1)
     return order.take(positions, axis=1)
 

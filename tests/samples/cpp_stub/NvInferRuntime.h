@@ -1,4 +1,4 @@
-// A stand-in for TensorRT's runtime, as far as samples/cpp calls it: its engine takes float16
+// A stub of TensorRT's runtime, as far as samples/cpp calls it: its engine takes float16
 // `hidden_states` [n, 3], n up to 4, and int32 `mask_bin` [n], and returns both as they are, the
 // second one higher. For tests without TensorRT; the sample compiles against the real headers too.
 #pragma once

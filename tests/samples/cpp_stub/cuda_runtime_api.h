@@ -1,4 +1,4 @@
-// A stand-in for CUDA's runtime: device memory is the host's. For tests without a GPU.
+// A stub of CUDA's runtime: device memory is the host's. For tests without a GPU.
 #pragma once
 
 #include <cstddef>

@@ -20,7 +20,7 @@ calls = []
 
 
 class Recorder(trt.IPluginCreatorV3One):
-    """Stands in for the real creator and asks it."""
+    """Takes the place of the real creator and calls it."""
 
     def __init__(self):
         trt.IPluginCreatorV3One.__init__(self)

@@ -1,6 +1,6 @@
-"""A stand-in for Triton Inference Server: its protocol and its checks of requests, one small model.
+"""A stub of Triton Inference Server: its protocol and its checks of requests, one small model.
 
-    python triton_stand_in.py config.pbtxt      prints the port, then serves until it is killed
+    python triton_stub.py config.pbtxt      prints the port, then serves until it is killed
 
 velocity = latents / 2 + timestep / 1000 + bin + mean(text), a float16 sample each.
 """
