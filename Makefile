@@ -59,7 +59,7 @@ emulated:
 	plugins/cmake/build_preset.sh emulated $(VENV) $(PYTHON) $(CMAKE_OPTIONS)
 
 sass:
-	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/kernels/sass/check.py
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m plugins.kernels.sass.check
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -9,16 +9,13 @@ from dataclasses import replace
 
 import pytest
 
+from plugins.kernels.sass import budget, toolchain
+from plugins.kernels.sass.budget import Budget
+from plugins.kernels.sass.kernels import Measured, kernels_of
+from plugins.kernels.sass.listing import parse
 from tests.native_builds import PLUGINS, require
 
 SASS = PLUGINS / "kernels" / "sass"
-sys.path.insert(0, str(SASS))
-
-import budget  # noqa: E402
-import toolchain  # noqa: E402
-from budget import Budget  # noqa: E402
-from kernels import Measured, kernels_of  # noqa: E402
-from listing import parse  # noqa: E402
 
 MANGLED = (
     "_ZN4paro7kernels16sparse_attention4sm8016sparse_attentionINS2_7VariantILi64ELi128ELi64E"
@@ -160,8 +157,8 @@ def gate(*arguments: str) -> subprocess.CompletedProcess[str]:
     except toolchain.ToolError as error:
         pytest.skip(str(error))
     require("cmake")
-    command = [sys.executable, str(SASS / "check.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    command = [sys.executable, "-m", "plugins.kernels.sass.check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=1500, cwd=PLUGINS.parent)
 
 
 def test_a_wgmma_kernel_is_counted_by_its_shapes():

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from kernels import Measured
+from .kernels import Measured
 
 FILE = Path(__file__).with_name("budget.json")
 TOLERANCE = 0.03
-UPDATE = "python plugins/kernels/sass/check.py --update"
+UPDATE = "python -m plugins.kernels.sass.check --update"
 
 Measurements = dict[str, dict[str, Measured]]
 """By target and name of the kernel."""

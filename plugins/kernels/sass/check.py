@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Compile the kernels and hold their machine code against budget.json.
 
-    check.py                      every kernel for every target (some minutes)
-    check.py --targets 80 90a --sources sparse_attention_s8-s8
-    check.py --update             record what is found; reasons to spill stay, and are hand-written
+    python -m plugins.kernels.sass.check            every kernel for every target (some minutes)
+    python -m plugins.kernels.sass.check --targets 80 90a --sources sparse_attention_s8-s8
+    python -m plugins.kernels.sass.check --update   record what is found; reasons to spill stay
 
 For each kernel: the wanted instructions are there, local memory is touched only where the file
 gives a reason, registers and instructions of the hot loop per score are at most 3 % above the
@@ -20,12 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-import budget
-import toolchain
-from budget import Budget, Measurements
-from kernels import Measured, kernels_of
-from listing import parse
-from toolchain import Toolchain, ToolError
+from . import budget, toolchain
+from .budget import Budget, Measurements
+from .kernels import Measured, kernels_of
+from .listing import parse
+from .toolchain import Toolchain, ToolError
 
 Checked = tuple[dict[str, Measured], list[str]]
 

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from listing import Function, Loop
+from .listing import Function, Loop
 
 KERNELS = Path(__file__).resolve().parents[1]
 
