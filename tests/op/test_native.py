@@ -240,7 +240,7 @@ def test_exports_are_the_c_abi_only():
         ["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True
     )
     names = [line.split()[-1] for line in listing.stdout.splitlines()]
-    header = (Path(__file__).parents[1] / "plugins/include/paro/paro_c.h").read_text()
+    header = (Path(__file__).parents[2] / "plugins/include/paro/paro_c.h").read_text()
     assert names
     assert all(
         name.startswith("paro_") and f" {name}(" in header.replace("*", " ") for name in names
