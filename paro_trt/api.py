@@ -129,7 +129,7 @@ def export(
     check_external_data(external_data, len(plans))
     loaded = open_model(model, dtype)
     options: dict[str, Any] = {
-        "body": Body(body), "dense_baseline": dense, "opset": opset, "progress": progress,
+        "body": _body(body), "dense_baseline": dense, "opset": opset, "progress": progress,
     }  # fmt: skip
     if len(plans) > 1:
         return export_resolutions(loaded, plans, output, **options)
@@ -181,6 +181,14 @@ def check_external_data(external_data: bool | None, files: int) -> None:
             expected="one resolution",
             actual=f"{files}, whose files share external weights",
         )
+
+
+def _body(name: str | Body) -> Body:
+    try:
+        return Body(name)
+    except ValueError:
+        known = ", ".join(body.value for body in Body)
+        raise ArgumentError("body", expected=f"one of {known}", actual=repr(name)) from None
 
 
 def _plan(source: PlanSource) -> ParoPlan:

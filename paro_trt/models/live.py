@@ -11,6 +11,7 @@ import torch
 from ..errors import ArgumentError, ModelError
 from ..families.registry import family_for
 from ..plan.document import model_identity
+from .apply import config_of
 from .load import LoadedModel, load_model
 
 ModelSource: TypeAlias = "str | PathLike[str] | torch.nn.Module | LoadedModel | Any"
@@ -66,7 +67,7 @@ def _transformer_of(source: Any) -> torch.nn.Module:
 def _of_module(module: torch.nn.Module) -> LoadedModel:
     class_name = type(module).__name__
     family = family_for(class_name)
-    config = {name: value for name, value in dict(module.config).items() if name[:1] != "_"}  # type: ignore[arg-type]
+    config = config_of(module)
     family.check_config(config)
     dtype: torch.dtype = module.dtype  # type: ignore[assignment]
     place = Path(str(getattr(module, "name_or_path", "") or class_name))
