@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .calibration import CalibrationSettings, Progress
 from .calibration import calibrate as run_calibration
+from .calibration.embeddings_source import EmbeddingsSource, Schedule
+from .calibration.source import CallSource
 from .errors import ArgumentError
 from .families.presets import PRESETS
 from .models.live import ModelSource, open_model
@@ -69,12 +71,13 @@ def calibrate(
         ModelError: the model, its prompts or its size do not fit together.
         ArgumentError: an option is out of range or unknown.
     """
+    schedule_fields = {field.name for field in fields(Schedule)}
+    sampled = {name: settings.pop(name) for name in schedule_fields & set(settings)}
     options = _settings(CalibrationSettings, settings)
     given = _prompts(prompts)
     measured = None if heldout is None else _prompts(heldout)
     loaded = open_model(model, dtype)
-    if "shift" not in settings:
-        options = replace(options, shift=PRESETS[loaded.family.name].shift)
+    schedule = Schedule(**{"shift": PRESETS[loaded.family.name].shift, **sampled})
     if latents is None:
         if height is None or width is None:
             raise ArgumentError(
@@ -84,9 +87,14 @@ def calibrate(
         latents = latent_size(loaded.family, loaded.config, num_frames, height, width)
     elif (height, width) != (None, None):
         raise ArgumentError("latents", expected="without height and width", actual="both")
+    partner = load_partner(loaded)
+
+    def source(of: Prompts) -> CallSource:
+        return EmbeddingsSource(loaded, of, latents, schedule, partner)
+
     return run_calibration(
-        loaded, given, latents, options, Path(output),
-        heldout=measured, progress=progress, partner=load_partner(loaded),
+        source(given), options, Path(output),
+        heldout=None if measured is None else source(measured), progress=progress,
     )  # fmt: skip
 
 

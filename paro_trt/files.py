@@ -14,6 +14,9 @@ from .errors import ParoError
 
 _HASH_CHUNK = 1 << 20
 
+TEMPORARY = ".paro-"
+"""Begins the names of files that are being written."""
+
 
 def sha256_of_files(*paths: Path) -> str:
     """SHA-256 of the content of files, one after the other, read in pieces."""
@@ -46,7 +49,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     path = Path(path)
     if path.is_dir():
         raise ParoError(str(path), expected="a file name", actual="a directory")
-    temporary = path.with_name(f".paro-{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.tmp")
     try:
         # 0o666 leaves the permissions to the user's umask; tempfile would make the file private.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

@@ -29,6 +29,7 @@ def make_plan(
     layers: Sequence[LayerDecision],
     notes: Sequence[str],
     measured: dict[str, float],
+    timesteps: tuple[float, ...],
 ) -> ParoPlan:
     """The plan of a run's sites, in their order; it holds only the orders that heads use."""
     used = sorted({int(candidate) for layer in layers for candidate in layer.orders})
@@ -59,7 +60,7 @@ def make_plan(
         block_q=run.settings.block_q,
         block_k=run.settings.block_k,
         pool_dropped=run.settings.pool_dropped,
-        bin_boundaries=run.bin_boundaries(),
+        bin_boundaries=run.bin_boundaries(timesteps),
         calibration=_record(run, layers, notes, measured),
     )
 
@@ -89,11 +90,9 @@ def _record(
 ) -> CalibrationRecord:
     settings = run.settings
     return CalibrationRecord(
-        prompts=tuple(run.prompts.texts[prompt] for prompt in run.prompts_used),
-        steps=settings.steps,
-        captured_steps=tuple(
-            step for steps in settings.captured(run.served_steps) for step in steps
-        ),
+        prompts=tuple(run.source.texts[prompt] for prompt in run.prompts_used),
+        steps=run.source.steps,
+        captured_steps=run.recorded_steps(),
         order_metric=settings.order_metric.value,
         mask_metric=settings.mask_metric.value,
         density=mean_density(layers) if settings.density is None else settings.density,

@@ -1,0 +1,86 @@
+"""What a calibration costs, counted before it starts: forwards of the model in every part of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .run import CalibrationRun
+
+TIMED_FORWARDS = 3
+"""Forwards that attention's share of the time is measured on, after one to warm up."""
+
+
+class ForwardCount(NamedTuple):
+    """Forwards of a transformer.
+
+    dense: of the dense runs, up to the last recorded step. orders, blocks, errors: replays of
+    recorded calls in the passes of these names. heldout: the held-out prompt's run and its
+    replays. timing: for attention's share of the time.
+    """
+
+    dense: int
+    orders: int
+    blocks: int
+    errors: int
+    heldout: int
+    timing: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self)
+
+
+def count_forwards(run: CalibrationRun, heldout: CalibrationRun | None) -> ForwardCount:
+    """The forwards of a whole calibration, nothing of which is done yet."""
+    return ForwardCount(
+        dense=_dense_forwards(run),
+        orders=len(run.order_captures()),
+        blocks=len(run.captures()),
+        errors=len(run.error_captures()),
+        heldout=0 if heldout is None else _dense_forwards(heldout) + len(heldout.captures()),
+        timing=1 + TIMED_FORWARDS if run.settings.time_attention else 0,
+    )
+
+
+def cost_note(run: CalibrationRun, heldout: CalibrationRun | None) -> str:
+    """One line for people, shown before the first run."""
+    count = count_forwards(run, heldout)
+    runs = len(run.prompts_used)
+    last = max(run.recorded_steps())
+    replays = count.orders + count.blocks + count.errors
+    parts = [
+        f"{runs} dense runs to step {last} of {run.source.steps} ({count.dense} forwards)",
+        f"{replays} replays in three passes (orders {count.orders}, blocks {count.blocks}, "
+        f"errors {count.errors})",
+    ]
+    if count.heldout:
+        parts.append(f"{count.heldout} forwards for the held-out prompt")
+    if count.timing:
+        parts.append(f"{count.timing} to time attention")
+    generations = count.total / (runs * run.source.steps * run.source.forwards_a_step)
+    return (
+        f"{run.tokens} tokens, {len(run.sites)} layers: {', '.join(parts)}; {count.total} forwards "
+        f"in all, {generations:.2f} times what generating these prompts takes"
+    )
+
+
+def time_note(run: CalibrationRun, seconds_a_step: float) -> str:
+    """An estimate from the first steps of the first dense run."""
+    forward = seconds_a_step / run.source.forwards_a_step
+    seconds = count_forwards(run, None).total * forward
+    return (
+        f"{seconds_a_step:.3g} s a step: about {_duration(seconds)} of forwards; the analysis of "
+        "attention comes on top"
+    )
+
+
+def _dense_forwards(run: CalibrationRun) -> int:
+    return len(run.prompts_used) * max(run.recorded_steps()) * run.source.forwards_a_step
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
