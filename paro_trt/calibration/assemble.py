@@ -29,7 +29,6 @@ def make_plan(
     layers: Sequence[LayerDecision],
     notes: Sequence[str],
     measured: dict[str, float],
-    timesteps: tuple[float, ...],
 ) -> ParoPlan:
     """The plan of a run's sites, in their order; it holds only the orders that heads use."""
     used = sorted({int(candidate) for layer in layers for candidate in layer.orders})
@@ -60,7 +59,7 @@ def make_plan(
         block_q=run.settings.block_q,
         block_k=run.settings.block_k,
         pool_dropped=run.settings.pool_dropped,
-        bin_boundaries=run.bin_boundaries(timesteps),
+        bin_boundaries=run.bin_boundaries(),
         calibration=_record(run, layers, notes, measured),
     )
 

@@ -130,13 +130,7 @@ class _Calibrator:
         notes = [*_density_notes(self.run.settings, layers, self.run), *self._notes()]
         example = self.visits.recorded_call(self.run.captures()[0])
         forecast = measure_forecast(self.run, layers, heldout, example, self.progress)
-        return make_plan(
-            self.run,
-            layers,
-            [*notes, *forecast.notes],
-            forecast.measured,
-            self.visits.timesteps(),
-        )
+        return make_plan(self.run, layers, [*notes, *forecast.notes], forecast.measured)
 
     def _decisions(self) -> list[LayerDecision]:
         orders, masks = self._orders(), self._masks()

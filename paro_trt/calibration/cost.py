@@ -58,7 +58,7 @@ def cost_note(run: CalibrationRun, heldout: CalibrationRun | None) -> str:
         parts.append(f"{count.heldout} forwards for the held-out prompt")
     if count.timing:
         parts.append(f"{count.timing} to time attention")
-    generations = count.total / (runs * run.source.steps * run.source.forwards_a_step)
+    generations = count.total / (runs * sum(run.source.forwards))
     return (
         f"{run.tokens} tokens, {len(run.sites)} layers: {', '.join(parts)}; {count.total} forwards "
         f"in all, {generations:.2f} times what generating these prompts takes"
@@ -67,7 +67,7 @@ def cost_note(run: CalibrationRun, heldout: CalibrationRun | None) -> str:
 
 def time_note(run: CalibrationRun, seconds_a_step: float) -> str:
     """An estimate from the first steps of the first dense run."""
-    forward = seconds_a_step / run.source.forwards_a_step
+    forward = seconds_a_step / run.source.forwards[0]
     seconds = count_forwards(run, None).total * forward
     return (
         f"{seconds_a_step:.3g} s a step: about {_duration(seconds)} of forwards; the analysis of "
@@ -76,7 +76,7 @@ def time_note(run: CalibrationRun, seconds_a_step: float) -> str:
 
 
 def _dense_forwards(run: CalibrationRun) -> int:
-    return len(run.prompts_used) * max(run.recorded_steps()) * run.source.forwards_a_step
+    return len(run.prompts_used) * sum(run.source.forwards[: max(run.recorded_steps())])
 
 
 def _duration(seconds: float) -> str:

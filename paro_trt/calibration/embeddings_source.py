@@ -19,7 +19,7 @@ from ..models.experts import joint_velocity
 from ..models.load import LoadedModel
 from ..models.prompts import Prompts
 from .calls import RecordedCall, one_sample, watched_calls
-from .source import AllRecordedError, CallSource, OnStep, Recording
+from .source import AllRecordedError, CallSource, OnStep
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ class EmbeddingsSource(CallSource):
         self.loaded, self._prompts, self._schedule = loaded, prompts, schedule
         self._partner, self._latent_size = partner, latent_size
         self.texts, self.steps = prompts.texts, schedule.steps
-        self.forwards_a_step = 2 if guided else 1
+        self.forwards = (2 if guided else 1,) * schedule.steps
         self.geometry = Geometry(
             family.grid(config, latent_size), family.text_layout(config, prompts.shapes())
         )
         self.device = next(loaded.model.parameters()).device
-        self._timesteps = sampling_timesteps(schedule.steps, schedule.shift, family.sampling)
+        self.timesteps = sampling_timesteps(schedule.steps, schedule.shift, family.sampling)
         expert = loaded.expert
         served = [
             step
-            for step, timestep in enumerate(self._timesteps)
+            for step, timestep in enumerate(self.timesteps)
             if expert is None or expert.serves(timestep)
         ]
         self.served = range(served[0], served[-1] + 1) if served else range(0)
@@ -94,7 +94,9 @@ class EmbeddingsSource(CallSource):
         for prompt in range(len(prompts)):
             self._conditioning(prompt)
 
-    def record(self, prompt: int, seed: int, wanted: Collection[int], on_step: OnStep) -> Recording:
+    def record(
+        self, prompt: int, seed: int, wanted: Collection[int], on_step: OnStep
+    ) -> dict[int, RecordedCall]:
         """See `CallSource`."""
         loaded, schedule = self.loaded, self._schedule
         conditioning = self._conditioning(prompt)
@@ -107,7 +109,7 @@ class EmbeddingsSource(CallSource):
             if step in wanted and step not in calls:
                 calls[step] = RecordedCall(
                     one_sample(arguments, batch=1),
-                    self._timesteps[step],
+                    self.timesteps[step],
                     None if existing is None else int(existing),
                 )
                 if step == max(wanted):
@@ -132,7 +134,7 @@ class EmbeddingsSource(CallSource):
                 on_step=next_step,
                 sampling=loaded.family.sampling,
             )
-        return Recording(calls, self._timesteps)
+        return calls
 
     def fingerprint(self) -> dict[str, Any]:
         """See `CallSource`."""

@@ -98,7 +98,7 @@ def heldout_errors(
             seed = heldout.settings.seed + capture.prompt
             calls = heldout.source.record(
                 capture.prompt, seed, heldout.recorded_steps(), lambda _step: progress.advance()
-            ).calls
+            )
         call = calls[capture.step]
 
         def consume(

@@ -125,8 +125,9 @@ class CalibrationRun:
         """The steps whose calls a dense run records."""
         return tuple(step for steps in self.captured_steps for step in steps)
 
-    def bin_boundaries(self, timesteps: tuple[float, ...]) -> tuple[float, ...]:
+    def bin_boundaries(self) -> tuple[float, ...]:
         """Half-way between the last timestep of a bin and the first of the next."""
+        timesteps = self.source.timesteps
         starts = self.settings.bin_starts(self.source.served)[1:]
         return tuple((timesteps[start - 1] + timesteps[start]) / 2 for start in starts)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection
+from typing import Any, TypeAlias
 
 import torch
 
@@ -16,17 +16,6 @@ OnStep: TypeAlias = Callable[[int], None]
 """Called with the number of steps that a dense run has finished."""
 
 
-class Recording(NamedTuple):
-    """What one dense run leaves.
-
-    calls: the call of the positive prompt in each wanted step. timesteps: of every step up to the
-    last wanted one, in 0..1000.
-    """
-
-    calls: Mapping[int, RecordedCall]
-    timesteps: tuple[float, ...]
-
-
 class CallSource(ABC):
     """Runs the dense model over its schedule, one prompt at a time.
 
@@ -35,8 +24,9 @@ class CallSource(ABC):
         texts: of the prompts, for people.
         geometry: tokens of a sample, the same for every prompt.
         steps: denoising steps of a run.
+        timesteps: of each step, in 0..1000, noisiest first.
         served: the steps that the transformer serves: all, or an expert's.
-        forwards_a_step: calls of a transformer in a step: two where guidance calls it twice.
+        forwards: calls of any transformer in each step: two where guidance calls it twice.
         device: where the transformer computes.
     """
 
@@ -44,12 +34,15 @@ class CallSource(ABC):
     texts: tuple[str, ...]
     geometry: Geometry
     steps: int
+    timesteps: tuple[float, ...]
     served: range
-    forwards_a_step: int
+    forwards: tuple[int, ...]
     device: torch.device
 
     @abstractmethod
-    def record(self, prompt: int, seed: int, wanted: Collection[int], on_step: OnStep) -> Recording:
+    def record(
+        self, prompt: int, seed: int, wanted: Collection[int], on_step: OnStep
+    ) -> dict[int, RecordedCall]:
         """Run one prompt up to the last wanted step.
 
         Args:
@@ -57,6 +50,9 @@ class CallSource(ABC):
             seed: of the run's noise.
             wanted: steps whose calls to record; of `served`.
             on_step: told of finished steps; an exception of it ends the run.
+
+        Returns:
+            The call for the prompt, not the negative one, in each wanted step.
 
         Raises:
             ModelError: the calls do not fit the geometry, or hold NaN or infinity.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -58,14 +57,13 @@ class Visits:
                     self._progress.note(time_note(run, seconds))
 
             with recorded_peaks(run.loaded.model, peaks):
-                recording = run.source.record(
+                calls = run.source.record(
                     prompt, run.settings.seed + prompt, run.recorded_steps(), on_step
                 )
-            for step, call in recording.calls.items():
+            for step, call in calls.items():
                 require_finite(call, step)
                 call.save(self._store.call_file(prompt, step))
-            timesteps = {"timesteps": np.array(recording.timesteps)}
-            learned = Contribution({}, {**peak_arrays(peaks), **timesteps})
+            learned = Contribution({}, peak_arrays(peaks))
             self._store.add(run_state(prompt), prompt, "run", learned)
 
         def done(prompt: int) -> int:
@@ -93,10 +91,6 @@ class Visits:
 
         totals = {prompt: len(of) for prompt, of in by_prompt.items()}
         self._share(stage, totals, done, of_prompt)
-
-    def timesteps(self) -> tuple[float, ...]:
-        """Of the steps of a dense run."""
-        return tuple(self._store.arrays(run_state(0))["timesteps"].tolist())
 
     def recorded_call(self, capture: Capture) -> RecordedCall:
         """What a dense run recorded."""
@@ -179,7 +173,7 @@ class Visits:
 
 
 def run_state(prompt: int) -> str:
-    """The state that says that a prompt was recorded, and holds timesteps and layers' peaks."""
+    """The state that says that a prompt was recorded, and holds layers' peaks."""
     return f"run-{prompt}"
 
 

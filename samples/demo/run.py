@@ -125,7 +125,7 @@ def sample_and_compare(
     middle = steps // 2
     size = parse_size("--latent", LATENT)
     source = EmbeddingsSource(loaded, prompts, size, Schedule(steps, SHIFT, GUIDANCE))
-    call = source.record(prompt, seed, {middle}, lambda _step: None).calls[middle]
+    call = source.record(prompt, seed, {middle}, lambda _step: None)[middle]
     stories = head_stories(loaded, plan, call)
     write_maps(stories[:PICTURED_HEADS], output / "attention.png")
 

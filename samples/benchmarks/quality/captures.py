@@ -47,7 +47,7 @@ class Captures:
             capture_attention(
                 run.loaded,
                 run.geometry,
-                recordings[unit.prompt].calls[unit.step],
+                recordings[unit.prompt][unit.step],
                 source.device,
                 lambda layer, *inputs: self.layers[layer].append(LayerInputs(*inputs)),
             )
