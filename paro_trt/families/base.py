@@ -98,6 +98,24 @@ class ConditioningInput:
     default: float | None = None
 
 
+@dataclass(frozen=True)
+class ModelCall:
+    """A call of a model's own forward in the terms of this package.
+
+    Args:
+        latents: [B, *latent_shape], without channels or tokens that conditioning appends.
+        timestep: float32 [B], 0..1000, 1000 being pure noise.
+        inputs: conditioning inputs of the family's spec by name; defaults may be left out.
+        geometry: of the call. Padded text has as many tokens as the call has: `padded_call` makes
+            it that of a plan.
+    """
+
+    latents: Tensor
+    timestep: Tensor
+    inputs: Mapping[str, Tensor]
+    geometry: Geometry
+
+
 class Sampling(Enum):
     """How a model's output moves its latents from noise to data.
 
@@ -226,6 +244,35 @@ class ModelFamily(ABC):
             timestep: float32 [B], 0..1000, 1000 being pure noise whatever the model's own unit.
             inputs: the conditioning inputs and the constants by name.
         """
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """A call of the model's own forward, as its pipeline makes it: what `forward` undoes.
+
+        Args:
+            config: the model's.
+            call: the arguments by name, without those that are left out.
+
+        Raises:
+            ArgumentError: an argument that the family does not serve, or of another shape or
+                value than it serves.
+            ModelError: the call is of a size that the family does not have.
+        """
+        raise NotImplementedError(f"{self.name}: read_call")
+
+    def call_output(
+        self,
+        config: Config,  # noqa: ARG002
+        call: Mapping[str, Any],  # noqa: ARG002
+        outputs: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """What the model's own forward returns for a call.
+
+        Args:
+            config: the model's.
+            call: as of `read_call`.
+            outputs: of `forward`, for what `read_call` made of it.
+        """
+        return outputs
 
 
 def require_integer(config: Config, key: str, largest: int) -> int:

@@ -16,6 +16,7 @@ from .base import (
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Sampling,
     Shape,
@@ -25,6 +26,7 @@ from .base import (
     require_variant,
 )
 from .shared.adapt import constant_call
+from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _IMAGE, _OFS = "encoder_hidden_states", "image_latents", "ofs"
 _OFS_DEFAULT = 2.0
@@ -161,6 +163,27 @@ class CogVideoXFamily(ModelFamily):
             return_dict=False,
         )
         return outputs
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """Channels of an image apart from the latents; rotary embeddings and offset as they are
+        in the family's constants."""
+        rotary = call.get("image_rotary_emb") or ()
+        tables = dict(zip(("rotary_cos", "rotary_sin"), rotary, strict=False))
+        arguments = CallArguments({**call, "image_rotary_emb": None} | tables)
+        states, channels = arguments.tensor("hidden_states", ndim=5), config["out_channels"]
+        frames, _, height, width = states.shape[1:]
+        inputs = arguments.given(_TEXT)
+        if config["in_channels"] != channels:
+            inputs[_IMAGE] = states[:, :, channels:]
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=(frames, height, width),
+            latents=states[:, :, :channels],
+            timestep=arguments.timestep(len(states)),
+            inputs=inputs,
+        )
 
 
 def _patch(config: Config) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from .base import (
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Role,
     Shape,
@@ -24,6 +25,7 @@ from .base import (
     require_variant,
 )
 from .shared.adapt import constant_call
+from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _POOLED, _GUIDANCE = "encoder_hidden_states", "pooled_projections", "guidance"
 _GUIDANCE_DEFAULT = 3.5
@@ -139,3 +141,19 @@ class FluxFamily(ModelFamily):
             return_dict=False,
         )
         return outputs
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """The image's size is that of the position ids: packed latents have a token count alone."""
+        arguments = CallArguments(call)
+        states = arguments.tensor("hidden_states", ndim=3)
+        ids = arguments.tensor("img_ids")
+        rows, columns = (int(last) + 1 for last in ids.reshape(-1, 3).amax(dim=0)[1:])
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=(1, rows * _PACKING[1], columns * _PACKING[2]),
+            latents=states,
+            timestep=arguments.timestep(len(states), scale=1.0),
+            inputs=arguments.given(_TEXT, _POOLED, _GUIDANCE),
+        )

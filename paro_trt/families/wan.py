@@ -8,19 +8,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ArgumentError, ModelError
 from ..plan import Grid
 from .base import (
     AttentionSite,
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Role,
     Shape,
     patched_grid,
     require_integer,
 )
+from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _CLIP_IMAGE = "encoder_hidden_states", "encoder_hidden_states_image"
 _IMAGE, _IMAGE_GIVEN = "image_latents", "image_given"
@@ -137,6 +139,67 @@ class WanFamily(ModelFamily):
             return_dict=False,
         )
         return outputs
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """Channels of an image apart from the latents, or a first frame that is at timestep 0.
+
+        A timestep for each token, which TI2V's pipeline passes, is one for each sample again.
+        """
+        arguments = CallArguments(call)
+        states = arguments.tensor("hidden_states", ndim=5)
+        size, channels = _size(states), _latent_channels(config)
+        inputs = arguments.given(_TEXT, _CLIP_IMAGE)
+        if _CLIP_IMAGE in inputs and config["pos_embed_seq_len"] is not None:
+            # First and last image are rows of the batch.
+            inputs[_CLIP_IMAGE] = inputs[_CLIP_IMAGE].unflatten(0, (-1, 2)).flatten(1, 2)
+        if config["in_channels"] != channels:
+            inputs[_IMAGE] = states[:, channels:]
+        own = arguments.optional("timestep")
+        if _takes_first_frame(config) and isinstance(own, Tensor) and own.ndim == 2:
+            timestep, given = _sample_timesteps(own, self.grid(config, size))
+            if bool(given.any()):
+                inputs |= {_IMAGE: states[:, :, :1], _IMAGE_GIVEN: given.float()}
+        else:
+            timestep = arguments.timestep(len(states))
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=size,
+            latents=states[:, :channels],
+            timestep=timestep,
+            inputs=inputs,
+        )
+
+
+def _size(states: Tensor) -> tuple[int, int, int]:
+    frames, height, width = states.shape[2:]
+    return frames, height, width
+
+
+def _sample_timesteps(tokens: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Timestep float32 [B], and bool [B] whether the first frame is given, of [B, tokens]."""
+    tokens = tokens.detach().float()
+    frame_tokens = grid.height * grid.width
+    if tokens.shape[1] != grid.tokens:
+        raise ArgumentError(
+            "timestep",
+            expected=f"one for each of {grid.tokens} tokens",
+            actual=str(tokens.shape[1]),
+        )
+    first, last = tokens[:, :1], tokens[:, -1:]
+    given = (first == 0) & (last != 0)
+    noisy = tokens.clone()
+    noisy[:, :frame_tokens] = torch.where(given, last, tokens[:, :frame_tokens])
+    clean = tokens[:, :frame_tokens] == 0
+    if not bool((noisy == last).all()) or not bool((clean | ~given).all()):
+        raise ArgumentError(
+            "timestep",
+            expected="one for each sample, or zero for the whole first frame and one for the rest",
+            actual="tokens of one sample at other timesteps",
+            remedy="use WanPipeline, or WanImageToVideoPipeline with one image",
+        )
+    return last[:, 0], given[:, 0]
 
 
 def _with_first_frame(latents: Tensor, image: Tensor, given: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from paro_trt.errors import ModelError
+from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.families.base import AttentionSite, Geometry
 from paro_trt.families.registry import family_for
 from paro_trt.families.wan import WanFamily
 from paro_trt.models.conditioning import complete_inputs
 from paro_trt.models.resolution import latent_size
 from paro_trt.plan import Grid, TextLayout
+from tests.support.recorded_calls import recorded_calls
 from tests.support.tiny import variants_of
 from tests.support.tiny_wan import LATENT_SHAPE, tiny_wan, tiny_wan_inputs
 
@@ -172,3 +173,39 @@ def test_pixels_follow_the_vae():
     assert latent_size(FAMILY, TI2V.full_config, 121, 704, 1280) == (31, 44, 80)
     with pytest.raises(ModelError, match=r"height: .* got 712; fix: use 704 or 720"):
         latent_size(FAMILY, TI2V.full_config, 121, 712, 1280)
+
+
+def own_call(loaded, geometry, *inputs):
+    """The arguments by which the family calls the model."""
+    with torch.no_grad(), recorded_calls(loaded.model) as calls:
+        loaded.family.forward(loaded.model, geometry, *inputs)
+    return calls[0].arguments
+
+
+def test_a_first_frame_is_read_from_the_timesteps_of_its_tokens(fresh_seed):
+    loaded, geometry = TI2V.loaded(fresh_seed), TI2V.geometry()
+    latents, timestep, conditioning = TI2V.inputs(2, fresh_seed)
+    conditioning["image_given"] = torch.tensor([1.0, 0.0])
+    call = own_call(loaded, geometry, latents, timestep, conditioning)
+    read = FAMILY.read_call(loaded.config, call)
+    assert torch.equal(read.timestep, timestep)
+    assert torch.equal(read.latents[:, :, 1:], latents[:, :, 1:])
+    assert read.inputs["image_given"].tolist() == [1.0, 0.0]
+    assert torch.equal(read.inputs["image_latents"][0], conditioning["image_latents"][0])
+    again = own_call(loaded, geometry, read.latents, read.timestep, read.inputs)
+    assert torch.equal(again["hidden_states"], call["hidden_states"])
+    assert torch.equal(again["timestep"], call["timestep"])
+
+
+def test_other_timesteps_of_tokens_are_refused(fresh_seed):
+    loaded = TI2V.loaded(fresh_seed)
+    call = own_call(loaded, TI2V.geometry(), *TI2V.inputs(2, fresh_seed))
+    tokens = call["timestep"]
+    frame = tokens.shape[1] // 2
+    part_of_a_frame, other_frame, two_levels = tokens.clone(), tokens.clone(), tokens.clone()
+    part_of_a_frame[:, : frame // 2] = 0
+    other_frame[:, frame:] = 0
+    two_levels[:, :frame] = 7
+    for changed in (part_of_a_frame, other_frame, two_levels, tokens[:, 1:]):
+        with pytest.raises(ArgumentError, match="timestep"):
+            FAMILY.read_call(loaded.config, call | {"timestep": changed})

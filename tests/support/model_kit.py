@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from paro_trt.calibration import CalibrationSettings, calibrate
-from paro_trt.errors import ModelError
+from paro_trt.errors import ModelError, ParoError
 from paro_trt.families.base import Geometry, Role
 from paro_trt.families.shared.adapt import ReplacedFunctions
 from paro_trt.models.apply import ParoTransformer
@@ -26,6 +26,7 @@ from paro_trt.plan import load_plan
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.velocity import session_velocity
 
+from .recorded_calls import recorded_calls
 from .stagewise import StagewiseComparison, assert_equal_sums
 from .tiny import TinyModel
 
@@ -85,6 +86,62 @@ def check_dense_plan_is_exact(
     assert torch.equal(velocity(*inputs), stock)
     exact = _in_float64(loaded, tiny, inputs, odd)
     assert_as_exact(actual, stock, exact, dtype)
+
+
+def check_read_call(tiny: TinyModel, seed: int, *, odd: bool = False, padded: bool = True) -> None:
+    """`read_call` undoes what `forward` makes of its inputs, and `call_output` its outputs."""
+    loaded, geometry = tiny.loaded(seed), tiny.geometry(odd=odd)
+    family, config = loaded.family, loaded.config
+    latents, timestep, conditioning = tiny.inputs(3, seed, odd=odd, padded=padded)
+    inputs = conditioning | family.constants(config, geometry)
+    with torch.no_grad(), recorded_calls(loaded.model) as calls:
+        outputs = family.forward(loaded.model, geometry, latents, timestep, inputs)
+        (call,) = calls
+        read = family.read_call(config, call.arguments)
+    assert read.geometry == geometry
+    assert read.timestep.dtype is torch.float32
+    torch.testing.assert_close(read.timestep, timestep, rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(read.latents, latents, rtol=1e-6, atol=1e-6)
+    for entry in family.conditioning_spec(config, geometry):
+        if entry.name in read.inputs:
+            assert torch.equal(read.inputs[entry.name], conditioning[entry.name]), entry.name
+        else:
+            assert entry.default is not None
+    own = family.call_output(config, call.arguments, outputs)
+    assert len(own) == len(call.output)
+    for actual, expected in zip(own, call.output, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def check_foreign_calls_are_refused(tiny: TinyModel, seed: int) -> None:
+    """Arguments that the family does not read, missing and misshapen ones are refused by name."""
+    loaded, geometry = tiny.loaded(seed), tiny.geometry()
+    family, config = loaded.family, loaded.config
+    latents, timestep, conditioning = tiny.inputs(2, seed)
+    inputs = conditioning | family.constants(config, geometry)
+    with torch.no_grad(), recorded_calls(loaded.model) as calls:
+        family.forward(loaded.model, geometry, latents, timestep, inputs)
+    arguments = calls[0].arguments
+    unused = {"attention_kwargs": {}, "skip_layers": None, "block_controlnet_hidden_states": []}
+    family.read_call(config, arguments | unused | {"return_dict": True})
+    text = arguments["encoder_hidden_states"]
+    for name, value in (
+        ("attention_kwargs", {"scale": 0.5}),
+        ("block_controlnet_hidden_states", [latents]),
+        ("skip_layers", [1]),
+        ("an_argument_of_the_future", torch.ones(2)),
+        ("hidden_states", None),
+        ("hidden_states", arguments["hidden_states"][0]),
+        ("encoder_hidden_states", None),
+        ("encoder_hidden_states", text[..., :-1]),
+        ("encoder_hidden_states", text[:, 0]),
+        ("encoder_hidden_states", torch.cat([text, text, text])),
+        ("timestep", None),
+        ("timestep", timestep.repeat(3)),
+        ("timestep", timestep[:, None] * torch.tensor([1.0, 0.5])),
+    ):
+        with pytest.raises(ParoError, match=name):
+            family.read_call(config, arguments | {name: value})
 
 
 def check_batch_is_separable(tiny: TinyModel, seed: int) -> None:

@@ -1,0 +1,73 @@
+"""Tiny tokenizers and text encoders of the classes that pipelines hold, of random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+WORDS = tuple(
+    "a an the of in on and with to red green blue yellow cat dog ball box moves rolls jumps "  # noqa: SIM905
+    "left right up down big small fast slow picture video".split()
+)
+"""What the tokenizers know; any other word is unknown to them."""
+
+_SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+
+VOCABULARY = (*_SPECIAL.values(), *WORDS)
+
+
+def tokenizer(length: int = 12, **options: Any) -> Any:
+    """One token a word, `<s>` in front and `</s>` behind.
+
+    Args:
+        length: `model_max_length`.
+        options: of transformers' PreTrainedTokenizerFast.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: index for index, word in enumerate(VOCABULARY)}
+    words = Tokenizer(models.WordLevel(ids, unk_token=_SPECIAL["unk_token"]))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(token, ids[token]) for token in ("<s>", "</s>")]
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=ends
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, model_max_length=length, **(_SPECIAL | options)
+    )
+
+
+def t5(width: int, *, multilingual: bool = False) -> Any:
+    """T5EncoderModel, or UMT5EncoderModel, of one layer and `width` channels."""
+    from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
+
+    config_class, model_class = (
+        (UMT5Config, UMT5EncoderModel) if multilingual else (T5Config, T5EncoderModel)
+    )
+    config = config_class(
+        vocab_size=len(VOCABULARY), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2
+    )
+    return _louder(model_class(config))
+
+
+def clip_text(width: int, *, projection: int | None = None, length: int = 12) -> Any:
+    """CLIPTextModel of one layer; with `projection` CLIPTextModelWithProjection."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=len(VOCABULARY), hidden_size=width, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=length, projection_dim=projection or width,
+        pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    return _louder((CLIPTextModelWithProjection if projection else CLIPTextModel)(config))
+
+
+def _louder(encoder: Any) -> Any:
+    """Initial weights are so small that all prompts would be nearly the same."""
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.5)
+    return encoder.requires_grad_(False).eval()
