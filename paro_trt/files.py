@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,9 +32,7 @@ def sha256_of_files(*paths: Path) -> str:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that gets the name `path` only when it is complete.
 
-    The bytes go to a temporary file in the same directory, are flushed to the disk, and the file is
-    then renamed. If the block ends early (a full disk, an interrupt), the temporary file is removed
-    and a file already at `path` keeps its content. A symbolic link at `path` is replaced.
+    As `atomic_path`, and the bytes are flushed to the disk before the file is renamed.
 
     Args:
         path: the file's final name; its directory must exist.
@@ -46,23 +44,39 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         ParoError: the directory is missing or refuses the file, `path` is a directory, or the disk
             is full. Other exceptions of the block pass unchanged.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise ParoError(str(path), expected="a file name", actual="a directory")
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.tmp")
-    try:
+    with atomic_path(path) as temporary:
         # 0o666 leaves the permissions to the user's umask; tempfile would make the file private.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError as error:
-        raise _refusal(path, error) from error
-    try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Name of a temporary file that gets the name `path` when the block ends, for other programs.
+
+    The temporary file is in the same directory and has the same suffix. If the block ends early (a
+    full disk, an interrupt), it is removed and a file already at `path` keeps its content. A
+    symbolic link at `path` is replaced.
+
+    Yields:
+        A path at which there is no file yet; the block must make one.
+
+    Raises:
+        ParoError: as of `atomic_write`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ParoError(str(path), expected="a file name", actual="a directory")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.tmp{path.suffix}")
+    try:
+        yield temporary
         temporary.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, ParoError):
             raise _refusal(path, error) from error
         raise

@@ -21,6 +21,7 @@ LAYERS = (
     ("models", "onnx_file"),
     ("calibration", "onnx_export", "engine", "report"),
     ("runtime",),
+    ("pipelines",),
     ("verification", "bench", "doctor"),
     ("api",),
     ("cli",),

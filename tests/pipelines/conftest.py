@@ -1,0 +1,39 @@
+"""Complete tiny pipelines of random weights on disk: a WanPipeline and a FluxPipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.pipelines import pipeline_of
+
+VIDEO = {"height": 128, "width": 128, "num_frames": 5}
+"""Pixels of the Wan pipeline's 2 x 8 x 8 tokens."""
+
+
+def wan_pipeline(**parts: Any) -> Any:
+    """A WanPipeline, some of its parts exchanged."""
+    pipe = pipeline_of("wan").build()
+    if not parts:
+        return pipe
+    made = type(pipe)(**(pipe.components | parts))
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="session")
+def wan_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved WanPipeline."""
+    path = tmp_path_factory.mktemp("wan") / "pipeline"
+    wan_pipeline().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def flux_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved FluxPipeline."""
+    path = tmp_path_factory.mktemp("flux") / "pipeline"
+    pipeline_of("flux-dev").build().save_pretrained(path)
+    return path
