@@ -245,6 +245,7 @@ class ModelFamily(ABC):
             inputs: the conditioning inputs and the constants by name.
         """
 
+    @abstractmethod
     def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
         """A call of the model's own forward, as its pipeline makes it: what `forward` undoes.
 
@@ -257,7 +258,6 @@ class ModelFamily(ABC):
                 value than it serves.
             ModelError: the call is of a size that the family does not have.
         """
-        raise NotImplementedError(f"{self.name}: read_call")
 
     def call_output(
         self,
