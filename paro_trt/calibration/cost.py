@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
+import torch
+
 from .run import CalibrationRun
+
+MANY_TOKENS = 8192
+"""Above it a CPU takes hours for a calibration of a released model."""
 
 TIMED_FORWARDS = 3
 """Forwards that attention's share of the time is measured on, after one to warm up."""
@@ -73,6 +79,29 @@ def time_note(run: CalibrationRun, seconds_a_step: float) -> str:
         f"{seconds_a_step:.3g} s a step: about {_duration(seconds)} of forwards; the analysis of "
         "attention comes on top"
     )
+
+
+def forward_flops(run: CalibrationRun) -> float:
+    """Operations of one forward: two for each weight and token, four D for each pair of tokens in
+    every head of the sites."""
+    weights = sum(parameter.numel() for parameter in run.loaded.model.parameters())
+    width = sum(site.heads * site.head_dim for site in run.sites)
+    return 2.0 * weights * run.tokens + 4.0 * width * run.tokens**2
+
+
+def slow_cpu(run: CalibrationRun) -> float | None:
+    """Hours that the forwards take on this CPU, where the sequence is long; None where it is not.
+
+    The rate is that of a float32 matrix product of this moment.
+    """
+    if run.tokens <= MANY_TOKENS:
+        return None
+    side = 1024
+    matrix = torch.ones(side, side)
+    started = time.perf_counter()
+    torch.mm(matrix, matrix)
+    rate = 2.0 * side**3 / (time.perf_counter() - started)
+    return count_forwards(run, None).total * forward_flops(run) / rate / 3600
 
 
 def _dense_forwards(run: CalibrationRun) -> int:

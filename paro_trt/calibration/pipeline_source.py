@@ -39,12 +39,12 @@ class PipelineSource(CallSource):
         loaded: the transformer of it that is planned.
         prompts: the sentences.
         arguments: of every call of the pipeline in addition to prompt and generator, such as
-            height, num_inference_steps or image.
+            height, num_inference_steps or image; those that it takes.
         partner: the pipeline's other transformer, which serves a part of the schedule.
 
     Raises:
-        ArgumentError: no prompts, or an argument that the pipeline does not have.
-        ModelError: the pipeline's calls are none that the family serves.
+        ArgumentError: no prompts, or calls with arguments that the family does not serve.
+        ModelError: the pipeline does not call its transformer.
     """
 
     def __init__(
@@ -58,8 +58,9 @@ class PipelineSource(CallSource):
         if not prompts:
             raise ArgumentError("prompts", expected="at least one", actual="none")
         self._pipe, self.loaded, self.texts = pipe, loaded, tuple(prompts)
+        self._partner = partner
         self._models = [loaded.model] if partner is None else [loaded.model, partner]
-        self._arguments = _checked_arguments(pipe, arguments)
+        self._arguments = dict(arguments)
         self.device = torch.device(pipe._execution_device)
         rehearsed = self._rehearse(0)
         self.geometry = rehearsed.geometry
@@ -67,6 +68,11 @@ class PipelineSource(CallSource):
         self.steps, self.forwards = len(rehearsed.timesteps), rehearsed.forwards
         served = rehearsed.served
         self.served = range(served[0], served[-1] + 1) if served else range(0)
+
+    def with_texts(self, prompts: Sequence[str]) -> PipelineSource:
+        """The same pipeline on other sentences."""
+        arguments = self._arguments
+        return PipelineSource(self._pipe, self.loaded, prompts, arguments, self._partner)
 
     def record(
         self, prompt: int, seed: int, wanted: Collection[int], on_step: OnStep
@@ -174,29 +180,13 @@ class PipelineSource(CallSource):
             else:
                 stack.enter_context(_counted_steps(pipe.scheduler, next_step))
             if "output_type" in signature.parameters:
-                arguments.setdefault("output_type", "latent")
+                arguments["output_type"] = "latent"
             stack.enter_context(_quiet(pipe))
             # Also after a run that ended early: offloading waits for the end of a run.
             stack.callback(pipe.maybe_free_model_hooks)
             # Noise of a CPU generator is the same on every device.
             generator = torch.Generator("cpu").manual_seed(seed)
             pipe(prompt=self.texts[prompt], generator=generator, **arguments)
-
-
-def _checked_arguments(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: value for name, value in arguments.items() if value is not None}
-    known = inspect.signature(type(pipe).__call__).parameters
-    own = ("self", "prompt", "generator", _CALLBACK)
-    for name in given:
-        if name not in known or name in own:
-            usable = ", ".join(known_name for known_name in known if known_name not in own)
-            raise ArgumentError(
-                name,
-                expected=f"an argument of {type(pipe).__name__}: {usable}",
-                actual="one that it does not take" if name not in known else "one that is set here",
-                remedy=f"leave {name} out",
-            )
-    return given
 
 
 @contextmanager
