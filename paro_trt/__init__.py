@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .errors import ParoError
 
 if TYPE_CHECKING:
-    from .api import calibrate, export, verify
+    from .api import calibrate, export, generate, verify
     from .engine.build import build_engine as build
     from .models.in_place import apply, remove
     from .op.api import paro_attention
@@ -31,6 +31,7 @@ __all__ = [
     "build",
     "calibrate",
     "export",
+    "generate",
     "load_plan",
     "paro_attention",
     "remove",
@@ -45,6 +46,7 @@ _HOMES = {
     "build": (".engine.build", "build_engine"),
     "calibrate": (".api", "calibrate"),
     "export": (".api", "export"),
+    "generate": (".api", "generate"),
     "load_plan": (".plan", "load_plan"),
     "paro_attention": (".op.api", "paro_attention"),
     "remove": (".models.in_place", "remove"),

@@ -1,4 +1,4 @@
-"""The steps of the tool as one function each: `paro_trt.calibrate`, `export` and `verify`.
+"""The steps of the tool as one function each: `paro_trt.calibrate`, `export`, `verify`, `generate`.
 
 `paro_trt.build` and `paro_trt.apply` need no preparation and are the functions of their packages.
 """
@@ -17,10 +17,12 @@ from torch import Tensor
 from .calibration import CalibrationSettings, Progress
 from .calibration import calibrate as run_calibration
 from .calibration.embeddings_source import EmbeddingsSource, Schedule
+from .calibration.progress import SilentProgress
 from .calibration.run import CalibrationRun
 from .calibration.source import CallSource
 from .errors import ArgumentError
 from .families.presets import PRESETS
+from .models.experts import ExpertRole
 from .models.live import ModelSource, open_model
 from .models.load import load_partner
 from .models.prompts import Prompts, load_prompts, prompts_of
@@ -33,13 +35,16 @@ from .pipelines.calibrate import (
     load_texts,
     open_source,
 )
+from .pipelines.generate import Placement
 from .pipelines.open import PipelineSource
 from .pipelines.placement import parse_device
 from .pipelines.request import Request
 from .plan import ParoPlan, load_plan
 from .runtime.session import Session
 from .verification.compare import VerifySettings, verify_model
+from .verification.generation import GenerateReport, generate_file
 from .verification.report import VerifyReport
+from .verification.videos import QualityBounds
 
 PathOrStr: TypeAlias = "str | PathLike[str]"
 PlanSource: TypeAlias = "PathOrStr | ParoPlan"
@@ -205,6 +210,72 @@ def verify(
         None if plan is None else _plan(plan),
         None if prompts is None else _prompts(prompts),
         options,
+    )
+
+
+def generate(
+    pipeline: PipelineSource,
+    prompt: str,
+    output: PathOrStr,
+    *,
+    plan: PlanSource | Sequence[PlanSource] | None = None,
+    file: PathOrStr | Session | None = None,
+    file_2: PathOrStr | Session | None = None,
+    backend: str | None = None,
+    compare: bool = False,
+    min_psnr: float | None = None,
+    max_flicker: float | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    offload: str = "none",
+    progress: Progress | None = None,
+    **request: Any,
+) -> GenerateReport:
+    """Make a video or an image of a prompt with a pipeline, and write it.
+
+    Args:
+        pipeline: a directory, a hub id in the local cache, a checkpoint file or a live pipeline.
+        prompt: a sentence.
+        output: *.mp4, or *.png for an image.
+        plan: applied to the transformer in PyTorch while the pipeline runs; for a pipeline of two
+            transformers a sequence of two. Without plan and file the dense model runs.
+        file: an exported ONNX file or engine, or an open session, in place of the transformer.
+        file_2: the same in place of `transformer_2`.
+        backend: of the plan "reference", "cpu" or "cuda", by default the native one of the
+            device; of files "ort", "cpu" or "tensorrt", as of `open_session`.
+        compare: also make the dense model's, from the same noise; write both side by side and a
+            plot, and report PSNR, SSIM and flicker.
+        min_psnr: dB that the comparison must reach.
+        max_flicker: ratio that the comparison must not exceed.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        dtype: "auto", the type of the transformer's weights on disk, or a torch.dtype.
+        offload: "none", "model" or "group".
+        progress: told of every denoising step; None is silent.
+        request: fields of `Request`: num_frames, height, width, steps, guidance_scale,
+            negative_prompt, image, seed, fps, and `arguments`, any others of the pipeline's call.
+
+    Returns:
+        The report; `report.ok` says whether every bound is met.
+
+    Raises:
+        ModelError: the pipeline is not here, or does not fit the plan or the file.
+        ArgumentError: an option is out of range or not one of the pipeline's.
+        ParoError: a file cannot be read or written.
+    """
+    several = isinstance(plan, Sequence) and not isinstance(plan, str)
+    sources = plan if several else [plan] if plan is not None else []
+    plans = tuple(_plan(source) for source in sources)  # type: ignore[union-attr, arg-type]
+    return generate_file(
+        pipeline,
+        _settings(Request, {"prompt": prompt, **request}),
+        Path(output),
+        plans=plans,
+        files={ExpertRole.HIGH_NOISE: file, ExpertRole.LOW_NOISE: file_2},
+        backend=backend,
+        compare=compare,
+        bounds=QualityBounds(min_psnr, max_flicker),
+        placement=Placement(device, dtype, offload),
+        progress=progress or SilentProgress(),
     )
 
 

@@ -89,6 +89,11 @@ def place_pipeline(pipe: Any, device: torch.device, offload: Offload) -> None:
         ) from error
 
 
+def execution_device(pipe: Any) -> torch.device:
+    """Where a pipeline's tensors are while it runs, offloaded or not."""
+    return torch.device(getattr(pipe, "_execution_device", None) or pipe.device)
+
+
 def _check_offload(pipe: Any, device: torch.device, offload: Offload) -> None:
     if device.type == "cpu":
         raise ArgumentError(

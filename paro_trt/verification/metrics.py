@@ -58,8 +58,14 @@ def psnr(actual: Tensor, expected: Tensor, data_range: float) -> float:
     tensors give infinity.
     """
     actual, expected = _as_pair(actual, expected)
-    error = float((actual - expected).square().mean())
-    return math.inf if error == 0 else 10 * math.log10(data_range**2 / error)
+    return psnr_of(float((actual - expected).square().mean()), data_range)
+
+
+def psnr_of(mean_squared_error: float, data_range: float) -> float:
+    """The same of a mean squared error that is known; NaN of NaN."""
+    if mean_squared_error == 0:
+        return math.inf
+    return 10 * math.log10(data_range**2 / mean_squared_error)
 
 
 def ssim(actual: Tensor, expected: Tensor, data_range: float) -> float:
@@ -90,6 +96,42 @@ def ssim(actual: Tensor, expected: Tensor, data_range: float) -> float:
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
     return float((luminance * structure).mean())
+
+
+def flicker(actual: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    """Temporal flicker of videos [B, C, F, H, W], for each pair of successive frames.
+
+    With x the actual video, y the expected one, and means over samples, channels and pixels:
+
+        added[t]  = mean |(x[t+1] - x[t]) - (y[t+1] - y[t])|
+        motion[t] = mean |y[t+1] - y[t]|
+
+    A difference that stays the same in all frames adds nothing; one that comes and goes does.
+    `flicker_ratio` turns both into one number.
+
+    Returns:
+        added and motion, float64 [F - 1] each.
+
+    Raises:
+        ArgumentError: other shapes.
+    """
+    if actual.ndim != 5:
+        raise ArgumentError(
+            "flicker", expected="videos [B, C, F, H, W]", actual=str(list(actual.shape))
+        )
+    x, y = _as_pair(actual, expected)
+    change, motion = x.diff(dim=2) - y.diff(dim=2), y.diff(dim=2)
+    return change.abs().mean(dim=(0, 1, 3, 4)), motion.abs().mean(dim=(0, 1, 3, 4))
+
+
+def flicker_ratio(added: float, motion: float) -> float:
+    """added / motion: 0 is none, 1 is as much again as the expected video's own change.
+
+    A video that stands still has no motion to compare with: any change gives infinity.
+    """
+    if motion == 0:
+        return math.inf if added else 0.0
+    return added / motion
 
 
 def _window_mean(images: Tensor) -> Tensor:

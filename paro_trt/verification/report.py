@@ -83,14 +83,15 @@ class VerifyReport:
     def to_json(self) -> str:
         """All fields, `ok` and `lowest_cosine`; NaN and infinity as strings: JSON has none."""
         fields = {"ok": self.ok, "lowest_cosine": self.lowest_cosine, **asdict(self)}
-        return json.dumps(_plain(fields), indent=2, allow_nan=False)
+        return json.dumps(plain_json(fields), indent=2, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """`value` with tuples as lists, and NaN and infinity as strings, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
