@@ -15,7 +15,10 @@ from paro_trt.models.in_place import apply, remove
 from tests.support.tiny import variants_of
 from tests.support.tiny.model import TinyModel
 
-IN_PLACE = ("wan", "wan-2.2-i2v", "flux-dev", "cogvideox", "cogvideox-1.5-i2v", "hunyuan_video")
+IN_PLACE = (
+    "wan", "wan-2.2-i2v", "flux-dev", "cogvideox", "cogvideox-1.5-i2v", "hunyuan_video",
+    "sd3", "sd3.5-medium",
+)  # fmt: skip
 
 
 def tiny_of(name: str) -> TinyModel:
