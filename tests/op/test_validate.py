@@ -1,4 +1,4 @@
-"""Every argument out of contract is refused by name."""
+"""Every argument that breaks the contract is refused by name."""
 
 from __future__ import annotations
 
