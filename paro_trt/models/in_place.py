@@ -18,7 +18,7 @@ from ..plan import ModelIdentity, ParoPlan
 from ..plan.bins import mask_bins
 from ..plan.document import model_identity
 from .apply import ParoTransformer, config_of
-from .experts import BOUNDARY_KEY, Expert, ExpertRole
+from .experts import BOUNDARY_KEY, Expert, ExpertRole, transformers_of
 from .intercept import intercept_attention, require_all_met
 
 _PREVIOUS: WeakKeyDictionary[torch.nn.Module, tuple[bool, Any]] = WeakKeyDictionary()
@@ -192,10 +192,7 @@ def _planned_transformer(given: Any, plan: ParoPlan) -> tuple[torch.nn.Module, M
 
 
 def _transformers(given: Any) -> dict[str, torch.nn.Module]:
-    if isinstance(given, torch.nn.Module):
-        return {ExpertRole.HIGH_NOISE.value: given}
-    found = {role.value: getattr(given, role.value, None) for role in ExpertRole}
-    models = {role: model for role, model in found.items() if isinstance(model, torch.nn.Module)}
+    models = transformers_of(given)
     if not models:
         raise ModelError(
             type(given).__name__,

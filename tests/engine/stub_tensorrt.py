@@ -50,7 +50,7 @@ class StubTensorRt:
         self.pools: dict[str, int] = {}
         self.profile_shapes: dict[str, Any] = {}
         self.cache_content: bytes | None = None
-        """Of the last configuration, like the three before."""
+        """As of the last configuration, like the three above."""
         self.engine: Any = None
         self.lent_memory: tuple[int, int] | None = None
         self.executions = 0

@@ -60,7 +60,7 @@ USED = {
     "Runtime": ["__init__", "deserialize_cuda_engine"],
     "Severity": ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"],
 }  # fmt: skip
-"""Names that the package uses, and some that it must not: only one major has them."""
+"""Names that the package uses, and names that it must not use because only one major has them."""
 
 CUDA_USED = (
     "cudaGetDevice", "cudaGetDeviceCount", "cudaSetDevice", "cudaGetDeviceProperties",
@@ -126,7 +126,7 @@ def measure(folder: Path) -> dict[str, dict[str, object]]:
 
 
 def _shortened(name: str, said: object) -> object:
-    """Of a docstring the parameters of each overload; what is no docstring as it is."""
+    """The parameters of each overload in a docstring; any other text unchanged."""
     if not isinstance(said, str) or said.endswith("property"):
         return said
     calls = re.findall(rf"^\s*(?:\d+\. )?{name}\((.*?)\)(?: ->.*)?$", said, re.MULTILINE)

@@ -99,7 +99,7 @@ def test_cache_of_engines(half_onnx, tmp_path):
 
 @pytest.mark.usefixtures("newest")
 def test_an_engine_damaged_in_the_cache_is_built_again(half_onnx, tmp_path):
-    """Also by way of a file that shares its disk blocks."""
+    """Also if the other file shares its disk blocks."""
     cache, settings = EngineCache(tmp_path / "cache"), BuildSettings(sizes=TEXT)
     path = build_engine(half_onnx, tmp_path / "a.engine", settings, cache=cache).path
     content = path.read_bytes()

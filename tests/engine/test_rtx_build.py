@@ -22,7 +22,7 @@ from .conftest import with_attention
 
 @pytest.fixture(scope="module")
 def paro_rtx(tmp_path_factory):
-    """The command line in a process that sees this environment's packages and tensorrt_rtx."""
+    """The command line in a process with this environment's packages and tensorrt_rtx."""
     folder = tmp_path_factory.mktemp("rtx-site")
     (site,) = python_with(Package.RTX).parents[1].glob("lib/python*/site-packages")
     for package in site.glob("tensorrt_rtx*"):

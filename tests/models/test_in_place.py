@@ -1,4 +1,4 @@
-"""A plan applied in place: the module's own call, diffusers' own loop, and what remove restores."""
+"""Applying a plan in place: the module's own call, diffusers' own loop, and `remove`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from paro_trt.models.in_place import apply, remove
 from tests.support.tiny import variants_of
 from tests.support.tiny.model import TinyModel
 
-IN_PLACE = ("wan", "wan-2.2-i2v", "flux-dev", "cogvideox", "cogvideox-1.5-i2v", "hunyuan_video")
+IN_PLACE = (
+    "wan", "wan-2.2-i2v", "flux-dev", "cogvideox", "cogvideox-1.5-i2v", "hunyuan_video",
+    "sd3", "sd3.5-medium",
+)  # fmt: skip
 
 
 def tiny_of(name: str) -> TinyModel:
