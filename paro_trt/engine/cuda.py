@@ -94,8 +94,8 @@ def current_gpu() -> Gpu:
 def on_gpu(index: int | None) -> Iterator[None]:
     """Make a GPU the calling thread's current one for a while; None leaves it as it is.
 
-    Threads begin with GPU 0, whatever the thread that started them had chosen, and with no
-    context of it, which every call of cuda.core needs.
+    Threads begin with GPU 0, whatever the thread that started them had chosen, and without a
+    context, which cuda.core's calls need. It is the primary one, as of torch and CUDA's runtime.
 
     Raises:
         ArgumentError: there is no such GPU; else as `our_errors`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,26 +76,27 @@ def view_of(name: str, value: Any, stream: int) -> TensorView:
             expected="a NumPy array or a tensor that speaks DLPack",
             actual=type(value).__name__,
         )
-    # cuda.core takes pinned host memory for a GPU's, and some releases ignore requires_grad.
+    # cuda.core does not tell pinned host memory from a GPU's.
     device = int(value.__dlpack_device__()[0])
     if device not in (*_NO_STREAM, *_GPU_DEVICES):
         raise ArgumentError(
             name, expected="a tensor on the CPU or an NVIDIA GPU", actual=f"DLPack device {device}"
         )
-    if getattr(value, "requires_grad", False):
-        raise ArgumentError(
-            name, expected="a tensor without a gradient", actual="one that requires it",
-            remedy="pass tensor.detach()",
-        )  # fmt: skip
     on_gpu, strided = device in _GPU_DEVICES, core().utils.StridedMemoryView
+    # cuda.core reads tensors of some torch releases by their layout in memory, without DLPack and
+    # so without its refusals and its order of streams. This shows it DLPack and nothing else.
+    only_dlpack = SimpleNamespace(
+        __dlpack__=value.__dlpack__, __dlpack_device__=value.__dlpack_device__
+    )
     try:
-        view = strided(value, stream_ptr=stream if on_gpu else _NO_STREAM[device])
+        view = strided(only_dlpack, stream_ptr=stream if on_gpu else _NO_STREAM[device])
         dtype = view.dtype
     except Exception as error:  # each library has its own
         raise ArgumentError(
             name,
             expected="a tensor that DLPack can pass on",
             actual=" ".join(str(error).split())[:160],
+            remedy="pass tensor.detach()" if "grad" in str(error) else "",
         ) from error
     return TensorView(
         view.ptr, view.shape, str(dtype), dtype.itemsize, view.device_id if on_gpu else None,

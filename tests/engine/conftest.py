@@ -48,6 +48,7 @@ def make_machine(version, tmp_path, monkeypatch):
 
     The library of CPU kernels takes the plugin's place: it exports the same C ABI.
     """
+    pytest.importorskip("cuda.core", reason="engines need cuda.core")
     stub_cuda = StubCuda()
     trt = StubTensorRt(version, stub_cuda)
     monkeypatch.setitem(sys.modules, "tensorrt", trt.module())

@@ -16,6 +16,8 @@ from paro_trt.errors import BackendUnavailableError
 
 from .stub_cuda import NO_DEVICE, build_driver
 
+pytest.importorskip("cuda.core", reason="asked for the GPU")
+
 SAY = """
 from paro_trt.engine.cuda import current_gpu
 from paro_trt.errors import ParoError

@@ -13,6 +13,8 @@ import torch
 from paro_trt.errors import ArgumentError
 from paro_trt.runtime.dlpack import empty_like, view_of
 
+pytest.importorskip("cuda.core", reason="reads tensors of every library but NumPy")
+
 STREAM = 4096
 
 

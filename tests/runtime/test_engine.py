@@ -18,6 +18,7 @@ from paro_trt.runtime import open_session
 from paro_trt.runtime.engine import Engine
 from paro_trt.runtime.engine_context import DeviceMemory
 from paro_trt.runtime.onnxruntime_session import OrtSession
+from tests.engine import stub_runtime
 from tests.engine.conftest import half_onnx, machine, newest  # noqa: F401 (fixtures)
 
 SIZES = {"B": SizeRange(1, 2, 4), "text_tokens": SizeRange(1, 8, 32)}
@@ -167,6 +168,36 @@ def test_shapes_that_do_not_come_back_are_not_captured(newest, engine_file, half
             sample = engine.run(inputs)["sample"]
             np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
     assert "cuStreamBeginCapture" not in newest.cuda.calls
+
+
+def test_a_refusal_during_capture_leaves_the_stream_usable(
+    newest,  # noqa: F811
+    engine_file,
+    half_onnx,  # noqa: F811
+    fresh_seed,
+    monkeypatch,
+):
+    inputs = random_inputs(2, fresh_seed)
+    with Engine(engine_file, cuda_graph=True) as engine:
+        engine.run(inputs)
+        with monkeypatch.context() as patch:
+            patch.setattr(stub_runtime.IExecutionContext, "execute_async_v3", lambda *_: False)
+            with pytest.raises(EngineError, match="expected TensorRT to accept it"):
+                engine.run(inputs)
+        sample = engine.run(inputs)["sample"]
+    np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
+    assert newest.cuda.calls.count("cuStreamBeginCapture") == 2
+    assert newest.cuda.calls.count("cuGraphLaunch") == 1
+
+
+def test_device_memory_grows_with_the_batch(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
+    with Engine(engine_file) as engine:
+        for batch in (1, 4, 2):
+            inputs = random_inputs(batch, fresh_seed + batch)
+            sample = engine.run(inputs)["sample"]
+            np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
+            assert len(newest.cuda.allocations) == len(inputs) + 1
+    assert newest.cuda.calls.count("allocate") == 2 * (len(inputs) + 1)
 
 
 def test_an_engine_keeps_to_its_gpu_from_any_thread(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
