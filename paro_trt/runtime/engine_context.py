@@ -129,10 +129,8 @@ class EngineContext:
             return
         with cuda.on_gpu(self._gpu):
             self.synchronize()
-            self._drop_graph()
-            for buffer in self._buffers.values():
-                buffer.close()
-            self._context = self._memory = None
+            # cuda.core frees what nothing refers to any more.
+            self._context = self._graph = self._memory = None
             self._buffers = {}
             self.stream.close()
 
@@ -175,13 +173,11 @@ class EngineContext:
     def _device_address(self, name: str, view: TensorView) -> int:
         if view.gpu is not None and not self._use_graph:
             return view.address
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < view.nbytes:
-            if buffer is not None:
-                self._buffers.pop(name).close()
-            buffer = self._memory.allocate(view.nbytes, stream=self.stream)
-            self._buffers[name] = buffer
-        return int(buffer.handle)
+        if name not in self._buffers or self._buffers[name].size < view.nbytes:
+            # The old one goes first, so that there is never room for both.
+            self._buffers.pop(name, None)
+            self._buffers[name] = self._memory.allocate(view.nbytes, stream=self.stream)
+        return int(self._buffers[name].handle)
 
     def _execute(self, state: Any) -> None:
         # TensorRT may allocate at the first run with new shapes, which a capture forbids; and
@@ -191,7 +187,7 @@ class EngineContext:
             self._state_before = state
             return
         if self._graph is None or self._graph[0] != state:
-            self._drop_graph()
+            self._graph = None
             self._graph = (state, self._captured())
         self._graph[1].launch(self.stream)
 
@@ -204,11 +200,6 @@ class EngineContext:
             return builder.end_building().complete()
         finally:
             builder.close()
-
-    def _drop_graph(self) -> None:
-        if self._graph is not None:
-            self._graph[1].close()
-            self._graph = None
 
     def _enqueue(self) -> None:
         self._require("execution", self._context.execute_async_v3(self._address))

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK, INVALID_VALUE = 1, NO_CONTEXT = 201, BAD_HANDLE = 400, NOT_FOUND = 500, CAPTURING = 900 };
+enum { OK, INVALID_VALUE = 1, NO_CONTEXT = 201, BAD_HANDLE = 400, NOT_FOUND = 500 };
+enum { NOT_SUPPORTED = 801, CAPTURING = 900 };
 enum { MAJOR = 75, MINOR = 76, MEMORY_POOLS = 115 };
 
 typedef struct { int device; } Context;
@@ -18,6 +19,7 @@ typedef void (*Work)(void *);
 typedef struct Node { Work work; void *data; struct Node *next; } Node;
 typedef struct { Node *first, **last; } Graph;
 typedef struct { Context *context; Graph *captured; } Stream;
+typedef struct { int kind, handles, location, device; } PoolProperties;
 
 /* The last GPU is of another generation, and without memory pools. */
 static Context contexts[] = {{0}, {1}, {2}};
@@ -96,7 +98,9 @@ CALL(cuStreamSynchronize)(Stream *stream) {
 }
 CALL(cuStreamIsCapturing)(Stream *stream, int *out) { return *out = !!stream->captured, OK; }
 
-CALL(cuMemPoolCreate)(void **out, const void *properties) { return *out = malloc(1), !properties; }
+CALL(cuMemPoolCreate)(void **out, const PoolProperties *properties) {
+  return *out = malloc(1), properties->device < GPUS - 1 ? OK : NOT_SUPPORTED;
+}
 CALL(cuMemPoolDestroy)(void *pool) { return free(pool), OK; }
 CALL(cuMemPoolSetAccess)(void *pool, void *map, size_t count) { return !pool || !map || !count; }
 static int allocate(uint64_t *out, size_t size) {
