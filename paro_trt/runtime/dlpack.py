@@ -63,6 +63,7 @@ def view_of(name: str, value: Any, stream: int) -> TensorView:
 
     Raises:
         ArgumentError: no tensor, or one that DLPack cannot describe here.
+        BackendUnavailableError: cuda.core is not installed, which reads all but NumPy's.
     """
     # cuda.core reads a NumPy array by DLPack, which refuses bfloat16, or asks the driver about it.
     if isinstance(value, np.ndarray):

@@ -174,7 +174,7 @@ class EngineContext:
         if view.gpu is not None and not self._use_graph:
             return view.address
         if name not in self._buffers or self._buffers[name].size < view.nbytes:
-            # The old one goes first, so that there is never room for both.
+            # The old one is freed first: the two never take memory together.
             self._buffers.pop(name, None)
             self._buffers[name] = self._memory.allocate(view.nbytes, stream=self.stream)
         return int(self._buffers[name].handle)

@@ -13,6 +13,7 @@
 enum { OK, INVALID_VALUE = 1, NO_CONTEXT = 201, BAD_HANDLE = 400, NOT_FOUND = 500 };
 enum { NOT_SUPPORTED = 801, CAPTURING = 900 };
 enum { MAJOR = 75, MINOR = 76, MEMORY_POOLS = 115 };
+enum { THREAD_LOCAL = 1 };
 
 typedef struct { int device; } Context;
 typedef void (*Work)(void *);
@@ -27,8 +28,7 @@ static const int sm[] = {89, 89, 90};
 enum { GPUS = 3, DRIVER = 12040 };
 static _Thread_local Context *current;
 
-/* Set by the tests: what every call of it is reported to, and the status that says why no GPU is
- * there. */
+/* Set by the tests: what calls are reported to, and the status that says why there is no GPU. */
 void (*report)(const char *call, uint64_t value, int device);
 int failure;
 
@@ -57,12 +57,13 @@ int enqueue(Stream *stream, Work work, void *data) {
 }
 
 #define CALL(name) int stub_##name
+#define NOTHING(name) int stub_##name(void) { return OK; }
+
 CALL(cuInit)(unsigned flags) { return failure ? failure : (int)flags; }
 CALL(cuDriverGetVersion)(int *out) { return *out = DRIVER, OK; }
 CALL(cuGetErrorName)(int status, const char **out) {
   return *out = status == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_OF_THE_STUB", OK;
 }
-CALL(cuGetErrorString)(int status, const char **out) { return *out = "", (void)status, OK; }
 CALL(cuDeviceGetCount)(int *out) { return *out = GPUS, OK; }
 CALL(cuDeviceGet)(int *out, int ordinal) { return *out = ordinal, OK; }
 CALL(cuDeviceGetName)(char *out, int size, int device) {
@@ -77,7 +78,7 @@ CALL(cuDeviceGetAttribute)(int *out, int which, int device) {
 }
 
 CALL(cuDevicePrimaryCtxRetain)(void **out, int device) { return *out = &contexts[device], OK; }
-CALL(cuDevicePrimaryCtxRelease)(int device) { return (void)device, OK; }
+NOTHING(cuDevicePrimaryCtxRelease)
 CALL(cuCtxGetCurrent)(void **out) { return *out = current, OK; }
 CALL(cuCtxSetCurrent)(void *context) { return current = context, OK; }
 CALL(cuCtxGetDevice)(int *out) {
@@ -102,25 +103,26 @@ CALL(cuMemPoolCreate)(void **out, const PoolProperties *properties) {
   return *out = malloc(1), properties->device < GPUS - 1 ? OK : NOT_SUPPORTED;
 }
 CALL(cuMemPoolDestroy)(void *pool) { return free(pool), OK; }
-CALL(cuMemPoolSetAccess)(void *pool, void *map, size_t count) { return !pool || !map || !count; }
-static int allocate(uint64_t *out, size_t size) {
+NOTHING(cuMemPoolSetAccess)
+CALL(cuMemAlloc)(uint64_t *out, size_t size) {
   if (!current) return NO_CONTEXT;
   *out = (uint64_t)malloc(size);
   return note("allocate", *out);
 }
-static int release(uint64_t data) { return free((void *)data), note("free", data); }
-CALL(cuMemAlloc)(uint64_t *out, size_t size) { return allocate(out, size); }
-CALL(cuMemFree)(uint64_t data) { return release(data); }
+CALL(cuMemFree)(uint64_t data) { return free((void *)data), note("free", data); }
 CALL(cuMemAllocFromPoolAsync)(uint64_t *out, size_t size, void *pool, Stream *stream) {
-  return usable(stream) ? usable(stream) : pool ? allocate(out, size) : INVALID_VALUE;
+  return usable(stream) ? usable(stream) : pool ? stub_cuMemAlloc(out, size) : INVALID_VALUE;
 }
-CALL(cuMemFreeAsync)(uint64_t data, Stream *stream) { return stream ? release(data) : BAD_HANDLE; }
+CALL(cuMemFreeAsync)(uint64_t data, Stream *stream) {
+  return stream ? stub_cuMemFree(data) : BAD_HANDLE;
+}
 CALL(cuMemcpyAsync)(uint64_t to, uint64_t from, size_t size, Stream *stream) {
   if (stream->captured || usable(stream)) return stream->captured ? CAPTURING : usable(stream);
   return memcpy((void *)to, (void *)from, size), note("cuMemcpyAsync", size);
 }
 
 CALL(cuStreamBeginCapture)(Stream *stream, int mode) {
+  if (mode != THREAD_LOCAL) return INVALID_VALUE;
   Graph *graph = stream->captured = calloc(1, sizeof *graph);
   graph->last = &graph->first;
   return note("cuStreamBeginCapture", mode);
@@ -136,14 +138,14 @@ CALL(cuStreamEndCapture)(Stream *stream, void **graph) {
   return stream->captured = 0, OK;
 }
 /* cuda.core keeps what a graph needs alive by an object of the driver; here nothing is freed. */
-CALL(cuUserObjectCreate)(void **out) { return *out = &current, OK; }
-CALL(cuUserObjectRelease)(void *object) { return (void)object, OK; }
-CALL(cuGraphRetainUserObject)(void *graph) { return (void)graph, OK; }
-CALL(cuGraphReleaseUserObject)(void *graph) { return (void)graph, OK; }
+NOTHING(cuUserObjectCreate)
+NOTHING(cuUserObjectRelease)
+NOTHING(cuGraphRetainUserObject)
+NOTHING(cuGraphReleaseUserObject)
+NOTHING(cuGraphDestroy)
 CALL(cuGraphInstantiateWithParams)(void **out, void *graph, void *parameters) {
   return *out = graph, note("cuGraphInstantiate", (uint64_t)graph), !parameters;
 }
-CALL(cuGraphDestroy)(void *graph) { return (void)graph, OK; }
 CALL(cuGraphLaunch)(Graph *graph, Stream *stream) {
   for (Node *node = graph->first; node; node = node->next) node->work(node->data);
   return usable(stream) ? usable(stream) : note("cuGraphLaunch", (uint64_t)graph);
@@ -160,7 +162,4 @@ int cuGetProcAddress_v2(const char *name, void **out, int version, uint64_t flag
   *out = version > DRIVER ? 0 : dlsym(self, symbol);
   if (status) *status = !*out;
   return dlclose(self), (void)flags, *out ? OK : NOT_FOUND;
-}
-int cuGetProcAddress(const char *name, void **out, int version, uint64_t flags) {
-  return cuGetProcAddress_v2(name, out, version, flags, 0);
 }
