@@ -18,7 +18,7 @@ from ..files import atomic_write
 from ..onnx_file.source import OnnxSource, read_source
 from ..onnx_file.tensors import TensorSpec
 from .cache import EngineCache
-from .cuda import Gpu, current_gpu, runtime_version
+from .cuda import Gpu, bindings_version, current_gpu
 from .errors import EngineError
 from .manifest import (
     Dtype,
@@ -187,7 +187,7 @@ def _gather(source: OnnxSource, settings: BuildSettings) -> _Parts:
     plugin = find_plugin() if uses_plugin else None
     if settings.target is not None:
         return _Parts(source, profiles, trt, plugin, Gpu(0, "", settings.target), "")
-    return _Parts(source, profiles, trt, plugin, current_gpu(), runtime_version())
+    return _Parts(source, profiles, trt, plugin, current_gpu(), bindings_version())
 
 
 def _is_current(path: Path, key: str) -> bool:

@@ -148,7 +148,7 @@ def stub_tensorrt(tmp_path, monkeypatch):
     site = tmp_path / "site"
     (site / "cuda").mkdir(parents=True)
     (site / "cuda" / "__init__.py").touch()
-    (site / "cuda" / "bindings.py").write_text("__version__ = '13.0.3'")
+    (site / "cuda" / "core.py").write_text("__version__ = '1.2.2'")
     (site / "tensorrt.py").write_text("__version__ = '10.16.1.11'")
     (site / "tensorrt_rtx.py").write_text("raise ImportError('libtensorrt_rtx.so: not found')")
     (tmp_path / "loader").mkdir()
@@ -177,6 +177,7 @@ def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
     assert states(document)["tensorrt"] == "runs"
     parts = {part["name"]: part for part in document["components"]}
     assert parts["tensorrt"]["detail"] == "10.16.1.11"
+    assert parts["cuda.core"]["detail"] == "1.2.2"
     assert parts["libnvinfer"]["detail"] == "libnvinfer.so.11"
     assert parts["GPU"]["detail"] == "NVIDIA L4 (SM 89)"
     assert parts["TensorRT headers"]["detail"] == f"11.1 in {stub_tensorrt / 'include'}"

@@ -241,7 +241,7 @@ class Builder(Guarded):
         monitor = object.__getattribute__(config, "__dict__").get("progress_monitor")
         if monitor is not None and not self._report(monitor):
             return None
-        content = {"version": self._trt.version, "sm": self._trt.cuda.sm, "path": network._path}
+        content = {"version": self._trt.version, "path": network._path}
         return json.dumps(content).encode()
 
     def _refuse(self, reason: str) -> None:
