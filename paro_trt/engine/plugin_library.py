@@ -19,7 +19,12 @@ LIBRARY = "attention"
 AUTOREG_LIBRARY = "attention_autoreg"
 """libparo_attention_autoreg.so: for loaders that only dlopen."""
 
-_FIELDS = {entry.name for entry in ATTRIBUTES} - {"plugin_version", "plugin_namespace"}
+MAX_WORKSPACE = "max_workspace_mib"
+"""The plugin's one field that is no attribute of the op: how the engine is to be built."""
+
+_FIELDS = {entry.name for entry in ATTRIBUTES} - {"plugin_version", "plugin_namespace"} | {
+    MAX_WORKSPACE
+}
 """What the parser passes to the creator; it consumes the other two itself."""
 
 

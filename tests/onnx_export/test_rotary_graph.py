@@ -19,7 +19,7 @@ COPIES = {"ScatterND", "ScatterElements", "NonZero", "Loop", "If", "Scan", "Gath
 SHAPES_OF_TOKENS = {"Range", "Shape", "CumSum"}
 
 TRANSPOSES = {"cosmos": 2, "sd3": 3}
-"""Of query, key and value each, where not 0: heads are normed, and joined by text, as [B, H, S, D]."""
+"""Of query, key and value each, where not 0: these norm heads as [B, H, S, D]."""
 
 
 def between(graph: onnx.GraphProto, last: str) -> Iterator[onnx.NodeProto]:
