@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from .. import __version__
 from ..documents import canonical_json
-from ..errors import ArgumentError, ParoError
+from ..errors import ArgumentError, BackendUnavailableError, ParoError
 from ..files import atomic_write
 from ..onnx_file.source import OnnxSource, read_source
 from ..onnx_file.tensors import TensorSpec
@@ -38,8 +38,8 @@ from .parser_input import check_plugin_dtypes
 from .plugin_library import PluginFile, find_plugin, load_plugin
 from .profile import InputProfile, input_profiles, shape_range
 from .progress import BuildProgress
-from .settings import BuildSettings
-from .tensorrt_api import TensorRt, load_tensorrt
+from .settings import OLDEST_PLUGIN_TARGET, BuildSettings
+from .tensorrt_api import Flavour, TensorRt, load_tensorrt
 
 
 @dataclass(frozen=True)
@@ -180,14 +180,35 @@ def engine_key(parts: _Parts, settings: BuildSettings) -> str:
 
 def _gather(source: OnnxSource, settings: BuildSettings) -> _Parts:
     profiles = input_profiles(source.inputs, settings)
-    uses_plugin = settings.flavour.uses_plugin and bool(source.attention)
+    uses_plugin = bool(source.attention) and settings.uses_plugin
     if uses_plugin:
         check_plugin_dtypes(source)
     trt = load_tensorrt(settings.flavour)
-    plugin = find_plugin() if uses_plugin else None
+    plugin = _plugin(settings) if uses_plugin else None
     if settings.target is not None:
         return _Parts(source, profiles, trt, plugin, Gpu(0, "", settings.target), "")
     return _Parts(source, profiles, trt, plugin, current_gpu(), bindings_version())
+
+
+def _plugin(settings: BuildSettings) -> PluginFile:
+    if settings.target is not None and settings.target < OLDEST_PLUGIN_TARGET:
+        raise ArgumentError(
+            "target",
+            expected=f"SM {OLDEST_PLUGIN_TARGET} or later, which the plugin has kernels for",
+            actual=str(settings.target),
+            remedy="pass --sm of a later GPU, or --function-body",
+        )
+    try:
+        return find_plugin()
+    except BackendUnavailableError as error:
+        if settings.flavour is Flavour.TENSORRT:
+            raise
+        raise BackendUnavailableError(
+            error.subject,
+            expected=error.expected,
+            actual=error.actual,
+            remedy=f"{error.remedy}; or compute the function in the file: --function-body",
+        ) from error
 
 
 def _is_current(path: Path, key: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import BackendUnavailableError
 
 LOG = logging.getLogger("paro_trt.tensorrt")
-"""Everything that TensorRT logs."""
+"""Everything that TensorRT logs; a record's `severity` is TensorRT's own, such as "WARNING"."""
 
 KEPT = 4
 
@@ -71,6 +71,7 @@ def make_logger(trt: Any, keeper: LogKeeper) -> Any:
             if level >= logging.ERROR:
                 keeper.add_error(msg)
             # Errors are reported once, by the exception that they cause.
-            LOG.log(min(level, logging.INFO), "%s", msg)
+            name = getattr(severity, "name", str(severity))
+            LOG.log(min(level, logging.INFO), "%s", msg, extra={"severity": name})
 
     return Logger()

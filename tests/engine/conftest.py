@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -15,6 +20,9 @@ from paro_trt.onnx_export import Body
 from paro_trt.onnx_export.bodies import attention_function
 from paro_trt.op.native import library_path
 from paro_trt.op.spec import DOMAIN, INPUTS, OP_TYPE
+from tests.native_builds import ROOT
+from tests.tensorrt.environments import rtx_python
+from tests.tensorrt.harness import emulated_build
 
 from .stub_cuda import StubCuda
 from .stub_tensorrt import SURFACE, StubTensorRt
@@ -133,3 +141,48 @@ def with_attention(float_type=TensorProto.FLOAT16, body=Body.DENSE):
     if body is not Body.NONE:
         model.functions.append(attention_function(body, 18))
     return model
+
+
+@dataclass(frozen=True)
+class RtxBuild:
+    """The result of a build by TensorRT for RTX.
+
+    Args:
+        path: the engine.
+        manifest: its manifest, as JSON.
+        complaints: warnings and errors of TensorRT's log.
+        said: what the process wrote to standard error, the plugin's refusals among it.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    complaints: list[str]
+    said: str
+
+
+@pytest.fixture(scope="session")
+def plugin_folder(tmp_path_factory):
+    """A folder for PARO_LIBRARY_DIR: the emulated kernels' plugin takes the place of CUDA's."""
+    build, folder = emulated_build(), tmp_path_factory.mktemp("plugin")
+    shutil.copy(build.emulated_library, folder / "libparo_attention.so")
+    return folder
+
+
+@pytest.fixture
+def build_with_rtx(plugin_folder, tmp_path) -> Callable[..., RtxBuild]:
+    """`build_with_rtx(onnx_file, sm, environment={}, **settings)`: a real build around the plugin,
+    with no GPU, in a process of its own. The test fails where that does."""
+    python = rtx_python()
+
+    def build(onnx_file: Path, sm: int, *, environment=None, **settings) -> RtxBuild:
+        path = tmp_path / f"{onnx_file.stem}-{sm}.engine"
+        words = [python, "-m", "tests.engine.rtx_process", onnx_file, path, sm]
+        done = subprocess.run(
+            [*map(str, words), json.dumps(settings)],
+            capture_output=True, text=True, cwd=ROOT, timeout=500,
+            env=os.environ | {"PARO_LIBRARY_DIR": str(plugin_folder)} | (environment or {}),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:] or f"ended with {done.returncode}"
+        return RtxBuild(path, **json.loads(done.stdout.splitlines()[-1]), said=done.stderr)
+
+    return build

@@ -101,12 +101,14 @@ std::vector<IPluginCreatorInterface*> core_creators() {
 }
 
 void register_with(const Runtime& runtime, const std::vector<IPluginCreatorInterface*>& creators) {
-  const int32_t major = runtime.version / 10000;
   const auto* const slots =
       std::find_if(std::begin(kRegistrySlots), std::end(kRegistrySlots),
-                   [&](const RegistrySlots& known) { return known.major == major; });
+                   [&](const RegistrySlots& known) {
+                     return known.first_version <= runtime.version &&
+                            runtime.version < known.end_version;
+                   });
   if (slots == std::end(kRegistrySlots)) {
-    complain("expected TensorRT 10 or 11, found version " + std::to_string(runtime.version) +
+    complain("expected TensorRT 10, 11 or RTX 1.7, found version " + std::to_string(runtime.version) +
              "; not registered there");
     return;
   }
