@@ -114,7 +114,9 @@ def qwen2_5_vl(width: int) -> Any:
         text_config={
             "vocab_size": len(VOCABULARY), "hidden_size": width, "intermediate_size": 32,
             "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
-            "rope_scaling": {"type": "default", "mrope_section": [width // 8, width // 16, width // 16]},
+            "rope_scaling": {
+                "type": "default", "mrope_section": [width // 8, width // 16, width // 16],
+            },
             "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
         },
         vision_config={
