@@ -15,3 +15,8 @@ TensorRtName: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
 BodyName: TypeAlias = Literal["sparse", "dense", "none"]
 ImplementationName: TypeAlias = Literal["reference", "cpu", "cuda", "emulated"]
+GenerateBackendName: TypeAlias = Literal["reference", "cpu", "cuda", "ort", "tensorrt"]
+"""`ImplementationName` for a plan, `BackendName` for a file."""
+
+OffloadName: TypeAlias = Literal["none", "model", "group"]
+AutoDtypeName: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]

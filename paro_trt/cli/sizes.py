@@ -1,4 +1,4 @@
-"""Sizes on the command line: "frames,height,width"."""
+"""Sizes on the command line: "frames,height,width", and "height,width" of an image."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ def parse_size(option: str, text: str) -> tuple[int, int, int]:
         )
     frames, height, width = (int(part) for part in parts)
     return frames, height, width
+
+
+def parse_picture_size(option: str, text: str) -> tuple[int, int]:
+    """(height, width) from the text of an option; ArgumentError if the text is not "H,W"."""
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ArgumentError(option, expected="height,width, such as 1024,1024", actual=repr(text))
+    height, width = (int(part) for part in parts)
+    return height, width
 
 
 def size_text(size: tuple[int, int, int]) -> str:
