@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ArgumentError, ModelError
 from ..plan import Grid
 from .base import (
+    TIMESTEPS,
     AttentionSite,
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Shape,
     patched_grid,
@@ -24,7 +26,8 @@ from .base import (
     require_variant,
 )
 from .shared.adapt import ReplacedFunctions, constant_call, replaced
-from .shared.edm_preconditioning import noise_level
+from .shared.call_arguments import CallArguments, finished_call
+from .shared.edm_preconditioning import NoiseLevel, noise_level, noise_level_at
 
 _TEXT, _IMAGE, _GIVEN = "encoder_hidden_states", "image_latents", "condition_frames"
 
@@ -170,6 +173,83 @@ class CosmosFamily(ModelFamily):
             mask = given.to(latents.dtype).expand_as(latents[:, :1])
             latents = mask * inputs[_IMAGE] + (1 - mask) * latents
         return _call(model, latents, time, inputs[_TEXT], mask)
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """A flow's latents and timestep; frames that are given by the mask and their own time."""
+        arguments = CallArguments(call)
+        states = arguments.tensor("hidden_states", ndim=5)
+        remedy = "make videos at the model's own frame rate: positions are constants of a file"
+        arguments.require("fps", _frames_a_second(config), remedy=remedy)
+        padding = arguments.optional("padding_mask")
+        if padding is not None and bool(padding.any()):
+            raise ArgumentError("padding_mask", expected="zeros", actual="padding")
+        inputs = arguments.given(_TEXT)
+        if _is_first(config):
+            noise = self._noise(call)
+            latents = (states / noise.input_scale).to(states.dtype)
+            arguments.optional("timestep")
+            timestep = noise.flow_time * TIMESTEPS
+        elif _takes_frames(config):
+            mask = arguments.tensor("condition_mask", ndim=5)
+            latents, given = states, mask[:, 0, :, 0, 0].float()
+            timestep = _noisy_time(arguments.tensor("timestep"), mask, given) * TIMESTEPS
+            if bool(given.any()):
+                inputs |= {_IMAGE: states, _GIVEN: given}
+        else:
+            latents, timestep = states, arguments.timestep(len(states), scale=1.0)
+        frames, height, width = states.shape[2:]
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=(frames, height, width),
+            latents=latents,
+            timestep=timestep,
+            inputs=inputs,
+        )
+
+    def call_output(
+        self, config: Config, call: Mapping[str, Any], outputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Of 1.0, what its scheduler makes the data of."""
+        if not _is_first(config):
+            return outputs
+        noise, states = self._noise(call), call["hidden_states"].float()
+        learned = noise.learned(states / noise.input_scale, outputs[0].float())
+        return (learned.to(outputs[0].dtype),)
+
+    @staticmethod
+    def _noise(call: Mapping[str, Any]) -> NoiseLevel:
+        own = CallArguments(call).timestep(call["hidden_states"].shape[0])
+        return noise_level_at(own)
+
+
+def _noisy_time(time: Tensor, mask: Tensor, given: Tensor) -> Tensor:
+    """float32 [B], 0..1: the time of the frames that are not given, of [B] or [B, 1, F, 1, 1].
+
+    Args:
+        time: of the call.
+        mask: [B, 1, F, h, w], one where latents are given.
+        given: [B, F], the same by frames.
+    """
+    if time.numel() not in (len(given), given.numel()):
+        raise ArgumentError(
+            "timestep",
+            expected=f"one for each sample, [{len(given)}], or for each of its frames",
+            actual=str(list(time.shape)),
+        )
+    frames = time.float().reshape(len(given), -1).expand_as(given)
+    noisy = frames.masked_fill(given > 0, 0).amax(dim=1)
+    expected = torch.where(given > 0, torch.full_like(frames, _GIVEN_TIME), noisy[:, None])
+    whole = bool((mask == given[:, None, :, None, None]).all())
+    if not whole or not torch.allclose(frames, expected, rtol=0.02, atol=1e-6):
+        raise ArgumentError(
+            "condition_mask and timestep",
+            expected=f"whole frames that are given, at {_GIVEN_TIME:g}; all others at one time",
+            actual="parts of frames, or frames at other times",
+            remedy="leave sigma_conditioning and conditional_frame_timestep at their defaults",
+        )
+    return noisy
 
 
 def _call(

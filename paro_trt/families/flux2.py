@@ -15,6 +15,7 @@ from .base import (
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Role,
     Shape,
@@ -22,12 +23,15 @@ from .base import (
     require_variant,
 )
 from .shared.adapt import replaced
+from .shared.call_arguments import CallArguments, finished_call
 from .shared.diffusers_range import check_diffusers
 from .shared.packed_images import (
     packed_grid,
     packed_shape,
     reference_inputs,
+    references_of,
     require_rotary_axes,
+    with_reference_outputs,
     with_references,
 )
 
@@ -146,3 +150,33 @@ class Flux2Family(ModelFamily):
             return_dict=False,
         )
         return (sample[:, : latents.shape[1]],)
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """Images and their size are those of the position ids."""
+        arguments = CallArguments(call)
+        states = arguments.tensor("hidden_states", ndim=3)
+        last = arguments.tensor("img_ids").reshape(-1, 4).amax(dim=0).tolist()
+        images = round(last[0]) // _REFERENCE_DISTANCE + 1
+        rows, columns = round(last[1]) + 1, round(last[2]) + 1
+        latents, references = references_of(states, rows * columns)
+        inputs = arguments.given(_TEXT, _GUIDANCE) | references
+        if not config.get("guidance_embeds"):
+            inputs.pop(_GUIDANCE, None)
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=(images, 2 * rows, 2 * columns),
+            latents=latents,
+            timestep=arguments.timestep(len(states), scale=1.0),
+            inputs=inputs,
+        )
+
+    def call_output(
+        self,
+        config: Config,  # noqa: ARG002
+        call: Mapping[str, Any],
+        outputs: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """Zeros for the references' tokens, which pipelines cut off."""
+        return (with_reference_outputs(outputs[0], call["hidden_states"]),)

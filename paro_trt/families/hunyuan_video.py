@@ -15,6 +15,7 @@ from .base import (
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Role,
     Shape,
@@ -23,6 +24,7 @@ from .base import (
     require_variant,
 )
 from .shared.adapt import constant_call
+from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _MASK, _POOLED = "encoder_hidden_states", "encoder_attention_mask", "pooled_projections"
 _GUIDANCE = "guidance"
@@ -37,7 +39,6 @@ class HunyuanVideoFamily(ModelFamily):
 
     name = "hunyuan_video"
     class_names = ("HunyuanVideoTransformer3DModel",)
-    timestep_scale = 1000.0
     limits: ClassVar[Mapping[str, int]] = {
         "num_layers": 1024,
         "num_single_layers": 1024,
@@ -134,6 +135,25 @@ class HunyuanVideoFamily(ModelFamily):
             return_dict=False,
         )
         return outputs
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """Pipelines pass a guidance scale to undistilled models too, which do not look at it."""
+        arguments = CallArguments(call)
+        states = arguments.tensor("hidden_states", ndim=5)
+        inputs = arguments.given(_TEXT, _POOLED, _GUIDANCE)
+        inputs[_MASK] = arguments.mask(_MASK, _TEXT)
+        if not config.get("guidance_embeds"):
+            inputs.pop(_GUIDANCE, None)
+        frames, height, width = states.shape[2:]
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=(frames, height, width),
+            latents=states,
+            timestep=arguments.timestep(len(states)),
+            inputs=inputs,
+        )
 
 
 def _patch(config: Config) -> tuple[int, int, int]:

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ArgumentError, ModelError
 from ..plan import Grid, TextLayout, TextPosition
 from .base import (
     AttentionSite,
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Role,
     Shape,
@@ -26,6 +27,7 @@ from .base import (
 )
 from .hunyuan_video15_forward import without_branches_on_data
 from .shared.adapt import tie_batches
+from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _MASK = "encoder_hidden_states", "encoder_attention_mask"
 _GLYPHS, _GLYPH_MASK = "encoder_hidden_states_2", "encoder_attention_mask_2"
@@ -164,6 +166,37 @@ class HunyuanVideo15Family(ModelFamily):
             return_dict=False,
         )
         return outputs
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """Image latents and tokens where the model takes an image; zeros where it takes none."""
+        arguments = CallArguments(call)
+        states, channels = arguments.tensor("hidden_states", ndim=5), config["out_channels"]
+        inputs = arguments.given(_TEXT, _GLYPHS, _IMAGE_TOKENS)
+        for mask, text in ((_MASK, _TEXT), (_GLYPH_MASK, _GLYPHS)):
+            inputs[mask] = arguments.mask(mask, text)
+        image = {_IMAGE_LATENTS: states[:, channels:], _IMAGE_TOKENS: inputs.get(_IMAGE_TOKENS)}
+        exists = any(part is not None and bool(part.any()) for part in image.values())
+        if exists is not _has_image(config):
+            raise ArgumentError(
+                _IMAGE_TOKENS,
+                expected="an image" if _has_image(config) else "no image, which is zeros",
+                actual="an image" if exists else "none",
+                remedy="text to video and image to video have a checkpoint each",
+            )
+        if exists:
+            inputs[_IMAGE_LATENTS] = states[:, channels:]
+        else:
+            inputs.pop(_IMAGE_TOKENS, None)
+        frames, height, width = states.shape[2:]
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=(frames, height, width),
+            latents=states[:, :channels],
+            timestep=arguments.timestep(len(states)),
+            inputs=inputs,
+        )
 
 
 def _has_image(config: Config) -> bool:

@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..plan import Grid
 from .base import (
     AttentionSite,
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Role,
     Shape,
@@ -22,6 +24,7 @@ from .base import (
     require_variant,
 )
 from .shared.adapt import ReplacedFunctions, replaced, tie_batches
+from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _AUDIO_TEXT = "encoder_hidden_states", "audio_encoder_hidden_states"
 _MASK = "encoder_attention_mask"
@@ -156,6 +159,53 @@ class Ltx2Family(ModelFamily):
         )
         return (torch.cat([video, sound], dim=1),)
 
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """Video and sound in one; both are at one timestep, on one mask of text."""
+        arguments = CallArguments(call)
+        states, sound = (
+            arguments.tensor(name, ndim=3) for name in ("hidden_states", "audio_hidden_states")
+        )
+        size = arguments.integers("num_frames", "height", "width")
+        inputs = arguments.given(_TEXT, _AUDIO_TEXT)
+        inputs[_MASK] = arguments.mask(_MASK, _TEXT)
+        sound_mask = arguments.mask(f"audio_{_MASK}", _AUDIO_TEXT)
+        if not torch.equal(sound_mask, inputs[_MASK]):
+            raise ArgumentError(
+                f"audio_{_MASK}", expected=f"the same as {_MASK}", actual="another mask"
+            )
+        timestep = arguments.timestep(len(states))
+        for name in ("audio_timestep", "sigma", "audio_sigma"):
+            arguments.require_equal_timestep(name, timestep)
+        remedy = f"leave frame_rate at {_FRAMES_PER_SECOND:g}: positions are constants of a file"
+        rate = _FRAMES_PER_SECOND
+        arguments.require("fps", rate, default=rate, remedy=remedy)
+        sound_tokens = audio_tokens(config, size[0])
+        arguments.require("audio_num_frames", sound_tokens, remedy=remedy)
+        # Whose sigma modulates the other's attention: with one timestep they are the same.
+        arguments.optional("use_cross_timestep")
+        for name, positions in _positions(config, Grid(*size)).items():
+            if arguments.optional(name) is not None:
+                arguments.require_positions(name, positions)
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=size,
+            latents=torch.cat([states, sound], dim=1),
+            timestep=timestep,
+            inputs=inputs,
+        )
+
+    def call_output(
+        self,
+        config: Config,  # noqa: ARG002
+        call: Mapping[str, Any],
+        outputs: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """Velocities of video and sound apart."""
+        tokens = call["hidden_states"].shape[1]
+        return outputs[0][:, :tokens], outputs[0][:, tokens:]
+
 
 def audio_tokens(config: Config, latent_frames: int) -> int:
     """Latents of the sound of a video, as LTX2Pipeline counts them."""
@@ -165,6 +215,30 @@ def audio_tokens(config: Config, latent_frames: int) -> int:
     frames = (latent_frames - 1) * Ltx2Family.vae_factors[0] + 1
     count: int = round(frames / _FRAMES_PER_SECOND * per_second)
     return count
+
+
+def _positions(config: Config, grid: Grid) -> dict[str, Tensor]:
+    """Where each token starts and ends: pixels and seconds [axes, tokens, 2], as in diffusers.
+
+    The first latent of video and sound stands for one frame alone, so that all are shifted back.
+    """
+
+    def seconds(count: int, factor: int, unit: float) -> Tensor:
+        bounds = torch.stack([torch.arange(count), torch.arange(count) + 1], dim=-1) * factor
+        shifted: Tensor = bounds + (config["causal_offset"] - factor)
+        return shifted.clamp(min=0) * unit
+
+    frames = seconds(grid.frames, Ltx2Family.vae_factors[0], 1 / _FRAMES_PER_SECOND)
+    rows, columns = (
+        torch.stack([torch.arange(count), torch.arange(count) + 1], dim=-1) * factor
+        for count, factor in zip((grid.height, grid.width), Ltx2Family.vae_factors[1:], strict=True)
+    )
+    size = (grid.frames, grid.height, grid.width)
+    axes = (frames[:, None, None], rows[None, :, None], columns[None, None])
+    video = torch.stack([axis.float().expand(*size, 2).flatten(0, 2) for axis in axes])
+    second = config["audio_hop_length"] / config["audio_sampling_rate"]
+    sound = seconds(audio_tokens(config, grid.frames), config["audio_scale_factor"], second)
+    return {"video_coords": video, "audio_coords": sound.float()[None]}
 
 
 @contextmanager

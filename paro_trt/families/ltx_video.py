@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from .base import (
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Role,
     Shape,
@@ -22,6 +23,7 @@ from .base import (
     require_variant,
 )
 from .shared.adapt import constant_call, tie_batches
+from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _MASK = "encoder_hidden_states", "encoder_attention_mask"
 
@@ -110,6 +112,24 @@ class LtxVideoFamily(ModelFamily):
             return_dict=False,
         )
         return outputs
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """The video's size is said apart from its latents, and so is its frame rate."""
+        arguments = CallArguments(call)
+        states = arguments.tensor("hidden_states", ndim=3)
+        remedy = f"leave frame_rate at {_FRAMES_PER_SECOND:g}: positions are constants of a file"
+        arguments.require("rope_interpolation_scale", self._position_scale(), remedy=remedy)
+        inputs = arguments.given(_TEXT)
+        inputs[_MASK] = arguments.mask(_MASK, _TEXT)
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=arguments.integers("num_frames", "height", "width"),
+            latents=states,
+            timestep=arguments.timestep(len(states)),
+            inputs=inputs,
+        )
 
     def _position_scale(self) -> tuple[float, float, float]:
         """Seconds and pixels that a latent stands for."""

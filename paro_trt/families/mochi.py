@@ -17,6 +17,7 @@ from .base import (
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Role,
     Shape,
@@ -25,6 +26,7 @@ from .base import (
     require_variant,
 )
 from .shared.adapt import constant_call, replaced
+from .shared.call_arguments import CallArguments, finished_call
 from .shared.joint_attention import attend_text_last, project_heads
 
 _TEXT, _MASK = "encoder_hidden_states", "encoder_attention_mask"
@@ -131,6 +133,32 @@ class MochiFamily(ModelFamily):
             return_dict=False,
         )
         return (-sample,)
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """The model's own time runs from noise to data."""
+        arguments = CallArguments(call)
+        states = arguments.tensor("hidden_states", ndim=5)
+        inputs = arguments.given(_TEXT)
+        inputs[_MASK] = arguments.mask(_MASK, _TEXT)
+        frames, height, width = states.shape[2:]
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=(frames, height, width),
+            latents=states,
+            timestep=TIMESTEPS - arguments.timestep(len(states)),
+            inputs=inputs,
+        )
+
+    def call_output(
+        self,
+        config: Config,  # noqa: ARG002
+        call: Mapping[str, Any],  # noqa: ARG002
+        outputs: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """The model's velocity is that of its own time."""
+        return (-outputs[0],)
 
 
 class _BatchedProcessor:

@@ -9,12 +9,14 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..plan import Grid, TextLayout, TextPosition
 from .base import (
     AttentionSite,
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Role,
     Shape,
@@ -22,13 +24,16 @@ from .base import (
     require_variant,
 )
 from .shared.adapt import ReplacedFunctions, replaced
+from .shared.call_arguments import CallArguments, finished_call
 from .shared.diffusers_range import check_diffusers
 from .shared.joint_attention import attend_text_last, project_heads
 from .shared.packed_images import (
     packed_grid,
     packed_shape,
     reference_inputs,
+    references_of,
     require_rotary_axes,
+    with_reference_outputs,
     with_references,
 )
 
@@ -146,6 +151,36 @@ class QwenImageFamily(ModelFamily):
         )
         return (sample[:, : latents.shape[1]],)
 
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """Images and their size are those of `img_shapes`."""
+        arguments = CallArguments(call)
+        states = arguments.tensor("hidden_states", ndim=3)
+        images = _images_of(arguments.optional("img_shapes"))
+        # Releases before 0.39 pass them, as the masks have them.
+        arguments.optional("txt_seq_lens")
+        _, rows, columns = images[0]
+        latents, references = references_of(states, rows * columns)
+        inputs = arguments.given(_TEXT) | references
+        inputs[_MASK] = arguments.mask(_MASK, _TEXT)
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=(len(images), 2 * rows, 2 * columns),
+            latents=latents,
+            timestep=arguments.timestep(len(states), scale=1.0),
+            inputs=inputs,
+        )
+
+    def call_output(
+        self,
+        config: Config,  # noqa: ARG002
+        call: Mapping[str, Any],
+        outputs: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """Zeros for the references' tokens, which pipelines cut off."""
+        return (with_reference_outputs(outputs[0], call["hidden_states"]),)
+
 
 class _ImageFirstProcessor:
     """Computes what QwenDoubleStreamAttnProcessor2_0 computes.
@@ -206,3 +241,20 @@ def _images(geometry: Geometry) -> list[list[tuple[int, int, int]]]:
     """Tokens of each image, for one sample: the model takes the first sample's for all."""
     grid = geometry.grid
     return [[(1, grid.height, grid.width)] * grid.frames]
+
+
+def _images_of(shapes: Any) -> list[tuple[int, int, int]]:
+    """Tokens of each image of a sample; ArgumentError where samples or images differ in size."""
+    samples = [
+        [tuple(image) for image in (sample if isinstance(sample, list) else [sample])]
+        for sample in shapes or ()
+    ]
+    sizes = {image for sample in samples for image in sample}
+    if len(sizes) != 1 or len({len(sample) for sample in samples}) != 1:
+        raise ArgumentError(
+            "img_shapes",
+            expected="images of one size, as many for each sample",
+            actual=str(shapes)[:80],
+            remedy="resize reference images to the output's size",
+        )
+    return samples[0]

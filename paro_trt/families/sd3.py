@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from .base import (
     ConditioningInput,
     Config,
     Geometry,
+    ModelCall,
     ModelFamily,
     Shape,
     joint_text_count,
@@ -23,6 +24,7 @@ from .base import (
     require_variant,
 )
 from .shared.adapt import ReplacedFunctions
+from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _POOLED = "encoder_hidden_states", "pooled_projections"
 _LARGEST_TEXT = 77 + 512
@@ -39,7 +41,6 @@ class Sd3Family(ModelFamily):
     name = "sd3"
     class_names = ("SD3Transformer2DModel",)
     vae_factors = (1, 8, 8)
-    timestep_scale = 1000.0
     limits: ClassVar[Mapping[str, int]] = {
         "sample_size": 1 << 14,
         "patch_size": 64,
@@ -119,6 +120,21 @@ class Sd3Family(ModelFamily):
             return_dict=False,
         )
         return outputs
+
+    def read_call(self, config: Config, call: Mapping[str, Any]) -> ModelCall:
+        """As it is."""
+        arguments = CallArguments(call)
+        states = arguments.tensor("hidden_states", ndim=4)
+        height, width = states.shape[2:]
+        return finished_call(
+            self,
+            config,
+            arguments,
+            size=(1, height, width),
+            latents=states,
+            timestep=arguments.timestep(len(states)),
+            inputs=arguments.given(_TEXT, _POOLED),
+        )
 
 
 def _patch(config: Config) -> tuple[int, int, int]:

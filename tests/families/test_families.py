@@ -57,16 +57,13 @@ def test_dense_plan_is_as_exact_as_the_stock_model(tiny, fresh_seed):
     kit.check_dense_plan_is_exact(tiny, fresh_seed, batch=3)
 
 
-READ = [tiny for tiny in VARIANTS.values() if tiny.family.name in ("wan", "flux", "cogvideox")]
-
-
-@pytest.mark.parametrize("tiny", READ, ids=[tiny.name for tiny in READ])
+@every_variant
 @pytest.mark.parametrize("odd", [False, True])
 def test_own_call_is_read(tiny, fresh_seed, odd):
     kit.check_read_call(tiny, fresh_seed, odd=odd, padded=odd)
 
 
-@pytest.mark.parametrize("tiny", READ, ids=[tiny.name for tiny in READ])
+@every_variant
 def test_foreign_calls_are_refused(tiny, fresh_seed):
     kit.check_foreign_calls_are_refused(tiny, fresh_seed)
 

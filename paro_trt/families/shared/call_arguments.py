@@ -87,25 +87,47 @@ class CallArguments:
             )
         return (own * (TIMESTEPS / scale)).expand(batch)
 
-    def mask(self, name: str, like: Tensor) -> Tensor:
+    def integers(self, *names: str) -> tuple[int, int, int]:
+        """Frames, height and width that a call says apart from its latents."""
+        values = [self.optional(name) for name in names]
+        for name, value in zip(names, values, strict=True):
+            if not isinstance(value, int) or value < 1:
+                raise ArgumentError(name, expected="a positive integer", actual=repr(value)[:80])
+        frames, height, width = values
+        return frames, height, width
+
+    def require_equal_timestep(self, name: str, timestep: Tensor) -> None:
+        """ArgumentError unless an argument, if it is there, is the timestep [B] of the call."""
+        value = self.optional(name)
+        if value is not None and not bool((torch.as_tensor(value).float() == timestep).all()):
+            raise ArgumentError(
+                name,
+                expected="the call's timestep",
+                actual="another",
+                remedy="use a pipeline that denoises video and sound on one schedule",
+            )
+
+    def mask(self, name: str, text_name: str) -> Tensor:
         """int32 [B, L]: which tokens of a text exist; every token where there is no mask.
 
         Args:
             name: of the mask, of any type.
-            like: the text [B, L, C].
+            text_name: of the text [B, L, C].
 
         Raises:
             ArgumentError: it is not of the text's size, or its padding is not at the end.
         """
+        text = self.tensor(text_name, ndim=3)
         value = self.optional(name)
         if value is None:
-            return torch.ones(like.shape[:2], dtype=torch.int32, device=like.device)
-        mask = self.tensor(name)
-        if mask.shape != like.shape[:2]:
+            return torch.ones(text.shape[:2], dtype=torch.int32, device=text.device)
+        mask = (self.tensor(name) > 0).to(torch.int32)
+        if mask.shape != text.shape[:2]:
             raise ArgumentError(
-                name, expected=f"a mask {list(like.shape[:2])}", actual=str(list(mask.shape))
+                f"{name} of {text_name}",
+                expected=str(list(text.shape[:2])),
+                actual=str(list(mask.shape)),
             )
-        mask = (mask > 0).to(torch.int32)
         if bool((mask.diff(dim=1) > 0).any()):
             raise ArgumentError(
                 name,
@@ -115,17 +137,21 @@ class CallArguments:
             )
         return mask
 
-    def require(self, name: str, expected: object, remedy: str = "") -> None:
-        """ArgumentError unless an argument is what it must be, or is left out.
+    def require(
+        self, name: str, expected: object, *, default: object = None, remedy: str = ""
+    ) -> None:
+        """ArgumentError unless an argument is what it must be.
 
         Args:
             name: of the argument.
-            expected: a number, or a tuple of them.
+            expected: a number, a tuple of them, or None.
+            default: what the module's forward takes where the argument is left out.
             remedy: where another one comes from.
         """
         value = self.optional(name)
+        value = default if value is None else value
         actual = tuple(value) if isinstance(value, (list, tuple)) else value
-        if value is not None and actual != expected:
+        if actual != expected:
             raise ArgumentError(
                 name, expected=str(expected), actual=str(actual)[:80], remedy=remedy
             )

@@ -34,13 +34,27 @@ class NoiseLevel:
         """f32 [B, 1, 1, 1, 1], from a flow's latents to the model's."""
         return _per_sample((1 + self.sigma) / self._deviation)
 
+    @property
+    def flow_time(self) -> Tensor:
+        """f32 [B], 0..1, of the flow."""
+        return self.sigma / (1 + self.sigma)
+
     def velocity(self, latents: Tensor, output: Tensor) -> Tensor:
         """noise - x of a flow's latents, from the model's output."""
+        kept, learned = (scale.to(latents.dtype) for scale in self._parts())
+        return kept * latents - learned * output
+
+    def learned(self, latents: Tensor, velocity: Tensor) -> Tensor:
+        """The model's output, from the velocity of a flow's latents."""
+        kept, learned = self._parts()
+        return (kept * latents - velocity) / learned
+
+    def _parts(self) -> tuple[Tensor, Tensor]:
+        """f32 [B, 1, 1, 1, 1] each: shares of latents and of the model's output in the velocity."""
         variance = _DATA_DEVIATION**2
         kept = (1 + self.sigma) * (self.sigma - variance) / self._deviation**2
         learned = (1 + self.sigma) * _DATA_DEVIATION / self._deviation
-        kept, learned = (_per_sample(scale).to(latents.dtype) for scale in (kept, learned))
-        return kept * latents - learned * output
+        return _per_sample(kept), _per_sample(learned)
 
     @property
     def _deviation(self) -> Tensor:
@@ -50,6 +64,11 @@ class NoiseLevel:
 def noise_level(time: Tensor) -> NoiseLevel:
     """Of a flow's time f32 [B] in 0..1, within what the model was trained at."""
     return NoiseLevel((time / (1 - time)).clamp(*_NOISE_RANGE))
+
+
+def noise_level_at(own_time: Tensor) -> NoiseLevel:
+    """Of the time f32 [B] that the model takes."""
+    return NoiseLevel((4 * own_time).exp())
 
 
 def _per_sample(scale: Tensor) -> Tensor:

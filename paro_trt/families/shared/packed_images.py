@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import ModelError
@@ -45,6 +46,17 @@ def reference_inputs(channels: int, grid: Grid) -> tuple[ConditioningInput, ...]
 def with_references(latents: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     """[B, tokens of all images, channels]."""
     return torch.cat([latents, inputs[REFERENCES]], dim=1) if REFERENCES in inputs else latents
+
+
+def references_of(states: Tensor, tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """What `with_references` joined: latents of `tokens`, and the input of references if any."""
+    latents, references = states[:, :tokens], states[:, tokens:]
+    return latents, {REFERENCES: references} if references.shape[1] else {}
+
+
+def with_reference_outputs(output: Tensor, states: Tensor) -> Tensor:
+    """The output image's prediction followed by zeros, as long as the states [B, tokens, C]."""
+    return F.pad(output, (0, 0, 0, states.shape[1] - output.shape[1]))
 
 
 def require_rotary_axes(config: Config, count: int) -> None:
