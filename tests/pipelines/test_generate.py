@@ -242,7 +242,7 @@ def test_nothing_is_written_when_it_fails(
         ({"file_2": onnx_file}, ArgumentError, "a pipeline with a transformer_2"),
         ({"plan": plan, "height": 64, "width": 64}, ModelError, "leave the size out"),
         ({"guidance": 3.0}, ArgumentError, "guidance"),
-        ({**VIDEO, "arguments": {"callback_on_step_end_tensor_inputs": ["no"]}}, ArgumentError, ""),
+        ({**VIDEO, "arguments": {"callback_on_step_end_tensor_inputs": ["no"]}}, ArgumentError, "no"),
     ]  # fmt: skip
     for options, error, message in cases:
         with pytest.raises(error, match=message):
