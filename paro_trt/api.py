@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +16,10 @@ from torch import Tensor
 
 from .calibration import CalibrationSettings, Progress
 from .calibration import calibrate as run_calibration
+from .calibration.embeddings_source import EmbeddingsSource, Schedule
 from .calibration.progress import SilentProgress
+from .calibration.run import CalibrationRun
+from .calibration.source import CallSource
 from .errors import ArgumentError
 from .families.presets import PRESETS
 from .models.experts import ExpertRole
@@ -25,8 +28,16 @@ from .models.load import load_partner
 from .models.prompts import Prompts, load_prompts, prompts_of
 from .models.resolution import latent_size
 from .onnx_export import Body, ExportReport, export_onnx, export_resolutions
+from .pipelines.calibrate import (
+    Texts,
+    check_cpu_is_meant,
+    is_texts,
+    load_texts,
+    open_source,
+)
 from .pipelines.generate import Placement
 from .pipelines.open import PipelineSource
+from .pipelines.placement import parse_device
 from .pipelines.request import Request
 from .plan import ParoPlan, load_plan
 from .runtime.session import Session
@@ -42,59 +53,81 @@ PromptSource: TypeAlias = "PathOrStr | Prompts | Mapping[str, Tensor]"
 
 
 def calibrate(
-    model: ModelSource,
-    prompts: PromptSource,
+    model: ModelSource | PipelineSource,
+    prompts: PromptSource | Texts,
     *,
     output: PathOrStr,
     height: int | None = None,
     width: int | None = None,
-    num_frames: int = 1,
+    num_frames: int | None = None,
     latents: tuple[int, int, int] | None = None,
-    dtype: torch.dtype | None = None,
-    heldout: PromptSource | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    offload: str = "none",
+    transformer: str | None = None,
+    heldout: PromptSource | Texts | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> ParoPlan:
     """Learn a plan (token orders, block masks, quantization) from runs of a model, and save it.
 
+    On sentences, the model is a pipeline and runs as its user runs it: with its scheduler,
+    guidance, encoders, offloading and adapters. On embeddings, a transformer alone is sampled.
+
     Args:
-        model: a directory, a diffusers transformer or a pipeline of one transformer.
-        prompts: what to calibrate on.
+        model: a pipeline (a directory, a hub id in the local cache, a checkpoint file or a live
+            one); on embeddings, a transformer directory or a diffusers transformer, too.
+        prompts: sentences, or a text file with one a line; or embeddings.
         output: the plan file (*.paro.safetensors). Unfinished work is kept next to it, and the
-            same call resumes.
-        height: of the pictures, in pixels.
-        width: of the pictures, in pixels.
-        num_frames: of the video; 1 for an image.
-        latents: (frames, height, width) of the latents, instead of height and width.
-        dtype: to load a directory in; None is float32.
+            same call resumes, or shares the work with a process that is at it.
+        height: of the pictures, in pixels; None is the pipeline's default.
+        width: of the pictures, in pixels; None is the pipeline's default.
+        num_frames: of the video; None is the pipeline's default, and 1 on embeddings.
+        latents: on embeddings: (frames, height, width) of the latents, instead of height and width.
+        device: "auto", "cpu", "cuda" or "cuda:1"; a live model is used where it is.
+        dtype: to load in; None is the checkpoint's for a pipeline and float32 on embeddings.
+        offload: of a pipeline: "none", "model" or "group".
+        transformer: which of a pipeline's two to plan: "transformer" or "transformer_2".
         heldout: prompts to measure the finished plan on.
+        memory: bytes that the analysis may take in addition to the model; None: half of what is
+            free on a GPU.
         progress: told how the work goes on; None is silent.
-        settings: fields of `CalibrationSettings`, such as density=0.3, bins=2 or steps=20. Where
-            `shift` is not given it is that of the family's preset.
+        settings: fields of `CalibrationSettings`, such as density=0.3 or bins=2. On sentences also
+            those of `Request`: num_inference_steps, guidance_scale, negative_prompt, image,
+            arguments. On embeddings also those of `Schedule`: steps, shift, guidance_scale.
 
     Raises:
         ModelError: the model, its prompts or its size do not fit together.
         ArgumentError: an option is out of range or unknown.
     """
-    options = _settings(CalibrationSettings, settings)
-    given = _prompts(prompts)
-    measured = None if heldout is None else _prompts(heldout)
-    loaded = open_model(model, dtype)
-    if "shift" not in settings:
-        options = replace(options, shift=PRESETS[loaded.family.name].shift)
-    if latents is None:
-        if height is None or width is None:
+    size = {"height": height, "width": width, "num_frames": num_frames}
+    if is_texts(prompts):
+        if latents is not None:
             raise ArgumentError(
-                "height, width", expected="both, or latents=(frames, height, width)",
-                actual=f"height={height}, width={width}",
-            )  # fmt: skip
-        latents = latent_size(loaded.family, loaded.config, num_frames, height, width)
-    elif (height, width) != (None, None):
-        raise ArgumentError("latents", expected="without height and width", actual="both")
+                "latents", expected="height, width and num_frames on sentences", actual=str(latents)
+            )
+        # diffusers' own name; `steps` is that of `Request` and of `Schedule`.
+        if "num_inference_steps" in settings:
+            settings["steps"] = settings.pop("num_inference_steps")
+        request = Request("-", **(size | _taken(Request, settings)))
+        options = _settings(CalibrationSettings, settings)
+        source: CallSource = open_source(
+            model, load_texts(prompts), request, transformer=transformer,  # type: ignore[arg-type]
+            device=str(device), dtype=dtype or "auto", offload=offload,
+        )  # fmt: skip
+        measured = None
+        if heldout is not None:
+            measured = source.with_texts(load_texts(heldout))  # type: ignore[arg-type, attr-defined]
+    else:
+        schedule = _taken(Schedule, settings)
+        options = _settings(CalibrationSettings, settings)
+        given = [None if of is None else _prompts(of) for of in (prompts, heldout)]  # type: ignore[arg-type]
+        source, measured = _embeddings(model, given, size, latents, str(device), dtype, schedule)
+    check_cpu_is_meant(CalibrationRun(source, options), str(device))
     return run_calibration(
-        loaded, given, latents, options, Path(output),
-        heldout=measured, progress=progress, partner=load_partner(loaded),
-    )  # fmt: skip
+        source, options, Path(output), heldout=measured, progress=progress, memory=memory
+    )
 
 
 def export(
@@ -254,6 +287,51 @@ def check_external_data(external_data: bool | None, files: int) -> None:
             expected="one resolution",
             actual=f"{files}, whose files share external weights",
         )
+
+
+def _embeddings(
+    model: ModelSource,
+    prompts: Sequence[Prompts | None],
+    size: Mapping[str, int | None],
+    latents: tuple[int, int, int] | None,
+    device: str,
+    dtype: str | torch.dtype | None,
+    schedule: Mapping[str, Any],
+) -> tuple[CallSource, CallSource | None]:
+    """Sources of the prompts and of the held-out ones."""
+    loaded = open_model(model, dtype if isinstance(dtype, torch.dtype) else None)
+    partner = load_partner(loaded)
+    if isinstance(model, (str, PathLike)):
+        for part in filter(None, (loaded, partner)):
+            part.model.to(parse_device(device))
+    height, width = size["height"], size["width"]
+    if latents is None:
+        if height is None or width is None:
+            raise ArgumentError(
+                "height, width", expected="both, or latents=(frames, height, width)",
+                actual=f"height={height}, width={width}",
+            )  # fmt: skip
+        frames = size["num_frames"] or 1
+        latents = latent_size(loaded.family, loaded.config, frames, height, width)
+    elif (height, width) != (None, None):
+        raise ArgumentError("latents", expected="without height and width", actual="both")
+    shift = PRESETS[loaded.family.name].shift
+
+    def source(of: Prompts) -> CallSource:
+        return EmbeddingsSource(
+            loaded, of, latents, Schedule(**{"shift": shift, **schedule}), partner
+        )
+
+    first, heldout = prompts
+    if first is None:
+        raise ArgumentError("prompts", expected="sentences or embeddings", actual="none")
+    return source(first), None if heldout is None else source(heldout)
+
+
+def _taken(kind: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are fields of a class, taken out of `settings`."""
+    names = {field.name for field in fields(kind)} - {"seed", "prompt"}
+    return {name: settings.pop(name) for name in sorted(names & set(settings))}
 
 
 def _body(name: str | Body) -> Body:

@@ -14,6 +14,9 @@ from .errors import ParoError
 
 _HASH_CHUNK = 1 << 20
 
+TEMPORARY = ".paro-"
+"""Begins the names of files that are being written."""
+
 
 def sha256_of_files(*paths: Path) -> str:
     """SHA-256 of the content of files, one after the other, read in pieces."""
@@ -67,7 +70,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise ParoError(str(path), expected="a file name", actual="a directory")
-    temporary = path.with_name(f".paro-{secrets.token_hex(8)}.tmp{path.suffix}")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)

@@ -89,11 +89,9 @@ def _record(
 ) -> CalibrationRecord:
     settings = run.settings
     return CalibrationRecord(
-        prompts=tuple(run.prompts.texts[prompt] for prompt in run.prompts_used),
-        steps=settings.steps,
-        captured_steps=tuple(
-            step for steps in settings.captured(run.served_steps) for step in steps
-        ),
+        prompts=tuple(run.source.texts[prompt] for prompt in run.prompts_used),
+        steps=run.source.steps,
+        captured_steps=run.recorded_steps(),
         order_metric=settings.order_metric.value,
         mask_metric=settings.mask_metric.value,
         density=mean_density(layers) if settings.density is None else settings.density,

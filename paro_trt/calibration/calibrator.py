@@ -1,24 +1,22 @@
-"""The whole of calibration: one dense run a prompt, passes over its captured steps, a plan."""
+"""The whole of calibration: one dense run a prompt, passes over its recorded calls, a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ..families.base import AttentionSite
-from ..models.load import LoadedModel
-from ..models.prompts import Prompts
-from ..plan import ParoPlan, save_plan
+from ..errors import ParoError
+from ..plan import ParoPlan, load_plan, save_plan
 from .assemble import LayerDecision, make_plan, mean_density
-from .forecast import measure_forecast
-from .fp16_guard import overflow_notes, peak_arrays, recorded_peaks
-from .inputs import LayerInputs
+from .cost import cost_note
+from .forecast import HELDOUT_PROMPTS, measure_forecast
+from .fp16_guard import overflow_notes
 from .passes import (
     attention_config,
     combined_ranges,
@@ -35,140 +33,156 @@ from .run import CalibrationRun, Capture
 from .select_mask import Allocation, LayerMasks, LayerScores, select_masks
 from .select_order import choose_orders
 from .settings import CalibrationSettings
-from .work import Contribution, WorkDirectory
+from .source import CallSource
+from .visits import Visits, run_state
+from .work import WorkDirectory
 
 WORK_SUFFIX = ".work"
 """What the directory of unfinished work has behind the plan's name."""
 
-_Learn: TypeAlias = Callable[[int, Capture, LayerInputs], Contribution]
-_StateName: TypeAlias = Callable[[int, Capture], str]
-
 
 def calibrate(
-    loaded: LoadedModel,
-    prompts: Prompts,
-    latent_size: tuple[int, int, int],
+    source: CallSource,
     settings: CalibrationSettings,
     output: Path,
     *,
-    heldout: Prompts | None = None,
+    heldout: CallSource | None = None,
     progress: Progress | None = None,
-    partner: LoadedModel | None = None,
+    memory: int | None = None,
 ) -> ParoPlan:
     """Learn a plan for a model from runs of it, and save it.
 
     Unfinished work is kept in the directory `<output>.work` until the plan is saved; the same
-    call resumes from there after an interruption.
+    call resumes from there after an interruption. Several processes that make the same call share
+    the work by prompt, and all return the same plan.
 
     Args:
-        loaded: the model; attention is analysed on the device it is on.
-        prompts: to calibrate on, one dense denoising run each.
-        latent_size: (frames, height, width) of the latents.
+        source: runs the dense model on the prompts to calibrate on; attention is analysed on the
+            device where the model computes.
         settings: what to aim at, and how.
         output: the plan file; its directory must exist.
-        heldout: prompts to measure the plan on, apart from `prompts`.
-        progress: told of every finished run and capture; None shows nothing.
-        partner: the other of two experts; it runs its part of the schedule and is not planned.
+        heldout: runs the model on prompts to measure the plan on, apart from those of `source`.
+        progress: told of every finished step and replay; None shows nothing.
+        memory: bytes that the analysis may take in addition to the model; None: half of what is
+            free on a GPU, a quarter of a gigabyte on a CPU.
 
     Raises:
         ModelError: the model, its grid or its attention is unsupported.
         ArgumentError: prompts and settings do not fit, or `<output>.work` is of something else.
     """
-    output = Path(output)
-    run = CalibrationRun(loaded, prompts, latent_size, settings, partner)
+    output, started = Path(output), time.time()
+    run = CalibrationRun(source, settings)
+    measured = None if heldout is None else _heldout_run(run, heldout)
     store = WorkDirectory(output.with_name(output.name + WORK_SUFFIX))
-    calibrator = _Calibrator(run, store, progress or SilentProgress())
+    calibrator = _Calibrator(run, store, progress or SilentProgress(), memory)
     if store.open(run.fingerprint()):
-        calibrator.progress.note(f"resuming the unfinished work in {store.path}")
-    layers = calibrator.decide()
-    notes = [*_density_notes(settings, layers, run), *calibrator.notes()]
-    forecast = measure_forecast(run, layers, heldout, calibrator.progress)
-    plan = make_plan(run, layers, [*notes, *forecast.notes], forecast.measured)
-    save_plan(plan, output)
-    store.remove()
+        calibrator.progress.note(f"continuing the unfinished work in {store.path}")
+    calibrator.progress.note(cost_note(run, measured))
+    try:
+        calibrator.prepare()
+        with store.lock("finish", wait=True):
+            plan = calibrator.finish(measured)
+            save_plan(plan, output)
+            store.remove()
+    except (OSError, ParoError):
+        finished_elsewhere = not store.exists and output.exists()
+        if finished_elsewhere and output.stat().st_mtime >= started:
+            calibrator.progress.note(f"another process finished {output}")
+            return load_plan(output)
+        raise
     return plan
+
+
+def _heldout_run(run: CalibrationRun, heldout: CallSource) -> CalibrationRun:
+    """Other noise than any calibration prompt had."""
+    settings = replace(
+        run.settings,
+        seed=run.settings.seed + len(run.source.texts),
+        prompt_limit=HELDOUT_PROMPTS,
+    )
+    return CalibrationRun(heldout, settings)
 
 
 class _Calibrator:
     """The passes, each of which reads what the one before left in the store."""
 
-    def __init__(self, run: CalibrationRun, store: WorkDirectory, progress: Progress) -> None:
+    def __init__(
+        self, run: CalibrationRun, store: WorkDirectory, progress: Progress, memory: int | None
+    ) -> None:
         self.run = run
         self.store = store
         self.progress = progress
+        self.memory = memory
+        self.visits = Visits(run, store, progress)
         self.layers = range(len(run.sites))
 
-    def decide(self) -> list[LayerDecision]:
-        """Orders, masks and quantization of every layer."""
-        self._record_trajectories()
-        orders = self._choose_orders()
+    def prepare(self) -> None:
+        """Everything that processes share: runs and replays, and what is learned from them."""
+        self.visits.record()
+        self._compare_orders()
+        orders = self._orders()
         self._score_blocks(orders)
-        masks = self._choose_masks()
-        quantization = self._choose_quantization(orders, masks)
-        return [
-            LayerDecision(
-                orders[layer],
-                masks[layer]._replace(
-                    predicted_error=predicted_error(
-                        self.store.arrays(_errors(layer)), quantization[layer].added_error
-                    )
-                ),
-                quantization[layer],
-            )
-            for layer in self.layers
-        ]
+        self._measure_errors(orders, self._masks())
 
-    def _record_trajectories(self) -> None:
-        prompts = self.run.prompts_used
-        missing = [prompt for prompt in prompts if not self.store.captures(_trajectory(prompt))]
-        self.progress.start("dense runs", len(prompts), len(prompts) - len(missing))
-        for prompt in missing:
-            peaks: dict[str, float] = {}
-            with recorded_peaks(self.run.loaded.model, peaks):
-                latents = self.run.trajectory(prompt)
-            arrays = {f"step{step}": tensor.numpy() for step, tensor in latents.items()}
-            learned = Contribution(arrays, peak_arrays(peaks))
-            self.store.add(_trajectory(prompt), "run", learned)
-            self.progress.advance()
+    def finish(self, heldout: CalibrationRun | None) -> ParoPlan:
+        """The plan, from what `prepare` stored."""
+        layers = self._decisions()
+        notes = [*_density_notes(self.run.settings, layers, self.run), *self._notes()]
+        example = self.visits.recorded_call(self.run.captures()[0])
+        forecast = measure_forecast(self.run, layers, heldout, example, self.progress)
+        return make_plan(self.run, layers, [*notes, *forecast.notes], forecast.measured)
 
-    def notes(self) -> list[str]:
+    def _decisions(self) -> list[LayerDecision]:
+        orders, masks = self._orders(), self._masks()
+        decisions = []
+        for layer in self.layers:
+            measured = self.store.arrays(_errors(layer))
+            quantization = self._quantization(layer, measured)
+            error = predicted_error(measured, quantization.added_error)
+            of_layer = masks[layer]._replace(predicted_error=error)
+            decisions.append(LayerDecision(orders[layer], of_layer, quantization))
+        return decisions
+
+    def _notes(self) -> list[str]:
         """What a person should know of the runs: the expert's share, layers near overflow."""
-        runs = (self.store.arrays(_trajectory(prompt)) for prompt in self.run.prompts_used)
+        runs = (self.store.arrays(run_state(prompt)) for prompt in self.run.prompts_used)
         notes = [*self.run.expert_notes(), *overflow_notes(runs)]
         for note in notes:
             self.progress.note(note)
         return notes
 
-    def _choose_orders(self) -> list[NDArray[np.int32]]:
+    def _compare_orders(self) -> None:
         run = self.run
-        self._visit(
+        self.visits.visit(
             "orders",
             run.order_captures(),
             _orders,
             lambda _layer, _capture, inputs: order_contribution(
-                inputs, run.settings, run.candidates, run.forced
+                inputs, run.settings, run.candidates, run.forced, self.memory
             ),
         )
+
+    def _orders(self) -> list[NDArray[np.int32]]:
         chosen = []
-        for layer, site in enumerate(run.sites):
+        for layer, site in enumerate(self.run.sites):
             arrays = self.store.arrays(_orders(layer))
             terms = arrays["terms"] / arrays["captures"]
             group = site.heads // site.kv_heads
-            chosen.append(choose_orders(terms, run.settings.order_metric, group))
+            chosen.append(choose_orders(terms, self.run.settings.order_metric, group))
         return chosen
 
     def _score_blocks(self, orders: Sequence[NDArray[np.int32]]) -> None:
         run = self.run
-        self._visit(
+        self.visits.visit(
             "blocks",
             run.captures(),
             lambda layer, capture: _blocks(layer, capture.mask_bin),
             lambda layer, _capture, inputs: mask_contribution(
-                inputs, run.settings, run.candidates, orders[layer]
+                inputs, run.settings, run.candidates, orders[layer], self.memory
             ),
         )
 
-    def _choose_masks(self) -> list[LayerMasks]:
+    def _masks(self) -> list[LayerMasks]:
         settings = self.run.settings
 
         def choose(scores: Sequence[LayerScores]) -> tuple[LayerMasks, ...]:
@@ -185,15 +199,14 @@ class _Calibrator:
         # One layer at a time: the scores of a long video's layer take hundreds of megabytes.
         return [choose([self._scores(layer)])[0] for layer in self.layers]
 
-    def _choose_quantization(
+    def _measure_errors(
         self, orders: Sequence[NDArray[np.int32]], masks: Sequence[LayerMasks]
-    ) -> list[QuantizationChoice]:
-        run, config = self.run, attention_config(self.run.settings)
+    ) -> None:
+        run = self.run
         ranges = [combined_ranges(self._block_states(layer)) for layer in self.layers]
-        captures = [capture for capture in run.captures() if capture.prompt == 0]
-        self._visit(
+        self.visits.visit(
             "errors",
-            captures,
+            run.error_captures(),
             _errors,
             lambda layer, capture, inputs: error_contribution(
                 inputs,
@@ -204,49 +217,12 @@ class _Calibrator:
                 capture.mask_bin,
             ),
         )
-        return [
-            choose_quantization(
-                self.store.arrays(_errors(layer)),
-                ranges[layer],
-                config,
-                run.settings.int4_max_error,
-            )
-            for layer in self.layers
-        ]
 
-    def _visit(
-        self, stage: str, captures: Sequence[Capture], state: _StateName, learn: _Learn
-    ) -> None:
-        """Run every capture that a layer still lacks and store what is learned from it."""
-        lacking = {capture: self._lacking(capture, state) for capture in captures}
-        todo = {capture: layers for capture, layers in lacking.items() if layers}
-        self.progress.start(stage, len(captures), len(captures) - len(todo))
-        for capture, layers in todo.items():
-            self._visit_capture(capture, layers, state, learn)
-            self.progress.advance()
-
-    def _lacking(self, capture: Capture, state: _StateName) -> set[int]:
-        return {
-            layer
-            for layer in self.layers
-            if capture.name not in self.store.captures(state(layer, capture))
-        }
-
-    def _visit_capture(
-        self, capture: Capture, layers: Collection[int], state: _StateName, learn: _Learn
-    ) -> None:
-        def consume(
-            layer: int, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float
-        ) -> None:
-            if layer in layers:
-                inputs = LayerInputs(
-                    site, query, key, value, scale, self.run.key_length(capture.prompt)
-                )
-                inputs.check(self.run.tokens)
-                self.store.add(state(layer, capture), capture.name, learn(layer, capture, inputs))
-
-        latents = self.store.arrays(_trajectory(capture.prompt))[f"step{capture.step}"]
-        self.run.run_capture(capture, torch.from_numpy(latents), consume)
+    def _quantization(self, layer: int, measured: dict[str, NDArray[Any]]) -> QuantizationChoice:
+        settings = self.run.settings
+        ranges = combined_ranges(self._block_states(layer))
+        config = attention_config(settings)
+        return choose_quantization(measured, ranges, config, settings.int4_max_error)
 
     def _block_states(self, layer: int) -> list[dict[str, NDArray[Any]]]:
         bins = range(self.run.settings.bins)
@@ -254,10 +230,6 @@ class _Calibrator:
 
     def _scores(self, layer: int) -> LayerScores:
         return layer_scores(self._block_states(layer))
-
-
-def _trajectory(prompt: int) -> str:
-    return f"trajectory-{prompt}"
 
 
 def _orders(layer: int, _capture: Capture | None = None) -> str:

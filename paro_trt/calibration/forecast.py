@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..families.base import AttentionSite
-from ..models.intercept import intercept_attention
-from ..models.prompts import Prompts
 from ..op.quantization import ChannelAffine
 from ..op.spec import block_count
 from .assemble import LayerDecision, mean_density
-from .capture import dense_attention
+from .calls import RecordedCall
+from .capture import capture_attention, dense_attention, replay
+from .cost import TIMED_FORWARDS
 from .inputs import LayerInputs
 from .op_error import PlannedHead, attended_rows, dense_rows
 from .passes import attention_config, head_orders
@@ -29,8 +29,6 @@ from .statistics import sampled_query_blocks
 
 HELDOUT_PROMPTS = 1
 """Held-out prompts measured; each costs a dense run."""
-
-TIMED_FORWARDS = 3
 
 WORTHWHILE_SPEEDUP = 1.1
 """Below this the forecast says that PARO will hardly pay off."""
@@ -51,10 +49,19 @@ class Forecast(NamedTuple):
 def measure_forecast(
     run: CalibrationRun,
     layers: Sequence[LayerDecision],
-    heldout: Prompts | None,
+    heldout: CalibrationRun | None,
+    example: RecordedCall,
     progress: Progress,
 ) -> Forecast:
-    """Measure what was decided on held-out prompts, and attention's share of the time here."""
+    """Measure what was decided on held-out prompts, and attention's share of the time here.
+
+    Args:
+        run: of the calibration.
+        layers: what was decided.
+        heldout: a run of prompts apart from those of `run`.
+        example: a recorded call, for timing.
+        progress: told of the held-out captures.
+    """
     measured: dict[str, float] = {"density": mean_density(layers)}
     notes: list[str] = []
     if heldout is None:
@@ -65,7 +72,7 @@ def measure_forecast(
             measured[f"heldout_error.{site.name}"] = float(np.sqrt(np.mean(error)))
         measured["heldout_error"] = float(np.sqrt(np.mean(errors)))
     if run.settings.time_attention:
-        share = attention_share(run)
+        share = attention_share(run, example)
         speed = expected_speed(share, mean_density(layers), run)
         measured.update(speed)
         notes.append(_speed_note(run, speed))
@@ -75,40 +82,37 @@ def measure_forecast(
 def heldout_errors(
     run: CalibrationRun,
     layers: Sequence[LayerDecision],
-    heldout: Prompts,
+    heldout: CalibrationRun,
     progress: Progress,
 ) -> NDArray[np.float64]:
     """Squared relative L2 errors f64 [layers, captures] of attention, PARO against dense.
 
     Every layer sees the dense model's inputs, so that errors of earlier layers do not add up.
     """
-    settings = replace(run.settings, seed=heldout_seed(run), prompt_limit=HELDOUT_PROMPTS)
-    unseen = replace(run, prompts=heldout, settings=settings)
-    captures = unseen.captures()
+    captures, steps = heldout.captures(), max(heldout.recorded_steps())
     errors = np.zeros((len(layers), len(captures)))
-    progress.start("held-out error", len(captures), 0)
-    latents: dict[int, Tensor] = {}
+    progress.start("held-out error", steps * len(heldout.prompts_used) + len(captures), 0)
+    calls: Mapping[int, RecordedCall] = {}
     for column, capture in enumerate(captures):
         if column == 0 or capture.prompt != captures[column - 1].prompt:
-            latents = unseen.trajectory(capture.prompt)
+            seed = heldout.settings.seed + capture.prompt
+            calls = heldout.source.record(
+                capture.prompt, seed, heldout.recorded_steps(), lambda _step: progress.advance()
+            )
+        call = calls[capture.step]
 
         def consume(
             layer: int, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor,
             scale: float, column: int = column, mask_bin: int = capture.mask_bin,
-            prompt: int = capture.prompt,
+            key_length: int | None = call.key_length,
         ) -> None:  # fmt: skip
-            inputs = LayerInputs(site, query, key, value, scale, unseen.key_length(prompt))
+            inputs = LayerInputs(site, query, key, value, scale, key_length)
             of_heads = head_errors(run, layers[layer], mask_bin, inputs)
             errors[layer, column] = of_heads[0].sum() / max(of_heads[1].sum(), 1e-300)
 
-        unseen.run_capture(capture, latents[capture.step], consume)
+        capture_attention(run.loaded, run.geometry, call, heldout.source.device, consume)
         progress.advance()
     return errors
-
-
-def heldout_seed(run: CalibrationRun) -> int:
-    """Of the first held-out prompt: other noise than any calibration prompt had."""
-    return run.settings.seed + len(run.prompts)
 
 
 def head_errors(
@@ -123,8 +127,9 @@ def head_errors(
     )
     orders = head_orders(run.candidates, decision.orders)
     masks = torch.from_numpy(decision.masks.mask[mask_bin])
-    inputs = inputs.cpu()
-    affine = torch.from_numpy(decision.quantization.channel_affine)
+    device = inputs.query.device
+    orders, masks = orders.to(device), masks.to(device)
+    affine = torch.from_numpy(decision.quantization.channel_affine).to(device)
     total = block_count(inputs.length, settings.block_q)
     blocks = sampled_query_blocks(total, settings.error_query_blocks)
     result = np.empty((2, inputs.site.heads))
@@ -141,10 +146,10 @@ def head_errors(
     return result
 
 
-def attention_share(run: CalibrationRun) -> float:
+def attention_share(run: CalibrationRun, call: RecordedCall) -> float:
     """Share of a dense forward's time that the sites' attention takes, on this machine."""
-    device = next(run.loaded.model.parameters()).device
-    padding = run.existing_tokens(0)
+    device = run.source.device
+    padding = None if call.key_length is None else torch.tensor([call.key_length], device=device)
     spent = [0.0]
 
     def now() -> float:
@@ -161,14 +166,10 @@ def attention_share(run: CalibrationRun) -> float:
         return output
 
     shares = []
-    with (
-        run.loaded.family.adapted(run.loaded.model, run.geometry),
-        intercept_attention(run.loaded.model, run.sites, timed, padding),
-    ):
-        for _ in range(1 + TIMED_FORWARDS):
-            spent[0], start = 0.0, now()
-            run.dense_forward()
-            shares.append(spent[0] / (now() - start))
+    for _ in range(1 + TIMED_FORWARDS):
+        spent[0], start = 0.0, now()
+        replay(run.loaded, run.geometry, call, device, timed)
+        shares.append(spent[0] / (now() - start))
     # The first forward pays for allocations that later ones do not.
     return median(shares[1:])
 
@@ -189,7 +190,7 @@ def expected_speed(share: float, density: float, run: CalibrationRun) -> dict[st
 
 
 def _speed_note(run: CalibrationRun, speed: dict[str, float]) -> str:
-    device = next(run.loaded.model.parameters()).device.type
+    device = run.source.device.type
     note = (
         f"attention takes {speed['attention_share']:.0%} of the dense model's time at "
         f"{run.tokens} tokens on this machine ({device}); at this density expect attention "

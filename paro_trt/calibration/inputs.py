@@ -58,10 +58,6 @@ class LayerInputs(NamedTuple):
             self.key_length,
         )
 
-    def cpu(self) -> LayerInputs:
-        """The same on the CPU."""
-        return self._replace(query=self.query.cpu(), key=self.key.cpu(), value=self.value.cpu())
-
     def check(self, tokens: int) -> None:
         """Raise ModelError unless the inputs are finite and of the plan's length."""
         if self.query.shape[0] != tokens:

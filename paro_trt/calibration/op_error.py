@@ -27,9 +27,9 @@ class PlannedHead(NamedTuple):
     affine: ChannelAffine
 
 
-def identity_affine(head_dim: int) -> ChannelAffine:
+def identity_affine(head_dim: int, device: torch.device) -> ChannelAffine:
     """The channel affine that changes nothing."""
-    zeros, ones = torch.zeros(head_dim), torch.ones(head_dim)
+    zeros, ones = torch.zeros(head_dim, device=device), torch.ones(head_dim, device=device)
     return ChannelAffine(zeros, ones, zeros, ones)
 
 
@@ -39,7 +39,7 @@ def attended_rows(
     """The op's output f32 [rows, D] for the tokens of some query blocks, in the head's order.
 
     Args:
-        inputs: the head's inputs, on the CPU.
+        inputs: the head's inputs; order, mask and affine are on their device.
         head: order, mask and affine; the affine must be the identity where bits are 16.
         config: block sizes, bits and pooling; the scale is that of the inputs.
         query_blocks: which query blocks.

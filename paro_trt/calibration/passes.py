@@ -27,6 +27,7 @@ def order_contribution(
     settings: CalibrationSettings,
     candidates: Sequence[CandidateOrder],
     forced: NDArray[np.bool_],
+    memory: int | None = None,
 ) -> Contribution:
     """How well each candidate order serves each head of a layer.
 
@@ -35,6 +36,7 @@ def order_contribution(
         settings: of the calibration.
         candidates: the C orders to try.
         forced: bool [NQ, NK], blocks that every mask attends.
+        memory: bytes that `block_statistics` may take.
 
     Returns:
         sums "terms" [C, H, ORDER_TERMS] and "captures" [1].
@@ -55,6 +57,7 @@ def order_contribution(
                 query_blocks=blocks,
                 rows_per_block=settings.order_rows,
                 paper=settings.order_metric is OrderMetric.PAPER,
+                memory=memory,
             )
             terms[index, head] = order_terms(
                 statistics, forced_here, settings.target, settings.order_metric
@@ -67,6 +70,7 @@ def mask_contribution(
     settings: CalibrationSettings,
     candidates: Sequence[CandidateOrder],
     chosen: NDArray[np.int32],
+    memory: int | None = None,
 ) -> Contribution:
     """Scores of every block of a layer under the chosen orders, and the range of every channel.
 
@@ -75,6 +79,7 @@ def mask_contribution(
         settings: of the calibration.
         candidates: the orders to choose from.
         chosen: int32 [H], the candidate that each head uses.
+        memory: bytes that `block_statistics` may take.
 
     Returns:
         The sums and maxima that `layer_scores` and `combined_ranges` read.
@@ -85,6 +90,7 @@ def mask_contribution(
             _on_device(candidates[candidate], inputs.query.device),
             settings.tiling,
             pooled=settings.pool_dropped,
+            memory=memory,
         )
         for head, candidate in enumerate(chosen)
     ]
@@ -132,9 +138,9 @@ def error_contribution(
     query_blocks = block_count(inputs.length, settings.block_q)
     sums = dict(
         measure_quantization(
-            inputs.cpu(),
-            orders,
-            torch.from_numpy(masks[mask_bin]),
+            inputs,
+            orders.to(inputs.query.device),
+            torch.from_numpy(masks[mask_bin]).to(inputs.query.device),
             ranges,
             attention_config(settings),
             sampled_query_blocks(query_blocks, settings.error_query_blocks),

@@ -102,7 +102,7 @@ def measure_quantization(
     product at a time adds.
 
     Args:
-        inputs: of one capture, on the CPU.
+        inputs: of one capture; orders and masks are on their device.
         orders: int64 [H, S], the order of each head.
         masks: bool [H, NQ, NK].
         ranges: of the whole calibration, combined.
@@ -124,16 +124,17 @@ def measure_quantization(
     energy = np.zeros(kv_heads)
     mask_error, dense_energy = np.zeros((2, heads))
     plain = replace(config, qk_bits=16, pv_bits=16)
+    identity = identity_affine(inputs.site.head_dim, orders.device)
     for head in range(heads):
         of_head, kv_head = inputs.head(head), head // group
-        planned = PlannedHead(orders[head], masks[head], identity_affine(inputs.site.head_dim))
+        planned = PlannedHead(orders[head], masks[head], identity)
         exact = attended_rows(of_head, planned, plain, query_blocks)
         dense = dense_rows(of_head, planned.order, config.block_q, query_blocks)
         mask_error[head], dense_energy[head] = _energy(exact - dense), _energy(dense)
         energy[kv_head] += _energy(exact)
         for product, asked in _asked(config):
             for variant, kept in enumerate(VARIANTS):
-                affine = _head_affine(ranges, product, kept, kv_head)
+                affine = _head_affine(ranges, product, kept, kv_head, identity)
                 for bits in tried_bits(asked):
                     rough = attended_rows(
                         of_head,
@@ -190,12 +191,16 @@ def _with_bits(config: AttentionConfig, product: Product, bits: int) -> Attentio
 
 
 def _head_affine(
-    ranges: Mapping[str, NDArray[Any]], product: Product, kept: tuple[bool, bool], kv_head: int
+    ranges: Mapping[str, NDArray[Any]],
+    product: Product,
+    kept: tuple[bool, bool],
+    kv_head: int,
+    identity: ChannelAffine,
 ) -> ChannelAffine:
     shift, factor = (
-        torch.from_numpy(rows[kv_head]) for rows in product_affine(ranges, product, *kept)
+        torch.from_numpy(rows[kv_head]).to(identity.equalizer)
+        for rows in product_affine(ranges, product, *kept)
     )
-    identity = identity_affine(shift.numel())
     if product is Product.QK:
         return identity._replace(key_mean=shift, equalizer=factor)
     return identity._replace(value_mean=shift, value_scale=factor)

@@ -1,9 +1,9 @@
-"""What one calibration works on: the model's grid and sites, its captures, its fingerprint."""
+"""What one calibration works on: sites, captures, candidate orders, its fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,20 +12,16 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .. import __version__
-from ..errors import ArgumentError, ModelError
+from ..errors import ArgumentError
 from ..families.base import AttentionSite, Geometry
-from ..models.conditioning import complete_inputs
-from ..models.denoise import Velocity, sampling_timesteps, seeded_noise
-from ..models.experts import ExpertRole, joint_velocity
+from ..models.experts import ExpertRole
 from ..models.load import LoadedModel
-from ..models.prompts import Prompts
-from .capture import Consumer, capture_attention, existing_tokens, record_trajectory
 from .orders import CandidateOrder, candidate_orders
 from .select_mask import forced_blocks
 from .settings import CalibrationSettings
+from .source import CallSource
 
 _DIGEST_ELEMENTS = 256
 """Elements of each parameter that stand for it in the fingerprint: enough to tell fine-tunes of
@@ -48,110 +44,52 @@ class Capture(NamedTuple):
 # eq=False: identity is what the cached properties hang on; models have no equality.
 @dataclass(frozen=True, eq=False)
 class CalibrationRun:
-    """A model, prompts, latents of (frames, height, width) and settings that belong together.
-
-    partner: the other of two experts, for its part of the dense runs.
+    """A source of calls and settings that belong together.
 
     Raises:
-        ArgumentError: no prompts, guidance without a negative, an expert without its partner, or
-            one that serves too few steps.
-        ModelError: the latents do not fit the model's patches, or the prompts' tensors are not
-            those the model takes.
+        ArgumentError: the transformer serves too few steps of a run.
     """
 
-    loaded: LoadedModel
-    prompts: Prompts
-    latent_size: tuple[int, int, int]
+    source: CallSource
     settings: CalibrationSettings
-    partner: LoadedModel | None = None
 
     def __post_init__(self) -> None:
-        if len(self.prompts) == 0:
-            raise ArgumentError("prompts", expected="at least one", actual="none")
-        if self.settings.guidance_scale != 1.0 and self.prompts.negative is None:
-            raise ArgumentError(
-                "guidance_scale",
-                expected="1.0 when the prompt file holds no negative prompt",
-                actual=str(self.settings.guidance_scale),
-                remedy="add negative_prompt_embeds to the prompt file",
-            )
-        # Everything that may refuse does so before the first work is kept.
-        self._check_experts()
-        for prompt in self.prompts_used:
-            self._conditioning(prompt)
-
-    def _check_experts(self) -> None:
-        expert, partner = self.loaded.expert, self.partner
-        if (expert is None) is not (partner is None):
-            raise ArgumentError(
-                "partner",
-                expected="the other expert" if expert else "none: the model has one transformer",
-                actual="none" if expert else "a model",
-                remedy="pass the pipeline's directory, which holds both experts" if expert else "",
-            )
         needed = self.settings.bins * self.settings.captured_steps
-        if len(self.served_steps) < needed:
+        served, steps = len(self.source.served), self.source.steps
+        if served < needed:
+            alone = served == steps
             raise ArgumentError(
                 "steps",
-                expected=f"at least bins x captured_steps = {needed} that the expert serves",
-                actual=f"{len(self.served_steps)} of {self.settings.steps}",
+                expected=f"at least bins x captured_steps = {needed}"
+                + ("" if alone else " that the expert serves"),
+                actual=str(steps) if alone else f"{served} of {steps}",
                 remedy="use more steps, fewer bins or fewer captured steps",
             )
 
     @property
-    def prompts_used(self) -> range:
-        """Indices of the prompts that are run."""
-        return range(len(self.prompts))[: self.settings.prompt_limit]
+    def loaded(self) -> LoadedModel:
+        """The transformer that is planned."""
+        return self.source.loaded
 
-    @cached_property
+    @property
     def geometry(self) -> Geometry:
-        """Tokens of a sample: the latents' grid and the prompts' text."""
-        family, config = self.loaded.family, self.loaded.config
-        grid = family.grid(config, self.latent_size)
-        return Geometry(grid, family.text_layout(config, self.prompts.shapes()))
+        """Tokens of a sample."""
+        return self.source.geometry
 
     @property
     def tokens(self) -> int:
         """S."""
         return self.geometry.tokens
 
+    @property
+    def prompts_used(self) -> range:
+        """Indices of the prompts that are run."""
+        return range(len(self.source.texts))[: self.settings.prompt_limit]
+
     @cached_property
     def sites(self) -> tuple[AttentionSite, ...]:
         """The layers to plan."""
         return self.loaded.family.sites(self.loaded.config)
-
-    @cached_property
-    def served_steps(self) -> range:
-        """Steps of the run that the model serves: all, or an expert's."""
-        expert = self.loaded.expert
-        served = [
-            step
-            for step, timestep in enumerate(self.timesteps)
-            if expert is None or expert.serves(timestep)
-        ]
-        return range(served[0], served[-1] + 1) if served else range(0)
-
-    def expert_notes(self) -> list[str]:
-        """What of the schedule an expert was captured in."""
-        expert = self.loaded.expert
-        if expert is None:
-            return []
-        side = "at and above" if expert.role is ExpertRole.HIGH_NOISE else "below"
-        captures = self.captures()
-        return [
-            f"expert {expert.role.value} serves timesteps {side} {expert.boundary:g}: "
-            f"{len(self.served_steps)} of {self.settings.steps} steps, {len(captures)} captures of "
-            f"{self.tokens} tokens in {self.settings.bins} bins, as many as its partner gets"
-        ]
-
-    def existing_tokens(self, prompt: int) -> Tensor | None:
-        """int64 [1]: tokens of a prompt's sequence that exist; None where text is never padded."""
-        return existing_tokens(self.loaded.family, self.geometry, self._conditioning(prompt))
-
-    def key_length(self, prompt: int) -> int | None:
-        """The same as a number."""
-        existing = self.existing_tokens(prompt)
-        return None if existing is None else int(existing)
 
     @cached_property
     def candidates(self) -> tuple[CandidateOrder, ...]:
@@ -166,72 +104,45 @@ class CalibrationRun:
         return forced_blocks(self.tokens, self.geometry.text, self.settings.tiling)
 
     @cached_property
-    def timesteps(self) -> tuple[float, ...]:
-        """Of each step, noisiest first."""
-        sampling = self.loaded.family.sampling
-        return sampling_timesteps(self.settings.steps, self.settings.shift, sampling)
-
-    def bin_boundaries(self) -> tuple[float, ...]:
-        """Half-way between the last timestep of a bin and the first of the next."""
-        starts = self.settings.bin_starts(self.served_steps)[1:]
-        return tuple((self.timesteps[start - 1] + self.timesteps[start]) / 2 for start in starts)
+    def captured_steps(self) -> tuple[tuple[int, ...], ...]:
+        """The captured steps of each bin."""
+        return self.settings.captured(self.source.served)
 
     def captures(self) -> tuple[Capture, ...]:
         """Every captured step of every prompt."""
-        return tuple(
-            Capture(prompt, step, mask_bin)
-            for prompt in self.prompts_used
-            for mask_bin, steps in enumerate(self.settings.captured(self.served_steps))
-            for step in steps
-        )
+        return self._captures(step for steps in self.captured_steps for step in steps)
 
     def order_captures(self) -> tuple[Capture, ...]:
         """The middle captured step of each bin, of every prompt: one order serves all steps, and
         trying every candidate is the most expensive part of a calibration."""
-        middles = {steps[len(steps) // 2] for steps in self.settings.captured(self.served_steps)}
-        return tuple(capture for capture in self.captures() if capture.step in middles)
+        return self._captures(steps[len(steps) // 2] for steps in self.captured_steps)
 
-    def trajectory(self, prompt: int) -> dict[int, Tensor]:
-        """Latents f32 [1, C, F, H, W] that enter each captured step of a dense run.
+    def error_captures(self) -> tuple[Capture, ...]:
+        """Every captured step of the first prompt."""
+        return tuple(capture for capture in self.captures() if capture.prompt == 0)
 
-        Raises:
-            ModelError: the run ends in NaN or infinity.
-        """
-        recorded = record_trajectory(
-            self.loaded,
-            self.geometry,
-            self._conditioning(prompt),
-            self._negative(prompt),
-            self.settings,
-            self.settings.seed + prompt,
-            {capture.step for capture in self.captures()},
-            self._velocity(),
-        )
-        for step, latents in recorded.items():
-            if not bool(latents.isfinite().all()):
-                raise ModelError(
-                    f"latents of the dense run at step {step}",
-                    expected="finite values",
-                    actual="NaN or infinity",
-                    remedy="check the weights, or load the model in float32",
-                )
-        return recorded
+    def recorded_steps(self) -> tuple[int, ...]:
+        """The steps whose calls a dense run records."""
+        return tuple(step for steps in self.captured_steps for step in steps)
 
-    def run_capture(self, capture: Capture, latents: Tensor, consumer: Consumer) -> None:
-        """Show `consumer` the attention inputs of every site in one capture."""
-        conditioning = self._conditioning(capture.prompt)
-        timestep = self.timesteps[capture.step]
-        capture_attention(self.loaded, self.geometry, latents, timestep, conditioning, consumer)
+    def bin_boundaries(self) -> tuple[float, ...]:
+        """Half-way between the last timestep of a bin and the first of the next."""
+        timesteps = self.source.timesteps
+        starts = self.settings.bin_starts(self.source.served)[1:]
+        return tuple((timesteps[start - 1] + timesteps[start]) / 2 for start in starts)
 
-    @torch.no_grad()
-    def dense_forward(self) -> Tensor:
-        """Velocity of the first prompt at the first step served, for timing."""
-        shape = self.loaded.family.latent_shape(self.loaded.config, self.geometry)
-        device = next(self.loaded.model.parameters()).device
-        latents = seeded_noise((1, *shape), self.settings.seed).to(device)
-        timestep = torch.tensor([self.timesteps[self.served_steps.start]], device=device)
-        velocity = self.loaded.velocity(self.geometry)
-        return velocity(latents, timestep, self._conditioning(0))
+    def expert_notes(self) -> list[str]:
+        """What of the schedule an expert was captured in."""
+        expert = self.loaded.expert
+        if expert is None:
+            return []
+        side = "at and above" if expert.role is ExpertRole.HIGH_NOISE else "below"
+        return [
+            f"expert {expert.role.value} serves timesteps {side} {expert.boundary:g}: "
+            f"{len(self.source.served)} of {self.source.steps} steps, {len(self.captures())} "
+            f"captures of {self.tokens} tokens in {self.settings.bins} bins, as many as its "
+            "partner gets"
+        ]
 
     def fingerprint(self) -> dict[str, Any]:
         """JSON-ready facts that decide the result."""
@@ -241,28 +152,15 @@ class CalibrationRun:
             "model": msgspec.to_builtins(self.loaded.identity),
             "weights": _weights_digest(self.loaded.model),
             "dtype": str(self.loaded.dtype),
-            "latent size": list(self.latent_size),
-            "prompts": _digest(self.prompts.tensors, self.prompts.negative or {}),
+            **self.source.fingerprint(),
         }
 
-    def _velocity(self) -> Velocity:
-        own = self.loaded.velocity(self.geometry)
-        if self.loaded.expert is None or self.partner is None:
-            return own
-        return joint_velocity(own, self.loaded.expert, self.partner.velocity(self.geometry))
-
-    def _conditioning(self, prompt: int) -> dict[str, Tensor]:
-        return self._complete(self.prompts.rows([prompt]))
-
-    def _negative(self, prompt: int) -> dict[str, Tensor] | None:
-        negative = self.prompts.negative_rows([prompt])
-        return None if negative is None else self._complete(negative)
-
-    def _complete(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        device = next(self.loaded.model.parameters()).device
-        spec = self.loaded.family.conditioning_spec(self.loaded.config, self.geometry)
-        inputs = complete_inputs(spec, tensors, 1)
-        return {name: tensor.to(device) for name, tensor in inputs.items()}
+    def _captures(self, steps: Iterable[int]) -> tuple[Capture, ...]:
+        bin_of = {step: index for index, of in enumerate(self.captured_steps) for step in of}
+        wanted = tuple(steps)
+        return tuple(
+            Capture(prompt, step, bin_of[step]) for prompt in self.prompts_used for step in wanted
+        )
 
 
 def _weights_digest(model: torch.nn.Module) -> str:
@@ -272,12 +170,4 @@ def _weights_digest(model: torch.nn.Module) -> str:
         some = parameter.detach().reshape(-1)[::stride].float().cpu().numpy()
         digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode())
         digest.update(some.tobytes())
-    return digest.hexdigest()
-
-
-def _digest(*groups: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in (item for group in groups for item in sorted(group.items())):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -37,10 +37,7 @@ class CalibrationSettings:
         order_metric: what makes an order good.
         mask_metric: what makes a block worth attending.
         allocation: who shares a density budget.
-        steps: denoising steps of the run that is captured.
-        captured_steps: how many of them are captured in each bin.
-        shift: the schedule's shift, as in FlowMatchEulerDiscreteScheduler.
-        guidance_scale: of the run; the positive branch is what is captured.
+        captured_steps: denoising steps that are captured in each bin.
         seed: of the run's noise.
         int4_max_error: relative L2 error of a layer's attention that 4 bits may add.
         candidate_orders: names of orders to try; None means all that suit the grid.
@@ -67,10 +64,7 @@ class CalibrationSettings:
     order_metric: OrderMetric = OrderMetric.OUTPUT_ERROR
     mask_metric: MaskMetric = MaskMetric.OUTPUT_ERROR
     allocation: Allocation = Allocation.LAYER
-    steps: int = 20
     captured_steps: int = 2
-    shift: float = 3.0
-    guidance_scale: float = 1.0
     seed: int = 0
     int4_max_error: float = 0.05
     candidate_orders: tuple[str, ...] | None = None
@@ -90,12 +84,6 @@ class CalibrationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ArgumentError(name, expected="at least 1", actual=str(value))
-        if self.steps < self.bins * self.captured_steps:
-            raise ArgumentError(
-                "steps",
-                expected=f"at least bins x captured_steps = {self.bins * self.captured_steps}",
-                actual=str(self.steps),
-            )
         if not self.int4_max_error >= 0.0:
             raise ArgumentError(
                 "int4_max_error", expected="at least 0", actual=str(self.int4_max_error)
@@ -111,14 +99,13 @@ class CalibrationSettings:
         """Block sizes."""
         return Tiling(self.block_q, self.block_k)
 
-    def bin_starts(self, served: range | None = None) -> tuple[int, ...]:
-        """First step of each bin: the served steps, None being the whole run, in equal parts."""
-        served = range(self.steps) if served is None else served
+    def bin_starts(self, served: range) -> tuple[int, ...]:
+        """First step of each bin: the served steps of a run in equal parts."""
         return tuple(served.start + index * len(served) // self.bins for index in range(self.bins))
 
-    def captured(self, served: range | None = None) -> tuple[tuple[int, ...], ...]:
+    def captured(self, served: range) -> tuple[tuple[int, ...], ...]:
         """The captured steps of each bin, spread evenly over it."""
-        ends = (*self.bin_starts(served)[1:], self.steps if served is None else served.stop)
+        ends = (*self.bin_starts(served)[1:], served.stop)
         return tuple(
             tuple(
                 start + (2 * index + 1) * (end - start) // (2 * self.captured_steps)

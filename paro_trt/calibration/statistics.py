@@ -7,7 +7,7 @@ softmax moves row i by sum_{j in b} P_ij (v_j - o_i), to first order in m_ib.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,9 @@ from .inputs import HeadInputs
 
 PAPER_EPSILON = 1e-3
 """Below it an entry of P counts as empty in the paper's metric; P as is, its rows sum to one."""
+
+CPU_MEMORY = 1 << 28
+"""Bytes that statistics take on a CPU unless told otherwise: more does not make them faster."""
 
 
 class Tiling(NamedTuple):
@@ -45,7 +48,7 @@ class BlockStatistics(NamedTuple):
     peak_ratio: Tensor
 
 
-class _KeyBlocks(NamedTuple):
+class KeyBlocks(NamedTuple):
     """Keys and values of one head in a candidate order, padded with zeros to whole blocks.
 
     key: [NK*block_k, D]; value: [NK, block_k, D]; key_mean, value_mean: [NK, D];
@@ -69,10 +72,9 @@ def block_statistics(
     query_blocks: Sequence[int] | None = None,
     rows_per_block: int | None = None,
     paper: bool = False,
+    memory: int | None = None,
 ) -> BlockStatistics:
     """Statistics of every (query block, key block) of one head under one order.
-
-    Memory in addition to the inputs: block_q x S and block_q x NK x D floats.
 
     Args:
         inputs: the head's query, key and value; computed in FP32.
@@ -84,22 +86,45 @@ def block_statistics(
         rows_per_block: look at no more rows of each, spread evenly; None means all. The sums
             are then over these rows.
         paper: fill empty_share and peak_ratio (zeros otherwise).
+        memory: bytes to take in addition to the inputs and an FP32 copy of the head's keys and
+            values: as many query blocks are done at once as fit, and one in any case. None: half
+            of what is free on a GPU, `CPU_MEMORY` elsewhere.
     """
     length = inputs.length
     blocks = _key_blocks(inputs.key.float(), inputs.value.float(), order, tiling.block_k, length)
     total = block_count(length, tiling.block_q)
-    chosen = range(total) if query_blocks is None else query_blocks
-    tiles = [
-        _tile_statistics(
-            inputs.query[order[_rows(index, tiling.block_q, length, rows_per_block)]].float(),
-            blocks,
-            inputs.scale,
-            pooled=pooled,
-            paper=paper,
-        )
-        for index in chosen
-    ]
-    return BlockStatistics(*(torch.stack(parts) for parts in zip(*tiles, strict=True)))
+    chosen = list(range(total) if query_blocks is None else query_blocks)
+    rows = [order[_rows(index, tiling.block_q, length, rows_per_block)] for index in chosen]
+    tiles = []
+    for group in _groups(rows, tile_bytes(blocks, len(rows[0])), memory, order.device):
+        query = inputs.query[torch.stack(group)].float()
+        tiles.append(_tile_statistics(query, blocks, inputs.scale, pooled=pooled, paper=paper))
+    return BlockStatistics(*(torch.cat(parts) for parts in zip(*tiles, strict=True)))
+
+
+def tile_bytes(blocks: KeyBlocks, rows: int) -> int:
+    """Bytes that one query block of so many rows takes: FP32 weights and a copy of them, and the
+    output of every key block twice."""
+    number, _, channels = blocks.value.shape
+    return 4 * rows * 2 * (len(blocks.key) + number * channels)
+
+
+def _groups(
+    rows: list[Tensor], bytes_each: int, memory: int | None, device: torch.device
+) -> Iterator[list[Tensor]]:
+    """Neighbouring query blocks of equal height, as many as fit into the memory."""
+    if memory is None:
+        memory = CPU_MEMORY
+        if device.type == "cuda":
+            memory = torch.cuda.mem_get_info(device)[0] // 2
+    most = max(1, memory // bytes_each)
+    group: list[Tensor] = []
+    for row in rows:
+        if group and (len(group) == most or len(row) != len(group[0])):
+            yield group
+            group = []
+        group.append(row)
+    yield group
 
 
 def sampled_query_blocks(total: int, limit: int) -> tuple[int, ...]:
@@ -114,7 +139,7 @@ def _rows(index: int, block_q: int, length: int, limit: int | None) -> slice:
     return slice(start, end, 1 if limit is None else -(-(end - start) // limit))
 
 
-def _key_blocks(key: Tensor, value: Tensor, order: Tensor, block: int, length: int) -> _KeyBlocks:
+def _key_blocks(key: Tensor, value: Tensor, order: Tensor, block: int, length: int) -> KeyBlocks:
     tokens = order.numel()
     number = block_count(tokens, block)
     kept = order[:length]
@@ -126,7 +151,7 @@ def _key_blocks(key: Tensor, value: Tensor, order: Tensor, block: int, length: i
     count = (length - starts).clamp(0, block).float()
     divisor = count.clamp(min=1)[:, None]
     values = padded_value.view(number, block, -1)
-    return _KeyBlocks(
+    return KeyBlocks(
         key=padded_key,
         value=values,
         key_mean=padded_key.view(number, block, -1).sum(1) / divisor,
@@ -137,29 +162,36 @@ def _key_blocks(key: Tensor, value: Tensor, order: Tensor, block: int, length: i
 
 
 def _tile_statistics(
-    query: Tensor, blocks: _KeyBlocks, scale: float, *, pooled: bool, paper: bool
+    query: Tensor, blocks: KeyBlocks, scale: float, *, pooled: bool, paper: bool
 ) -> BlockStatistics:
-    """Statistics of one query block [rows, D]: vectors over key blocks and scalars."""
-    rows, (number, width, _) = query.shape[0], blocks.value.shape
-    query = query * scale
+    """Statistics of n query blocks [n, rows, D]."""
+    tiles, rows, channels = query.shape
+    number, width, _ = blocks.value.shape
+    query = query.reshape(-1, channels) * scale
     weights = (query @ blocks.key.T).masked_fill_(blocks.absent, -torch.inf)
     row_maximum = weights.amax(dim=1, keepdim=True)
     weights.sub_(row_maximum).exp_()
     row_sum = weights.sum(dim=1, keepdim=True)
-    probability = weights.div_(row_sum).view(rows, number, width)
+    probability = weights.div_(row_sum).view(-1, number, width)
     log_sum = row_sum.log_().add_(row_maximum)
     block_output = torch.bmm(probability.transpose(0, 1), blocks.value)
     output = block_output.sum(dim=0)
-    block_mass = probability.sum(dim=2)
-    error = _left_out_error(query, block_output, output, block_mass, log_sum, blocks, pooled)
-    empty_share, peak_ratio = torch.zeros_like(blocks.tokens), torch.zeros_like(blocks.tokens)
+    row_mass = probability.sum(dim=2)
+    mass = row_mass.view(tiles, rows, number).sum(dim=1)
+    error = _left_out_error(query, block_output, output, row_mass, log_sum, blocks, pooled)
+    empty_share, peak_ratio = torch.zeros_like(mass), torch.zeros_like(mass)
     if paper:
         entries = (blocks.tokens * rows).clamp(min=1)
         exists = ~blocks.absent.view(number, width)
-        empty_share = ((probability < PAPER_EPSILON) & exists).sum(dim=(0, 2)) / entries
-        peak_ratio = probability.amax(dim=(0, 2)) * entries / block_mass.sum(dim=0).clamp(1e-30)
+        of_tiles = probability.view(tiles, rows, number, width)
+        empty_share = ((of_tiles < PAPER_EPSILON) & exists).sum(dim=(1, 3)) / entries
+        peak_ratio = of_tiles.amax(dim=(1, 3)) * entries / mass.clamp(1e-30)
     return BlockStatistics(
-        block_mass.sum(dim=0), error, output.square().sum(), empty_share, peak_ratio
+        mass,
+        error.view(number, tiles, rows).sum(dim=2).T,
+        output.view(tiles, rows, channels).square().sum(dim=(1, 2)),
+        empty_share,
+        peak_ratio,
     )
 
 
@@ -167,21 +199,21 @@ def _left_out_error(
     query: Tensor,
     block_output: Tensor,
     output: Tensor,
-    block_mass: Tensor,
+    row_mass: Tensor,
     log_sum: Tensor,
-    blocks: _KeyBlocks,
+    blocks: KeyBlocks,
     pooled: bool,
 ) -> Tensor:
-    """[NK]: sum over rows of |sum_{j in b} P_ij (v_j - o_i)|^2; pooled, of what is left of it
-    after p_ib (mean v - o_i), the summary token's share. query: [rows, D], times the scale.
-    Overwrites block_output [NK, rows, D].
+    """[NK, rows]: |sum_{j in b} P_ij (v_j - o_i)|^2; pooled, of what is left of it after
+    p_ib (mean v - o_i), the summary token's share. query: [rows, D], times the scale.
+    Overwrites block_output [NK, rows, D] and row_mass [rows, NK].
     """
-    excess = block_mass
+    excess = row_mass
     if pooled:
         summary_logits = query @ blocks.key_mean.T + blocks.tokens.log()
         summary = (summary_logits - log_sum).exp()
-        excess = block_mass - summary
+        excess = excess.sub_(summary)
         block_output.addcmul_(summary.T[:, :, None], blocks.value_mean[:, None, :], value=-1)
     block_output.addcmul_(excess.T[:, :, None], output[None], value=-1)
-    error: Tensor = torch.linalg.vector_norm(block_output, dim=(1, 2)).square()
+    error: Tensor = torch.linalg.vector_norm(block_output, dim=2).square()
     return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +11,17 @@ import typer
 from ..errors import ArgumentError
 from ..families.presets import DEFAULT_DENSITY
 from . import output
-from .choices import AllocationName, DtypeName, MaskMetricName, OrderMetricName
+from .choices import (
+    AllocationName,
+    AutoDtypeName,
+    MaskMetricName,
+    OffloadName,
+    OrderMetricName,
+)
 from .paths import check_output
 from .plan_document import describe_plan, mean_over_heads
 from .policy import when_interrupted
-from .sizes import parse_size
+from .sizes import parse_bytes, parse_picture_size, parse_size
 
 if TYPE_CHECKING:
     from ..plan import ParoPlan
@@ -22,30 +29,54 @@ if TYPE_CHECKING:
 
 def calibrate(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Diffusers transformer directory.")
-    ],
-    plan: Annotated[
-        Path, typer.Option("-o", "--output", help="The plan to write (*.paro.safetensors).")
+        str,
+        typer.Argument(
+            metavar="PIPELINE",
+            help="Pipeline directory, hub id in the local cache, or checkpoint file. With "
+            "embeddings: a transformer directory.",
+        ),
     ],
     prompts: Annotated[
-        Path, typer.Option(help="Safetensors file of prompt embeddings to calibrate on.")
+        Path,
+        typer.Option(help="Text file with one prompt a line, or *.safetensors of embeddings."),
     ],
-    latent: Annotated[
-        str | None,
-        typer.Option(metavar="F,H,W", help="Size of the latents: frames,height,width."),
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The plan to write. [default: NAME.paro.safetensors, here]"
+        ),
     ] = None,
     video: Annotated[
         str | None,
+        typer.Option(metavar="F,H,W", help="Frames and pixels. [default: the pipeline's]"),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="H,W", help="Pixels of an image. [default: the pipeline's]"),
+    ] = None,
+    latent: Annotated[
+        str | None,
+        typer.Option(metavar="F,H,W", help="With embeddings: size of the latents instead."),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Of pipelines that start from an image.")
+    ] = None,
+    transformer: Annotated[
+        str | None,
+        typer.Option(help="Which of a pipeline's two to plan: transformer or transformer_2."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[
+        AutoDtypeName,
+        typer.Option(help="To load in. auto: the checkpoint's; float32 with embeddings."),
+    ] = "auto",
+    offload: Annotated[OffloadName, typer.Option(help="Weights that are not in use.")] = "none",
+    memory: Annotated[
+        str | None,
         typer.Option(
-            metavar="F,H,W", help="Instead: size in pixels; an image has one frame, 1,1024,1024."
+            metavar="SIZE", help="For the analysis, such as 2GB. [default: half of what is free]"
         ),
     ] = None,
-    dtype: Annotated[
-        DtypeName,
-        typer.Option(
-            help="Floating-point type that the model runs in; export/ writes bfloat16 files."
-        ),
-    ] = "float32",
     density: Annotated[
         float | None,
         typer.Option(help=f"Share of blocks to attend. [default: {DEFAULT_DENSITY}]"),
@@ -61,17 +92,22 @@ def calibrate(
     prompt_limit: Annotated[
         int, typer.Option(help="Prompts run at most, the first of the file.")
     ] = 4,
-    steps: Annotated[int, typer.Option(help="Denoising steps of the calibration run.")] = 20,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Denoising steps. [default: the pipeline's; 20 with embeddings]"),
+    ] = None,
     captured_steps: Annotated[int, typer.Option(help="Steps captured in each bin.")] = 2,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(help="Of the runs. [default: the pipeline's; 1 with embeddings]"),
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What to keep away from. [default: the pipeline's]")
+    ] = None,
     shift: Annotated[
         float | None,
-        typer.Option(
-            help="The flow-matching schedule's shift. [default: the family's, as in export/]"
-        ),
+        typer.Option(help="With embeddings: the schedule's shift. [default: the family's]"),
     ] = None,
-    guidance_scale: Annotated[
-        float, typer.Option(help="Guidance of the run; other than 1 needs a negative prompt.")
-    ] = 1.0,
     pool: Annotated[
         bool, typer.Option("--pool/--no-pool", help="Left-out blocks count as summary tokens.")
     ] = True,
@@ -84,7 +120,7 @@ def calibrate(
     allocate: Annotated[
         AllocationName, typer.Option(help="Who shares one density budget.")
     ] = "layer",
-    seed: Annotated[int, typer.Option(help="Of the run's noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the runs' noise.")] = 0,
     heldout: Annotated[
         Path | None, typer.Option(help="Prompts to measure the finished plan on.")
     ] = None,
@@ -92,9 +128,13 @@ def calibrate(
 ) -> None:
     """Learn a plan: token orders, block masks and quantization, from runs of the model.
 
-    An interrupted run resumes: repeat the same command.
+    The pipeline runs as you run it, with its own scheduler, guidance and encoders. An interrupted
+    run resumes: repeat the same command. Several of them, each with its --device, share the work.
     """
-    option, sizes = parse_latent_or_video(latent, video)
+    texts = prompts.suffix != ".safetensors"
+    dimensions = calibration_size(latent, video, size, texts=texts)
+    if plan is None:
+        plan = Path(f"{default_name(model)}.paro.safetensors")
     check_output(plan)
 
     import torch
@@ -104,20 +144,24 @@ def calibrate(
     from ..calibration.calibrator import WORK_SUFFIX
     from .progress import StageBars
 
-    if option == "--latent":
-        size: dict[str, Any] = {"latents": sizes}
-    else:
-        size = dict(zip(("num_frames", "height", "width"), sizes, strict=True))
     if density is None and mass is None:
         density = DEFAULT_DENSITY
-    given_shift: dict[str, Any] = {} if shift is None else {"shift": shift}
+    sampling = {
+        "shift": shift, "steps": steps, "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt, "image": image,
+    }  # fmt: skip
+    chosen: dict[str, Any] = {name: of for name, of in sampling.items() if of is not None}
     kept = f"finished work is kept in {plan}{WORK_SUFFIX}; the same command resumes it"
     with when_interrupted(kept), StageBars() as bars:
         made = api.calibrate(
             model,
             prompts,
             output=plan,
-            dtype=getattr(torch, dtype),
+            device=device,
+            dtype=None if dtype == "auto" else getattr(torch, dtype),
+            offload=offload,
+            transformer=transformer,
+            memory=None if memory is None else parse_bytes("--memory", memory),
             heldout=heldout,
             progress=bars,
             density=density,
@@ -132,38 +176,62 @@ def calibrate(
             mask_metric=MaskMetric(mask_metric),
             allocation=Allocation(allocate),
             prompt_limit=prompt_limit,
-            steps=steps,
             captured_steps=captured_steps,
-            guidance_scale=guidance_scale,
             seed=seed,
-            **size,
-            **given_shift,
+            **dimensions,
+            **chosen,
         )
     if as_json:
         output.print_json(describe_plan(made, plan))
     else:
-        output.print_facts(f"wrote {plan}", _summary(made, density, mass, plan))
+        next_line = f"paro-trt {_next(model, plan, texts=texts)}"
+        output.print_facts(f"wrote {plan}", _summary(made, density, mass, plan, next_line))
 
 
-def parse_latent_or_video(
-    latent: str | None, video: str | None
-) -> tuple[str, tuple[int, int, int]]:
-    """The given one of the two options and its three sizes.
+def default_name(model: str) -> str:
+    """Of a plan, from the name of its pipeline: the last part of a directory or a hub id."""
+    path = Path(model)
+    return path.resolve().name if path.is_dir() else Path(path.name).stem
+
+
+def calibration_size(
+    latent: str | None, video: str | None, size: str | None, *, texts: bool
+) -> dict[str, Any]:
+    """The size arguments of `paro_trt.calibrate` from the options.
 
     Raises:
-        ArgumentError: none or both are given, or not as "F,H,W".
+        ArgumentError: more than one is given; none, or --size, with embeddings; --latent with
+            sentences; or a text that is no size.
     """
-    given = {name: text for name, text in (("--latent", latent), ("--video", video)) if text}
-    if len(given) != 1:
+    given = {name: of for name, of in (("--latent", latent), ("--video", video), ("--size", size))
+             if of}  # fmt: skip
+    allowed = ("--video", "--size") if texts else ("--latent", "--video")
+    wrong = [name for name in given if name not in allowed]
+    if len(given) > 1 or wrong or not (given or texts):
         raise ArgumentError(
-            "--latent, --video", expected="one of the two", actual=" and ".join(given) or "none"
+            ", ".join(allowed),
+            expected="one of the two" + (" or none" if texts else ""),
+            actual=" and ".join(given) or "none",
         )
+    if not given:
+        return {}
     ((option, text),) = given.items()
-    return option, parse_size(option, text)
+    if option == "--size":
+        return dict(zip(("height", "width"), parse_picture_size(option, text), strict=True))
+    if option == "--latent":
+        return {"latents": parse_size(option, text)}
+    names = ("num_frames", "height", "width")
+    return dict(zip(names, parse_size(option, text), strict=True))
+
+
+def _next(model: str, plan: Path, *, texts: bool) -> str:
+    verb = "generate" if texts else "export"
+    tail = ("--prompt", "...", "-o", "out.mp4", "--compare") if texts else ("-o", "OUT.onnx")
+    return shlex.join((verb, model, "--plan", str(plan), *tail))
 
 
 def _summary(
-    plan: ParoPlan, density: float | None, mass: float | None, path: Path
+    plan: ParoPlan, density: float | None, mass: float | None, path: Path, next_line: str
 ) -> dict[str, Any]:
     asked = f"density {density:g}" if mass is None else f"mass {mass:g}"
     return {
@@ -173,5 +241,5 @@ def _summary(
         "size": output.file_size(path.stat().st_size),
         **{f"measured {name}": f"{value:.4g}" for name, value in plan.calibration.measured.items()},
         **{f"note {index}": note for index, note in enumerate(plan.calibration.notes, 1)},
-        "next": f"paro-trt export MODEL --plan {path} -o OUT.onnx",
+        "next": next_line,
     }

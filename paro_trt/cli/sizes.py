@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import ArgumentError
 
 
@@ -32,3 +34,11 @@ def parse_picture_size(option: str, text: str) -> tuple[int, int]:
 def size_text(size: tuple[int, int, int]) -> str:
     """The same as an option has it."""
     return ",".join(map(str, size))
+
+
+def parse_bytes(option: str, text: str) -> int:
+    """Bytes from a text such as "512MB" or "2GB", powers of ten; ArgumentError if it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise ArgumentError(option, expected="a size such as 512MB or 2GB", actual=repr(text))
+    return round(float(match[1]) * (10**9 if match[2].upper() == "GB" else 10**6))

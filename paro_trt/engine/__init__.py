@@ -1,4 +1,4 @@
-"""Engines: building them with TensorRT, their manifests, loading them and the plugin."""
+"""TensorRT engines: building and loading them, their manifests, and the plugin."""
 
 from .errors import BuildError, EngineError
 from .manifest import EngineManifest, read_manifest

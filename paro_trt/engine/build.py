@@ -1,4 +1,4 @@
-"""From an ONNX file to an engine and its manifest, written whole or not at all."""
+"""Builds an engine and its manifest from an ONNX file. Either both files are written or none."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class BuildReport:
     Args:
         path: the engine.
         manifest: its manifest.
-        reused: nothing was built: an engine of the same key was there or in the cache.
+        reused: nothing was built, because an engine of the same key exists here or in the cache.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class BuildReport:
 
 @dataclass(frozen=True)
 class _Parts:
-    """All that goes into a build, found and checked before it begins."""
+    """Everything that a build needs, found and checked before it begins."""
 
     source: OnnxSource
     profiles: tuple[InputProfile, ...]

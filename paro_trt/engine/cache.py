@@ -1,4 +1,4 @@
-"""Engines of earlier builds, found by what they were built from."""
+"""Engines of earlier builds, found by a key of what they were built from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .manifest import is_undamaged, manifest_path, read_manifest
 
 
 class EngineCache:
-    """A directory of engines, each under its key. Files are linked where the disk is the same.
+    """A directory of engines, each under its key. On one file system, files are linked.
 
     Args:
         directory: made if it is missing.
@@ -22,7 +22,7 @@ class EngineCache:
         self._directory = directory
 
     def find(self, key: str) -> Path | None:
-        """The engine of this key; None where there is none, or engine or manifest is damaged."""
+        """The engine of this key, or None if there is none or a file of it is damaged."""
         path = self._path(key)
         try:
             manifest = read_manifest(manifest_path(path))
@@ -36,7 +36,7 @@ class EngineCache:
         self.copy(engine, self._path(key))
 
     def copy(self, source: Path, target: Path) -> None:
-        """An engine and its manifest under another name."""
+        """Link or copy an engine and its manifest to another name."""
         for old, new in ((source, target), (manifest_path(source), manifest_path(target))):
             staged = new.with_name(f".paro-{secrets.token_hex(8)}.tmp")
             try:

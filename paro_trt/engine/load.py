@@ -1,4 +1,4 @@
-"""From an engine file to TensorRT's engine: the manifest is checked before anything is loaded."""
+"""Loads an engine file. Its manifest is checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REBUILD = "build it again here: paro-trt build"
 
 @dataclass(frozen=True)
 class LoadedEngine:
-    """TensorRT's engine, what is known of it, and who runs it."""
+    """TensorRT's engine, its manifest, and the TensorRT and GPU that run it."""
 
     engine: Any
     manifest: EngineManifest

@@ -1,4 +1,4 @@
-"""TensorRT's log: kept, so that an error can say what TensorRT said."""
+"""Keeps TensorRT's log messages, so that an error can quote them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT = 4
 
 
 class LogKeeper:
-    """Remembers the first errors that TensorRT logs; the first is the cause, later ones follow."""
+    """Keeps the first errors that TensorRT logs, since later ones only follow from the first."""
 
     def __init__(self) -> None:
         self._errors: list[str] = []
@@ -26,10 +26,11 @@ class LogKeeper:
             self._errors.append(" ".join(message.split())[:300])
 
     def check_start(self, product: str, made: Any) -> None:
-        """Raise BackendUnavailableError if an error was logged: TensorRT did not start.
+        """Raise BackendUnavailableError if an error was logged, because TensorRT did not start.
 
-        Its bindings then hand out an object around a null pointer, and using or destroying it
-        ends the process [lean 10.16 and 11.4 without a GPU, 2026-11-24]: `made` is never freed.
+        In this case TensorRT's bindings return an object around a null pointer. Using or destroying
+        it ends the process [lean 10.16 and 11.4 without a GPU, 2026-11-24], so `made` is never
+        freed.
         """
         if self._errors:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
@@ -41,7 +42,7 @@ class LogKeeper:
             )
 
     def explain(self, otherwise: str) -> str:
-        """What TensorRT said, in one line; `otherwise` if it said nothing."""
+        """TensorRT's messages in one line, or `otherwise` if there are none."""
         return "; ".join(self._errors) or otherwise
 
 

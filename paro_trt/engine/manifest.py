@@ -1,7 +1,7 @@
 """`model.engine.json`: what an engine was built from, with which software and for which GPU.
 
-Manifests are hostile input. The structs below declare the document; a manifest that does not fit
-them is refused before the engine is loaded.
+Manifests are untrusted input. The structs below declare the document. A manifest that does not
+match them is refused before the engine is loaded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Dtype = Literal["float32", "float16", "bfloat16", "int32", "int64", "bool", "int
 
 
 class _Record(Struct, frozen=True, forbid_unknown_fields=True):
-    """An object of the document. Its text values are printed in messages, so each is one line."""
+    """A part of the document. Messages print its text values, so each must be one line."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -153,7 +153,7 @@ class OnnxRecord(_Record, frozen=True):
 
 
 class PluginRecord(_Record, frozen=True):
-    """The plugin library an engine was built with: see `plugin_library.PluginFile`."""
+    """The plugin library that an engine was built with: see `plugin_library.PluginFile`."""
 
     file: Line
     sha256: Sha256
@@ -217,7 +217,7 @@ def manifest_path(engine: Path) -> Path:
 
 
 def is_undamaged(path: Path, manifest: EngineManifest) -> bool:
-    """Whether the engine file has the size and the hash that its manifest says."""
+    """Whether the engine file has the size and the hash in its manifest."""
     expected = manifest.engine
     has_size = path.is_file() and path.stat().st_size == expected.bytes
     return has_size and sha256_of_files(path) == expected.sha256
@@ -255,7 +255,7 @@ def read_manifest(path: str | PathLike[str]) -> EngineManifest:
 
 
 def parse_manifest(file: str, content: str | bytes) -> EngineManifest:
-    """A manifest from its JSON text; see `read_manifest`. `file` is for messages."""
+    """A manifest from its JSON text, see `read_manifest`. Messages name `file`."""
     document = strict_json(content, error=EngineError, file=file, name="manifest", remedy=_REBUILD)
     version = document.get("paro_engine", "none") if isinstance(document, dict) else FORMAT
     # Another format has other fields: the message names the format before any of them.

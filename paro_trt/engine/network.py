@@ -1,6 +1,6 @@
-"""One build of a network by TensorRT's Python interface.
+"""Builds a network with TensorRT's Python interface.
 
-The same calls, by name, serve TensorRT 10.x, 11.x and TensorRT for RTX.
+The same calls, found by name, work with TensorRT 10.x, 11.x and TensorRT for RTX.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def build_network(
         keeper.check_start(f"{trt.flavour.label} {trt.version}", builder)
     flag = getattr(trt.module.NetworkDefinitionCreationFlag, _STRONGLY_TYPED)
     network = builder.create_network(1 << int(flag))
-    # The parser owns what the network refers to: it must live until the engine is built.
+    # The parser owns memory that the network refers to, so it must live until the engine is built.
     parser = _parse(trt, network, logger, source, keeper)
     _check_attention(trt, network, source)
     config = builder.create_builder_config()
@@ -114,7 +114,7 @@ def _parse(trt: TensorRt, network: Any, logger: Any, source: OnnxSource, keeper:
 
 
 def _check_attention(trt: TensorRt, network: Any, source: OnnxSource) -> None:
-    """Refuse a network that computes PAROAttention by anything but the plugin."""
+    """Refuse a network in which anything but the plugin computes PAROAttention."""
     if not trt.flavour.uses_plugin:
         return
     kinds = (network.get_layer(index).type for index in range(network.num_layers))
@@ -176,7 +176,7 @@ def _add_profile(
 
 
 def _attach_cache(config: Any, content: bytes) -> Any:
-    """The timing cache of this build; one of another GPU or release is not used."""
+    """The timing cache of this build. A cache of another GPU or release is not used."""
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
@@ -208,7 +208,7 @@ class _Stoppable:
 
 @contextmanager
 def _stoppable(progress: BuildProgress | None) -> Iterator[_Stoppable | None]:
-    """Turn Ctrl-C into the end of the build: an exception cannot pass through TensorRT."""
+    """Turn Ctrl-C into the end of the build, because no exception can pass through TensorRT."""
     if progress is None or threading.current_thread() is not threading.main_thread():
         yield None if progress is None else _Stoppable(progress)
         return
@@ -227,5 +227,5 @@ def _stoppable(progress: BuildProgress | None) -> Iterator[_Stoppable | None]:
 
 
 def read_timing_cache(path: Path | None) -> bytes:
-    """Content of a timing cache file; empty where there is none."""
+    """Content of a timing cache file, or b"" if there is none."""
     return path.read_bytes() if path is not None and path.is_file() else b""

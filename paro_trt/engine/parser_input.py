@@ -1,7 +1,8 @@
 """The model that TensorRT's parser reads: the file, with or without its PAROAttention function.
 
-Which of plugin and function the parser takes depends on its release: the function before 10.7 and
-from 10.15 on, unless a node names the plugin's namespace. Without the function there is no choice.
+If a file has both the plugin's node and a function, the release decides which one the parser takes.
+Before 10.7 and from 10.15 on it takes the function, unless the node names the plugin's namespace.
+Without the function, it can only take the plugin.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ PLUGIN_DTYPES = ("float16", "bfloat16")
 
 
 def check_plugin_dtypes(source: OnnxSource) -> None:
-    """Raise OnnxFileError if attention computes in a type that the plugin does not take."""
+    """Raise OnnxFileError if attention computes in a type that the plugin does not support."""
     latents = source.inputs[0]
     if source.attention and latents.dtype not in PLUGIN_DTYPES:
         raise OnnxFileError(
@@ -27,7 +28,7 @@ def check_plugin_dtypes(source: OnnxSource) -> None:
 
 
 def for_plugin(source: OnnxSource) -> bytes:
-    """The model without the function: PAROAttention can only be the plugin."""
+    """The model without the function, so that only the plugin can compute PAROAttention."""
     model = type(source.proto)()
     model.CopyFrom(source.proto)
     kept = [entry for entry in model.functions if (entry.domain, entry.name) != (DOMAIN, OP_TYPE)]
@@ -37,10 +38,11 @@ def for_plugin(source: OnnxSource) -> bytes:
 
 
 def for_function_body(source: OnnxSource) -> bytes:
-    """The model as it is, its function of operators that TensorRT knows.
+    """The unchanged model, in which a function of standard operators computes PAROAttention.
 
-    The sparse body is not: its loop lists a varying number of key blocks. TensorRT's parser has no
-    Compress; with TopK in its place the builder made no engine [tensorrt_rtx 1.7, 2026-11-24].
+    TensorRT cannot run the sparse body, whose loop lists a varying number of key blocks: its parser
+    does not support Compress. With TopK instead, the builder produced no engine [tensorrt_rtx 1.7,
+    2026-11-24].
 
     Raises:
         OnnxFileError: the file carries no function, or the sparse one.

@@ -1,4 +1,4 @@
-"""The PAROAttention plugin: finding its library, reading its name and ABI, loading it."""
+"""The PAROAttention plugin: finds its library, reads its name and ABI, and loads it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from .errors import EngineError
 
 LIBRARY = "attention"
-"""libparo_attention.so: for loaders that ask the library for its creators."""
+"""libparo_attention.so, for programs that ask a library for its creators."""
 
 AUTOREG_LIBRARY = "attention_autoreg"
-"""libparo_attention_autoreg.so: for loaders that only dlopen."""
+"""libparo_attention_autoreg.so, for programs that only dlopen a library."""
 
 _FIELDS = {entry.name for entry in ATTRIBUTES} - {"plugin_version", "plugin_namespace"}
-"""What the parser passes to the creator; it consumes the other two itself."""
+"""The fields that the parser passes to the creator. The parser itself consumes the other two."""
 
 
 _mapped_here: set[Path] = set()
-"""Libraries that this module was the first to load, to ask them what they are."""
+"""Libraries that this module loaded first, to read their names and ABI."""
 
 _registered: set[Path] = set()
-"""Libraries that this module gave to TensorRT's registry."""
+"""Libraries that this module registered with TensorRT."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _check_creator(registry: Any, plugin: PluginFile) -> None:
             else "build the plugin again: make plugin; TensorRT's log says why it refused",
         )
     fields = {field.name for field in creator.field_names}
-    if not fields >= _FIELDS:  # the parser drops, with a warning, what a creator does not name
+    if not fields >= _FIELDS:  # the parser drops an unknown field with a warning
         raise EngineError(
             str(plugin.path),
             expected=f"a plugin with the fields {', '.join(sorted(_FIELDS))}",
@@ -147,7 +147,7 @@ def _check_creator(registry: Any, plugin: PluginFile) -> None:
 
 
 def _is_mapped(path: Path) -> bool:
-    """Whether this process has loaded that very file."""
+    """Whether this process has already loaded this file."""
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:

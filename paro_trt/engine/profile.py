@@ -1,4 +1,4 @@
-"""The optimization profile: what shapes each input may have."""
+"""The optimization profile: the shapes that each input may have."""
 
 from __future__ import annotations
 

@@ -6,20 +6,20 @@ from typing import Any, Protocol
 
 
 class BuildProgress(Protocol):
-    """Receives the progress of a build. Phases nest; TensorRT calls it from its own threads."""
+    """Receives the progress of a build. Phases nest. TensorRT calls it from its own threads."""
 
     def phase_started(self, phase: str, parent: str | None, steps: int) -> None:
         """A phase of `steps` steps begins, within `parent` if there is one."""
 
     def step_done(self, phase: str, step: int) -> bool:
-        """Step number `step` (from 0) is done; False stops the build."""
+        """Step number `step` (from 0) is done. Return False to stop the build."""
 
     def phase_finished(self, phase: str) -> None:
         """A phase ended, whether or not all of its steps were done."""
 
 
 def make_monitor(trt: Any, progress: BuildProgress) -> Any:
-    """An IProgressMonitor that passes everything on to `progress`.
+    """An IProgressMonitor that forwards to `progress`.
 
     Args:
         trt: TensorRT's Python module.

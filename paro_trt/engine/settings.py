@@ -15,7 +15,7 @@ BATCH = "B"
 MAX_SIZE = 1 << 20
 BUILDER_LEVELS = range(6)
 RTX_TARGETS = (75, 80, 86, 89, 120, 121)
-"""GPUs that TensorRT for RTX builds for on any machine (1.7)."""
+"""GPUs that TensorRT for RTX can target from any machine (1.7)."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class SizeRange:
 
 
 DEFAULT_BATCH = SizeRange(1, 1, 2)
-"""Two samples: a prompt and its negative in one evaluation."""
+"""Two samples: a prompt and its negative prompt in one evaluation."""
 
 DEFAULT_SIZE = SizeRange(1, 512, 512)
-"""Text tokens; 512 is what Wan's pipeline pads to."""
+"""Text tokens. Wan's pipeline pads to 512."""
 
 
 @dataclass(frozen=True)

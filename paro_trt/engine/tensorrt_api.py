@@ -1,6 +1,6 @@
-"""Which TensorRT: the two Python packages that build and run engines, behind one name each.
+"""The two TensorRT products: the Python packages that build and run engines.
 
-TensorRT 11 renumbered its flags and removed others, so that everything is asked for by name.
+TensorRT 11 renumbered its flags and removed some, so this package looks up each flag by name.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 from ..errors import BackendUnavailableError
 
 OLDEST, NEWEST = 10, 11
-"""Majors of TensorRT whose Python interface the builder and the runtime speak."""
+"""Majors of TensorRT whose Python interface the builder and the runtime support."""
 
 
 class Flavour(str, Enum):
     """A TensorRT product.
 
-    TENSORRT runs PAROAttention by the plugin. TENSORRT_RTX has no plugin layers: it computes the
-    function that the file carries, dense and without quantized arithmetic's speed.
+    TENSORRT runs PAROAttention with the plugin. TENSORRT_RTX has no plugin layers. It computes the
+    function in the file, which is dense and gains no speed from quantization.
     """
 
     TENSORRT = "tensorrt"
@@ -29,7 +29,7 @@ class Flavour(str, Enum):
 
     @property
     def uses_plugin(self) -> bool:
-        """Whether PAROAttention is computed by the plugin."""
+        """Whether the plugin computes PAROAttention."""
         return self is Flavour.TENSORRT
 
     @property
@@ -101,5 +101,5 @@ def load_tensorrt(flavour: Flavour) -> TensorRt:
 
 
 def same_release(one: str, other: str) -> bool:
-    """Whether two versions are one release: engines are not portable between releases."""
+    """Whether two versions are of one release. Engines are not portable between releases."""
     return one.split(".")[:3] == other.split(".")[:3]

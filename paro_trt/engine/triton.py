@@ -1,7 +1,7 @@
-"""A model repository of Triton Inference Server that serves an engine.
+"""Writes a model repository for Triton Inference Server that serves an engine.
 
-Field names: Triton's model_config.proto. The file is text-format protobuf, small enough to be
-written here, and is parsed by the real schema where tritonclient is installed.
+Field names are those of Triton's model_config.proto. The file is text-format protobuf, and small
+enough to be written here. If tritonclient is installed, its schema parses the result.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def config_text(manifest: EngineManifest, options: TritonOptions) -> str:
 
 
 def check_config(text: str) -> bool:
-    """Parse a config by Triton's schema; False where tritonclient is not installed.
+    """Parse a config with Triton's schema. False if tritonclient is not installed.
 
     Raises:
         EngineError: the schema refuses it.
@@ -183,7 +183,7 @@ def check_config(text: str) -> bool:
 
 
 def server_command(manifest: EngineManifest, directory: Path) -> str:
-    """The command of the server, with the plugin that registers itself where one is needed."""
+    """The command that starts the server. It loads the plugin if the engine needs it."""
     words = ["tritonserver", f"--model-repository={directory.resolve()}"]
     if manifest.plugin is not None:
         library = f"libparo_{AUTOREG_LIBRARY}.so"

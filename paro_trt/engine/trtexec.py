@@ -1,4 +1,4 @@
-"""The trtexec command that builds the same engine."""
+"""The trtexec command that builds the same engine as `build_engine`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def trtexec_command(
 
 
 def as_line(words: list[str]) -> str:
-    """A command for a shell, an option a line."""
+    """The command for a shell, with one option per line."""
     return " \\\n  ".join(shlex.quote(word) for word in words)
 
 
@@ -70,7 +70,7 @@ def _mebibytes(size: int) -> str:
 
 
 def plugin_for_trtexec() -> Path:
-    """The plugin's path; where this machine has none, the name to put in its place."""
+    """The plugin's path, or a placeholder name if this machine has no plugin."""
     from ..errors import BackendUnavailableError
     from .plugin_library import LIBRARY, find_plugin
 

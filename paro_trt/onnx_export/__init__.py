@@ -1,4 +1,4 @@
-"""Exporting a model with its plan to an ONNX file, and checking what was written."""
+"""Exports a model with its plan to an ONNX file, and checks the written file."""
 
 from ..onnx_file.read import Body
 from .check import ExportReport, check_export

@@ -1,4 +1,4 @@
-"""Reads an exported file back and holds it against the plan and the op's tables."""
+"""Reads an exported file back and compares it with the plan and the op's tables."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ..op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE
 from ..plan import LayerPlan, ParoPlan
 
 _FREE_SCALE = ("scale", "plugin_version", "plugin_namespace")
-"""Attributes that no plan holds: the scale is the model's."""
+"""Attributes that no plan contains. The model determines the scale."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What a checked file holds.
+    """The content of a checked file.
 
     Args:
         path: the file.
-        bytes: its size; external_bytes: that of its external data, shared or not.
+        bytes: its size; external_bytes: the size of its external data, shared or not.
         opset: version of the standard operators.
         nodes: operators in the graph.
         layers: layers that are PAROAttention, in order; empty for a dense model.
-        body: what explains them to a runtime without the plugin.
+        body: the function that computes them in a runtime without the plugin.
     """
 
     path: Path
@@ -49,8 +49,9 @@ class ExportReport:
 def check_export(path: Path, plan: ParoPlan | None, body: Body) -> ExportReport:
     """Check a file against the plan it was made with; None for a dense model.
 
-    ONNX's own full check (with strict shape inference), one node a layer with the plan's
-    attributes and tensors bit for bit, the right function and no other, a free batch.
+    The file must pass ONNX's full check with strict shape inference. It must have one node per
+    layer with exactly the plan's attributes and tensors, the right function and no other, and a
+    free batch.
 
     Raises:
         OnnxFileError: anything differs.

@@ -1,4 +1,4 @@
-"""A model and its plan as one ONNX file."""
+"""Writes a model and its plan as one ONNX file."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from ..plan import ParoPlan
 
 OPSETS = range(18, 26)
-"""Versions of the standard operators that export, check and run in ONNX Runtime."""
+"""Versions of the standard operators with which export, check and ONNX Runtime all work."""
 
 DEFAULT_OPSET, BFLOAT16_OPSET = 20, 25
-"""20 is what released TensorRT parsers read best; before 25 bfloat16 convolutions are invalid."""
+"""Released TensorRT parsers support 20 best. Before 25, bfloat16 convolutions are invalid."""
 
 EXTERNAL_DATA_ABOVE = 1_500_000_000
-"""Bytes of weights from which they go to a file of their own: protobuf's limit is 2 GiB."""
+"""From this size in bytes, weights get a file of their own: protobuf's limit is 2 GiB."""
 
 _MODULES, _LAYERS = "pkg.torch.onnx.name_scopes", "layers."
 
@@ -194,7 +194,7 @@ def _traced(loaded: LoadedModel, plan: ParoPlan, opset: int, dense_baseline: boo
 
 
 def _describe(model: Any, loaded: LoadedModel, applied: ParoPlan | None, plan: ParoPlan) -> None:
-    """The file's own account of where it comes from."""
+    """The file's metadata about its origin."""
     info = ExportInfo(
         loaded.identity,
         plan.grid,
@@ -210,8 +210,8 @@ def _describe(model: Any, loaded: LoadedModel, applied: ParoPlan | None, plan: P
 def _name_nodes(model: Any, site_names: list[str]) -> None:
     """Name each PAROAttention node after its layer.
 
-    The tracer records the modules a node came from; PlannedAttention i of ParoTransformer's
-    `layers` belongs to site i.
+    The tracer records the modules that a node came from. PlannedAttention number i of
+    ParoTransformer's `layers` belongs to site i.
     """
     for node in model.graph:
         if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
@@ -221,7 +221,7 @@ def _name_nodes(model: Any, site_names: list[str]) -> None:
 
 
 def _drop_traces(model: Any) -> None:
-    """Remove the tracer's records, which hold this machine's paths and lines of source."""
+    """Remove the tracer's records, which contain this machine's paths and lines of source."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         for value in node.outputs:
@@ -230,7 +230,8 @@ def _drop_traces(model: Any) -> None:
 
 
 def _attach(model: Any, body: Body) -> None:
-    """Give the file the op's function; last, since exporter and optimizer inline functions."""
+    """Add the op's function to the file. This runs last, because exporter and optimizer inline
+    functions."""
     import onnx_ir
 
     model.opset_imports[DOMAIN] = OP_VERSION

@@ -1,4 +1,4 @@
-"""Saving a model, with or without external data, so that it appears whole or not at all."""
+"""Saves a model, with or without external data. Either all its files appear or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ParoError
 
 DATA_SUFFIX = ".data"
-"""Name of the external data file: the model's, with this appended."""
+"""The suffix that a model's file name gets for its external data."""
 
 
 @contextmanager
@@ -45,6 +45,6 @@ def save(model: Any, path: Path, *, external_data: bool) -> None:
 
 
 def publish(staging: Path, directory: Path) -> None:
-    """Move saved models to their place: data first, so that no model ever lacks it."""
+    """Move saved models to their place. Data goes first, so that no model ever lacks its data."""
     for file in sorted(staging.iterdir(), key=lambda file: file.suffix != DATA_SUFFIX):
         file.replace(directory / file.name)

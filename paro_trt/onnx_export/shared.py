@@ -1,4 +1,4 @@
-"""One file of weights for several exported models, each tensor in it once."""
+"""One file of weights for several exported models, which stores each tensor once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from .publish import DATA_SUFFIX
 
 SMALLEST_SHARED = 256
-"""Bytes of a tensor from which it leaves the model's own file."""
+"""From this size in bytes, a tensor is moved out of the model's own file."""
 
 ALIGNMENT = 4096
-"""Of each tensor's place, so that runtimes can map the file."""
+"""Alignment of each tensor's offset in bytes, so that runtimes can map the file."""
 
 
 class SharedWeights:
@@ -28,7 +28,8 @@ class SharedWeights:
         self._places: dict[bytes, tuple[int, int]] = {}
 
     def take(self, model: Any) -> None:
-        """Move an IR model's tensors into the file, those that it holds already by reference."""
+        """Move an IR model's tensors into the file. A tensor that the file holds already is only
+        referred to."""
         import onnx_ir
 
         for value in model.graph.initializers.values():
@@ -47,7 +48,7 @@ class SharedWeights:
             )
 
     def _place(self, content: bytes) -> tuple[int, int]:
-        """Offset and length of some bytes, written if they are new."""
+        """Offset and length of some bytes, which are written if the file does not hold them yet."""
         digest = hashlib.sha256(content).digest()
         if digest not in self._places:
             with self.path.open("ab") as file:

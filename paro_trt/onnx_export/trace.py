@@ -1,4 +1,4 @@
-"""From a PyTorch module to an ONNX graph in memory."""
+"""Traces a PyTorch module to an ONNX graph in memory."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .translate import translation_table
 LATENTS, TIMESTEP, MASK_BIN = "hidden_states", "timestep", "mask_bin"
 
 EXAMPLE_BATCH = 2
-"""Batch of the traced example; 1 would be taken for a constant."""
+"""Batch of the traced example. The exporter would take 1 for a constant."""
 
 
 class DenseTransformer(torch.nn.Module):
-    """The model as it is, with the inputs of ParoTransformer but mask_bin: the baseline."""
+    """The unchanged model as a baseline, with the inputs of ParoTransformer except mask_bin."""
 
     def __init__(self, loaded: LoadedModel, geometry: Geometry) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def trace(module: torch.nn.Module, loaded: LoadedModel, geometry: Geometry, opse
 
 @contextmanager
 def _explained(class_name: str) -> Iterator[None]:
-    """Whatever the exporter makes of a model it cannot trace becomes one clear error."""
+    """Turn any exception of the exporter about an untraceable model into one clear error."""
     try:
         yield
     except Exception as error:  # torch's and onnxscript's errors share no narrower base
@@ -106,7 +106,7 @@ def _explained(class_name: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the exporter's remarks on missing optional packages and on its own internals."""
+    """Hide the exporter's warnings about missing optional packages and its own internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

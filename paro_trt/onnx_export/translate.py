@@ -1,4 +1,4 @@
-"""From the torch op `paro::attention` to the ONNX node PAROAttention."""
+"""Translates the torch op `paro::attention` to the ONNX node PAROAttention."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ _ONNX_TYPES = {
 
 
 def translation_table() -> dict[Any, Callable[..., Any]]:
-    """What `torch.onnx.export(custom_translation_table=...)` needs: the op kept whole, and
-    masks filled by operators that every runtime has."""
+    """The `custom_translation_table` of `torch.onnx.export`.
+
+    It keeps the op as one node, and fills masks with operators that every runtime has.
+    """
     aten = torch.ops.aten
     return {
         torch.ops.paro.attention.default: attention_node,
@@ -38,8 +40,10 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
 
 
 def masked_fill_nodes(values: Any, mask: Any, fill: Any) -> Any:
-    """`values.masked_fill(mask, fill)`; of booleans without Where, which ONNX Runtime (1.32, CPU)
-    does not implement for them."""
+    """Emit `values.masked_fill(mask, fill)`.
+
+    Booleans need no Where, which ONNX Runtime (1.32, CPU) does not implement for them.
+    """
     import onnx_ir
     from onnxscript import opset18 as op
 
@@ -70,9 +74,9 @@ def attention_node(
     pool_dropped: int,
     impl: str,  # noqa: ARG001 (who computes is the runtime's choice)
 ) -> Any:
-    """Emit the node, every attribute spelled out.
+    """Emit the node, with every attribute written out.
 
-    TensorRT prefers its plugin to the function in the file only where the node carries
+    TensorRT prefers its plugin to the function in the file only if the node carries
     `plugin_namespace`.
     """
     return _operator()(

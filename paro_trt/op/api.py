@@ -67,8 +67,8 @@ def paro_attention(
     Attributes are those of `AttentionConfig`. `check_values=False` skips the checks that read the
     plan's tensors, for callers that validated them once; on a GPU those checks wait for it.
 
-    impl="cuda" takes contiguous tensors on one GPU and queues its work in torch's current stream;
-    the others take CPU tensors.
+    impl="reference" takes tensors on any one device. impl="cuda" takes contiguous tensors on one
+    GPU and queues its work in torch's current stream; the others take CPU tensors.
 
     Returns:
         [B,S,H,D], query's dtype, in the original token order.
@@ -124,10 +124,11 @@ def _library(implementation: Implementation) -> NativeLibrary:
 def check_devices(inputs: AttentionInputs, implementation: Implementation) -> None:
     """Check that all tensors are on the implementation's device. On a GPU, nothing is copied."""
     on_gpu = implementation is Implementation.CUDA
+    anywhere = implementation is Implementation.REFERENCE
     kind, wanted = ("cuda", "a CUDA tensor") if on_gpu else ("cpu", "a CPU tensor")
     device = inputs.query.device
     for name, tensor in inputs._asdict().items():
-        if tensor.device.type != kind:
+        if tensor.device.type != kind and not anywhere:
             raise BackendUnavailableError(
                 name,
                 expected=f"{wanted} for impl={implementation.value!r}",
@@ -139,7 +140,7 @@ def check_devices(inputs: AttentionInputs, implementation: Implementation) -> No
                 name,
                 expected=f"a tensor on {device}, as query",
                 actual=f"one on {tensor.device}",
-                remedy="move the inputs to one GPU",
+                remedy="move the inputs to one device",
             )
         if on_gpu and not tensor.is_contiguous():
             raise ArgumentError(

@@ -90,8 +90,8 @@ def quantize_key_blocks(
 
 def token_blocks(key: Tensor, value: Tensor, counts: Tensor, config: AttentionConfig) -> KeyBlocks:
     """Key blocks made of the tokens themselves; key, value FP32 [NK, block_k, D]."""
-    exists = torch.arange(config.block_k) < counts[:, None]
-    log2_count = torch.zeros(exists.shape).masked_fill(~exists, -math.inf)
+    exists = torch.arange(config.block_k, device=key.device) < counts[:, None]
+    log2_count = key.new_zeros(exists.shape).masked_fill(~exists, -math.inf)
     return quantize_key_blocks(key, value, log2_count, config)
 
 
@@ -106,7 +106,7 @@ def summary_blocks(
     key_mean = summarize_blocks(key, counts, config.qk_bits, precision)
     value_mean = summarize_blocks(value, counts, config.pv_bits, precision)
     groups = block_count(len(counts), config.block_k)
-    log2_count = torch.full((groups * config.block_k,), -math.inf)
+    log2_count = key.new_full((groups * config.block_k,), -math.inf)
     log2_count[: len(counts)] = torch.log2(counts.float())
     return quantize_key_blocks(
         split_blocks(key_mean, config.block_k, len(counts)),
@@ -148,9 +148,9 @@ def prepare_keys(
     """Reordered keys and values [S, D] of one head -> its quantized blocks and summaries."""
     key_blocks = split_blocks(key.float(), config.block_k, length)
     value_blocks = split_blocks(value.float(), config.block_k, length)
-    starts = torch.arange(len(key_blocks)) * config.block_k
+    starts = torch.arange(len(key_blocks), device=key.device) * config.block_k
     counts = (length - starts).clamp(0, config.block_k)
-    absent = (torch.arange(config.block_k) >= counts[:, None])[:, :, None]
+    absent = (torch.arange(config.block_k, device=key.device) >= counts[:, None])[:, :, None]
     # The affine moves the zeros of absent tokens; they must not enter a scale or a mean.
     key_blocks = precondition(key_blocks, affine.key_mean, 1.0 / affine.equalizer)
     key_blocks = key_blocks.masked_fill(absent, 0.0)

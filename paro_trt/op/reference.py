@@ -132,7 +132,7 @@ def paro_attention_reference(
     """PAROAttention as specified.
 
     Args:
-        inputs: validated inputs on the CPU (shapes and dtypes in `spec.INPUTS`).
+        inputs: validated inputs on one device (shapes and dtypes in `spec.INPUTS`).
         config: block sizes, bit widths, pooling and scale.
         exact: compute in float64 without 16-bit rounding; quantization is still applied.
 
@@ -144,9 +144,11 @@ def paro_attention_reference(
     precision = Precision(torch.float64, None) if exact else Precision(torch.float32, storage)
     batch, tokens, heads, _ = inputs.query.shape
     kv_heads = inputs.key.shape[2]
-    words = inputs.block_mask.numpy()
-    mask = torch.from_numpy(unpack_block_mask(words, block_count(tokens, config.block_k)))
-    output = torch.zeros(inputs.query.shape, dtype=torch.float64 if exact else storage)
+    device = inputs.query.device
+    words = inputs.block_mask.cpu().numpy()
+    bits = unpack_block_mask(words, block_count(tokens, config.block_k))
+    mask = torch.from_numpy(bits).to(device)
+    output = inputs.query.new_zeros(inputs.query.shape, dtype=torch.float64 if exact else storage)
     for sample, kv_head in itertools.product(range(batch), range(kv_heads)):
         length = int(inputs.key_length[sample])
         if length == 0:

@@ -1,4 +1,4 @@
-// Every argument check of the C ABI, shared by all backends.
+// All argument checks of the C ABI, shared by all backends.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace paro {
 
-// Sizes derived from a call; valid after check_block_grid.
+// Sizes derived from a call. They are valid after check_block_grid.
 struct Shape {
   int32_t query_blocks;  // NQ
   int32_t key_blocks;    // NK
@@ -17,16 +17,17 @@ struct Shape {
   static Shape of(const paro_attention& call) noexcept;
 };
 
-// The number of tokens and the block sizes, from which Shape::of computes.
+// Checks the number of tokens and the block sizes, from which Shape::of computes.
 paro_status check_block_grid(const paro_attention& call) noexcept;
 
-// Sizes, types and attributes; no pointer of the call is read.
+// Checks sizes, types and attributes. Reads no pointer of the call.
 paro_status check_shape(const paro_attention* call) noexcept;
 
-// Pointers present and aligned to their element; run after check_shape.
+// Checks that pointers are present and aligned to their element. Run it after check_shape.
 paro_status check_pointers(const paro_attention& call) noexcept;
 
-// What the plan's tensors contain, where the host can read them; run after check_pointers.
+// Checks the values in the plan's tensors. Only for memory that the host can read; run it after
+// check_pointers.
 paro_status check_contents(const paro_attention& call) noexcept;
 
 paro_status check_launch(const paro_launch* launch) noexcept;

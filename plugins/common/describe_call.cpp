@@ -11,7 +11,7 @@
 namespace paro {
 namespace {
 
-// "[2, 331, 4, 64]".
+// A shape as text, such as "[2, 331, 4, 64]".
 struct ShapeText {
   explicit ShapeText(const TensorShape& shape) {
     size_t used = 0;

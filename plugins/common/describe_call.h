@@ -1,5 +1,5 @@
-// The op's tensors as a runtime describes them (TensorRT, ONNX Runtime), checked against each other
-// and turned into a call of the C ABI. paro_trt/op/validate.py does the same for torch tensors.
+// Checks the op's tensors against each other, as a runtime (TensorRT, ONNX Runtime) describes them,
+// and turns them into a call of the C ABI. paro_trt/op/validate.py does the same for torch tensors.
 #pragma once
 
 #include <array>
@@ -9,7 +9,7 @@
 
 namespace paro {
 
-// The op's inputs in their order, as in paro_trt/op/spec.py.
+// The op's inputs in order, as in paro_trt/op/spec.py.
 enum Input : int32_t {
   kQuery,
   kKey,
@@ -41,7 +41,8 @@ inline constexpr std::array<InputSpec, kInputCount> kInputs = {{
     {.name = "key_length", .rank = 1},
 }};
 
-// A tensor's shape. A rank out of 0..kMaxRank is kept as it is and refused by describe_call.
+// The shape of a tensor. A rank outside 0..kMaxRank is stored unchanged, and describe_call refuses
+// it.
 struct TensorShape {
   static constexpr int32_t kMaxRank = 8;
   int32_t rank;
@@ -59,10 +60,10 @@ struct Attributes {
   int32_t pool_dropped = 0;
 };
 
-// Fills all of `call` except its pointers. Refuses block sizes that the op does not have, and ranks
-// and shapes that do not fit together; paro_last_error has the message. Everything else about the
-// call is left to the functions of the C ABI. A batch of 0 is accepted: the caller then has nothing
-// to compute.
+// Fills all fields of `call` except its pointers. Refuses block sizes that the op does not have,
+// and ranks and shapes that do not fit together; paro_last_error returns the message. The functions
+// of the C ABI check everything else. A batch of 0 is accepted, and the caller then has nothing to
+// compute.
 paro_status describe_call(const Attributes& attributes, paro_dtype dtype, const InputShapes& shapes,
                           paro_attention& call) noexcept;
 

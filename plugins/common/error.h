@@ -1,4 +1,4 @@
-// The calling thread's last error, behind paro_last_error.
+// The last error of the calling thread, which paro_last_error returns.
 #pragma once
 
 #include "paro/paro_c.h"

@@ -3,8 +3,8 @@
 
 #include "paro/paro_c.h"
 
-// Ends the calling function with the status of `expression` unless it is PARO_OK. The expression is
-// evaluated once.
+// Returns from the calling function with the status of `expression` unless it is PARO_OK. Evaluates
+// the expression once.
 #define PARO_RETURN_IF_ERROR(expression)                             \
   do {                                                               \
     const paro_status paro_status_ = (expression);                   \

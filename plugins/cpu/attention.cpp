@@ -1,5 +1,5 @@
-// The C ABI on CPUs: argument checks, choice of instruction set, heads one after another with all
-// threads on each.
+// The C ABI on CPUs: checks the arguments, chooses the instruction set, and runs one head after
+// another with all threads on each.
 #include <sched.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -31,7 +31,7 @@ constexpr size_t kWorkspaceAlignment = 256;
 #if defined(__x86_64__) && !defined(PARO_CPU_GENERIC_ONLY)
 #define PARO_ISA_NAMES "generic, avx2, avx2_vnni, avx512, avx512_vnni, avx512_bf16"
 
-// CPUID leaf 7.1, EAX bit 4: g++ 11 does not know its name.
+// CPUID leaf 7.1, EAX bit 4. g++ 11 has no name for it.
 bool has_avx_vnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
@@ -42,7 +42,7 @@ bool has_avx_vnni() {
 #define PARO_ISA_NAMES "generic"
 #endif
 
-// PARO_CPU_ISA asks for one by name, for tests and comparisons.
+// The environment variable PARO_CPU_ISA selects one by name, for tests and comparisons.
 const HeadKernels* choose_kernels() {
   const HeadKernels* best = &generic_kernels;
   const char* wanted = std::getenv("PARO_CPU_ISA");
@@ -87,7 +87,7 @@ size_t workspace_bytes(const paro_attention& call, const HeadKernels& kernels, i
   return head + static_cast<size_t>(threads) * (arena.used() - head);
 }
 
-// Tiles of the group's heads in the schedule's order.
+// Lists the tiles of the group's heads in the order of the schedule.
 void list_tiles(const HeadJob& job, std::vector<int32_t>& tiles) {
   const paro_attention& call = *job.call;
   const int32_t group = call.heads / call.kv_heads;
@@ -145,12 +145,12 @@ void run(const paro_attention& call, const HeadKernels& kernels, int threads, vo
         const int32_t tile = tiles[static_cast<size_t>(i)];
         kernels.attend_tile(job, tile / job.query_blocks, tile % job.query_blocks, own);
       }
-      together.arrive_and_wait();  // no thread reads the head's job any more
+      together.arrive_and_wait();  // no thread still reads the head's job
     }
   });
 }
 
-// Best of a few bursts, each long enough to outlast the start of a thread.
+// The best of a few bursts. Each burst is long enough that the start of the threads does not count.
 double measure_peak(const HeadKernels& kernels, int threads) {
   constexpr int64_t kSteps = 4'000'000;
   constexpr int kBursts = 5;

@@ -1,5 +1,5 @@
-// One key/value head of one sample: what stage 1 writes and stage 2 reads. Plain data only, since
-// translation units compiled for different instruction sets share it.
+// One key/value head of one sample: what stage 1 writes and stage 2 reads. It holds only plain
+// data, because translation units compiled for different instruction sets share it.
 #pragma once
 
 #include <cstdint>
@@ -8,29 +8,30 @@
 
 namespace paro::cpu {
 
-// Operands of both products lie in words of four bytes, which an instruction set multiplies with
-// one instruction a vector of words: one float, or two or four neighbours along the summed axis.
+// Operands of both products are stored in words of four bytes. A word holds one float, or two or
+// four elements that are neighbours along the summed axis. An instruction set multiplies a vector
+// of words with one instruction.
 typedef uint32_t Word;
 
 enum class Operand : int32_t { kFloat32, kBfloat16, kInt16, kInt8 };
 
-// Blocks of block_k keys and values with one key scale each, N of them. Keys that do not exist
-// are zeros.
+// N blocks of block_k keys and values, with one key scale per block. Keys past the end of the
+// sequence are zeros.
 struct KeyBlocks {
   Word* key;           // [N][block_k][D / elements in a word]
-  int32_t* key_start;  // [N][block_k] what the sum over a key's codes starts at; codes only
+  int32_t* key_start;  // [N][block_k] start value of a key's sum over codes; codes only
   float* key_scale;    // [N]
   Word* value;         // [N][D][block_k / elements in a word]
   float* value_scale;  // [N][D]; codes only
 };
 
-// Views into the caller's workspace, and what is the same for all query heads of the group.
+// Views into the caller's workspace, and the values that all query heads of the group share.
 struct HeadJob {
   const paro_attention* call;
   int32_t sample;
   int32_t kv_head;
-  int32_t length;        // tokens of the reordered sequence that exist
-  int32_t mask_bin;      // clamped
+  int32_t length;        // number of tokens in the reordered sequence
+  int32_t mask_bin;      // clamped to the plan's bins
   int32_t key_blocks;    // NK
   int32_t query_blocks;  // NQ
   const int32_t* order;  // [S]: the token at each position, for every head of the group
@@ -45,8 +46,8 @@ struct HeadJob {
   float* key_mean;      // [NK][D], preconditioned
   float* value_mean;    // [NK][D]
 
-  // How many tokens exist of a key block, and of a query block. Always inlined: they may be
-  // compiled with instructions that other machines lack.
+  // The number of tokens in a key block, and in a query block. They are always inlined: a copy
+  // outside of its caller could be compiled with instructions that other machines lack.
   __attribute__((always_inline)) int32_t tokens_in(int32_t block) const {
     return existing(block, call->block_k);
   }
@@ -61,24 +62,24 @@ struct HeadJob {
   }
 };
 
-// Memory of one thread, reused from block to block and from tile to tile. A query block is cut
-// into strips of R rows that lie next to each other in vectors; D channels.
+// Memory of one thread, reused for every block and tile. A query block is cut into strips of R
+// rows, which lie next to each other in vectors. D is the number of channels.
 struct Scratch {
-  float* rows;         // [block_k][D] tokens on their way through stage 1
-  float* sums;         // [block_k][D] halves of a mean; words on their way to their transpose
+  float* rows;         // [block_k][D] tokens that stage 1 is processing
+  float* sums;         // [block_k][D] partial sums of a mean; words before their transpose
   Word* query;         // [strips][key_words][R]
   float* row_factor;   // [strips][R] query scale * softmax scale * log2(e)
   float* output;       // [strips][D][R]
   float* row_maximum;  // [strips][R]
   float* row_sum;      // [strips][R]
   float* logits;       // [block_k][R] of one strip
-  Word* weights;       // [value_words][R] of one strip: P in the words of its product
+  Word* weights;       // [value_words][R] of one strip: P as words of the product P V
 };
 
-// The instruction set's versions of the work on a head.
+// One instruction set's versions of the work on a head.
 struct HeadKernels {
   const char* name;
-  Operand codes;  // how it stores quantized operands
+  Operand codes;  // how this instruction set stores quantized operands
   bool multiplies_bfloat16;
   void (*prepare_key_block)(const HeadJob&, int32_t block, Scratch&);
   void (*prepare_summary_block)(const HeadJob&, int32_t group, Scratch&);

@@ -1,5 +1,5 @@
-// Items handed to threads one by one. Threads live for one call: nothing to break at fork,
-// and nothing that callers on different threads would share.
+// Hands out items to threads one by one. Threads live for one call, so that there is nothing to
+// break at fork and nothing that callers on different threads would share.
 #pragma once
 
 #include <atomic>
@@ -17,7 +17,7 @@ class Queue {
     next_.store(0, std::memory_order_relaxed);
   }
 
-  // The next item, or -1 when none is left.
+  // Takes the next item. Returns -1 if none is left.
   int64_t take() {
     const int64_t item = next_.fetch_add(1, std::memory_order_relaxed);
     return item < count_ ? item : -1;
@@ -28,8 +28,8 @@ class Queue {
   int64_t count_ = 0;
 };
 
-// Runs work(thread) on `threads` threads, the caller's being thread 0. Throws std::system_error
-// when the system gives no more threads; those that run are told through `cancelled`.
+// Runs work(thread) on `threads` threads; the caller is thread 0. Throws std::system_error if the
+// system cannot start enough threads. The threads that did start then see `cancelled` set.
 template <class Work>
 void run_team(int threads, std::atomic<bool>& cancelled, std::atomic<bool>& started, Work work) {
   std::vector<std::thread> others;

@@ -1,4 +1,5 @@
-// How the caller's workspace is cut up: one head's keys and values, then scratch for each thread.
+// How the caller's workspace is divided: the keys and values of one head, then scratch memory for
+// each thread.
 #pragma once
 
 #include <cstddef>
@@ -8,12 +9,12 @@
 
 namespace paro::cpu {
 
-// Hands out aligned pieces of the workspace; with a null base it only counts.
+// Hands out aligned pieces of the workspace. With a null base, it only counts bytes.
 class Arena {
  public:
   explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
 
-  // Room for `count` elements of four bytes.
+  // Memory for `count` elements of four bytes.
   template <class Element>
   Element* take(int64_t count) {
     static_assert(sizeof(Element) == 4);
@@ -31,7 +32,7 @@ class Arena {
   size_t used_ = 0;
 };
 
-constexpr int64_t kLargestStrip = 32;  // rows of a query block next to each other in two vectors
+constexpr int64_t kLargestStrip = 32;  // rows of a query block, next to each other in two vectors
 
 inline int32_t elements_in_word(Operand operand) {
   switch (operand) {
@@ -60,7 +61,7 @@ inline KeyBlocks take_blocks(Arena& arena, const HeadJob& job, int64_t count) {
   return blocks;
 }
 
-// All of a job that is the same for every head; `arena` gives its memory.
+// The parts of a job that are the same for every head. `arena` supplies the memory.
 inline HeadJob make_job(Arena& arena, const paro_attention& call, const HeadKernels& kernels) {
   const Shape shape = Shape::of(call);
   HeadJob job{};

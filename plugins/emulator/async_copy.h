@@ -1,4 +1,4 @@
-// cp.async: copies from global to shared memory, completed by groups of the issuing thread.
+// cp.async: copies from global to shared memory, which complete in groups of the issuing thread.
 #pragma once
 
 #include <cstdint>
@@ -20,13 +20,13 @@ struct AsyncCopies {
   uint64_t committed_groups = 0;
 };
 
-// Copies source_bytes and zero-fills up to `bytes` (4, 8 or 16).
+// Copies source_bytes bytes, and fills with zeros up to `bytes` (4, 8 or 16).
 void async_copy(uint32_t destination, const void* source, uint32_t bytes, uint32_t source_bytes,
                 const Place& place);
 void commit_async_copies();
-// Until at most `allowed_groups` committed groups are unfinished.
+// Waits until at most `allowed_groups` committed groups are unfinished.
 void wait_async_copies(int allowed_groups);
-// Committed or not.
+// Waits for all copies, committed or not.
 void wait_all_async_copies();
 
 }  // namespace paro::emulator

@@ -120,8 +120,8 @@ bool Block::run_round() {
   return progressed;
 }
 
-// A random number of steps before the next warp's turn; every fourth time until nothing in the
-// warp can run. A missing barrier shows only when one warp is far ahead of another.
+// Runs a warp for a random number of steps before the next warp's turn, and every fourth time until
+// it can run no further. A missing barrier has an effect only if one warp is far ahead of another.
 bool Block::run_warp_ahead(size_t warp) {
   const bool to_the_end = random() % 4 == 0;
   unsigned steps = 1 + random() % 16;
@@ -197,7 +197,7 @@ void Block::check_block_exit() {
 }
 
 void Block::report_deadlock() {
-  // Threads that wait for the same thing at the same place make one line.
+  // Threads that wait for the same thing at the same place share one line.
   std::string detail;
   for (size_t first = 0; first < threads.size();) {
     size_t last = first;

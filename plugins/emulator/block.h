@@ -1,4 +1,4 @@
-// One running thread block: its threads, what they share, and the scheduler.
+// One running thread block: its threads, their shared state, and the scheduler.
 #pragma once
 
 #include <array>
@@ -69,13 +69,13 @@ class Block {
   // Runs the kernel for the block at `index`; throws Failure on a diagnosis.
   void run(uint3 index, const std::function<void()>& kernel);
 
-  // Called by the running thread: suspends it until wake().
+  // The running thread calls this to suspend itself until wake().
   void wait(const Wait& reason);
   void wake(Thread& thread) { thread.state = Thread::State::ready; }
-  // Called by the running thread where it has just let others go on: when seeded, they may go on
-  // before it does. What it then does too late shows.
+  // The running thread calls this after it has let others continue. With a seed, the others may run
+  // first, so that an action that comes too late has an effect.
   void preempt();
-  // Called by the running thread: stops the whole block.
+  // The running thread calls this to stop the whole block.
   [[noreturn]] void abandon(Diagnosis found);
 
   BlockShape shape;
@@ -113,7 +113,7 @@ class Block {
   std::optional<Diagnosis> found_;
 };
 
-// The block and thread running on this OS thread. Only valid inside a kernel.
+// The block and the thread that run on this OS thread. Only valid inside a kernel.
 Block& current_block();
 Thread& current_thread();
 bool inside_kernel();

@@ -7,7 +7,7 @@
 namespace paro::emulator {
 namespace {
 
-// Lanes of one mask at different operations, or at different places of an aligned one.
+// Diagnoses lanes of one mask in different operations, or at different places of an aligned one.
 void check_agreement(Operation waiting, const Place& waiting_place, Operation arriving,
                      const Place& place) {
   const bool same = std::strcmp(waiting.name, arriving.name) == 0;

@@ -1,4 +1,4 @@
-// Rendezvous of a warp or a warpgroup: the last thread to arrive does the work of all.
+// Collective instructions of a warp or a warpgroup: the last thread to arrive does the work of all.
 #pragma once
 
 #include <array>
@@ -9,8 +9,8 @@
 
 namespace paro::emulator {
 
-// A collective instruction. `aligned`: all threads must reach the same one in the source, as
-// .aligned instructions require; shuffles and votes only need the same operation.
+// A collective instruction. `aligned` means that all threads must reach the same one in the source,
+// which .aligned instructions require. Shuffles and votes only need the same operation.
 struct Operation {
   const char* name;
   bool aligned;
@@ -32,8 +32,8 @@ struct WarpgroupRendezvous {
 
 bool same_place(const Place& one, const Place& other);
 
-// True for the last thread of the mask, which then does the work and calls release_warp; false
-// for the others, once that has been done.
+// Returns true for the last thread of the mask, which then does the work and calls release_warp.
+// Returns false for the others after that.
 bool arrive_in_warp(uint32_t mask, Operation operation, const Place& place, void* operand,
                     WarpRendezvous*& rendezvous);
 void release_warp(WarpRendezvous& rendezvous);
@@ -42,7 +42,8 @@ bool arrive_in_warpgroup(Operation operation, const Place& place, void* operand)
 void release_warpgroup();
 WarpgroupRendezvous& current_warpgroup();
 
-// Calls body(operands) once all lanes of `mask` are here; operands[lane] is null outside of it.
+// Calls body(operands) once all lanes of `mask` have arrived. operands[lane] is null for a lane
+// that the mask does not contain.
 template <class Operand, class Body>
 void warp_collective(uint32_t mask, Operation operation, const Place& place, Operand& operand,
                      Body body) {
@@ -56,7 +57,7 @@ void warp_collective(uint32_t mask, Operation operation, const Place& place, Ope
   release_warp(*rendezvous);
 }
 
-// Calls body(operands) once all 128 threads of the running thread's warpgroup are here.
+// Calls body(operands) once all 128 threads of the running thread's warpgroup have arrived.
 template <class Operand, class Body>
 void warpgroup_collective(Operation operation, const Place& place, Operand& operand, Body body) {
   if (!arrive_in_warpgroup(operation, place, &operand)) return;

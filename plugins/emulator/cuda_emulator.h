@@ -1,5 +1,5 @@
-// Everything a kernel source and its launcher need to run on the CPU. Include this through
-// ptx/platform.cuh, which chooses between it and the CUDA headers.
+// Everything that a kernel source and its launcher need to run on the CPU. Include it through
+// ptx/platform.cuh, which chooses between this file and the CUDA headers.
 #pragma once
 
 #include "emulator/vector_types.h"

@@ -26,7 +26,7 @@ Diagnosis describe(const Thread* thread, Fault fault, const char* operation, con
   return found;
 }
 
-// The scheduler may unwind; a fiber must not, so it stops the block instead.
+// The scheduler may throw. A fiber must not unwind its stack, so it stops the block instead.
 [[noreturn]] void stop(Diagnosis found) {
   Block& block = current_block();
   if (block.running == nullptr) throw Failure(std::move(found));

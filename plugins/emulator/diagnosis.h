@@ -1,4 +1,4 @@
-// What the emulator says when a kernel does something a GPU forbids or would hang on.
+// The emulator's report of something that a GPU forbids, or that would make it hang.
 #pragma once
 
 #include <source_location>
@@ -9,7 +9,8 @@
 
 namespace paro::emulator {
 
-// Where in the kernel an operation was written; a default argument of every operation.
+// The place in the kernel's source where an operation was written. It is a default argument of
+// every operation.
 using Place = std::source_location;
 
 enum class Fault {
@@ -31,7 +32,7 @@ const char* fault_name(Fault fault);
 struct Diagnosis {
   Fault fault;
   uint3 block{};
-  // -1 where no single thread is at fault.
+  // -1 if no single thread is at fault.
   int warp = -1, lane = -1;
   std::string operation, file, detail;
   unsigned line = 0;
@@ -55,7 +56,7 @@ class Failure : public std::runtime_error {
                                                   const Place& place, const char* format, ...);
 
 struct Thread;
-// The same for another thread of the block than the running one.
+// The same for a thread of the block that is not the running one.
 [[noreturn, gnu::format(printf, 5, 6)]] void fail_for(const Thread* thread, Fault fault,
                                                       const char* operation, const Place& place,
                                                       const char* format, ...);

@@ -15,8 +15,8 @@
 #if !defined(__x86_64__)
 #error "Only x86-64 has an assembly context switch; define PARO_EMULATOR_UCONTEXT elsewhere."
 #endif
-// System V x86-64: only callee-saved registers live across a call. A new stack holds the six of
-// them and the start routine's address, which calls r13 with r12 as its argument.
+// System V x86-64: only the callee-saved registers keep their values across a call. A new stack
+// holds those six and the address of the start routine, which calls r13 with r12 as its argument.
 extern "C" void paro_emulator_switch(void** save_stack_pointer, void* load_stack_pointer);
 extern "C" void paro_emulator_start();
 asm(R"(
@@ -76,12 +76,12 @@ void Fiber::start(void* fiber) {
   auto* self = static_cast<Fiber*>(fiber);
   self->announce_arrival();
   self->entry_(self->argument_);
-  std::abort();  // an entry must leave, not return
+  std::abort();  // an entry must switch away, never return
 }
 
 #if defined(PARO_EMULATOR_UCONTEXT)
 
-// makecontext passes only ints.
+// makecontext can pass only ints.
 void Fiber::start_from_halves(unsigned high, unsigned low) {
   const uintptr_t address = static_cast<uintptr_t>(static_cast<uint64_t>(high) << 32 | low);
   start(reinterpret_cast<void*>(address));
@@ -107,7 +107,7 @@ void Fiber::prepare(void* stack, size_t stack_bytes, Entry entry, void* argument
   stack_bytes_ = stack_bytes;
   fake_stack_ = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(stack, stack_bytes);  // frames of an abandoned fiber
+  ASAN_UNPOISON_MEMORY_REGION(stack, stack_bytes);  // frames of a fiber that was abandoned
 #endif
 #if defined(PARO_EMULATOR_UCONTEXT)
   prepare_context(*context_, stack, stack_bytes, start_from_halves, this);
@@ -145,7 +145,7 @@ void Fiber::leave_to(Fiber& next) {
 #else
   paro_emulator_switch(&stack_pointer_, next.stack_pointer_);
 #endif
-  std::abort();  // something continued a fiber that had left
+  std::abort();  // something continued a fiber that had ended
 }
 
 StackPool::~StackPool() { release(); }

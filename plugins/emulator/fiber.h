@@ -1,4 +1,4 @@
-// A context that can be suspended: one for every CUDA thread, one for the scheduler.
+// An execution context that can be suspended. Every CUDA thread has one, and so has the scheduler.
 // Exceptions must not leave a fiber's entry, and nothing unwinds across a switch.
 #pragma once
 
@@ -15,11 +15,11 @@ class Fiber {
  public:
   using Entry = void (*)(void* argument);
 
-  // Makes the next switch to this fiber call entry(argument), which must not return. The stack
-  // must outlive the fiber; it may have been left in the middle of another fiber's run.
+  // Makes the next switch to this fiber call entry(argument), which must not return. The stack must
+  // outlive the fiber. An earlier fiber may have been abandoned on the same stack.
   void prepare(void* stack, size_t stack_bytes, Entry entry, void* argument);
 
-  // Suspends this fiber and continues `next`; returns when something switches back.
+  // Suspends this fiber and continues `next`. Returns when something switches back.
   void switch_to(Fiber& next);
   // The same for a fiber that is never continued.
   [[noreturn]] void leave_to(Fiber& next);
@@ -32,7 +32,7 @@ class Fiber {
   Entry entry_ = nullptr;
   void* argument_ = nullptr;
   Fiber* previous_ = nullptr;
-  // For AddressSanitizer; the scheduler's own stack is learnt at the first switch away from it.
+  // For AddressSanitizer, which learns the scheduler's own stack at the first switch away from it.
   const void* stack_bottom_ = nullptr;
   size_t stack_bytes_ = 0;
   void* fake_stack_ = nullptr;
@@ -44,7 +44,7 @@ class Fiber {
 #endif
 };
 
-// Stacks of equal size with a guard page below each, kept for the life of the OS thread.
+// Stacks of equal size, with a guard page below each. They live as long as the OS thread.
 class StackPool {
  public:
   StackPool() = default;
@@ -52,7 +52,7 @@ class StackPool {
   StackPool& operator=(const StackPool&) = delete;
   ~StackPool();
 
-  // Makes at least `count` stacks of `bytes` available; false where the system refuses.
+  // Makes at least `count` stacks of `bytes` available. Returns false if the system refuses.
   bool reserve(size_t count, size_t bytes);
   void* stack(size_t index) const;
 

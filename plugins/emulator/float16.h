@@ -19,14 +19,14 @@ inline float float_from_half_bits(uint16_t bits) {
   return std::bit_cast<float>(sign | wide_exponent << 23 | mantissa << 13);
 }
 
-// Round half to even; overflow gives infinity, NaN the canonical NaN of the GPU (0x7FFF).
+// Rounds half to even. Overflow gives infinity, and NaN gives the GPU's canonical NaN (0x7FFF).
 inline uint16_t half_bits_from_float(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7FFFFFFFu;
   const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
   if (magnitude > 0x7F800000u) return 0x7FFF;
   if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);  // >= 65520
   if (magnitude < 0x38800000u) {
-    // Below 2^-14 the result is subnormal: adding 0.5 makes float's own rounding happen at 2^-24.
+    // Below 2^-14 the result is subnormal. Adding 0.5 makes the float addition round at 2^-24.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
     return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3F000000u));
   }

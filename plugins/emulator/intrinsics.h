@@ -25,7 +25,7 @@ inline void __syncwarp(uint32_t mask = ~0u,
 
 namespace paro::emulator {
 
-// Each lane receives `value` of lane `source`; its own where that lane is not in the mask.
+// Each lane receives `value` of lane `source`, or its own value if that lane is not in the mask.
 template <class T>
 T shuffle(const char* name, uint32_t mask, T value, int source, Place place) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8);
@@ -59,7 +59,7 @@ T reduce(const char* name, uint32_t mask, T value, Place place, Fold fold) {
   return value;
 }
 
-// First lane of the calling lane's segment of `width` lanes.
+// The first lane of the calling lane's segment of `width` lanes.
 inline int segment_start(int width) { return current_thread().lane & ~(width - 1); }
 
 }  // namespace paro::emulator
@@ -75,7 +75,7 @@ template <class T>
 T __shfl_xor_sync(uint32_t mask, T value, int flip, int width = 32,
                   paro::emulator::Place place = paro::emulator::Place::current()) {
   const int lane = paro::emulator::current_thread().lane, source = lane ^ flip;
-  // A later segment's value is not read; an earlier one's is.
+  // A lane may read from earlier segments, but not from later ones.
   const bool readable = source < paro::emulator::segment_start(width) + width;
   return paro::emulator::shuffle("__shfl_xor_sync", mask, value, readable ? source : lane, place);
 }
@@ -146,14 +146,15 @@ inline int __ffs(int value) {
   return value == 0 ? 0 : 1 + std::countr_zero(static_cast<unsigned>(value));
 }
 inline unsigned __fns(unsigned mask, unsigned base, int offset) {
-  // Only the form kernels use: the offset-th set bit (1-based) at or above base.
+  // Supports only the form that kernels use: the offset-th set bit (1-based) at or above base.
   for (unsigned bit = base; bit < 32; bit++) {
     if ((mask >> bit & 1u) && --offset == 0) return bit;
   }
   return ~0u;
 }
 
-// Each selector nibble picks one of the eight bytes {high, low}; its top bit replicates the sign.
+// Each nibble of the selector picks one of the eight bytes {high, low}. Its top bit replicates the
+// sign.
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
   const uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
   unsigned result = 0;
@@ -191,7 +192,7 @@ inline int __dp4a(int a, int b, int c) {
 
 inline float __int2float_rn(int value) { return static_cast<float>(value); }
 inline float __uint2float_rn(unsigned value) { return static_cast<float>(value); }
-// Saturates; NaN gives 0.
+// Saturates. NaN gives 0.
 inline int __float2int_rn(float value) {
   if (std::isnan(value)) return 0;
   if (value >= 0x1p31f) return std::numeric_limits<int>::max();
@@ -201,11 +202,11 @@ inline int __float2int_rn(float value) {
 inline float __fdividef(float numerator, float denominator) { return numerator / denominator; }
 inline float __fdiv_rn(float numerator, float denominator) { return numerator / denominator; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
-// Rounded towards minus infinity.
+// Rounds towards minus infinity.
 inline float __fmaf_rd(float a, float b, float c) {
   const float nearest = std::fma(a, b, c);
   if (!std::isfinite(nearest)) return nearest;
-  // The product of two floats is exact in double; what the sum loses is recovered by TwoSum.
+  // The product of two floats is exact in double. TwoSum recovers the part that the sum loses.
   const double product = static_cast<double>(a) * static_cast<double>(b);
   const double sum = product + static_cast<double>(c), part = sum - product;
   const double lost = (product - (sum - part)) + (static_cast<double>(c) - part);
@@ -213,7 +214,7 @@ inline float __fmaf_rd(float a, float b, float c) {
   return difference < 0 ? std::nextafter(nearest, -std::numeric_limits<float>::infinity())
                         : nearest;
 }
-// Never fused with a neighbour: volatile keeps the compiler from contracting them.
+// Never fused with a neighbouring operation: volatile keeps the compiler from contracting them.
 inline float __fmul_rn(float a, float b) {
   const volatile float product = a * b;
   return product;

@@ -1,5 +1,5 @@
-// CUDA's declaration keywords and built-in variables, for kernel sources compiled by a C++
-// compiler.
+// CUDA's declaration keywords and built-in variables, for kernel sources that a C++ compiler
+// compiles.
 #pragma once
 
 #include "emulator/block.h"
@@ -12,7 +12,7 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __align__(bytes) alignas(bytes)
-// Static shared memory has no address in the emulated window; kernels use DYN_SMEM.
+// Static shared memory has no address in the emulated window, so kernels use DYN_SMEM.
 #define __shared__ static_assert(false, "use DYN_SMEM instead of __shared__");
 
 #define threadIdx (::paro::emulator::current_thread().index)

@@ -13,20 +13,21 @@ namespace paro::emulator {
 struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
-  unsigned blocks_an_sm = 1;  // that must fit, as in __launch_bounds__
+  unsigned blocks_an_sm = 1;  // that must fit on an SM, as in __launch_bounds__
 };
 
-// What a kernel may use without asking (cudaFuncSetAttribute), and at most.
+// The shared memory that a kernel may use without a request, and the most that it can request with
+// cudaFuncSetAttribute.
 constexpr size_t default_shared_bytes = 48 << 10;
 constexpr size_t largest_shared_bytes = 227 << 10;
-// What an SM has, and keeps of it for each block.
+// The shared memory of an SM, and the part that it reserves for each block.
 constexpr size_t shared_bytes_an_sm = 228 << 10, reserved_shared_bytes = 1 << 10;
 
-// The counterpart of cudaFuncAttributeMaxDynamicSharedMemorySize; false where no GPU allows it.
+// Replaces cudaFuncAttributeMaxDynamicSharedMemorySize. Returns false if no GPU allows this size.
 bool set_max_shared_bytes(const void* kernel, size_t bytes);
 size_t max_shared_bytes(const void* kernel);
 
-// Runs body() as every thread of the grid. Throws Failure with the first diagnosis; blocks that
+// Runs body() as every thread of the grid. Throws Failure with the first diagnosis. Blocks that
 // have not started by then do not run.
 void run_grid(const LaunchShape& shape, size_t allowed_shared_bytes,
               const std::function<void()>& body);
@@ -38,7 +39,7 @@ void launch(void (*kernel)(Parameters...), const LaunchShape& shape,
            [&] { kernel(arguments...); });
 }
 
-// launch() with a diagnosis as a value instead of an exception.
+// The same as launch(), but returns a diagnosis instead of throwing it.
 template <class... Parameters, class... Arguments>
 std::optional<Diagnosis> try_launch(void (*kernel)(Parameters...), const LaunchShape& shape,
                                     const Arguments&... arguments) {

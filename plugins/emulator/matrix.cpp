@@ -19,7 +19,7 @@ struct LoadOperand {
 
 using Matrix8x8 = uint16_t[8][8];
 
-// Reads the eight rows; returns how many of them hit a bank group another row already uses.
+// Reads the eight rows. Returns how many of them use a bank group that another row already uses.
 int read_matrix(const std::array<LoadOperand*, 32>& lanes, int which, Matrix8x8& matrix,
                 const Place& place) {
   const Thread& first = current_block().threads[static_cast<size_t>(current_thread().warp * 32)];
@@ -79,9 +79,9 @@ void expand(uint32_t word, MmaTypes types, bool, float* to) {
   for (int i = 0; i < 2; i++) to[i] = float_element(word, i, types);
 }
 
-// Fragment layouts of the m16n8 shapes (PTX ISA, "Matrix fragments for mma.m16n8k16/k32/k64"):
-// lane l holds rows l / 4 and l / 4 + 8 of A and C, column l / 4 of B; its K elements are
-// consecutive, the second half of the registers lies K / 2 further.
+// Fragment layouts of the m16n8 shapes (PTX ISA, "Matrix fragments for mma.m16n8k16/k32/k64"). Lane
+// l holds rows l / 4 and l / 4 + 8 of A and C, and column l / 4 of B. Its K elements are
+// consecutive; those in the second half of the registers are K / 2 further on.
 template <class Element, class Accumulator>
 void multiply_tile(MmaTypes types, const std::array<MmaOperand<Accumulator>*, 32>& lanes) {
   const int per_register = 32 / element_bits(types), k = per_register * 8;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr uint32_t largest_count = (1u << 20) - 1;
 
-// What the object's eight bytes hold from init to inval; kernels must not touch them.
+// The content of the object's eight bytes from init to inval. Kernels must not write to them.
 uint64_t cookie(uint32_t address) { return 0x6D62'6172'7269'6572u ^ address; }
 
 Mbarrier& find(uint32_t address, const char* operation, const Place& place) {

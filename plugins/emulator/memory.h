@@ -1,4 +1,5 @@
-// The dynamic shared memory of a block and its 32-bit window, as cp.async, ldmatrix and TMA see it.
+// The dynamic shared memory of a block, and the 32-bit window through which cp.async, ldmatrix and
+// TMA address it.
 #pragma once
 
 #include <cstddef>
@@ -9,12 +10,12 @@
 
 namespace paro::emulator {
 
-// What never-written bytes hold, so that reading them shows.
+// The content of bytes that were never written, so that reading them changes results.
 constexpr uint8_t poison_byte = 0xCB;
 
 class SharedMemory {
  public:
-  // First address of the window: not 0, so that a forgotten base address is out of bounds.
+  // The first address of the window. It is not 0, so that a missing base address is out of bounds.
   static constexpr uint32_t window_base = 1024;
 
   explicit SharedMemory(size_t bytes);
@@ -24,9 +25,9 @@ class SharedMemory {
 
   uint8_t* base() const { return base_; }
   size_t bytes() const { return bytes_; }
-  // Fills memory and guards; done before every block.
+  // Fills the memory and its guards. This runs before every block.
   void poison();
-  // False when plain stores went past either end. AddressSanitizer builds stop at the store.
+  // Returns false if plain stores went past either end. AddressSanitizer stops at the store itself.
   bool guards_intact() const;
 
  private:
@@ -42,12 +43,12 @@ class SharedMemory {
 
 struct Thread;
 
-// Host pointer of [address, address + bytes) of the running block's window; a diagnosis for
-// `thread` (null: the running one) where that is out of bounds or misaligned.
+// The host pointer to [address, address + bytes) of the running block's window. If that is out of
+// bounds or misaligned, there is a diagnosis for `thread` (null: the running one).
 uint8_t* shared_pointer(uint32_t address, size_t bytes, size_t alignment, const char* operation,
                         const Place& place, const Thread* thread = nullptr);
 
-// Window address of a pointer into the dynamic shared memory.
+// The window address of a pointer into the dynamic shared memory.
 uint32_t shared_address(const void* pointer, Place place = Place::current());
 
 }  // namespace paro::emulator

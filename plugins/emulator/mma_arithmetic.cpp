@@ -7,8 +7,8 @@
 namespace paro::emulator {
 namespace {
 
-// Written so that compilers turn it into multiply-add of 16-bit pairs; products of 8-bit values
-// summed over 64 cannot overflow.
+// Written so that compilers use multiply-adds of 16-bit pairs. A sum of 64 products of 8-bit values
+// cannot overflow.
 template <int K>
 [[gnu::always_inline]] inline void integer_product(const int16_t* a, const int16_t* b, int32_t* c,
                                                    int rows, int columns) {

@@ -1,5 +1,5 @@
-// Dot products behind mma.sync and wgmma, on operands already gathered from fragments.
-// Integer sums wrap around as the hardware's do without .satfinite.
+// Dot products for mma.sync and wgmma, on operands that are already gathered from fragments.
+// Integer sums wrap around, as on hardware without .satfinite.
 #pragma once
 
 #include <cstdint>

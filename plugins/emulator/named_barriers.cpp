@@ -19,7 +19,7 @@ void NamedBarriers::check_arrival(Barrier& barrier, int id, int expected, const 
   const auto warp = static_cast<size_t>(thread.warp);
   if (barrier.arrived > 0 && barrier.expected != expected) {
     fail(Fault::barrier, operation, place,
-         "barrier %d is expecting %d threads, this arrival names %d", id, barrier.expected,
+         "barrier %d is expecting %d threads, this arrival has %d", id, barrier.expected,
          expected);
   }
   if (barrier.arrived_lanes[warp] >> thread.lane & 1u) {

@@ -29,7 +29,7 @@ class NamedBarriers {
   std::array<Barrier, 16> barriers_;
 };
 
-// bar.sync (wait) or bar.arrive on barrier `id` of the running block.
+// bar.sync (which waits) or bar.arrive on barrier `id` of the running block.
 void barrier_sync(int id, int threads, const Place& place);
 void barrier_arrive(int id, int threads, const Place& place);
 // __syncthreads.

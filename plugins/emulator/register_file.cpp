@@ -15,7 +15,7 @@ void check_count(const char* operation, int registers, const Place& place) {
   }
 }
 
-// All threads of a warpgroup must name one count; the last to arrive applies it.
+// All threads of a warpgroup must give the same count. The last to arrive applies it.
 template <class Apply>
 void change_registers(Operation operation, int registers, const Place& place, Apply apply) {
   check_count(operation.name, registers, place);

@@ -1,4 +1,4 @@
-// What the emulated kernels did, summed over blocks.
+// Counts of what the emulated kernels did, summed over blocks.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@ struct Stats {
   uint64_t thread_switches = 0;
   uint64_t async_copies = 0;
   uint64_t ldmatrix = 0;
-  // Extra shared-memory wavefronts of ldmatrix: 0 when the eight rows of every 8x8 matrix lie in
-  // distinct 16-byte bank groups.
+  // Additional shared-memory wavefronts of ldmatrix. It is 0 if the eight rows of every 8x8 matrix
+  // lie in distinct 16-byte bank groups.
   uint64_t ldmatrix_conflicts = 0;
   uint64_t mma = 0;
   uint64_t wgmma = 0;

@@ -12,7 +12,8 @@ constexpr uint32_t swizzle_row_bytes(Swizzle swizzle) {
   return 16u << static_cast<uint32_t>(swizzle);
 }
 
-// XORs the 16-byte chunk's index (address bits 4..6) with bits 7..9, as many as the pattern has.
+// XORs the index of the 16-byte chunk (address bits 4..6) with bits 7..9; the pattern gives how
+// many.
 constexpr uint32_t swizzled(uint32_t address, Swizzle swizzle) {
   const uint32_t bits = (1u << static_cast<uint32_t>(swizzle)) - 1u;
   return address ^ (address >> 7 & bits) << 4;

@@ -13,7 +13,7 @@ void land(const TransfersInFlight::Load& load) {
   mbarrier_complete_bytes(load.mbarrier, load.bytes, load.place);
 }
 
-// Lands now or later, as the mode says.
+// Completes the load now or later, depending on the mode.
 void issue(const TransfersInFlight::Load& load) {
   mbarrier_check_for_bulk_copy(load.mbarrier, load.place);
   Block& block = current_block();

@@ -1,4 +1,4 @@
-// CUDA's built-in vector types, as far as kernels here use them, for builds without CUDA headers.
+// CUDA's built-in vector types that the kernels use, for builds without CUDA headers.
 #pragma once
 
 #include <cstdint>

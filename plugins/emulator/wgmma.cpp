@@ -11,7 +11,7 @@ namespace paro::emulator {
 namespace {
 
 constexpr int tile_rows = 64, tile_bytes = 32;  // of A: 64 rows x 32 one-byte elements
-// A quiet NaN as float, far from any sum as an integer.
+// A quiet NaN as a float, and as an integer far from any sum.
 constexpr int32_t poison_register = 0x7FCBCBCB;
 
 // Fields of the 64-bit shared-memory matrix descriptor (PTX ISA, "Matrix descriptor format").
@@ -89,7 +89,7 @@ void gather_registers(const std::array<std::array<uint32_t, 4>, 128>& registers,
   }
 }
 
-// Register `index` of `thread` is this element of the 64 x columns tile.
+// Which element of the 64 x columns tile is in register `index` of `thread`.
 int tile_element(int thread, int index, int columns) {
   const int row = thread / 32 * 16 + thread % 32 / 4 + index / 2 % 2 * 8;
   return row * columns + index / 4 * 8 + thread % 4 * 2 + index % 2;

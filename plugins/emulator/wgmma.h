@@ -1,4 +1,4 @@
-// wgmma.mma_async: a warpgroup's 64 x N tile, operands from shared memory or A from registers.
+// wgmma.mma_async: a warpgroup's 64 x N tile, with operands in shared memory or A in registers.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@ namespace paro::emulator {
 
 enum class WgmmaTypes { s8_s8, u8_s8 };
 
-// What one thread brings to wgmma.mma_async.
+// The arguments of one thread for wgmma.mma_async.
 struct WgmmaOperand {
   int32_t* accumulators;        // columns / 2 registers
   uint64_t a_descriptor;        // used where a_registers is null
@@ -33,7 +33,7 @@ class WgmmaQueue {
   void wait(int allowed_groups, const Place& place);
 
  private:
-  // Accumulator registers in flight: the true values, while the thread's own copy is poison.
+  // Accumulator registers of a pending product: the true values. The thread's own copy is poison.
   struct Accumulators {
     std::array<int32_t*, 128> registers;
     int count;
@@ -49,8 +49,8 @@ class WgmmaQueue {
     uint64_t group;
     Place place;
   };
-  // Operands and result of one operation, decoded. Kept here since a diagnosis leaves no chance
-  // to free what a suspended thread's stack owns.
+  // The decoded operands and result of one operation. They are members, because a diagnosis
+  // abandons the stacks of suspended threads without freeing what these own.
   struct Scratch {
     int16_t a[64 * 32], b[256 * 32];
     int32_t tile[64 * 256];

@@ -1,4 +1,4 @@
-// Compiles only if ort_abi.h agrees with the real header; adds no code.
+// Compiles only if ort_abi.h agrees with the real header. Adds no code to the library.
 #include <onnxruntime_c_api.h>
 
 #include <type_traits>
@@ -8,7 +8,7 @@
 namespace paro::ort {
 namespace {
 
-// Types agree if both are pointers, whose pointees have different names, or are of one size.
+// Two types agree if both are pointers (the names of their targets differ) or have the same size.
 template <class Declared, class Real>
 constexpr bool kSameKind = [] {
   if constexpr (std::is_void_v<Declared> || std::is_void_v<Real>) {

@@ -7,7 +7,7 @@
 namespace paro::ort {
 namespace {
 
-// What is kept of a node between its executions.
+// What the op keeps of a node between executions.
 struct AttentionKernel {
   const Api& api;
   Attributes attributes;
@@ -17,7 +17,7 @@ struct AttentionKernel {
 
 const AttentionOp& self(const CustomOp* op) { return *static_cast<const AttentionOp*>(op); }
 
-// Whether the node has the attribute, whatever scalar it is.
+// Whether the node has the attribute, as a scalar of any type.
 bool is_present(const Api& api, const KernelInfo* info, const char* name) {
   float real;
   int64_t integer;
@@ -27,7 +27,7 @@ bool is_present(const Api& api, const KernelInfo* info, const char* name) {
          !discard(api, api.KernelInfoGetAttribute_string(info, name, nullptr, &length));
 }
 
-// An attribute without a default must be there; one of another type is never taken for absent.
+// Reads a required attribute. One of another type is an error and never counts as absent.
 Status* read_float(const Api& api, const KernelInfo* info, const char* name, float absent,
                    float& value) {
   if (!discard(api, api.KernelInfoGetAttribute_float(info, name, &value))) return nullptr;
@@ -90,7 +90,7 @@ ElementType input_type(const CustomOp* op, size_t index) {
 
 Status* infer_output(const CustomOp* op, ShapeContext* context) {
   const Api& api = self(op).api;
-  TensorInfo* query = nullptr;  // the context's own
+  TensorInfo* query = nullptr;  // owned by the context
   if (Status* const status = api.ShapeInferContext_GetInputTypeShape(context, 0, &query)) {
     return status;
   }

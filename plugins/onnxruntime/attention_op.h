@@ -1,4 +1,4 @@
-// The op PAROAttention as ONNX Runtime sees it: one overload for each float type.
+// The op PAROAttention for ONNX Runtime, with one overload for each float type.
 #pragma once
 
 #include "ort_abi.h"
@@ -6,7 +6,7 @@
 
 namespace paro::ort {
 
-// Lives as long as any session that it was registered with.
+// Must live as long as any session that it was registered with.
 struct AttentionOp : CustomOp {
   AttentionOp(const Api& runtime, ElementType element_type, paro_dtype same_dtype,
               int32_t thread_count) noexcept;
@@ -14,7 +14,7 @@ struct AttentionOp : CustomOp {
   const Api& api;
   ElementType element;  // of query, key, value and output
   paro_dtype dtype;     // the same in the C ABI
-  int32_t threads;      // 0: one for each core the process may use
+  int32_t threads;      // 0: one thread for each core that the process may use
 };
 
 }  // namespace paro::ort

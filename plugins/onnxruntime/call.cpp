@@ -17,7 +17,7 @@ struct Tensors {
   std::array<const void*, kInputCount> addresses;
 };
 
-// What the C ABI answered, in ONNX Runtime's terms.
+// Turns a status of the C ABI into one of ONNX Runtime.
 Status* of_paro(const Api& api, paro_status status) {
   if (status == PARO_OK) return nullptr;
   const ErrorCode code = status == PARO_INVALID_ARGUMENT ? kInvalidArgument
@@ -26,7 +26,7 @@ Status* of_paro(const Api& api, paro_status status) {
   return api.CreateStatus(code, paro_last_error());
 }
 
-// A rank that does not fit is kept for describe_call to refuse.
+// Stores a wrong rank unchanged, because describe_call refuses it.
 Status* read_shape(const Api& api, const TensorInfo* info, TensorShape& shape) {
   size_t rank = 0;
   if (Status* const status = api.GetDimensionsCount(info, &rank)) return status;
@@ -45,7 +45,7 @@ Status* read_input(const Api& api, KernelContext* context, size_t index, Tensors
   Status* status = read_shape(api, info, tensors.shapes[index]);
   api.ReleaseTensorTypeAndShapeInfo(info);
   if (status != nullptr) return status;
-  // The interface has one accessor for reading and writing; inputs are only read.
+  // ONNX Runtime has one accessor for reading and writing. Inputs are only read.
   void* data = nullptr;
   status = api.GetTensorMutableData(const_cast<Value*>(value), &data);
   tensors.addresses[index] = data;
@@ -63,7 +63,7 @@ Status* take_output(const Api& api, KernelContext* context, const TensorShape& q
   return api.GetTensorMutableData(output, data);
 }
 
-// A workspace of the call's own: calls of one session may run at the same time.
+// Each call has its own workspace, because calls of one session may run at the same time.
 Status* forward(const Api& api, const paro_attention& call, const paro_launch& launch,
                 size_t bytes) {
   const auto release = [](void* memory) { ::operator delete(memory, kWorkspaceAlignment); };

@@ -1,4 +1,4 @@
-// One execution of the node: ONNX Runtime's tensors as a call of the C ABI.
+// One execution of the node: passes ONNX Runtime's tensors to the C ABI.
 #pragma once
 
 #include "../common/describe_call.h"
@@ -7,14 +7,14 @@
 
 namespace paro::ort {
 
-// Computes output 0 from the op's inputs. Null on success.
+// Computes output 0 from the op's inputs. Returns null on success.
 Status* run_call(const Api& api, KernelContext* context, const Attributes& attributes,
                  paro_dtype dtype, int32_t threads) noexcept;
 
-// Releases `status`, which may be null, and says whether it was an error.
+// Releases `status`, which may be null, and returns whether it was an error.
 bool discard(const Api& api, Status* status) noexcept;
 
-// A Status with a printf-style message.
+// Creates a Status with a printf-style message.
 Status* refuse(const Api& api, ErrorCode code, const char* format, ...) noexcept
     __attribute__((format(printf, 3, 4)));
 

@@ -1,6 +1,7 @@
-// The part of ONNX Runtime's C interface that a custom op needs, declared here because no package
-// carries its header. The interface is append-only: a slot, once released, keeps its place and
-// signature. abi_check.cpp proves every declaration against the real header where that is found.
+// The part of ONNX Runtime's C interface that a custom op needs. It is declared here because no
+// package carries the header. ONNX Runtime only appends to this interface: a released slot keeps
+// its place and signature. abi_check.cpp compares every declaration with the real header if CMake
+// finds one.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,7 @@
 
 namespace paro::ort {
 
-// The oldest interface with everything below; runtimes from 1.17 on provide it.
+// The oldest version of the interface that has everything below. ONNX Runtime 1.17 introduced it.
 constexpr uint32_t kApiVersion = 17;
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kNotImplemented = 9 };
@@ -19,7 +20,7 @@ enum Characteristic : int { kRequired = 0 };
 
 enum MemoryType : int { kDefaultMemory = 0 };
 
-// Opaque; a null Status is success.
+// Opaque types. A null Status means success.
 struct Status;
 struct Value;
 struct TensorInfo;
@@ -30,7 +31,7 @@ struct KernelContext;
 struct ShapeContext;
 struct CustomOp;
 
-// Function table; `slots_*` are entries that are not used here.
+// The function table. The entries `slots_*` are not used here.
 struct Api {
   Status* (*CreateStatus)(ErrorCode code, const char* message);
   void* slots_1[25];
@@ -72,13 +73,13 @@ struct Api {
 };
 
 struct ApiBase {
-  // Null where the runtime is older than `version`.
+  // Returns null if the runtime is older than `version`.
   const Api* (*GetApi)(uint32_t version);
   const char* (*GetVersionString)();
 };
 
-// What describes one overload of an op. Entries from GetMayInplace on are read only by newer
-// versions than kApiVersion and stay null.
+// Describes one overload of an op. Only versions newer than kApiVersion read the entries from
+// GetMayInplace on, which stay null.
 struct CustomOp {
   uint32_t version;
   void* (*CreateKernel)(const CustomOp* op, const Api* api, const KernelInfo* info);

@@ -1,4 +1,4 @@
-// The library's one entry point, as SessionOptions.register_custom_ops_library calls it.
+// The library's only entry point. SessionOptions.register_custom_ops_library calls it.
 #include <array>
 #include <charconv>
 #include <cstring>
@@ -16,7 +16,7 @@ namespace {
 constexpr const char* kThreadsKey = "paro.threads";
 constexpr int32_t kMaxThreads = 4096;
 
-// The domain "paro" with its overloads, for one runtime and number of threads.
+// The domain "paro" with its overloads, for one runtime and one number of threads.
 struct Registration {
   Registration(const Api& api, int32_t threads)
       : overloads{AttentionOp(api, kFloat, PARO_FLOAT32, threads),
@@ -27,9 +27,9 @@ struct Registration {
   CustomOpDomain* domain = nullptr;
 };
 
-// Session options carry no word of when their last session ends, so registrations are kept for
-// good: one for each number of threads asked for, and never destroyed, since sessions may outlive
-// this library's static objects at exit.
+// ONNX Runtime does not report when the last session of an options object ends. Registrations are
+// therefore kept, one for each requested number of threads. They are never destroyed, because
+// sessions may outlive this library's static objects at exit.
 Registration& registration_of(const Api& api, int32_t threads) {
   static auto& kept = *new std::map<std::pair<const Api*, int32_t>, Registration>;
   return kept.try_emplace({&api, threads}, api, threads).first->second;
@@ -87,7 +87,7 @@ extern "C" __attribute__((visibility("default"))) paro::ort::Status* RegisterCus
   using namespace paro::ort;
   const Api* const api = base->GetApi(kApiVersion);
   if (api == nullptr) {
-    // CreateStatus is in every version.
+    // Every version of the interface has CreateStatus.
     return refuse(*base->GetApi(1), kNotImplemented,
                   "ONNX Runtime: expected version 1.%u or later, got %s", kApiVersion,
                   base->GetVersionString());

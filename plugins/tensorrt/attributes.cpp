@@ -16,14 +16,14 @@ using nvinfer1::TensorRTPhase;
 
 constexpr const char* kScale = "scale";
 
-// In an engine: the kernel library it was built with. Another build may need more workspace than
-// the engine reserves, and enqueue is not told how much that is.
+// An engine stores the name of the kernel library that it was built with. Another build may need
+// more workspace than the engine reserves, and enqueue is not told how much that is.
 constexpr const char* kKernelLibrary = "kernel_library";
 
 struct IntegerField {
   const char* name;
   int32_t Attributes::* value;
-  std::array<int32_t, 3> allowed;  // a repeated entry fills the row
+  std::array<int32_t, 3> allowed;  // a repeated entry fills the array
   const char* allowed_text;
   bool has_default;
 };
@@ -45,7 +45,7 @@ const char* type_name(PluginFieldType type) {
   return index < kTypeNames.size() ? kTypeNames[index] : "of an unknown type";
 }
 
-// A copy of the one element, which need not be aligned.
+// Copies the field's one element, which may be unaligned.
 template <class T>
 paro_status read_scalar(const PluginField& field, PluginFieldType type, T& value) {
   if (field.type != type || field.length != 1) {
@@ -95,7 +95,7 @@ paro_status check_kernel_library(const PluginField& field) {
   if (stored == paro_library_name()) return PARO_OK;
   return refuse(PARO_INVALID_ARGUMENT,
                 "engine: expected one built with the kernels of this plugin, %s, got one of %.*s; "
-                "load that plugin or build the engine again",
+                "load that plugin, or build the engine again",
                 paro_library_name(), static_cast<int>(stored.size()), stored.data());
 }
 
@@ -110,7 +110,7 @@ paro_status read_field(const PluginField& field, TensorRTPhase phase, Attributes
   }
   return refuse(PARO_INVALID_ARGUMENT,
                 "attribute %s: expected scale, block_q, block_k, qk_bits, pv_bits or pool_dropped; "
-                "export the model again with the version of paro-trt that this plugin is of",
+                "export the model again with this plugin's version of paro-trt",
                 field.name);
 }
 

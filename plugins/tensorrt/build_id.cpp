@@ -15,7 +15,8 @@ constexpr size_t kBytes = 8;
 using Text = std::array<char, 2 * kBytes + 1>;
 using Segment = ElfW(Phdr);
 
-// A segment of notes: header, name and description of each, the last two padded.
+// Reads a segment of ELF notes. Each note is a header, a name and a description; the name and the
+// description are padded.
 void find_in(const unsigned char* notes, size_t size, size_t alignment, Text& text) {
   const auto padded = [=](size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; };
   ElfW(Nhdr) header;
@@ -36,7 +37,8 @@ void find_in(const unsigned char* notes, size_t size, size_t alignment, Text& te
   }
 }
 
-// Called for each loaded object; stops at the one that this function is in.
+// dl_iterate_phdr calls this for each loaded object. It stops at the object that holds this
+// function.
 int visit(dl_phdr_info* object, size_t, void* text) {
   const auto here = reinterpret_cast<ElfW(Addr)>(&visit);
   const auto* const first = object->dlpi_phdr;

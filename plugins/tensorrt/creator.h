@@ -1,4 +1,4 @@
-// What TensorRT finds in its registry and asks for plugins.
+// The creator: the object that TensorRT finds in its registry and asks for plugins.
 #pragma once
 
 #include "nv_infer.h"

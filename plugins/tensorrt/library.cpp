@@ -1,11 +1,11 @@
-// The library's entry points, as IPluginRegistry::loadLibrary looks them up.
+// The library's entry points, in the form in which IPluginRegistry::loadLibrary looks them up.
 #include "creator.h"
 #include "nv_infer.h"
 
 namespace paro::trt {
 namespace {
 
-// Registries may ask a creator until the process ends: it is never destroyed.
+// The creator is never destroyed, because a registry may call it until the process ends.
 union Immortal {
   Immortal() : creator() {}
   ~Immortal() {}
@@ -24,5 +24,6 @@ PARO_TRT_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& c
   return creators;
 }
 
-// loadLibrary refuses a library without it. The finder is left alone: see log.h.
+// loadLibrary refuses a library without this function. The plugin does not use the finder: log.h
+// gives the reason.
 PARO_TRT_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder*) noexcept {}

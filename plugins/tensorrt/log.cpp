@@ -11,11 +11,12 @@ paro_status refuse(paro_status status, const char* format, ...) noexcept {
   va_start(arguments, format);
   std::vsnprintf(message, sizeof message, format, arguments);
   va_end(arguments);
-  // Names and texts come from files: they must not end the line or steer a terminal.
+  // Names and texts come from files. Control characters in them would break the line or change the
+  // state of a terminal.
   for (char* byte = message; *byte != '\0'; ++byte) {
     if (static_cast<unsigned char>(*byte) < ' ') *byte = '?';
   }
-  // One call, so that lines of several threads do not mix.
+  // One call writes the whole line, so that lines of several threads do not mix.
   std::fprintf(stderr, "[paro] error: PAROAttention: %s\n", message);
   return status;
 }

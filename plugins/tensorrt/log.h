@@ -1,5 +1,5 @@
-// What the plugin says when it refuses: one line on standard error. TensorRT's ILogger is not used,
-// since its virtual functions moved between major versions.
+// Error messages of the plugin: one line on standard error for each refusal. The plugin does not
+// use TensorRT's ILogger, because its virtual functions moved between major versions.
 #pragma once
 
 #include "paro/paro_c.h"
@@ -10,7 +10,7 @@ namespace paro::trt {
 paro_status refuse(paro_status status, const char* format, ...) noexcept
     __attribute__((format(printf, 2, 3)));
 
-// The same with the kernel library's own last message.
+// Does the same with the last error message of the kernel library.
 paro_status refuse_as_kernels_did(paro_status status, const char* during) noexcept;
 
 }  // namespace paro::trt

@@ -1,4 +1,4 @@
-// TensorRT's plugin interface: the SDK's header, or this project's declarations of it.
+// TensorRT's plugin interface, either from the SDK's header or from this project's declarations.
 #pragma once
 
 #ifdef PARO_TRT_ABI_SHIM

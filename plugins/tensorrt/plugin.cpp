@@ -18,7 +18,8 @@ using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::PluginTensorDesc;
 using nvinfer1::TensorFormat;
 
-// TensorRT says which device and stream; kernels take all heads at once.
+// TensorRT chooses the device and the stream. The workspace is not limited, so the kernels process
+// all heads at once.
 paro_launch launch_in(cudaStream_t stream) {
   return {.struct_size = sizeof(paro_launch),
           .stream = stream,
@@ -29,17 +30,17 @@ paro_launch launch_in(cudaStream_t stream) {
 
 constexpr int64_t kUnknownSize = -1;
 
-// The op's inputs at one set of sizes.
+// The op's inputs with one set of sizes.
 struct Inputs {
-  // At the sizes that the tensors have now.
+  // With the sizes that the tensors have now.
   static Inputs now(const PluginTensorDesc* tensors) {
     Inputs inputs;
     for (size_t i = 0; i < kInputCount; ++i) inputs.set(i, tensors[i], tensors[i].dims);
     return inputs;
   }
 
-  // At one end of an optimization profile. What TensorRT gives for a batch that it works out in the
-  // network are bounds, perhaps wide ones: a batch not known yet is taken to be query's.
+  // With the sizes at one end of an optimization profile. If the network computes a batch, TensorRT
+  // knows only bounds of it, which can be wide. Such a batch is assumed to equal query's.
   static Inputs at(Dims DynamicPluginTensorDesc::* bound, const DynamicPluginTensorDesc* tensors) {
     Inputs inputs;
     for (size_t i = 0; i < kInputCount; ++i) {
@@ -79,7 +80,7 @@ paro_status check_present(const void* inputs, const void* outputs) {
   return refuse(PARO_INVALID_ARGUMENT, "tensors: expected their descriptions, got NULL");
 }
 
-// The smallest call of a head size.
+// The shapes of the smallest call with this head size.
 InputShapes one_token(int64_t head_dim) {
   InputShapes shapes;
   for (size_t i = 0; i < kInputCount; ++i) {
@@ -91,8 +92,8 @@ InputShapes one_token(int64_t head_dim) {
   return shapes;
 }
 
-// Loads the kernels of every type and head size, since neither is known before the first shapes;
-// what this GPU cannot run is refused when the shapes ask for it.
+// Loads the kernels of every type and head size, because neither is known before the first shapes
+// arrive. A kernel that this GPU cannot run is refused later, when the shapes ask for it.
 paro_status prepare_all_kernels(const Attributes& attributes) {
   const paro_launch launch = launch_in(nullptr);
   for (const paro_dtype dtype : {PARO_FLOAT16, PARO_BFLOAT16}) {
@@ -109,7 +110,7 @@ paro_status prepare_all_kernels(const Attributes& attributes) {
 }  // namespace
 
 AttentionPlugin::AttentionPlugin(const Attributes& attributes) noexcept : attributes_(attributes) {
-  // %a gives every bit of the scale.
+  // %a prints every bit of the scale.
   std::snprintf(
       identity_.data(), identity_.size(),
       "scale=%a block_q=%d block_k=%d qk_bits=%d pv_bits=%d pool_dropped=%d kernels=%s/%u/%s",
@@ -203,7 +204,8 @@ int32_t AttentionPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int3
 size_t AttentionPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t nbInputs,
                                          const DynamicPluginTensorDesc* outputs,
                                          int32_t nbOutputs) const noexcept {
-  // 0 is also the answer to misuse, since the interface has no other; enqueue then refuses.
+  // The interface can report no error here, so misuse also returns 0. enqueue then refuses the
+  // call.
   if (check_present(inputs, outputs) || check_counts(nbInputs, nbOutputs)) return 0;
   paro_attention call;
   const Inputs largest = Inputs::at(&DynamicPluginTensorDesc::max, inputs);
@@ -242,7 +244,7 @@ int32_t AttentionPlugin::enqueue(const PluginTensorDesc* inputDesc,
   PARO_RETURN_IF_ERROR(check_present(inputDesc, outputDesc));
   paro_attention call;
   PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::now(inputDesc), call));
-  // Empty tensors may come with null pointers, and ask for nothing.
+  // An empty batch needs no work, and its pointers may be null.
   if (call.batch == 0) return PARO_OK;
   PARO_RETURN_IF_ERROR(check_present(inputs, outputs));
   std::array<const void*, kInputCount> addresses;

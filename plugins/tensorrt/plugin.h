@@ -1,4 +1,4 @@
-// PAROAttention as a TensorRT layer: one object is core, build and runtime capability.
+// PAROAttention as a TensorRT layer. One object provides the core, build and runtime capabilities.
 #pragma once
 
 #include <array>
@@ -13,8 +13,8 @@ inline constexpr const char* kPluginName = "PAROAttention";
 inline constexpr const char* kPluginVersion = "1";
 inline constexpr const char* kPluginNamespace = "";
 
-// Holds its attributes and nothing else: no state goes from one call to the next, so that calls in
-// any order and on any number of contexts and streams are independent.
+// The plugin holds its attributes and no other state. Calls are therefore independent of each
+// other, in any order and on any number of contexts and streams.
 class AttentionPlugin final : public nvinfer1::IPluginV3,
                               public nvinfer1::IPluginV3OneCore,
                               public nvinfer1::IPluginV3OneBuild,
@@ -32,7 +32,7 @@ class AttentionPlugin final : public nvinfer1::IPluginV3,
   const char* getPluginVersion() const noexcept override { return kPluginVersion; }
   const char* getPluginNamespace() const noexcept override { return kPluginNamespace; }
 
-  // IPluginV3OneBuild; the kernels choose their own tiles, so there are no tactics to time.
+  // IPluginV3OneBuild. The kernels choose their own tiles, so there are no tactics to time.
   int32_t getNbOutputs() const noexcept override;
   int32_t getOutputDataTypes(nvinfer1::DataType* outputTypes, int32_t nbOutputs,
                              const nvinfer1::DataType* inputTypes,
@@ -65,7 +65,7 @@ class AttentionPlugin final : public nvinfer1::IPluginV3,
  private:
   Attributes attributes_;
   std::array<char, 192> identity_;  // attributes, kernel library and its build, as text
-  StoredFields stored_;             // filled when asked for: it points into this very object
+  StoredFields stored_;             // filled on request, because it points into this object
   nvinfer1::PluginFieldCollection stored_collection_;
 };
 

@@ -1,4 +1,5 @@
-// The op's tensors as TensorRT describes them: which numbers of them and types the plugin takes.
+// The op's tensors as TensorRT describes them: how many there are, and the types that the plugin
+// accepts.
 #pragma once
 
 #include <array>
@@ -12,19 +13,19 @@ namespace paro::trt {
 
 inline constexpr int32_t kOutputCount = 1;
 
-// The types of an input, by its place, where query has type `query`.
+// The type of the input at `index`, if query has type `query`.
 nvinfer1::DataType input_type(int32_t index, nvinfer1::DataType query) noexcept;
 
-// FP16 and BF16, the types of query that the plugin takes.
+// Whether the plugin accepts this type for query: FP16 or BF16.
 bool is_query_type(nvinfer1::DataType type) noexcept;
 
-// Refuses numbers of tensors that are not the op's.
+// Refuses wrong numbers of inputs or outputs.
 paro_status check_counts(int32_t inputs, int32_t outputs) noexcept;
 
-// Refuses types that are not the op's.
+// Refuses types that the op does not have.
 paro_status check_types(const std::array<nvinfer1::DataType, kInputCount>& types) noexcept;
 
-// The same tensors as describe_call takes them.
+// The shape in the form that describe_call takes.
 TensorShape shape_of(const nvinfer1::Dims& dims) noexcept;
 paro_dtype dtype_of(nvinfer1::DataType query_type) noexcept;
 

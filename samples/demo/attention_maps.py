@@ -1,6 +1,5 @@
 """What reordering does to attention: block averages of a few heads before and after."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from paro_trt.calibration.calls import RecordedCall
 from paro_trt.calibration.capture import capture_attention
 from paro_trt.families.base import AttentionSite
 from paro_trt.models.apply import geometry_of
@@ -59,13 +59,11 @@ class HeadStory:
 def head_stories(
     loaded: LoadedModel,
     plan: ParoPlan,
-    latents: Tensor,
-    timestep: float,
-    conditioning: Mapping[str, Tensor],
+    call: RecordedCall,
 ) -> list[HeadStory]:
-    """Every head of every layer in one dense forward, those that gain most first."""
+    """Every head of every layer in one recorded call, those that gain most first."""
     stories: list[HeadStory] = []
-    mask_bin = plan.bin_of(timestep)
+    mask_bin = plan.bin_of(call.timestep)
 
     def consume(
         index: int, site: AttentionSite, query: Tensor, key: Tensor, _value: Tensor, scale: float
@@ -82,7 +80,8 @@ def head_stories(
             title = f"layer {index}, head {head}: order {name}, density {masks[head].mean():.2f}"
             stories.append(HeadStory(title, before, after))
 
-    capture_attention(loaded, geometry_of(plan), latents, timestep, conditioning, consume)
+    device = torch.device("cpu")
+    capture_attention(loaded, geometry_of(plan), call, device, consume)
     return sorted(stories, key=lambda story: -story.gain)
 
 

@@ -91,8 +91,10 @@ def sample_and_compare(
 ) -> None:
     """Sample one video by each runner from the same noise, print the table, draw the pictures."""
     from attention_maps import head_stories, write_maps
+    from paro_trt.calibration.embeddings_source import EmbeddingsSource, Schedule
+    from paro_trt.cli.sizes import parse_size
     from paro_trt.models.apply import geometry_of
-    from paro_trt.models.denoise import sampling_timesteps, seeded_noise
+    from paro_trt.models.denoise import seeded_noise
     from paro_trt.models.load import load_model
     from paro_trt.models.prompts import load_prompts
     from paro_trt.plan import load_plan
@@ -108,15 +110,12 @@ def sample_and_compare(
     geometry = geometry_of(plan)
     shape = loaded.family.latent_shape(loaded.config, geometry)
     noise = seeded_noise((1, *shape), seed)
-    trajectory: list[Any] = []
-    dense = sample(
-        "dense", loaded.velocity(geometry), noise, conditioning, negative, steps, trajectory
-    )
+    dense = sample("dense", loaded.velocity(geometry), noise, conditioning, negative, steps)
     paro: dict[str, Sampling] = {}
     for title, backend in (("PARO, plain file", Backend.ORT), ("PARO, native op", Backend.CPU)):
         with open_session(model_file, backend) as session:
             velocity = session_velocity(session)
-            paro[title] = sample(title, velocity, noise, conditioning, negative, steps, [])
+            paro[title] = sample(title, velocity, noise, conditioning, negative, steps)
     console.print(comparison(plan, plan_file, dense, paro))
 
     videos = panels(dense.video, paro["PARO, native op"].video)
@@ -124,8 +123,10 @@ def sample_and_compare(
     write_sheet(videos, title, output / "videos.png")
     write_animation(videos, output / "videos.gif")
     middle = steps // 2
-    timestep = sampling_timesteps(steps, SHIFT)[middle]
-    stories = head_stories(loaded, plan, trajectory[middle - 1], timestep, conditioning)
+    size = parse_size("--latent", LATENT)
+    source = EmbeddingsSource(loaded, prompts, size, Schedule(steps, SHIFT, GUIDANCE))
+    call = source.record(prompt, seed, {middle}, lambda _step: None)[middle]
+    stories = head_stories(loaded, plan, call)
     write_maps(stories[:PICTURED_HEADS], output / "attention.png")
 
 
@@ -136,9 +137,8 @@ def sample(
     conditioning: Any,
     negative: Any,
     steps: int,
-    trajectory: list[Any],
 ) -> Sampling:
-    """Denoise with guidance; `trajectory` receives the latents after each step."""
+    """Denoise with guidance."""
     from rich.progress import Progress
 
     from paro_trt.models.denoise import TIMESTEPS, denoise
@@ -148,8 +148,7 @@ def sample(
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(name, total=steps)
 
-        def on_step(_step: int, _timestep: float, latents: Any) -> None:
-            trajectory.append(latents)
+        def on_step(_step: int, _timestep: float, _latents: Any) -> None:
             progress.advance(task)
 
         started = time.perf_counter()

@@ -1,6 +1,5 @@
 """Pipelines of two transformers: found, told apart, each calibrated on its part of the schedule."""
 
-import dataclasses
 import json
 
 import pytest
@@ -8,21 +7,24 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from paro_trt.calibration import CalibrationSettings, calibrate
+from paro_trt.calibration import CalibrationSettings
 from paro_trt.cli.app import app
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.models.apply import check_plan_fits
 from paro_trt.models.experts import Expert, ExpertRole, joint_velocity
 from paro_trt.models.load import load_model, load_partner
 from paro_trt.verification.schedule import schedule_points
+from tests.support.calibrations import Schedule
+from tests.support.calibrations import calibrate_embeddings as calibrate
 from tests.support.tiny import variants_of
 
 TINY, IMAGE_TO_VIDEO = variants_of("wan")[:2]
 SETTINGS = CalibrationSettings(
-    steps=8, captured_steps=1, block_q=64, candidate_orders=("fhw",), time_attention=False
+    captured_steps=1, block_q=64, candidate_orders=("fhw",), time_attention=False
 )
 
 
+SCHEDULE = Schedule(steps=8)
 EXPERTS = ("transformer", "transformer_2")
 
 
@@ -86,7 +88,7 @@ def test_a_plan_for_each_expert(pipeline, tmp_path):
         loaded = load_model(pipeline / name)
         plans[name] = calibrate(
             loaded, TINY.prompts(2), TINY.latent_size, SETTINGS, tmp_path / name,
-            partner=load_partner(loaded),
+            partner=load_partner(loaded), schedule=SCHEDULE,
         )  # fmt: skip
     (high, low) = plans.values()
     assert high.bin_boundaries[0] > 875.0 > low.bin_boundaries[0]
@@ -103,10 +105,12 @@ def test_a_plan_for_each_expert(pipeline, tmp_path):
 
 def test_an_expert_with_too_few_steps_or_no_partner_is_refused(pipeline, tmp_path):
     loaded = load_model(pipeline / "transformer")
-    few = dataclasses.replace(SETTINGS, steps=2)
     arguments = (TINY.prompts(1), TINY.latent_size)
     with pytest.raises(ArgumentError, match="that the expert serves"):
-        calibrate(loaded, *arguments, few, tmp_path / "p", partner=load_partner(loaded))
+        calibrate(
+            loaded, *arguments, SETTINGS, tmp_path / "p",
+            partner=load_partner(loaded), schedule=Schedule(steps=2),
+        )  # fmt: skip
     with pytest.raises(ArgumentError, match="partner"):
         calibrate(loaded, *arguments, SETTINGS, tmp_path / "p")
 

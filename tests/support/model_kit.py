@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paro_trt.calibration import CalibrationSettings, calibrate
+from paro_trt.calibration import CalibrationSettings
 from paro_trt.errors import ModelError, ParoError
 from paro_trt.families.base import Geometry, Role
 from paro_trt.families.shared.adapt import ReplacedFunctions
@@ -27,6 +27,7 @@ from paro_trt.plan import load_plan
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.velocity import session_velocity
 
+from .calibrations import calibrate_embeddings
 from .recorded_calls import recorded_calls
 from .stagewise import StagewiseComparison, assert_equal_sums
 from .tiny import TinyModel
@@ -201,14 +202,15 @@ def check_calibration(tiny: TinyModel, directory: Path, seed: int) -> None:
         qk_bits=16,
         pv_bits=16,
         block_q=64,
-        steps=4,
         captured_steps=1,
         candidate_orders=("fhw", "whf"),
         time_attention=False,
     )
     prompts, unseen = (tiny.prompts(2, seed + part, odd=True) for part in (0, 1))
     path = directory / "tiny.paro.safetensors"
-    plan = calibrate(loaded, prompts, tiny.odd_latent_size, settings, path, heldout=unseen)
+    plan = calibrate_embeddings(
+        loaded, prompts, tiny.odd_latent_size, settings, path, heldout=unseen
+    )
     assert Geometry(plan.grid, plan.text) == tiny.geometry(odd=True)
     assert plan.calibration.measured["heldout_error"] < 1e-5
     assert max(h.predicted_error[0] for layer in plan.layers for h in layer.heads) < 1e-5

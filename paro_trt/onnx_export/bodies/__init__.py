@@ -1,4 +1,4 @@
-"""The model-local function that gives PAROAttention a meaning in standard ONNX operators."""
+"""The model-local function that defines PAROAttention in standard ONNX operators."""
 
 from .function import attention_function
 

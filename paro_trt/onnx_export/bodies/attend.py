@@ -1,4 +1,4 @@
-"""Stage 2 in ONNX: attention of every query block over its key blocks, in two ways."""
+"""Stage 2 in ONNX: two ways to attend from every query block to its key blocks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def attend_sparse(graph: GraphBuilder, prepared: Prepared) -> Value:
         def by_block() -> Value:
             blocked = graph.op("Reshape", logits, blocks_shape)
             maximum = graph.op("Max", blocked.max(2), LOWEST_FLOAT)
-            # exp(x - max + log(levels)) saves a pass over the logits against exp(x - max) * levels.
+            # exp(x - max + log(levels)) saves one pass over the logits compared with exp(x - max) *
+            # levels.
             codes = graph.op("Round", graph.op("Exp", blocked - (maximum - log_levels)))
             weight = graph.op("Exp", maximum - maximum.max(1))
             return graph.op("Reshape", codes * weight, logits_shape)
@@ -100,7 +101,7 @@ def attend_dense(graph: GraphBuilder, prepared: Prepared) -> Value:
 
 
 def dense_bias(graph: GraphBuilder, prepared: Prepared) -> Value:
-    """[B, H, NQ, 1, M, block_k]: what is added to a logit, -inf where there is nothing."""
+    """[B, H, NQ, 1, M, block_k]: what is added to a logit; -inf where there is no token."""
     sizes = prepared.sizes
     attended = prepared.attended.take(graph.arange(sizes.token_blocks), axis=3)
     tokens = graph.where(
@@ -110,5 +111,5 @@ def dense_bias(graph: GraphBuilder, prepared: Prepared) -> Value:
 
 
 def normalised(graph: GraphBuilder, total: Value, row_sum: Value) -> Value:
-    """total / row_sum, 0 for rows with nothing to attend."""
+    """total / row_sum, or 0 for rows with nothing to attend."""
     return graph.where(row_sum.equals(0.0), 0.0, total / row_sum)

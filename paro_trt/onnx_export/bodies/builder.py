@@ -14,7 +14,7 @@ Operand = Union["Value", int, float, Sequence[int], Sequence[float]]
 class Value:
     """A tensor of the graph being written. Operators append the ONNX node of the same meaning.
 
-    Python integers become INT64 constants, floats FLOAT constants, sequences 1-D constants.
+    Python integers become INT64 constants, floats FLOAT constants, and sequences 1-D constants.
     """
 
     def __init__(self, graph: GraphBuilder, name: str) -> None:
@@ -34,7 +34,8 @@ class Value:
         return self.graph.op("Div", self, other)
 
     def __floordiv__(self, other: Operand) -> Value:
-        """Integer division; ONNX's Div truncates, which is the same for what is not negative."""
+        """Integer division. ONNX's Div truncates, which is the same for values that are not
+        negative."""
         return self.graph.op("Div", self, other)
 
     def __mod__(self, other: Operand) -> Value:
@@ -67,14 +68,15 @@ class Value:
         return self.cast(onnx.TensorProto.FLOAT)
 
     def take(self, indices: Operand, axis: int = 0) -> Value:
-        """Slices of one axis at `indices`, whose shape takes the axis' place."""
+        """Slices of one axis at `indices`. The shape of `indices` replaces the axis."""
         return self.graph.op("Gather", self, indices, axis=axis)
 
     def unsqueeze(self, *axes: int) -> Value:
         return self.graph.op("Unsqueeze", self, axes)
 
     def reshape(self, *dims: Value | int) -> Value:
-        """Reshape to dims, each an INT64 scalar of the graph or a number; -1 as in ONNX, 0 is 0."""
+        """Reshape to dims, each an INT64 scalar of the graph or a number. -1 as in ONNX; 0 means
+        0."""
         return self.graph.op(
             "Reshape", self, self.graph.vector(*dims), allowzero=int(-1 not in dims)
         )
@@ -83,16 +85,16 @@ class Value:
         return self.graph.op("Transpose", self, perm=permutation)
 
     def max(self, *axes: int) -> Value:
-        """Maximum over axes, which stay with size 1."""
+        """Maximum over axes, which keep size 1."""
         return self.graph.op("ReduceMax", self, axes)
 
     def sum(self, *axes: int, keep: bool = True) -> Value:
-        """Sum over axes, which stay with size 1 unless `keep` is false."""
+        """Sum over axes, which keep size 1 unless `keep` is false."""
         return self.graph.op("ReduceSum", self, axes, keepdims=int(keep))
 
 
 class _Scope:
-    """Nodes and constants of one graph; subgraphs see those of the graphs around them."""
+    """Nodes and constants of one graph. Subgraphs can read those of the graphs around them."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -103,7 +105,7 @@ class GraphBuilder:
     """Collects the nodes of one function body, with its subgraphs."""
 
     def __init__(self, *, control_flow: bool) -> None:
-        """`control_flow`: whether If and Loop may be written."""
+        """`control_flow` says whether the body may use If and Loop."""
         self._control_flow = control_flow
         self._scopes = [_Scope()]
         self._names = 0
@@ -121,7 +123,7 @@ class GraphBuilder:
         return Value(self, output)
 
     def constant(self, number: int | float | Sequence[int] | Sequence[float]) -> Value:
-        """INT64 or FLOAT constant, scalar or 1-D; equal ones are written once."""
+        """An INT64 or FLOAT constant, scalar or 1-D. Equal constants are written once."""
         many = isinstance(number, Sequence)
         payload = tuple(number) if isinstance(number, Sequence) else number
         sample = payload[0] if isinstance(payload, tuple) else payload
@@ -134,7 +136,7 @@ class GraphBuilder:
         return result
 
     def attribute(self, name: str, kind: type) -> Value:
-        """Scalar constant whose value is the calling node's attribute of this name."""
+        """A scalar constant with the value of the calling node's attribute of this name."""
         reference = onnx.AttributeProto()
         reference.name = f"value_{kind.__name__}"
         reference.type = onnx.AttributeProto.FLOAT if kind is float else onnx.AttributeProto.INT
@@ -196,13 +198,13 @@ class GraphBuilder:
         return self.op("Loop", count, always, body=body)
 
     def _branch(self, name: str, write: Callable[[], Value]) -> onnx.GraphProto:
-        # A branch may not output a tensor of the graph around it: hence the Identity.
+        # A branch may not output a tensor of the graph around it, so Identity copies it.
         nodes, result = self._written_apart(lambda: self.op("Identity", write()))
         output = helper.make_tensor_value_info(result.name, onnx.TensorProto.FLOAT, None)
         return helper.make_graph(nodes, name, [], [output])
 
     def _written_apart(self, write: Callable[[], Value]) -> tuple[list[onnx.NodeProto], Value]:
-        """Nodes that `write` appends, kept out of the current graph, and its result."""
+        """The nodes that `write` appends, kept out of the current graph, and its result."""
         self._scopes.append(_Scope())
         result = write()
         return self._scopes.pop().nodes, result

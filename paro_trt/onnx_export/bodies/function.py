@@ -14,13 +14,13 @@ from .restore import restore
 from .stages import Formals
 
 FORMAL_PREFIX = "paro_"
-"""TensorRT's parser clashes when a formal name equals the name of a tensor outside."""
+"""Prefix of formal names: TensorRT's parser fails if one equals the name of a tensor outside."""
 
 OUTPUT = f"{FORMAL_PREFIX}output"
 
 
 def attention_function(body: Body, opset: int) -> onnx.FunctionProto:
-    """The function in domain `paro`, one for every attribute value a node may carry.
+    """The function in domain `paro`. One function serves all attribute values of a node.
 
     Args:
         body: SPARSE or DENSE.

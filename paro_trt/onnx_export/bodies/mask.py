@@ -15,7 +15,7 @@ BYTES_OF_WORD = tuple(1 << shift for shift in range(0, MASK_WORD_BITS, BYTE_BITS
 
 
 def mask_rows(graph: GraphBuilder, formals: Formals, sizes: Sizes) -> Value:
-    """BOOL [B, H, NQ, N]: each sample's mask, one bit a block of tokens; the last has none."""
+    """BOOL [B, H, NQ, N]: each sample's mask, one bit per block of tokens. The last is False."""
     bins = graph.op("Shape", formals.block_mask).take(0)
     chosen = formals.mask_bin.cast(TensorProto.INT64)
     clamped = graph.op("Max", graph.op("Min", chosen, bins - 1), 0)
@@ -30,13 +30,13 @@ def mask_rows(graph: GraphBuilder, formals: Formals, sizes: Sizes) -> Value:
 def unpacked_bits(graph: GraphBuilder, words: Value) -> Value:
     """BOOL [..., 4, 8] of INT32 words [...]: their bits, the lowest first.
 
-    By a table of bytes: TensorRT's parser has neither BitwiseAnd nor BitShift [tensorrt_rtx 1.7,
-    2026-11-24]. BitwiseAnd with 32 constants takes four times the memory and, in ONNX Runtime on
-        one thread of an EPYC that day, 8.6 ms against 11.5 for 5.6 million bits: little next to the
-    attention they belong to.
+    This uses a table of bytes, because TensorRT's parser has neither BitwiseAnd nor BitShift
+    [tensorrt_rtx 1.7, 2026-11-24]. BitwiseAnd with 32 constants would need four times the memory.
+    For 5.6 million bits, ONNX Runtime on one thread of an EPYC took 8.6 ms with it and 11.5 ms with
+    the table that day; both are little next to the attention that uses the bits.
     """
     wide = words.cast(TensorProto.INT64)
-    # Neither Div nor Mod of a negative number is the same in every runtime.
+    # Runtimes disagree about Div and Mod of negative numbers.
     unsigned = graph.where(wide < 0, wide + (1 << MASK_WORD_BITS), wide)
     byte = (unsigned.unsqueeze(-1) // BYTES_OF_WORD) % (1 << BYTE_BITS)
     table = [value >> bit & 1 for value in range(1 << BYTE_BITS) for bit in range(BYTE_BITS)]
@@ -45,7 +45,7 @@ def unpacked_bits(graph: GraphBuilder, words: Value) -> Value:
 
 
 def attended_blocks(graph: GraphBuilder, listed: Value, anything: Value, sizes: Sizes) -> Value:
-    """BOOL [B, H, NQ, M]: listed blocks, or the last, empty one instead; all summary blocks."""
+    """BOOL [B, H, NQ, M]: listed blocks, or the last, empty one if none is; all summary blocks."""
     is_last = graph.arange(sizes.token_blocks).equals(sizes.key_blocks)
     tokens = listed | (~anything & is_last)
     shape = graph.vector(sizes.batch, sizes.heads, sizes.query_blocks, sizes.summary_blocks)
@@ -54,7 +54,7 @@ def attended_blocks(graph: GraphBuilder, listed: Value, anything: Value, sizes: 
 
 
 def attends_anything(listed: Value, count: Value, pooled: Value) -> Value:
-    """BOOL [B, H, NQ, 1]: a listed block has tokens or, pooled, any block has.
+    """BOOL [B, H, NQ, 1]: a listed block has tokens or, with pooling, any block has.
 
     listed: BOOL [B, H, NQ, N]; count: FLOAT [B, N]; pooled: INT64 scalar, 0 or 1.
     """

@@ -1,6 +1,6 @@
 """Stage 1 in ONNX: reorder by token_order, precondition, quantize.
 
-Mirrors paro_trt/op/reference.py. Quantized tensors are kept as `codes * scale` in FLOAT.
+It mirrors paro_trt/op/reference.py. Quantized tensors are kept as `codes * scale` in FLOAT.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def reordered(graph: GraphBuilder, x: Value, order: Value, heads: Value, sizes: 
 
 
 def padded_order(graph: GraphBuilder, order: Value, rows: Value, sizes: Sizes) -> Value:
-    """Extend [H, S] to [H, rows] with the last token, in place of those that do not exist."""
+    """Extend [H, S] to [H, rows] by repeating the last token."""
     positions = graph.op("Min", graph.arange(rows), sizes.tokens - 1)
     return order.take(positions, axis=1)
 
@@ -93,7 +93,7 @@ def existing_tokens(graph: GraphBuilder, key_length: Value, sizes: Sizes) -> Val
 
 
 class KeyLayout(NamedTuple):
-    """How keys and values are cut into blocks.
+    """How keys and values are divided into blocks.
 
     order: INT64 [Hk, S]; exists: BOOL [B, N, block_k]; tokens_in_block: FLOAT [B, N].
     """
@@ -113,10 +113,10 @@ class KeyLayout(NamedTuple):
         )
 
     def halving_sum(self, blocks: Value) -> Value:
-        """Sum [B, Hk, N, block_k, D] over tokens in the op's order: halves added until one is left.
+        """Sum [B, Hk, N, block_k, D] over tokens in the op's order: add halves until one is left.
 
-        Every ReduceSum here adds two numbers (the first only one where block_k is 64), so no
-        runtime can add in another order.
+        Every ReduceSum here adds two numbers (the first adds a single one if block_k is 64), so
+        that every runtime adds in the same order.
         """
         sizes, width = self.sizes, min(BLOCK_SIZES)
         lead = (sizes.batch, sizes.kv_heads, sizes.token_blocks)
@@ -128,7 +128,7 @@ class KeyLayout(NamedTuple):
         return total.reshape(*lead, sizes.head_dim)
 
     def with_summaries(self, blocks: Value) -> Value:
-        """Zero what does not exist, then append the blocks of summaries: [B, Hk, M, ...]."""
+        """Set missing tokens to zero, then append the blocks of summaries: [B, Hk, M, ...]."""
         present = self.graph.where(self.exists.unsqueeze(1, 4), blocks, 0.0)
         count = self.graph.op("Max", self.tokens_in_block, 1.0)
         mean = self.halving_sum(present) / count.unsqueeze(1, 3)

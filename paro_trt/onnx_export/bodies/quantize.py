@@ -1,4 +1,4 @@
-"""Quantization in ONNX, operation for operation that of paro_trt/op/quantization.py."""
+"""Quantization in ONNX, with the same operations as paro_trt/op/quantization.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Reduce = Callable[..., Value]
 
 
 class Codes(NamedTuple):
-    """`codes * scale` stands for the values."""
+    """Quantized values, represented by `codes * scale`."""
 
     codes: Value
     scale: Value
@@ -26,14 +26,14 @@ class Codes(NamedTuple):
 def quantized(
     graph: GraphBuilder, x: Value, levels: Value, grouped: Callable[[Value, Reduce], Value]
 ) -> Codes:
-    """As op.quantization.quantize; `grouped(values, reduce)` reduces over what shares a scale.
+    """As op.quantization.quantize; `grouped(values, reduce)` reduces over values with one scale.
 
     Codes need no clamp: x times levels / max|x| exceeds levels by two roundings at most.
     """
     magnitude = graph.op("Abs", x)
     maximum = grouped(magnitude, Value.max)
-    # A maximum may lose a NaN, a sum does not: 0 for finite groups, NaN for all others (also
-    # for a group whose sum overflows FLOAT, which no product would survive).
+    # A maximum may lose a NaN, but a sum does not. `taint` is 0 for finite groups and NaN for all
+    # others. It is also NaN for a group whose sum overflows FLOAT; no product would survive there.
     taint = grouped(magnitude, Value.sum) * 0.0
     usable = maximum > SMALLEST_MAXIMUM
     codes = graph.op("Round", x * (levels / graph.where(usable, maximum, 1.0)))
@@ -47,5 +47,5 @@ def preconditioned(blocks: Value, mean: Value, factor: Value) -> Value:
 
 
 def probability_levels(graph: GraphBuilder, pv: Bits) -> Value:
-    """Largest code of P; only the ratio of codes matters, so they are not divided by it."""
+    """The largest code of P. Only the ratio of codes matters, so they are not divided by it."""
     return graph.where(pv.four, float(PROBABILITY_LEVELS[4]), float(PROBABILITY_LEVELS[8]))

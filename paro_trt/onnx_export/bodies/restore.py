@@ -1,4 +1,4 @@
-"""Stage 3 in ONNX: undo the reorder, in the inputs' type."""
+"""Stage 3 in ONNX: undo the reorder, in the type of the inputs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What the stages of the function body hand to each other.
+"""The values that the stages of the function body pass to each other.
 
-Letters that op/spec.py does not have: P = NQ * block_q rows of queries; N = NK + 1 blocks of
-tokens, the last of which never holds any (a query block with nothing to attend attends that one and
-comes out as zeros); G blocks of summary tokens, 0 where dropped blocks vanish; M = N + G.
+Letters that op/spec.py does not define: P = NQ * block_q rows of queries; N = NK + 1 blocks of
+tokens; G blocks of summary tokens, or 0 without pooling; M = N + G. The last of the N blocks never
+holds tokens. A query block with nothing to attend attends this block, and its output is zeros.
 """
 
 from __future__ import annotations

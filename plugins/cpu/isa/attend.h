@@ -1,6 +1,6 @@
-// Stage 2: one query block over the key blocks on its mask row, then over the summary tokens of
-// the others. Query rows lie side by side in vectors, so that maxima and sums over keys need no
-// work across a vector.
+// Stage 2: computes one query block from the key blocks on its mask row, then from the summary
+// tokens of the others. Query rows lie next to each other in vectors, so that maxima and sums over
+// keys need no operation across a vector.
 #pragma once
 
 #include "../head_job.h"
@@ -12,13 +12,13 @@ namespace paro::cpu::PARO_ISA {
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr int kLargestHeadDim = 128, kLargestBlock = 128;
 
-// One query block on its way: where it is, and its strips.
+// One query block while it is computed: its position and its strips.
 struct Tile {
   const HeadJob& job;
   Scratch& scratch;
   int head;
   int first;  // position of its first row
-  int rows;   // that exist
+  int rows;   // number of its rows that exist
 
   int strips() const { return (rows + kStripRows - 1) / kStripRows; }
   int64_t element(int row) const {
@@ -28,7 +28,7 @@ struct Tile {
   }
 };
 
-// Rows of one strip, preconditioned and quantized, into words [key_words][R].
+// Loads the rows of one strip, preconditions and quantizes them, and stores words [key_words][R].
 inline void load_query(const Tile& tile, int strip) {
   const HeadJob& job = tile.job;
   const paro_attention& call = *job.call;
@@ -67,7 +67,7 @@ inline void load_query(const Tile& tile, int strip) {
             tile.scratch.query + strip * job.key_words * kStripRows, kStripRows);
 }
 
-// Raw logits of a strip: of codes, the bits of kRoundingBias + q . k.
+// Raw logits of a strip. For codes, these are the bits of the float kRoundingBias + q . k.
 template <class Kind>
 inline void multiply_scores(const Product& product_of, const KeyRun& run, Ahead& ahead,
                             float* logits, RunRows& rows) {
@@ -110,7 +110,8 @@ inline void multiply_values(const Product& product_of, const KeyRun& run, int he
   });
 }
 
-// How a call's operands are multiplied, chosen once a tile: both products and what is between.
+// How a call's operands are multiplied: both products and the softmax between them. Chosen once for
+// each tile.
 template <class ScoreKind, class WeightKind, int kLevels>
 inline void attend_run(const Tile& tile, const KeyRun& run) {
   const HeadJob& job = tile.job;
@@ -168,7 +169,7 @@ inline AttendRun find_attend_run(const HeadJob& job) {
   return find_attend_run<Float32>(job);
 }
 
-// Whether a mask row lists a key block, one that holds tokens.
+// Whether the mask row lists a key block and the block holds tokens.
 inline bool is_listed(const HeadJob& job, const int32_t* mask_row, int block) {
   return (static_cast<uint32_t>(mask_row[block / 32]) >> (block % 32) & 1) != 0 &&
          job.tokens_in(block) > 0;
@@ -187,7 +188,7 @@ inline KeyRun run_of(const HeadJob& job, const KeyBlocks& blocks, int64_t index,
           nullptr};
 }
 
-// The first listed block from `block` on, or NK.
+// The first listed block at or after `block`, or NK.
 inline int next_listed(const HeadJob& job, const int32_t* mask_row, int block) {
   while (block < job.key_blocks && !is_listed(job, mask_row, block)) ++block;
   return block;
@@ -207,7 +208,8 @@ inline void attend_listed(const Tile& tile, const int32_t* mask_row, AttendRun a
   }
 }
 
-// Summary tokens of the blocks off the mask row; a group of them without any is left out.
+// Attends the summary tokens of the blocks that the mask row drops. Skips a group of summary tokens
+// if none of them is attended.
 inline void attend_summaries(const Tile& tile, const int32_t* mask_row, AttendRun attend) {
   const HeadJob& job = tile.job;
   const int width = job.call->block_k;
@@ -260,7 +262,7 @@ inline void write_output(const Tile& tile, int strip) {
   }
 }
 
-// Into rows [begin, end) of a tile.
+// Writes zeros to rows [begin, end) of a tile.
 inline void write_zeros(const Tile& tile, int begin, int end) {
   const paro_attention& call = *tile.job.call;
   alignas(64) const float zeros[kLargestHeadDim] = {};

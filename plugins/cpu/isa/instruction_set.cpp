@@ -1,4 +1,5 @@
-// The kernels in one instruction set: compiled once for each, with PARO_ISA its name.
+// The kernels in one instruction set. This file is compiled once for each set; PARO_ISA is its
+// name.
 #include "attend.h"
 #include "peak.h"
 #include "prepare.h"

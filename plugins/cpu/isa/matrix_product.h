@@ -1,13 +1,14 @@
-// C[m][n] = sum over k of A[m][k] * B[k][n], with n one strip of query rows side by side in
-// vectors. Both products of attention have this form: S^T = K Q^T and O^T = V^T P^T.
+// C[m][n] = sum over k of A[m][k] * B[k][n], where n runs over one strip of query rows that lie
+// next to each other in vectors. Both products of attention have this form: S^T = K Q^T and O^T =
+// V^T P^T.
 #pragma once
 
 #include "operands.h"
 
 namespace paro::cpu::PARO_ISA {
 
-// Accumulators that fit the register file next to a line of B and a broadcast of A, and are enough
-// to hide a multiply-add's latency: 8 x 2 of 32 registers, 6 x 2 of 16.
+// The number of accumulators must hide the latency of a multiply-add, and must fit in the register
+// file together with a line of B and a broadcast of A: 8 x 2 of 32 registers, 6 x 2 of 16.
 constexpr int kStripVectors = 2;
 constexpr int kStripRows = kStripVectors * kVector;
 constexpr int kRowsAtOnce = kVector == 16 ? 8 : 6;
@@ -21,8 +22,8 @@ struct Product {
   int depth;
 };
 
-// start(row, v) gives what the sum of a row of C, vector v of the strip, starts at;
-// finish(row, v, sum) takes the sum.
+// start(row, v) returns the start value of the sum for a row of C and vector v of the strip.
+// finish(row, v, sum) receives the sum.
 template <class Kind, int kRows, class Start, class Finish>
 inline void product_tile(const Product& p, int row, Start start, Finish& finish) {
   typename Kind::Sum sum[kRows][kStripVectors];
@@ -54,17 +55,20 @@ inline void product_tile(const Product& p, int row, Start start, Finish& finish)
   }
 }
 
-// Memory that the next run needs, asked for piece by piece while this one is computed: a head's
-// copies exceed the second cache, and listed blocks lie in no order that a processor foresees.
+// Prefetches the memory of the next run piece by piece while this one is computed. A head's copies
+// do not fit in the second-level cache, and the listed blocks lie in an order that hardware
+// prefetchers cannot predict.
 class Ahead {
  public:
-  // `words` from `first` on, in at most `pieces` pieces; none where `first` is null.
+  // Takes `words` words starting at `first`, in at most `pieces` pieces, or none if `first` is
+  // null.
   Ahead(const Word* first, int64_t words, int64_t pieces)
       : next_(first),
         end_(first == nullptr ? nullptr : first + words),
         lines_(static_cast<int>((words / kLineWords + pieces - 1) / pieces)) {}
 
-  // Into the second cache: the first is full of what is being computed.
+  // Prefetches into the second-level cache. The first-level cache is full of what is being
+  // computed.
   __attribute__((always_inline)) void ask() {
     for (int i = 0; i < lines_ && next_ < end_; ++i, next_ += kLineWords) {
       __builtin_prefetch(next_, 0, 2);
@@ -78,7 +82,7 @@ class Ahead {
   int lines_;
 };
 
-// How often product() asks ahead.
+// How many pieces product() prefetches.
 constexpr int pieces_of_product(int rows) {
   return (rows + 2 * kRowsAtOnce - 1) / (2 * kRowsAtOnce);
 }

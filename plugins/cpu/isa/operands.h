@@ -1,12 +1,12 @@
-// Operands of both products in words of four bytes: how an instruction set multiplies a vector of
-// words by one word and adds, and how floats become words. One struct for each way of storing:
+// Operands of both products as words of four bytes: how an instruction set multiplies a vector of
+// words by one word and adds, and how floats become words. Each way of storing is one struct:
 //
-//   kPerWord     neighbours along the summed axis in one word
+//   kPerWord     the number of neighbours along the summed axis in one word
 //   Line, Sum    a vector of words; the accumulators of their products
 //   pack         kPerWord vectors of neighbours -> one vector of words
 //
-// Codes are multiplied in integers, exactly. Some instructions take one operand unsigned: those
-// codes are stored plus 128, and the sum starts at what that adds, taken away.
+// Codes are multiplied as integers, which is exact. Some instructions take one operand as unsigned.
+// Its codes are then stored plus 128, and the sum starts at minus what this adds.
 #pragma once
 
 #include "../head_job.h"
@@ -58,16 +58,17 @@ struct Bfloat16 {
   }
 
  private:
-  // To nearest, halves to even, in the upper 16 bits. NaN: only payloads beyond 0x7FFF7FFF, which
-  // no operation makes, would overflow.
+  // Rounds to nearest, halves to even, into the upper 16 bits. Only a NaN with a payload above
+  // 0x7FFF7FFF would overflow, and no operation produces one.
   static VectorInt rounded(Vector x) {
     const VectorInt bits = float_to_bits(x);
     return bits + 0x7FFF + (bits >> 16 & 1);
   }
 };
 
-// Vectors of codes >= 0 as floats, rounded here -> words of 32 / kPerWord bits each. The biases
-// that rounding leaves above a code are shifted and summed along, and taken away at the end.
+// Rounds vectors of codes >= 0, given as floats, and packs them into words of 32 / kPerWord bits
+// each. Rounding leaves a bias above each code; the biases are shifted and summed together with the
+// codes, and subtracted at the end.
 template <int kPerWord>
 inline VectorInt pack_codes(const Vector x[kPerWord]) {
   constexpr int kBits = 32 / kPerWord;
@@ -81,8 +82,9 @@ inline VectorInt pack_codes(const Vector x[kPerWord]) {
   return reinterpret_cast<VectorInt>(words - biases);
 }
 
-// score: query words (the vector's) by key words; weigh: P, whose codes are unsigned, by V;
-// add_up: the codes in a word. kQueryOffset is added to the codes of Q, kValueOffset to those of V.
+// score: multiplies a vector of query words by a key word. weigh: multiplies P, whose codes are
+// unsigned, by V. add_up: sums the codes in a word. kQueryOffset is added to the codes of Q, and
+// kValueOffset to those of V.
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 
 struct Codes {
@@ -131,7 +133,7 @@ struct Codes {
 
 #else
 
-// No dot product of bytes, or one that saturates (AVX2): pairs of 16 bits.
+// Without a dot product of bytes, or with one that saturates (AVX2), codes are pairs of 16 bits.
 struct Codes {
   static constexpr Operand kOperand = Operand::kInt16;
   static constexpr int kPerWord = 2;
@@ -176,7 +178,7 @@ struct CodeProduct : Codes {
 using ScoreCodes = CodeProduct<Codes::score>;   // Q and K
 using WeightCodes = CodeProduct<Codes::weigh>;  // P and V
 
-// V as stage 1 stores it: signed, unless the instruction wants it unsigned.
+// V as stage 1 stores it: signed, unless the instruction takes it as unsigned.
 struct ValueCodes {
   static constexpr int kPerWord = Codes::kPerWord;
   static VectorInt pack(const Vector x[kPerWord]) {

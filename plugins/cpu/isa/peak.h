@@ -1,15 +1,15 @@
-// The multiply-add rate of this instruction set: independent chains in registers, nothing else.
+// Measures the multiply-add rate of this instruction set with independent chains in registers.
 #pragma once
 
 #include "vector.h"
 
 namespace paro::cpu::PARO_ISA {
 
-// As many chains as the matrix product keeps sums, so that latency is hidden as it is there.
+// The matrix product keeps the same number of sums, so both hide the latency equally well.
 constexpr int kChains = kVector == 16 ? 24 : 12;
 
-// Runs `steps` multiply-adds in every chain; returns how many floating-point operations that was.
-// `sink` keeps the compiler from dropping the work.
+// Runs `steps` multiply-adds in each chain and returns the number of floating-point operations.
+// Writing to `sink` keeps the compiler from removing the work.
 inline double multiply_add_chains(int64_t steps, float* sink) {
   Vector chain[kChains];
   for (int c = 0; c < kChains; ++c) chain[c] = splat(static_cast<float>(c));

@@ -1,5 +1,5 @@
-// Stage 1: gather a head's keys and values in its order, precondition, quantize; make the means
-// that summary tokens are; quantize those in blocks of their own.
+// Stage 1: gathers the keys and values of a head in its order, preconditions and quantizes them.
+// Then it computes the means that are the summary tokens, and quantizes those in their own blocks.
 #pragma once
 
 #include "../head_job.h"
@@ -7,7 +7,7 @@
 
 namespace paro::cpu::PARO_ISA {
 
-// Gather block `index` of keys or values, (x - shift) * (1 / factor), zeros where no token exists.
+// Gathers block `index` of keys or values as (x - shift) * (1 / factor), with zeros past the end.
 inline void gather_block(const HeadJob& job, const void* source, int index, const float* shift,
                          const float* factor, bool preconditioned, float* out) {
   const paro_attention& call = *job.call;
@@ -34,8 +34,8 @@ inline void gather_block(const HeadJob& job, const void* source, int index, cons
   for (int i = count * head_dim; i < call.block_k * head_dim; ++i) out[i] = 0.0f;
 }
 
-// Mean of a block's tokens in the order the op specifies: halves added until one is left. The
-// first addition reads the block, which stays, and the others work in `sums`.
+// The mean of a block's tokens in the order that the op specifies: add the two halves until one row
+// is left. The first addition reads the block and leaves it unchanged; the others work in `sums`.
 inline void block_mean(const float* block, int rows, int head_dim, int count, float* sums,
                        float* mean) {
   const float* from = block;
@@ -46,7 +46,7 @@ inline void block_mean(const float* block, int rows, int head_dim, int count, fl
   for (int d = 0; d < head_dim; ++d) mean[d] = sums[d] / static_cast<float>(count);
 }
 
-// At 16 bits a summary token is stored in the inputs' type, as the tokens are.
+// At 16 bits, a summary token is stored in the type of the inputs, as the tokens are.
 inline void round_to_storage(float* x, int n, int32_t dtype) {
   for (int i = 0; i < n; ++i) {
     uint32_t storage = 0;
@@ -55,7 +55,7 @@ inline void round_to_storage(float* x, int n, int32_t dtype) {
   }
 }
 
-// Keys quantized with one scale a block.
+// Stores keys quantized with one scale per block.
 inline void store_key_codes(const HeadJob& job, const float* rows, const KeyBlocks& to,
                             int64_t index) {
   const int count = job.call->block_k, head_dim = job.call->head_dim;
@@ -66,13 +66,13 @@ inline void store_key_codes(const HeadJob& job, const float* rows, const KeyBloc
   for (int r = 0; r < count; ++r) {
     const int32_t sum = store_codes(rows + r * head_dim, head_dim, s, 0,
                                     reinterpret_cast<Codes::Element*>(key + r * job.key_words));
-    // Beginning there, sums end as the bits of the float kRoundingBias + q . k.
+    // With this start value, a sum ends as the bits of the float kRoundingBias + q . k.
     start[r] = kRoundingBiasBits - Codes::kQueryOffset * sum;
   }
 }
 
-// Rows [block_k][D] -> words [D][block_k / kPerWord], neighbouring tokens in a word. `transform`
-// takes a vector of channels and the first of them.
+// Rows [block_k][D] -> words [D][block_k / kPerWord], with neighbouring tokens in one word.
+// `transform` receives a vector of channels and the number of the first channel.
 template <class Kind, class Transform>
 inline void store_value(const HeadJob& job, const float* rows, Scratch& scratch, Word* value,
                         Transform transform) {
@@ -90,7 +90,7 @@ inline void store_value(const HeadJob& job, const float* rows, Scratch& scratch,
   transpose(packed, head_dim, job.value_words, head_dim, value, job.value_words);
 }
 
-// Values quantized with one scale a block at 8 bits, one a channel at 4.
+// Stores quantized values: one scale per block at 8 bits, one per channel at 4 bits.
 inline void store_value_codes(const HeadJob& job, const float* rows, const KeyBlocks& to,
                               int64_t index, Scratch& scratch) {
   const int count = job.call->block_k, head_dim = job.call->head_dim, bits = job.call->pv_bits;
@@ -163,7 +163,7 @@ inline void prepare_key_block(const HeadJob& job, int32_t index, Scratch& scratc
   store_value_block(job, scratch.rows, job.tokens, index, scratch);
 }
 
-// Summary tokens group * block_k ... of blocks that hold tokens, zeros for the others.
+// Prepares block `group` of the summary tokens, with zeros for key blocks that hold no tokens.
 inline void prepare_summary_block(const HeadJob& job, int32_t group, Scratch& scratch) {
   const int head_dim = job.call->head_dim, rows = job.call->block_k;
   const int first = group * rows;

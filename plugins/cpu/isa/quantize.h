@@ -1,4 +1,5 @@
-// Quantization as the op specifies it (paro_trt/op/quantization.py): FP32, one order of operations.
+// Quantization as the op specifies it (paro_trt/op/quantization.py): in FP32, with a fixed order of
+// operations.
 #pragma once
 
 #include "operands.h"
@@ -8,7 +9,7 @@ namespace paro::cpu::PARO_ISA {
 constexpr float kSmallestMaximum = 0x1p-100f;
 
 #if defined(__aarch64__)
-typedef __fp16 Float16;  // g++ has _Float16 there since version 13
+typedef __fp16 Float16;  // g++ has _Float16 on this architecture only since version 13
 #else
 typedef _Float16 Float16;
 #endif
@@ -35,9 +36,9 @@ inline void store_element(void* base, int64_t index, int32_t dtype, float x) {
   }
 }
 
-// Rows lie apart in memory, in an order that no processor foresees: asked for before they are read
-// or written. Always inlined: g++ takes a function that only prefetches for one without effect, and
-// drops calls of it.
+// Prefetches a row before it is read or written, because the order of the rows is one that hardware
+// prefetchers cannot predict. Always inlined: g++ treats a function that only prefetches as one
+// without effect, and removes calls of it.
 __attribute__((always_inline)) inline void prefetch_row(const void* base, int64_t first,
                                                         int32_t head_dim, int32_t dtype) {
   const int64_t size = dtype == PARO_FLOAT32 ? 4 : 2;
@@ -46,7 +47,7 @@ __attribute__((always_inline)) inline void prefetch_row(const void* base, int64_
 }
 constexpr int kRowsAhead = 8;
 
-// Inline: memcpy, called for a row that is far away, took 1.4 times as long over all of stage 1.
+// Inlined, because calling memcpy for a row far away in memory made stage 1 take 1.4 times as long.
 inline void copy_row(const float* from, int32_t head_dim, float* to) {
 #pragma GCC unroll 2
   for (int d = 0; d < head_dim; d += kVector) {
@@ -54,7 +55,8 @@ inline void copy_row(const float* from, int32_t head_dim, float* to) {
   }
 }
 
-// D elements of a tensor from `first` on, as floats. `out` is aligned, the tensor need not be.
+// Loads D elements of a tensor as floats, starting at `first`. `out` must be aligned; the tensor
+// need not be.
 inline void load_row(const void* base, int64_t first, int32_t head_dim, int32_t dtype, float* out) {
   if (dtype == PARO_FLOAT32) {
     copy_row(static_cast<const float*>(base) + first, head_dim, out);
@@ -75,7 +77,7 @@ inline void store_row(void* base, int64_t first, int32_t head_dim, int32_t dtype
   }
 }
 
-// What values * (levels / maximum) and maximum / levels become for a group's largest magnitude.
+// The values of levels / maximum and maximum / levels for a group with this largest magnitude.
 struct Scale {
   float inverse;
   float scale;
@@ -83,8 +85,9 @@ struct Scale {
 
 constexpr uint32_t kInfinityBits = 0x7F800000u;
 
-// `magnitude_bits`: the largest |x| of the group as an integer. Magnitudes order as integers do,
-// and infinity and NaN lie above all others, so that one maximum finds both.
+// `magnitude_bits` is the largest |x| of the group, read as an integer. Magnitudes have the same
+// order as these integers, and infinity and NaN lie above all others, so that one maximum finds
+// both.
 inline Scale scale_of(int32_t magnitude_bits, int bits) {
   if (static_cast<uint32_t>(magnitude_bits) >= kInfinityBits) return {0.0f, __builtin_nanf("")};
   const float maximum = __builtin_bit_cast(float, magnitude_bits);
@@ -93,7 +96,7 @@ inline Scale scale_of(int32_t magnitude_bits, int bits) {
   return {levels / maximum, maximum / levels};
 }
 
-// Largest magnitudes of many groups at once, one a lane; or of one group, by `over_lanes`.
+// Largest magnitudes: of one group per lane, or of a single group after `over_lanes`.
 struct Magnitude {
   VectorInt largest{};
 
@@ -121,8 +124,9 @@ inline int32_t magnitude_of(const float* x, int count) {
   return magnitude.over_lanes();
 }
 
-// x -> codes as floats. rint, not the rounding bias: the compiler would contract product and bias
-// into one operation, whose single rounding is not the specification's.
+// x -> codes as floats. This uses rint instead of the rounding bias: the compiler would contract
+// the product and the bias into one operation, whose single rounding differs from the
+// specification.
 inline Vector code_of(Vector x, Vector inverse) {
   const Vector product = x * inverse;
   Vector code{};
@@ -130,13 +134,15 @@ inline Vector code_of(Vector x, Vector inverse) {
   return inverse == 0.0f ? Vector{} : code;  // as in store_codes
 }
 
-// One row of a group -> codes, `offset` added to each. Returns the sum of the codes, without it.
+// Turns one row of a group into codes, and adds `offset` to each. Returns the sum of the codes
+// without the offset.
 inline int32_t store_codes(const float* x, int count, Scale s, int offset, Codes::Element* codes) {
-  constexpr int kPiece = 64;  // divides D; a constant length spares the compiler's loop its ends
+  constexpr int kPiece = 64;  // divides D; a constant length removes the loop's remainder
   int32_t sum = 0;
   for (int first = 0; first < count; first += kPiece) {
     for (int i = first; i < first + kPiece; ++i) {
-      // A poisoned group has codes 0 and all of its NaN in the scale; NaN * 0 would not be 0.
+      // In a group with NaN or infinity, all codes are 0 and the scale is NaN. NaN * 0 would not
+      // give 0.
       const float product = s.inverse == 0.0f ? 0.0f : x[i] * s.inverse;
       const int32_t code = static_cast<int32_t>(__builtin_rintf(product));
       codes[i] = static_cast<Codes::Element>(code + offset);
@@ -146,7 +152,7 @@ inline int32_t store_codes(const float* x, int count, Scale s, int offset, Codes
   return sum;
 }
 
-// Values at 16 bits, as words of floats or of pairs of bfloat16.
+// Stores values at 16 bits, as words of one float or of two bfloat16.
 inline void store_unquantized(const float* x, int count, Operand operand, Word* words) {
   if (operand == Operand::kFloat32) {
     __builtin_memcpy(words, x, sizeof(float) * static_cast<unsigned>(count));

@@ -1,4 +1,4 @@
-// Softmax of one strip over one run of keys: logits -> weights in the words of their product.
+// Softmax of one strip over one run of keys: logits -> weights as words of the product P V.
 #pragma once
 
 #include "matrix_product.h"
@@ -11,7 +11,7 @@ struct KeyRun {
   const int32_t* key_start;  // [count]; codes only
   const Word* value;         // [D][value_words]
   const float* value_scale;  // [D]; codes only
-  const float* log2_count;   // [count] tokens that a summary stands for, -inf: off; or null
+  const float* log2_count;   // [count] log2 of a summary's token count, -inf: off; or null
   float key_scale;
   int count;
   const Word* next_key;    // of the run after this one; or null
@@ -21,34 +21,35 @@ struct KeyRun {
   int padded_count() const { return (count + kTailRows - 1) / kTailRows * kTailRows; }
 };
 
-// What the softmax keeps of a strip between runs, and tells the product with V.
+// What the softmax keeps of a strip from run to run, and passes to the product with V.
 struct StripRows {
   float* maximum;  // [R] of all base-2 logits so far
   float* sum;      // [R] of all weights so far, relative to `maximum`
 };
 
-// Of one run: largest raw logit of each row; then how the run joins what came before.
+// What belongs to one run: the largest raw logit of each row, and how the run is added to the
+// output so far.
 struct RunRows {
   Vector largest[kStripVectors];
-  Vector keep[kStripVectors];    // what the output so far is multiplied by
-  Vector weight[kStripVectors];  // what the run's own output is multiplied by
+  Vector keep[kStripVectors];    // factor of the output so far
+  Vector weight[kStripVectors];  // factor of this run's own output
   VectorInt code_sum[kStripVectors];
 };
 
-// Raw logits of a run are (raw - origin) * factor base-2 logits.
+// Turns the raw logits of a run into base-2 logits: (raw - origin) * factor.
 struct LogitUnit {
   Vector factor[kStripVectors];
   float origin;
 };
 
-// Raw logits -> base-2 logits with what summaries add, in place.
+// Turns raw logits into base-2 logits in place, and adds log2_count for summary tokens.
 inline void add_log2_count(const KeyRun& run, float* logits, LogitUnit& unit, RunRows& rows) {
 #pragma GCC unroll 2
   for (int v = 0; v < kStripVectors; ++v) {
     Vector largest = splat(kMinusInfinity);
     for (int j = 0; j < run.count; ++j) {
       float* at = logits + j * kStripRows + v * kVector;
-      // Off the mask: -inf even if the summary is NaN.
+      // A dropped summary gets -inf even if it is NaN.
       const bool off = run.log2_count[j] == kMinusInfinity;
       const Vector x = (load(at) - unit.origin) * unit.factor[v] + run.log2_count[j];
       const Vector logit = off ? splat(kMinusInfinity) : x;
@@ -61,8 +62,8 @@ inline void add_log2_count(const KeyRun& run, float* logits, LogitUnit& unit, Ru
   unit.origin = 0.0f;
 }
 
-// Weights of one vector of rows. kLevels: largest code of a weight, 1 for weights as they are.
-// kNan: whether a logit may be NaN; then the rows that it poisons have a NaN probe.
+// The weights of one vector of rows. kLevels is the largest code of a weight, or 1 for unquantized
+// weights. kNan says whether a logit may be NaN; the `probe` of a row with a NaN logit is then NaN.
 template <class Kind, int kLevels, bool kNan>
 struct Weigh {
   Vector reference, factor, lowest;
@@ -93,14 +94,15 @@ struct Weigh {
     return packed;
   }
 
-  // Sum of the weights, NaN for a poisoned row, whose output it divides.
+  // The sum of the weights. It is NaN for a row with a NaN logit, and the output of that row is
+  // divided by it.
   Vector total() const {
     if constexpr (!Kind::kCodes) return sum;
     return __builtin_convertvector(code_sum, Vector) + (probe - probe);
   }
 };
 
-// logits -> weights; updates the strip's rows.
+// Turns logits into weights, and updates the strip's rows.
 template <class Kind, int kLevels, bool kNan>
 inline void softmax_run(const LogitUnit& unit, int padded_count, const float* logits, Word* weights,
                         const StripRows& strip, RunRows& rows) {
@@ -109,7 +111,7 @@ inline void softmax_run(const LogitUnit& unit, int padded_count, const float* lo
   for (int v = 0; v < kStripVectors; ++v) {
     const int lane = v * kVector;
     const Vector largest = rows.largest[v], factor = unit.factor[v];
-    // Rows that met nothing but -inf: subtracting -inf would make NaN of what is 0.
+    // A row may have met only -inf. Subtracting -inf would give NaN where the weight is 0.
     const Vector reference = largest == kMinusInfinity ? zero : largest;
     Weigh<Kind, kLevels, kNan> weigh{reference, factor, -126.0f / factor};
     for (int j = 0; j < padded_count; j += Kind::kPerWord) {

@@ -1,8 +1,8 @@
-// Vectors of floats in the width of the instruction set, by the compiler's vector extension.
+// Vectors of floats in the width of the instruction set, with the compiler's vector extension.
 //
-// Everything below isa/ is compiled once for each instruction set, inside its own namespace: an
+// Everything in isa/ is compiled once for each instruction set, in a namespace of its own. An
 // inline function shared with another translation unit could bring AVX-512 code to a machine
-// that has none. For the same reason nothing here includes the C++ standard library.
+// without it. For the same reason, nothing here includes the C++ standard library.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ typedef uint32_t VectorUnsigned __attribute__((vector_size(kVector * sizeof(uint
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
-// `p` is aligned to a vector; its elements are four bytes of any type.
+// `p` must be aligned to a vector. Its elements are four bytes of any type.
 template <class V = Vector>
 inline V load(const void* p) {
   V v;
@@ -41,27 +41,29 @@ inline Vector splat(float x) { return x - Vector{}; }
 inline VectorInt splat(int32_t x) { return x - VectorInt{}; }
 inline VectorInt float_to_bits(Vector x) { return reinterpret_cast<VectorInt>(x); }
 
-// A NaN in `x` is passed over; one in `maximum` stays.
+// Ignores a NaN in `x` and keeps a NaN in `maximum`.
 inline Vector max_ignoring_nan(Vector maximum, Vector x) { return x > maximum ? x : maximum; }
 
-// Adding 1.5 * 2^23 rounds to an integer, halves to even, for |x| < 2^22: the low bits of the sum
-// are that integer, and taking the bias away leaves it as a float.
+// Adding 1.5 * 2^23 rounds to an integer, halves to even, for |x| < 2^22. The low bits of the sum
+// are that integer, and subtracting the bias gives it as a float.
 constexpr float kRoundingBias = 12582912.0f;
 constexpr int32_t kRoundingBiasBits = 0x4B400000;
 
-// kScale * 2^x as mantissa * 2^exponent, the exponent in its place among a float's bits. Unsigned:
-// where x is out of range, sums with it wrap, and their result is not used.
+// kScale * 2^x as mantissa * 2^exponent, with the exponent already at its place among a float's
+// bits. The type is unsigned: where x is out of range, sums with it wrap and their result is not
+// used.
 struct Exp2 {
   Vector mantissa;
   VectorUnsigned exponent;
 };
 
-// Of x * factor, which is multiplied once and rounded once where FMA exists.
+// Computes it for x * factor. With FMA, the product is not rounded on its own.
 template <int kScale>
 inline Exp2 exp2_of_product(Vector x, Vector factor) {
   const Vector biased = x * factor + kRoundingBias;
   const Vector fraction = x * factor - (biased - kRoundingBias);
-  // Minimax in relative error on [-0.5, 0.5] with the constant term fixed at 1: 9.2e-8.
+  // Minimax in relative error on [-0.5, 0.5] with the constant term fixed at 1. Its error is
+  // 9.2e-8.
   Vector p = splat(kScale * 1.3264727206e-03f);
   p = p * fraction + kScale * 9.6715126501e-03f;
   p = p * fraction + kScale * 5.5507337433e-02f;
@@ -71,16 +73,16 @@ inline Exp2 exp2_of_product(Vector x, Vector factor) {
   return {p, reinterpret_cast<VectorUnsigned>(biased) << 23};
 }
 
-// 2^(x * factor) for products <= 0, within 2 ulp; 0 below -126; NaN stays NaN.
+// 2^(x * factor) for products <= 0, within 2 ulp. The result is 0 below -126, and NaN for NaN.
 inline Vector exp2_not_positive(Vector x, Vector factor) {
   const Exp2 power = exp2_of_product<1>(x, factor);
-  // A product, not a sum of bits: that would take some NaN for numbers.
+  // This multiplies instead of adding to the exponent bits, which would turn some NaN into numbers.
   const Vector result = power.mantissa * reinterpret_cast<Vector>(power.exponent + 0x3F800000u);
   return x * factor < -126.0f ? Vector{} : result;
 }
 inline Vector exp2_not_positive(Vector x) { return exp2_not_positive(x, splat(1.0f)); }
 
-// Turns the square of kVector x kVector words in `row` over: log2(kVector) perfect shuffles.
+// Transposes the kVector x kVector words in `row` with log2(kVector) perfect shuffles.
 inline void transpose_square(VectorInt row[kVector]) {
   VectorInt low, high;
   for (int i = 0; i < kVector; ++i) {
@@ -100,7 +102,7 @@ inline void transpose_square(VectorInt row[kVector]) {
   }
 }
 
-// Words [rows][columns] -> [columns][rows], both multiples of kVector; strides in words.
+// Words [rows][columns] -> [columns][rows]. Both sizes are multiples of kVector; strides in words.
 inline void transpose(const void* from, int from_stride, int rows, int columns, void* to,
                       int to_stride) {
   for (int r = 0; r < rows; r += kVector) {

@@ -1,5 +1,5 @@
-// Drives the C ABI of the CPU backend over random shapes, for runs under sanitizers: results must
-// be finite and equal on one thread and on three, and misuse must come back as a status.
+// Calls the C ABI of the CPU backend with random shapes, for runs under sanitizers. Results must be
+// finite and equal on one thread and on three, and misuse must return an error status.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -74,8 +74,8 @@ void check_random_calls(std::mt19937& random) {
   }
 }
 
-// Values that poison what they meet: results are not numbers everywhere, but are the same, and no
-// arithmetic on the way is undefined.
+// Inputs with NaN and infinity. The results need not be numbers, but they must be the same on any
+// number of threads, and no arithmetic may be undefined behaviour.
 void check_non_finite_values(std::mt19937& random) {
   constexpr float kHuge = std::numeric_limits<float>::max();
   constexpr float kPoison[] = {NAN, INFINITY, -INFINITY, kHuge, -kHuge, 1e-42f};

@@ -19,8 +19,8 @@ struct CallOwner {
 
 inline int32_t blocks(int32_t tokens, int32_t block) { return (tokens + block - 1) / block; }
 
-// Tensors for a call whose sizes and attributes are set: random values, orders and masks, each key
-// block listed with a probability of `density`, every token existing.
+// Creates the tensors of a call whose sizes and attributes are set. Values, orders and masks are
+// random. A mask lists each key block with probability `density`. All tokens exist.
 inline std::unique_ptr<CallOwner> make_call(const paro_attention& sizes, double density,
                                             std::mt19937& random) {
   auto owner = std::make_unique<CallOwner>();
@@ -91,5 +91,5 @@ struct Free {
 };
 using Workspace = std::unique_ptr<void, Free>;
 
-// Exactly as much as asked for, so that a sanitizer sees one byte too many.
+// Exactly the requested size, so that a sanitizer reports any access past the end.
 inline Workspace make_workspace(size_t bytes) { return Workspace(std::aligned_alloc(256, bytes)); }

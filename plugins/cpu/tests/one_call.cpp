@@ -1,5 +1,5 @@
-// One call on one thread, for counting its instructions: under callgrind, or by stepping through
-// it, which is exact on any instruction set where Valgrind does not support AVX-512.
+// Makes one call on one thread, to count its instructions: under callgrind, or by single-stepping.
+// Single-stepping is exact for any instruction set; Valgrind does not support AVX-512.
 //
 //   paro_cpu_one_call TOKENS HEAD_DIM BITS DENSITY [step]
 #include <sys/ptrace.h>
@@ -24,9 +24,9 @@ bool call_once(const paro_attention& call) {
   return paro_forward(&call, &launch, workspace.get(), bytes) == PARO_OK;
 }
 
-// In the traced child: stops, calls, stops.
+// Runs in the traced child: stops, makes the call, stops again.
 [[noreturn]] void call_between_stops(const paro_attention& call) {
-  // Once before: what the first call alone does, such as binding symbols, is not counted.
+  // A first call outside the count binds symbols and does whatever else happens only once.
   if (!call_once(call) || ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(1);
   raise(SIGSTOP);
   const bool ok = call_once(call);
@@ -34,7 +34,7 @@ bool call_once(const paro_attention& call) {
   _exit(ok ? 0 : 1);
 }
 
-// Steps of `child` between its two stops, or -1.
+// The number of steps that `child` makes between its two stops, or -1.
 long step_through(pid_t child) {
   int status = 0;
   if (waitpid(child, &status, 0) != child || !WIFSTOPPED(status)) return -1;
@@ -47,7 +47,7 @@ long step_through(pid_t child) {
 }
 
 long count_steps(const paro_attention& call) {
-  std::fflush(nullptr);  // else the child writes it too
+  std::fflush(nullptr);  // otherwise the child would write it a second time
   const pid_t child = fork();
   if (child < 0) return -1;
   if (child == 0) call_between_stops(call);

@@ -1,9 +1,9 @@
-// Runs calls from a file, for processors that this one emulates without Python:
+// Runs calls from a file. An emulated processor can run this program without Python:
 //
 //   paro_cpu_replay CALLS OUTPUTS THREADS
 //
-// CALLS: for each call its paro_attention, whose pointers mean nothing, then its tensors in the
-// struct's order. OUTPUTS: the outputs, one after another.
+// CALLS holds, for each call, its paro_attention (the pointers in it are ignored) and then its
+// tensors in the struct's order. OUTPUTS receives the outputs, one after another.
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -20,7 +20,7 @@ struct Tensors {
       key_length, output;
 };
 
-// Sizes of the call's tensors, and pointers to their memory.
+// The sizes of the call's tensors, and memory for them.
 Tensors make_tensors(paro_attention& call) {
   const auto bytes = [](int64_t elements, int64_t element) {
     return Bytes(static_cast<size_t>(elements * element));

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compare two conformance dumps: compare.py gpu.bin emulator.bin
 
-Exit status 0 where every section that both have agrees. Sections that only one side has are
-listed; a GPU without TMA and wgmma writes none for them.
+The exit status is 0 if every section that both dumps have agrees. The script lists the sections
+that only one dump has: a GPU without TMA and wgmma writes no sections for them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Section(NamedTuple):
 
 
 def read_dump(path: Path) -> dict[str, Section]:
-    """Sections of a dump by name; ValueError where the file is not one."""
+    """The sections of a dump by name. Raises ValueError if the file is not a dump."""
     data = path.read_bytes()
     sections: dict[str, Section] = {}
     position = 0
@@ -41,7 +41,7 @@ def read_dump(path: Path) -> dict[str, Section]:
 
 
 def difference(one: Section, other: Section) -> str | None:
-    """What differs, or None."""
+    """The first difference between two sections, or None."""
     if one.kind != other.kind or one.values.size != other.values.size:
         return "shapes differ: the dumps come from different versions"
     if one.kind == "u32":

@@ -1,4 +1,4 @@
-// The emulator's side; the GPU's is conformance.cu.
+// The emulator's program. conformance.cu is the GPU's.
 #include "emulator/conformance/conformance.cuh"
 
 int main(int count, char** arguments) { return conformance::run(count, arguments); }

@@ -1,4 +1,4 @@
-// The GPU's side; the emulator's is conformance.cpp.
+// The GPU's program. conformance.cpp is the emulator's.
 #include "emulator/conformance/conformance.cuh"
 
 int main(int count, char** arguments) { return conformance::run(count, arguments); }

@@ -1,4 +1,4 @@
-// Runs every conformance kernel on fixed pseudo-random inputs and writes what they computed.
+// Runs every conformance kernel on fixed pseudo-random inputs and writes the results to a file.
 #pragma once
 
 #include <limits>
@@ -10,7 +10,7 @@
 
 namespace conformance {
 
-// Checks and notes the failures of one run.
+// Runs the checks and records the failures of one run.
 class Session {
  public:
   explicit Session(const char* path) : dump(path) {}
@@ -45,7 +45,7 @@ inline void product_sections(Session& session) {
     DeviceBuffer<float> floats(std::vector<float>(32 * mma_floats));
     session.launch(matrix_products, {1, 32}, in.get(), integers.get(), floats.get());
     session.save("mma_integer_" + std::to_string(round), integers);
-    // Tensor cores keep fewer bits than FP32 while they add.
+    // Tensor cores add with fewer bits than FP32 has.
     session.save("mma_float_" + std::to_string(round), floats, 2e-5);
     session.launch(started_products, {1, 32}, in.get(), integers.get(), floats.get());
     session.save("mma_from_integer_" + std::to_string(round), integers);
@@ -121,7 +121,7 @@ inline void hopper_sections(Session& session) {
   session.save("warpgroup_roles", roles);
 }
 
-// The kernel of the mutation tests, unmutated, end to end.
+// Runs the unmutated kernel of the mutation tests from start to end.
 inline void attention_sections(Session& session) {
   using namespace mutants::pipelined;
   using mutants::block_keys;
@@ -138,7 +138,7 @@ inline void attention_sections(Session& session) {
   session.save("pipelined_row_sum", row_sum);
 }
 
-// Whether TMA and wgmma exist here; other GPUs leave their sections out.
+// Whether this GPU has TMA and wgmma. Other GPUs omit the sections for them.
 inline bool has_hopper() {
 #if PARO_EMULATED
   return true;

@@ -1,4 +1,4 @@
-// Memory that kernels use and the host reads back: on a GPU or, in the emulator, the host's own.
+// Memory that kernels use and the host reads back. In the emulator, it is host memory.
 #pragma once
 
 #include <cstdio>
@@ -11,7 +11,7 @@
 namespace conformance {
 
 #if !PARO_EMULATED
-// Prints what failed; the program then ends with a failure.
+// Prints a failed call. The program then ends with a failure.
 inline bool succeeded(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return true;
   std::printf("%s: %s\n", what, cudaGetErrorString(error));

@@ -1,5 +1,6 @@
-// The file both sides write: for each section a text line "name kind count tolerance" and then
-// count 32-bit little-endian values. kind is u32 (equal bit for bit) or f32 (relative tolerance).
+// The file that both programs write. Each section is a text line "name kind count tolerance" and
+// then count 32-bit little-endian values. kind is u32 (equal bit for bit) or f32 (relative
+// tolerance).
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,7 @@ class Dump {
     written_ = std::fwrite(values.data(), 4, values.size(), file_) == values.size() && written_;
   }
 
-  // False where anything could not be written.
+  // Returns false if anything could not be written.
   bool close() {
     if (file_ == nullptr) return false;
     const bool closed = std::fclose(file_) == 0;

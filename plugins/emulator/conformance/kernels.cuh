@@ -1,4 +1,5 @@
-// One kernel for each group of instructions; inputs are random, outputs are compared word by word.
+// One kernel for each group of instructions. Inputs are random, and outputs are compared word by
+// word.
 #pragma once
 
 #include "ptx/convert.cuh"
@@ -16,7 +17,7 @@ using namespace paro;
 
 constexpr unsigned mma_inputs = 10, mma_integers = 16, mma_floats = 8;
 
-// 32 lanes x 10 words: A, B, integer C. 16-bit floats are brought near 1.
+// Reads 32 lanes x 10 words: A, B and an integer C. 16-bit floats are brought close to 1.
 __global__ void matrix_products(const uint32_t* in, int32_t* integers, float* floats) {
   const uint32_t* mine = in + threadIdx.x * mma_inputs;
   const uint32_t a[4] = {mine[0], mine[1], mine[2], mine[3]}, b[2] = {mine[4], mine[5]};
@@ -45,7 +46,7 @@ __global__ void matrix_products(const uint32_t* in, int32_t* integers, float* fl
   for (int i = 0; i < 8; i++) floats[threadIdx.x * mma_floats + i] = f[i / 4][i % 4];
 }
 
-// The forms that start a chain from a register tile: C = A B + start, `start` opaque or computed.
+// Products that start from a register tile: C = A B + start, with `start` opaque or computed.
 __global__ void started_products(const uint32_t* in, int32_t* integers, float* floats) {
   const uint32_t* mine = in + threadIdx.x * mma_inputs;
   const uint32_t a[4] = {mine[0], mine[1], mine[2], mine[3]}, b[2] = {mine[4], mine[5]};
@@ -73,7 +74,7 @@ __global__ void started_products(const uint32_t* in, int32_t* integers, float* f
 
 constexpr unsigned load_words = 4 * 8 + 3;
 
-// cp.async with zero fill, then every ldmatrix from swizzled rows of 128 bytes.
+// cp.async with zero fill, then each form of ldmatrix from swizzled rows of 128 bytes.
 __global__ void shared_loads(const uint4* in, uint32_t* out) {
   DYN_SMEM(shared);
   const uint32_t base = ptx::shared_u32(shared), lane = threadIdx.x;
@@ -128,7 +129,7 @@ __global__ void scalars(const float* in, uint32_t* words, float* powers, float* 
 
 constexpr unsigned special_words = 3;
 
-// What packing and maxima make of a NaN, an infinity or a number in each place.
+// Packing and maxima of a NaN, an infinity or a number in each place.
 __global__ void special_values(const float* in, uint32_t* words) {
   const float* x = in + threadIdx.x * scalar_inputs;
   uint32_t* mine = words + threadIdx.x * special_words;
@@ -138,8 +139,8 @@ __global__ void special_values(const float* in, uint32_t* words) {
   mine[2] = largest != largest ? 0x7FC00000u : __float_as_uint(largest);
 }
 
-// Plain bytes by the copy engine, in three phases of two barriers: the bytes have landed, and every
-// thread has read them.
+// Copies plain bytes in bulk, in three phases. Each phase has two barriers: for the arrival of the
+// bytes, and for the end of all reads.
 __global__ void bulk_copies(const uint8_t* from, uint32_t bytes, uint32_t* image) {
 #if PARO_HAS_TMA
   DYN_SMEM(shared);
@@ -170,8 +171,8 @@ __global__ void bulk_copies(const uint8_t* from, uint32_t bytes, uint32_t* image
 // s8 x s8 from shared memory; s8 x s8 and u8 x s8 with A in registers.
 enum class ProductForm { shared, signed_registers, unsigned_registers };
 
-// One product, 64 x N, as deep as a row of the swizzle pattern; tiles are dense rows. It is added to
-// what `out` holds, except for unsigned A.
+// One product, 64 x N, as deep as one row of the swizzle pattern, from tiles with dense rows. It is
+// added to the content of `out`, except for unsigned A.
 template <int N, ProductForm form, Swizzle swizzle>
 __global__ void __launch_bounds__(128, 1)
     warpgroup_product(const uint8_t* a, const uint8_t* b, int32_t* out) {

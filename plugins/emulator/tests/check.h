@@ -1,4 +1,4 @@
-// A small test harness: TEST(name) { CHECK(condition); } and one main() that runs them all, or
+// A small test harness: TEST(name) { CHECK(condition); }, and one main() that runs all tests, or
 // those whose name contains the first argument.
 #pragma once
 
@@ -29,11 +29,11 @@ struct Register {
 
 inline void report(bool passed, const char* file, int line, const std::string& text) {
   if (passed) return;
-  // A wrong kernel fails every element: a few are enough.
+  // A wrong kernel fails at every element, so the first few are enough.
   if (++failures <= 20) std::printf("    %s:%d: %s\n", file, line, text.c_str());
 }
 
-// Restores the emulator's options when a test leaves.
+// Restores the emulator's options at the end of a test.
 class ScopedOptions {
  public:
   ScopedOptions() : before_(paro::emulator::options()) {}
@@ -68,7 +68,7 @@ void in_every_mode(Body body) {
 #define CHECK(condition) check::report((condition), __FILE__, __LINE__, #condition)
 #define CHECK_MESSAGE(condition, message) \
   check::report((condition), __FILE__, __LINE__, std::string(#condition) + ": " + (message))
-// The launch stops with this fault, and its message names `text`.
+// Expects that the launch stops with this fault, and that its message contains `text`.
 #define CHECK_FAULT(expected_fault, text, ...)                                                \
   do {                                                                                        \
     const auto found = paro::emulator::try_launch(__VA_ARGS__);                               \

@@ -1,4 +1,4 @@
-// Warp and block collectives against plain loops, and what their misuse is called.
+// Compares warp and block collectives with plain loops, and checks the diagnoses of their misuse.
 #include "emulator/tests/check.h"
 #include "ptx/warp.cuh"
 
@@ -56,7 +56,7 @@ TEST(warp_functions_match_loops) {
   });
 }
 
-// Halves of a warp in collectives of their own.
+// Each half of a warp runs its own collectives.
 __global__ void half_warps(int* results) {
   const unsigned mask = threadIdx.x < 16 ? 0xFFFFu : 0xFFFF0000u;
   results[threadIdx.x] = __reduce_add_sync(mask, static_cast<int>(threadIdx.x));
@@ -106,7 +106,7 @@ TEST(block_barrier_orders_shared_memory) {
   });
 }
 
-// Two pairs of warps, each with a barrier of its own; a producer that only arrives.
+// Two pairs of warps, each with its own barrier, and a producer that only arrives.
 __global__ void pairs_and_producer(int* out) {
   DYN_SMEM(shared);
   auto* words = reinterpret_cast<int*>(shared);
@@ -240,7 +240,8 @@ TEST(register_budget) {
   });
   CHECK_FAULT(deadlock, "setmaxnreg.inc", greedy_budget, {1, 384});
   CHECK_FAULT(registers, "below", budget_below_current, {1, 384});
-  // Two blocks of 256 threads leave 128 registers a thread, where one starts with 256.
+  // Two blocks of 256 threads leave 128 registers per thread. With one block, a thread starts with
+  // 256.
   CHECK_RUNS(budget_of_two, {1, 256, 0, 2}, false);
   CHECK_FAULT(deadlock, "setmaxnreg.inc", budget_of_two, {1, 256, 0, 2}, true);
   CHECK_FAULT(registers, "below", budget_of_two, {1, 256, 0, 1}, false);

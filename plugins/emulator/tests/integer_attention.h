@@ -1,5 +1,5 @@
 // The computation of the mutant kernels: attention with integers only, so that every result is
-// exact. P = clamp((Q K^T >> 9) + 40, 0, 255), O = P V, both over a list of 64-key blocks.
+// exact. P = clamp((Q K^T >> 9) + 40, 0, 255) and O = P V, both over a list of 64-key blocks.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +14,8 @@ namespace mutants {
 
 constexpr int head_dim = 64, block_keys = 64;
 
-// Where key j of a 32-key group lies in V's storage, so that the accumulator layout of S is the
-// operand layout of P.
+// The position of key j of a 32-key group in V's storage. In this order, the accumulator layout of
+// S is the operand layout of P.
 constexpr int key_position(int j) {
   const int key = j % 32;
   return j / 32 * 32 + key / 16 * 16 + key % 8 / 2 * 4 + key / 8 % 2 * 2 + key % 2;

@@ -1,4 +1,4 @@
-// mma.sync and conversions against plain computations.
+// Compares mma.sync and conversions with plain computations.
 #include "emulator/tests/check.h"
 #include "ptx/convert.cuh"
 #include "ptx/mma.cuh"
@@ -20,7 +20,7 @@ __global__ void one_mma(const uint32_t* words, const Accumulator* start, Accumul
   for (unsigned i = 0; i < 4; i++) result[threadIdx.x * 4 + i] = c[i];
 }
 
-// Element (row, k) of A and (k, column) of B, straight from the PTX ISA's index formulas.
+// Element (row, k) of A and (k, column) of B, directly from the PTX ISA's index formulas.
 struct Fragments {
   const std::vector<uint32_t>& words;
   int bits;
@@ -132,7 +132,7 @@ TEST(every_half_survives_float) {
   }
 }
 
-// The nearest of two neighbouring codes, ties to the even one.
+// The nearer of two neighbouring codes; a tie goes to the even one.
 template <class Decode>
 uint32_t nearest(double value, uint32_t below, Decode decode) {
   const double low = decode(below), high = decode(below + 1), middle = (low + high) / 2;

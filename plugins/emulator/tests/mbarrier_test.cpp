@@ -1,4 +1,4 @@
-// mbarriers between threads and for bulk copies against plain computations, and their misuse.
+// Compares mbarriers, between threads and for bulk copies, with plain computations; checks misuse.
 #include "emulator/tests/check.h"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tma.cuh"
@@ -7,7 +7,7 @@ using namespace paro;
 
 namespace {
 
-// Thread 0 hands numbers to the others, one a phase; they answer through a second barrier.
+// Thread 0 passes one number per phase to the others, which answer through a second barrier.
 __global__ void ping_pong(int rounds, int* sums) {
   DYN_SMEM(shared);
   auto* number = reinterpret_cast<volatile int*>(shared + 64);

@@ -1,4 +1,4 @@
-// Dynamic shared memory, cp.async and ldmatrix.
+// Tests dynamic shared memory, cp.async and ldmatrix.
 #include "emulator/tests/check.h"
 #include "ptx/cp_async.cuh"
 #include "ptx/ldmatrix.cuh"
@@ -35,7 +35,7 @@ TEST(cp_async_copies_and_zero_fills) {
   });
 }
 
-// Whether the second-newest of three groups is there after wait<Allowed>.
+// Whether the second-newest of three groups has arrived after wait<Allowed>.
 template <int Allowed>
 __global__ void groups_in_flight(const uint4* in, uint32_t* out) {
   DYN_SMEM(shared);

@@ -1,4 +1,4 @@
-// Runs every mutant in every mode and prints which mode caught it how.
+// Runs every mutant in every mode, and prints which mode caught it and how.
 #include "emulator/tests/mutants.h"
 
 #include <cstdio>
@@ -24,7 +24,7 @@ const std::vector<Mode> modes = {
 
 bool is_planted(const mutants::Mutant& mutant) { return std::string(mutant.bug) != "none"; }
 
-// Empty where the mode saw nothing wrong. The unmutated kernels run under more seeds.
+// Returns "" if the mode found nothing wrong. The unmutated kernels run with more seeds.
 std::string caught_by(const mutants::Mutant& mutant, const Mode& mode) {
   std::vector<uint32_t> seeds = mode.seeds;
   if (!is_planted(mutant) && seeds.size() > 1) {
@@ -40,7 +40,8 @@ std::string caught_by(const mutants::Mutant& mutant, const Mode& mode) {
   return {};
 }
 
-// Whether the mutant was caught, or the unmutated kernel was not.
+// Returns whether the row is as expected: a mutant must be caught, and the unmutated kernel must
+// not.
 bool print_row(const mutants::Mutant& mutant) {
   const bool planted = is_planted(mutant);
   bool caught = false;

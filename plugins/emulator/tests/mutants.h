@@ -1,5 +1,5 @@
-// Planted bugs: every mutant of a kernel must be caught by some mode of the emulator, and the
-// kernel without one must pass in all of them.
+// Planted bugs. Some mode of the emulator must catch every mutant of a kernel, and the kernel
+// without a bug must pass in all modes.
 #pragma once
 
 #include <functional>
@@ -11,7 +11,7 @@
 
 namespace mutants {
 
-// What one run showed: a diagnosis, a wrong result, or nothing.
+// The result of one run: a diagnosis, a wrong result, or nothing.
 struct Outcome {
   std::optional<paro::emulator::Diagnosis> diagnosis;
   bool correct = true;
@@ -19,7 +19,7 @@ struct Outcome {
 
 struct Mutant {
   const char* kernel;
-  const char* bug;  // "none" for the kernel as it should be
+  const char* bug;  // "none" for the correct kernel
   std::function<Outcome()> run;
 };
 

@@ -1,5 +1,5 @@
 // A kernel for sm_80 and later: cp.async ring, ldmatrix, mma.sync, ragged tail, scatter epilogue.
-// `bug` plants a mistake for the emulator to catch; Bug::none is the kernel as it should be.
+// `bug` plants a mistake that the emulator must catch. Bug::none is the correct kernel.
 #pragma once
 
 #include <cstddef>
@@ -46,7 +46,8 @@ struct Parameters {
   int block_count, tokens, query_rows;
 };
 
-// Offset of a 16-byte chunk in a tile of 64-byte rows: eight rows of a chunk lie in eight banks.
+// The offset of a 16-byte chunk in a tile of 64-byte rows. The same chunk of eight rows lies in
+// eight different bank groups.
 __device__ uint32_t chunk_offset(uint32_t row, uint32_t chunk) {
   return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4);
 }

@@ -1,4 +1,4 @@
-// Pseudo-random inputs from one generator with a fixed seed: the same in every build.
+// Pseudo-random inputs from one generator with a fixed seed, so that every build has the same ones.
 #pragma once
 
 #include <cstddef>

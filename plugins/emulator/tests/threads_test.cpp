@@ -34,7 +34,7 @@ __global__ void half_a_block_waits(uint32_t* out) {
   out[threadIdx.x] = 1;
 }
 
-// One OS thread's launches, all of one shape, and what came of them.
+// The launches of one OS thread, all with one shape, and their results.
 struct Caller {
   unsigned threads;
   std::vector<uint32_t> in;

@@ -1,4 +1,4 @@
-// wgmma against plain products, and its misuse.
+// Compares wgmma with plain products, and checks its misuse.
 #include "emulator/tests/check.h"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
@@ -7,7 +7,7 @@ using namespace paro;
 
 namespace {
 
-// Layout of a 32-byte wide K-major tile in shared memory.
+// The layout of a 32-byte wide K-major tile in shared memory.
 constexpr uint32_t tile_offset(Swizzle swizzle, uint32_t row, uint32_t byte) {
   if (swizzle == Swizzle::none) return row / 8 * 256 + byte / 16 * 128 + row % 8 * 16 + byte % 16;
   const uint32_t pitch = 16u << static_cast<uint32_t>(swizzle), linear = row * pitch + byte;
@@ -20,7 +20,7 @@ __device__ uint64_t tile_descriptor(uint32_t tile, Swizzle swizzle) {
                                   : ptx::wgmma_descriptor(tile, swizzle);
 }
 
-// d = start + A B, then once more on top: A from shared memory (SS) or registers (RS).
+// Computes d = start + A B, then adds A B once more. A is in shared memory (SS) or registers (RS).
 template <int N, Swizzle Pattern, bool ARegisters, bool AUnsigned>
 __global__ void two_products(const uint8_t* a, const uint8_t* b, int32_t* d) {
   DYN_SMEM(shared);

@@ -3,9 +3,10 @@
     python check.py HEADERS_DIR [HEADERS_DIR ...]      what `make abi-check HEADERS=dir` runs
     python check.py                                    compare with measured_layout.txt alone
 
-HEADERS_DIR is an include directory or an SDK that has one. print_layout.cpp is compiled against
-each and its lines are compared. Needs g++ (or $CXX) and nothing of CUDA. Every directory is looked
-at; ends with 2 where one holds no such headers, else with 1 where a fact differs.
+HEADERS_DIR is an include directory, or an SDK that contains one. The script compiles
+print_layout.cpp once with the project's declarations and once with each directory, and compares the
+lines that the programs print. It needs g++ (or $CXX), but no CUDA. The exit status is 2 if a
+directory holds no such headers, else 1 if a fact differs, else 0.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ HEADER, VERSION_HEADER = "NvInferRuntime.h", "NvInferVersion.h"
 INCLUDE_FOLDERS = ("", "include", "include/x86_64-linux-gnu", "include/aarch64-linux-gnu")
 REGISTRY = "IPluginRegistry of TensorRT "
 OLDEST_MAJOR = 10
-"""The first whose plugins are of version 3."""
+"""The first major version whose plugins are of version 3."""
 
 
 class HeadersError(Exception):
-    """Headers that are not there, too old or do not compile; or no compiler."""
+    """The headers are missing, too old or do not compile, or there is no compiler."""
 
 
 def layout(options: list[str]) -> list[str]:
-    """The lines that print_layout.cpp prints when compiled with these options."""
+    """The lines that print_layout.cpp prints when it is compiled with these options."""
     compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "print_layout"
@@ -52,19 +53,19 @@ def layout(options: list[str]) -> list[str]:
 
 
 def _first_error(said: str) -> str:
-    """The compiler's first error in one line, and how many there are."""
+    """The compiler's first error in one line, and the number of further errors."""
     errors = [line for line in said.splitlines() if "error:" in line]
     first = (errors or said.strip().splitlines() or ["no reason"])[0]
     return first + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
 
 
 def declared_layout() -> list[str]:
-    """What this project declares."""
+    """The lines for this project's declarations."""
     return layout(["-DPARO_TRT_ABI_SHIM", f"-I{ABI}"])
 
 
 def header_layout(headers: Path) -> list[str]:
-    """What the headers in an include directory declare."""
+    """The lines for the headers in an include directory."""
     version = header_version(headers)
     if version and int(version.partition(".")[0]) < OLDEST_MAJOR:
         raise HeadersError(f"expected TensorRT {OLDEST_MAJOR} or later, got {version}")
@@ -72,7 +73,7 @@ def header_layout(headers: Path) -> list[str]:
 
 
 def include_folder(named: Path) -> Path:
-    """The directory of the headers: the one named, or the include directory of an SDK."""
+    """The directory that holds the headers: the one named, or the include directory of an SDK."""
     for folder in INCLUDE_FOLDERS:
         if (named / folder / HEADER).is_file():
             return named / folder
@@ -84,7 +85,7 @@ def include_folder(named: Path) -> Path:
 
 
 def header_version(headers: Path) -> str:
-    """Such as "10.16.0"; empty where the headers do not tell. 11 spells it by other macros."""
+    """The version, such as "10.16.0", or "" if the headers have none. 10 and 11 differ."""
     path = headers / VERSION_HEADER
     text = path.read_text(errors="replace") if path.is_file() else ""
     defines = dict(re.findall(r"^#define\s+(\w+)\s+(\w+)", text, re.MULTILINE))
@@ -94,12 +95,12 @@ def header_version(headers: Path) -> str:
 
 
 def measured_layout() -> list[str]:
-    """What was measured on the releases that measured_layout.txt names."""
+    """The lines that were measured on the releases that measured_layout.txt names."""
     return [line for line in MEASURED.read_text().splitlines() if not line.startswith("#")]
 
 
 def differences(declared: list[str], real: list[str]) -> list[str]:
-    """Facts of one side alone; "-" declared here, "+" real.
+    """The lines that only one side has: "-" for this project's declarations, "+" for real headers.
 
     Registries are compared for the major versions that `real` knows.
     """
@@ -113,7 +114,7 @@ def differences(declared: list[str], real: list[str]) -> list[str]:
 
 
 def report(name: str, declared: list[str], real: list[str]) -> bool:
-    """Print the outcome for one set of headers; whether all agree."""
+    """Print the outcome for one set of headers, and return whether all lines agree."""
     found = differences(declared, real)
     print(f"{name}: {len(real)} facts, {len(found)} lines differ")
     print("".join(f"  {line}\n" for line in found), end="")
@@ -121,7 +122,7 @@ def report(name: str, declared: list[str], real: list[str]) -> bool:
 
 
 def check_headers(named: Path, declared: list[str]) -> int:
-    """Compare with one directory: 0 where all agree, 1 where a fact differs, 2 without headers."""
+    """Compare with one directory: 0 if all agree, 1 if a fact differs, 2 if it has no headers."""
     try:
         headers = include_folder(named)
         real = header_layout(headers)

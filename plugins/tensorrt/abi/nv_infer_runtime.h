@@ -1,9 +1,10 @@
-// The part of TensorRT's plugin interface that this project implements or calls, declared here
-// because TensorRT's Python packages carry no headers. Order, signatures and sizes are those of
-// TensorRT 10.0 to 11.1 (layout.json, measured on their headers); check.py holds both against any
-// other release. What moved between releases (loggers, the registry) is not declared.
+// The part of TensorRT's plugin interface that this project implements or calls. It is declared
+// here because TensorRT's Python packages carry no headers. The order, signatures and sizes are
+// those of TensorRT 10.0 to 11.1: measured_layout.txt lists what was measured on their headers, and
+// check.py compares this file with the headers of any other release. The file does not declare what
+// moved between releases (loggers and the registry).
 //
-// Names and namespaces are TensorRT's own, so that sources compile against either.
+// Names and namespaces are TensorRT's own, so that the same sources compile with either header.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
-// Prints, one fact a line, everything of TensorRT's interface that the plugin's binary depends on:
-// sizes, offsets, enumerators, slots of virtual functions with their signatures. check.py compiles
-// it against this project's declarations and against real headers, and compares the lines.
+// Prints everything of TensorRT's interface that the plugin's binary depends on, one fact per line:
+// sizes, offsets, enumerators, and the slots and signatures of virtual functions. check.py compiles
+// this file with the project's declarations and with real headers, and compares the lines.
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -180,10 +180,10 @@ void print_interfaces() {
   METHOD(IPluginCreatorV3One, getPluginNamespace);
 }
 
-// What an interface says of itself, where nothing overrides it.
+// The kind and version that an interface reports when no subclass overrides them.
 template <class Interface>
 void print_info(const char* name) {
-  // The method reads no member, so any storage may stand for the object.
+  // The method reads no member, so any storage can serve as the object.
   alignas(Interface) static const char storage[sizeof(Interface)] = {};
   const auto& self = *reinterpret_cast<const Interface*>(storage);
   const InterfaceInfo info = self.Interface::getInterfaceInfo();
@@ -214,7 +214,8 @@ void print_registry_line(int major, int register_creator, int get_all_creators) 
               major, register_creator, get_all_creators);
 }
 
-// The one interface that moved: this project has several layouts of it, a header only its own.
+// The registry is the one interface whose slots moved. This project knows several layouts of it; a
+// header knows only its own.
 void print_registry() {
 #ifdef PARO_TRT_ABI_SHIM
   for (const paro::trt::RegistrySlots& known : paro::trt::kRegistrySlots) {

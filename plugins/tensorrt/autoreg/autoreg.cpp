@@ -1,6 +1,7 @@
-// Loaded by plain dlopen (trtexec --staticPlugins, Polygraphy --plugins, Triton's plugins=), it
-// registers the plugin library next to it with every TensorRT of this process. Harmless if repeated.
-// Where none is loaded yet, it loads the one that a library linked to TensorRT would get.
+// Registers the plugin when a tool loads this library by plain dlopen: trtexec --staticPlugins,
+// Polygraphy --plugins, Triton's plugins=. It registers the plugin library next to it with every
+// TensorRT that the process has loaded. If there is none yet, it loads the TensorRT that a program
+// linked to it would get. Loading this library a second time does no harm.
 #include <dlfcn.h>
 #include <link.h>
 
@@ -22,7 +23,7 @@ void complain(const std::string& message) {
   std::fprintf(stderr, "[paro] error: " PARO_CORE_LIBRARY ": %s\n", message.c_str());
 }
 
-// Paths of all loaded objects; the program itself has an empty one.
+// Paths of all loaded objects. The path of the program itself is empty.
 std::vector<std::string> loaded_objects() {
   std::vector<std::string> paths;
   dl_iterate_phdr(
@@ -34,14 +35,14 @@ std::vector<std::string> loaded_objects() {
   return paths;
 }
 
-// A TensorRT that is loaded already: its version as 10000 * major + 100 * minor + patch.
+// A loaded TensorRT; its version is 10000 * major + 100 * minor + patch.
 struct Runtime {
   void* registry;
   int32_t version;
 };
 
-// Found by what it exports, not by name: there are full, lean and dispatch runtimes, and programs
-// that link them statically.
+// Finds TensorRT by an exported symbol, because the file name varies: there are full, lean and
+// dispatch runtimes, and some programs link them statically.
 std::vector<Runtime> loaded_runtimes() {
   std::vector<Runtime> runtimes;
   for (const std::string& path : loaded_objects()) {
@@ -51,7 +52,7 @@ std::vector<Runtime> loaded_runtimes() {
     auto* const get_version = reinterpret_cast<int32_t (*)()>(dlsym(object, "getInferLibVersion"));
     if (get_registry != nullptr && get_version != nullptr) {
       void* const registry = get_registry();
-      // dlsym looks into the libraries that an object needs, too.
+      // dlsym also searches the libraries that an object depends on, so it may find one twice.
       const bool known = std::any_of(runtimes.begin(), runtimes.end(),
                                      [&](const Runtime& r) { return r.registry == registry; });
       if (!known && registry != nullptr) runtimes.push_back({registry, get_version()});
@@ -61,7 +62,8 @@ std::vector<Runtime> loaded_runtimes() {
   return runtimes;
 }
 
-// Polygraphy opens plugins before it imports TensorRT. The library stays open.
+// Polygraphy opens plugins before it imports TensorRT, so this may have to load it. The library
+// stays open.
 std::vector<Runtime> runtimes_of_process() {
   std::vector<Runtime> runtimes = loaded_runtimes();
   for (const char* const name : {"libnvinfer.so.11", "libnvinfer.so.10"}) {
@@ -79,12 +81,12 @@ std::string own_folder() {
   return slash == std::string::npos ? "." : path.substr(0, slash);
 }
 
-// The plugin library's creators. It is looked up by its full path and never closed.
+// The plugin library's creators. The library is opened by its full path and never closed.
 std::vector<IPluginCreatorInterface*> core_creators() {
   const std::string path = own_folder() + "/" PARO_CORE_LIBRARY;
   void* const core = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (core == nullptr) {
-    complain(std::string("expected it next to the autoreg library, the loader says: ") + dlerror());
+    complain(std::string("expected it next to the autoreg library, got: ") + dlerror());
     return {};
   }
   using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);

@@ -1,5 +1,5 @@
-// TensorRT's plugin registry, called by slot: its virtual functions moved between major versions,
-// so that no one declaration of the class fits both.
+// TensorRT's plugin registry, called by the number of the virtual function's slot. The slots moved
+// between major versions, so no single declaration of the class fits all of them.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ class Registry {
     return false;
   }
 
-  // False where a creator of this name and version is there already.
+  // Returns false if the registry already holds a creator of this name and version.
   bool add(nvinfer1::IPluginCreatorInterface& creator) noexcept {
     return slot<RegisterCreator>(slots_.register_creator)(object_, creator, "");
   }
@@ -38,7 +38,7 @@ class Registry {
   using GetAllCreators = nvinfer1::IPluginCreatorInterface* const* (*)(void*, int32_t*);
   using RegisterCreator = bool (*)(void*, nvinfer1::IPluginCreatorInterface&, const char*);
 
-  // In the Itanium C++ ABI a virtual function takes its object as the first argument.
+  // In the Itanium C++ ABI, a virtual function takes its object as the first argument.
   template <class Function>
   Function slot(int32_t index) const noexcept {
     return reinterpret_cast<Function>((*static_cast<void***>(object_))[index]);

@@ -1,6 +1,6 @@
 // One call of the op, read from a folder that a test wrote.
 //
-// case.txt has a line for each field and for each input, in the op's order:
+// case.txt has one line for each field and for each input, in the op's order:
 //   field NAME TYPE VALUE            TYPE is INT32 or FLOAT32
 //   tensor NAME TYPE SIZE SIZE ...   TYPE is FP16, BF16, FP32 or INT32; elements are in NAME.bin
 #pragma once
@@ -24,10 +24,10 @@ struct Field {
 Field integer_field(const std::string& name, int32_t value);
 Field float_field(const std::string& name, float value);
 
-// Copies what a plugin asks to be stored, by the sizes that its types and lengths declare.
+// Copies the fields that a plugin asks TensorRT to store. Their types and lengths give the sizes.
 std::vector<Field> copy_fields(const nvinfer1::PluginFieldCollection& fields);
 
-// A view of `fields` as TensorRT passes them; valid as long as they are.
+// A view of `fields` in the form in which TensorRT passes them. `fields` must outlive it.
 class FieldCollection {
  public:
   explicit FieldCollection(const std::vector<Field>& fields);
@@ -45,7 +45,7 @@ struct Case {
   int64_t batch() const { return inputs.front().shape.d[0]; }
 };
 
-// Throws std::runtime_error with the line that does not fit.
+// Throws std::runtime_error with the line that it cannot read.
 Case read_case(const std::string& folder);
 
 }  // namespace paro::trt::host

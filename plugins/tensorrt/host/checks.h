@@ -1,4 +1,4 @@
-// Expectations that a run counts and reports, and what a call says on standard error.
+// Checks that a run counts and reports, and capture of standard error.
 #pragma once
 
 #include <cstdio>
@@ -17,7 +17,7 @@ class Checks {
     std::printf("FAILED: %s\n", what.c_str());
   }
 
-  // Ends a run: the process's exit status.
+  // Ends a run: prints the counts and returns the exit status of the process.
   int report(const char* name) const {
     std::printf("%s: %d checks, %d failed\n", name, count_, failures_);
     return failures_ == 0 ? 0 : 1;
@@ -28,7 +28,7 @@ class Checks {
   int failures_ = 0;
 };
 
-// What `call` writes on standard error, which then does not reach the caller's.
+// Returns what `call` writes to standard error. The text does not reach the real standard error.
 std::string errors_of(const std::function<void()>& call);
 
 }  // namespace paro::trt::host

@@ -1,4 +1,4 @@
-// What the harness does; each returns the process's exit status.
+// The commands of the harness. Each returns the exit status of the process.
 #pragma once
 
 #include <string>
@@ -9,15 +9,16 @@
 
 namespace paro::trt::host {
 
-// Prints the creator's names, fields and the combinations of types it takes, as JSON.
+// Prints as JSON the creator's names, its fields, and the combinations of types that it accepts.
 int print_contract(const PluginLibrary& library);
 
-// Leads a plugin from creation to the end as an engine's build and use do; writes what the last
-// enqueue computed to `output`.
+// Takes a plugin from creation to its end, in the order in which TensorRT builds and runs an
+// engine. Writes the result of the last enqueue to `output`.
 int live(const PluginLibrary& library, const Case& content, Memory& memory,
          const std::string& output);
 
-// Does what no caller should, and expects a status and one line that says why.
+// Makes calls that no caller should make. Each must return an error status and print one line that
+// gives the reason.
 int misuse(const PluginLibrary& library, const Case& content, Memory& memory);
 
 }  // namespace paro::trt::host

@@ -1,4 +1,4 @@
-// A case's tensors where the kernels compute, and the calls that TensorRT makes to run a layer.
+// Runs a layer as TensorRT does, on copies of a case's tensors in the memory of the kernels.
 #pragma once
 
 #include <vector>
@@ -13,11 +13,12 @@ class Execution {
  public:
   Execution(Memory& memory, const std::vector<Tensor>& inputs);
 
-  // Addresses of the inputs from `sample` on.
+  // Addresses of the inputs, starting at sample number `sample`.
   std::vector<const void*> inputs_from(int64_t sample) const;
 
-  // Tells the plugin the sizes of `batch` samples from `sample` on, and runs it in a stream of its
-  // own on poisoned memory. `result` is what it wrote. Any thread may call this.
+  // Runs `batch` samples, starting at number `sample`: first tells the plugin their shapes, then
+  // calls enqueue in a new stream. The output and the workspace are poisoned before the call.
+  // `result` is what the plugin wrote. Any thread may call this.
   struct Outcome {
     int32_t status;
     Buffer result;

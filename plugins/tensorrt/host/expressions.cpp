@@ -57,7 +57,7 @@ const IDimensionExpr* Expressions::operation(DimensionOperation op, const IDimen
 
 const IDimensionExpr* Expressions::declareSizeTensor(int32_t, const IDimensionExpr&,
                                                      const IDimensionExpr&) {
-  return nullptr;  // the op has no output whose size depends on values
+  return nullptr;  // no size of the op's output depends on values
 }
 
 }  // namespace paro::trt::host

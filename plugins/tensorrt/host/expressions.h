@@ -1,4 +1,4 @@
-// TensorRT's shape arithmetic: symbols and operations on them, evaluated for given symbols.
+// TensorRT's arithmetic on shapes: symbols, operations on them, and their evaluation.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,12 @@
 
 namespace paro::trt::host {
 
-// Makes expressions and owns them.
+// Creates expressions and owns them.
 class Expressions : public nvinfer1::IExprBuilder, private nvinfer1::apiv::VExprBuilder {
  public:
   Expressions() { mImpl = this; }
 
-  // A size that is only known when the engine runs: `value` gives it then.
+  // A size that is known only when the engine runs. `value` returns it.
   const nvinfer1::IDimensionExpr* symbol(std::function<int64_t()> value);
   static int64_t evaluate(const nvinfer1::IDimensionExpr& expression);
 

@@ -7,8 +7,8 @@ using nvinfer1::DataType;
 using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::TensorFormat;
 
-constexpr int32_t kTypes = 12;    // as many as TensorRT 11.1 has
-constexpr int32_t kFormats = 13;  // likewise
+constexpr int32_t kTypes = 12;    // the number that TensorRT 11.1 has
+constexpr int32_t kFormats = 13;  // the number that TensorRT 11.1 has
 constexpr int32_t kUndecided = -77;
 
 class Search {

@@ -1,4 +1,4 @@
-// Types and formats that a plugin takes, found as TensorRT does: tensor by tensor.
+// Finds the types and formats that a plugin accepts, tensor by tensor, as TensorRT does.
 #pragma once
 
 #include <vector>
@@ -12,9 +12,9 @@ struct TensorKind {
   nvinfer1::TensorFormat format;
 };
 
-// Supported combinations over `inputs` inputs and `outputs` outputs, out of all types and formats,
-// up to the plugin's own limit. Tensors that are not yet decided hold values that no tensor can
-// have.
+// The combinations that the plugin supports for this number of inputs and outputs, out of all types
+// and formats. The list is no longer than the plugin's own limit. While the search runs, tensors
+// that are still undecided hold values that no real tensor has.
 std::vector<std::vector<TensorKind>> supported_combinations(nvinfer1::IPluginV3OneBuild& build,
                                                             int32_t inputs, int32_t outputs);
 

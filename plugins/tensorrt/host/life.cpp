@@ -18,9 +18,9 @@ using nvinfer1::DataType;
 using nvinfer1::DimsExprs;
 using nvinfer1::TensorRTPhase;
 
-constexpr int64_t kSpareBatch = 2;  // how far the profile goes beyond the case
+constexpr int64_t kSpareBatch = 2;  // how far the profile's batch exceeds the case's
 
-// One life, step by step; each step is what TensorRT does next.
+// Takes one plugin from creation to its end. Each step is the next one that TensorRT makes.
 class Life {
  public:
   Life(const PluginLibrary& library, const Case& content, Memory& memory)
@@ -62,7 +62,7 @@ class Life {
                    "name, version and namespace are the node's");
     checks_.expect(std::string(creator_.getPluginName()) == core.getPluginName() &&
                        std::string(creator_.getPluginVersion()) == core.getPluginVersion(),
-                   "plugin and creator agree on them");
+                   "plugin and creator have the same name and version");
     checks_.expect(is_kind(*plugin, "PLUGIN"), "the object is a V3 plugin");
   }
 
@@ -75,7 +75,7 @@ class Life {
     checks_.expect(status == 0 && output == inputs[0], "the output has query's type");
   }
 
-  // The output's sizes follow query's for any batch, not only for the one they were asked with.
+  // The output's shape must follow query's for any batch, not only for the batch of this case.
   void check_shapes(const Plugin& plugin) {
     Expressions expressions;
     int64_t batch = 3;
@@ -119,7 +119,7 @@ class Life {
     checks_.expect(found, "the node's types are one of them, all linear");
     checks_.expect(
         static_cast<int32_t>(combinations.size()) <= build_of(plugin).getFormatCombinationLimit(),
-        "the limit lets TensorRT see all of them");
+        "the limit covers all combinations");
   }
 
   void check_cloning(const Plugin& plugin) {
@@ -132,7 +132,7 @@ class Life {
     checks_.expect(identity(copy) == identity(plugin), "a clone has the same timing cache ID");
   }
 
-  // Any change of an attribute changes the ID.
+  // A change of any attribute must change the ID.
   void check_timing_cache_id(const Plugin& plugin) {
     checks_.expect(build_of(plugin).getMetadataString() != nullptr, "metadata is text");
     std::set<std::string> ids = {identity(plugin)};
@@ -173,12 +173,12 @@ class Life {
     return most;
   }
 
-  // The builder times plugins on whatever memory holds: indices may be anything. The answer may
-  // be a refusal or a result, never an end of the process.
+  // The builder times plugins on uninitialized memory, so indices may have any value. The plugin
+  // may refuse or compute, but it must not crash.
   void time_on_fake_values(const Plugin& plugin, size_t workspace) {
     nvinfer1::IPluginV3OneRuntime& original = runtime_of(plugin);
     const Plugin attached(original.attachToContext(nullptr));
-    checks_.expect(attached != nullptr, "the builder's context is attached to");
+    checks_.expect(attached != nullptr, "the plugin attaches to the builder's context");
     if (attached == nullptr) return;
     std::mt19937 random(1);
     std::vector<Tensor> fakes;
@@ -198,23 +198,24 @@ class Life {
     checks_.expect((status == 0) == said.empty(), "a refusal says why");
   }
 
-  // What a node carries is stored under the same names, types and values.
+  // The plugin must store each field of the node with the same name, type and value.
   void check_stored(const std::vector<Field>& stored) {
     for (const Field& field : content_.fields) {
       checks_.expect(std::any_of(stored.begin(), stored.end(),
                                  [&](const Field& other) { return same({field}, {other}); }),
-                     "field " + field.name + " is stored as it came");
+                     "field " + field.name + " is stored unchanged");
     }
     const nvinfer1::PluginFieldCollection& names = *creator_.getFieldNames();
     checks_.expect(names.nbFields == static_cast<int32_t>(content_.fields.size()),
                    "the case has every field that the creator advertises");
   }
 
-  // Two contexts at once, and each sample alone: all must agree; the engine's own plugin is gone.
+  // Runs two contexts at once and then each sample alone. All results must agree. The plugin that
+  // the contexts came from is destroyed before they run.
   void execute(Plugin loaded, size_t workspace, const std::string& output) {
     const Plugin first(runtime_of(loaded).attachToContext(nullptr));
     const Plugin second(runtime_of(loaded).attachToContext(nullptr));
-    checks_.expect(first != nullptr && second != nullptr, "two contexts are attached to");
+    checks_.expect(first != nullptr && second != nullptr, "the plugin attaches to two contexts");
     loaded.reset();
     if (first == nullptr || second == nullptr) return;
     const Execution execution(memory_, content_.inputs);
@@ -238,7 +239,7 @@ class Life {
                static_cast<std::streamsize>(whole.result.size()));
   }
 
-  // Whether `whole` holds `part` at `offset`.
+  // Whether `whole` contains `part` at `offset`.
   static bool equal(const Buffer& whole, size_t offset, const Buffer& part) {
     return offset + part.size() <= whole.size() &&
            std::memcmp(whole.data() + offset, part.data(), part.size()) == 0;

@@ -1,6 +1,6 @@
-// paro_plugin_harness: leads the plugin through its life as TensorRT would, on a machine without
-// TensorRT. Kernels compute in host memory (the CPU backend's, the emulator's) or, where the last
-// argument is `cuda`, on the first GPU.
+// paro_plugin_harness: calls the plugin as TensorRT would, on a machine without TensorRT. The
+// kernels compute in host memory (CPU backend or emulator), or on the first GPU if the last
+// argument is `cuda`.
 #include <cstdio>
 #include <exception>
 #include <string>

@@ -25,7 +25,7 @@ class HostMemory final : public Memory {
   void finish(cudaStream_t) override {}
 };
 
-// The driver is loaded when it is asked for, so that the harness needs no CUDA to be built.
+// Loads the CUDA driver at run time, so that building the harness needs no CUDA.
 class CudaMemory final : public Memory {
  public:
   CudaMemory() {

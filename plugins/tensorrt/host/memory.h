@@ -1,4 +1,4 @@
-// Where the kernels of a plugin library compute: host memory, or a GPU's by the CUDA driver.
+// The memory in which a plugin library's kernels compute: the host's, or a GPU's.
 #pragma once
 
 #include <cstddef>
@@ -14,19 +14,19 @@ class Memory {
  public:
   virtual ~Memory() = default;
 
-  // To be called once in each thread that uses the memory.
+  // Each thread that uses the memory must call this once.
   virtual void enter_thread() = 0;
   virtual void* allocate(size_t size) = 0;
   virtual void release(void* data) = 0;
   virtual void copy_in(void* data, const void* host, size_t size) = 0;
   virtual void copy_out(void* host, const void* data, size_t size) = 0;
 
-  // A stream of one's own, and waiting for what was launched in it.
+  // A new stream, and waiting for the work that was launched in it.
   virtual cudaStream_t create_stream() = 0;
   virtual void finish(cudaStream_t stream) = 0;
 };
 
-// Throw std::runtime_error where there is no such memory.
+// Throw std::runtime_error if the machine has no such memory.
 std::unique_ptr<Memory> host_memory();
 std::unique_ptr<Memory> cuda_memory();
 
@@ -49,7 +49,7 @@ class DeviceBuffer {
   std::byte* data_;
 };
 
-// Every byte 0xff: NaN as a float, -1 as an index.
+// A buffer with every byte 0xff, which reads as NaN in a float and as -1 in an index.
 Buffer poison(size_t size);
 
 }  // namespace paro::trt::host

@@ -42,7 +42,7 @@ class Misuse {
   }
 
  private:
-  // The call fails and says one line, which holds every one of `words`.
+  // Expects the call to fail and to print one line that contains every one of `words`.
   void refuses(const std::string& what, const std::vector<std::string>& words,
                const std::function<bool()>& call) {
     bool refused = false;
@@ -308,7 +308,7 @@ class Misuse {
     });
   }
 
-  // An empty batch is no mistake: there is nothing to do, and pointers may be null.
+  // An empty batch is valid: there is nothing to compute, and pointers may be null.
   void accept_empty_batch(const Plugin& plugin) {
     const ProfileDescriptions all = describe(content_.inputs, {0, 1, 2});
     checks_.expect(
@@ -328,7 +328,7 @@ class Misuse {
                    "batch 0 with no list of tensors");
   }
 
-  // Run-time calls on a plugin that was never configured, attached or told its shapes.
+  // Calls enqueue on a plugin that was never configured, attached or told its shapes.
   void accept_wrong_order() {
     const Plugin plugin = create(creator_, content_.fields, TensorRTPhase::kRUNTIME);
     checks_.expect(plugin != nullptr, "an engine's plugin without the name of its kernels");

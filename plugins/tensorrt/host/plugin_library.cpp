@@ -31,7 +31,7 @@ Capability& capability(const Plugin& plugin, PluginCapabilityType type, const ch
 PluginLibrary::PluginLibrary(const std::string& path)
     : handle_(dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) {
   if (handle_ == nullptr) throw std::runtime_error(dlerror());
-  // A finder whose use would crash at once: the plugin must leave it alone.
+  // An invalid address: the plugin must not use the finder, and would crash if it did.
   symbol<void (*)(nvinfer1::ILoggerFinder*)>(
       handle_, "setLoggerFinder")(reinterpret_cast<nvinfer1::ILoggerFinder*>(uintptr_t{8}));
   int32_t count = -1;

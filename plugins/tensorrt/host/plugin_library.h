@@ -1,4 +1,4 @@
-// The plugin library, loaded and asked as IPluginRegistry::loadLibrary does, and its plugins.
+// The plugin library and its plugins, loaded as TensorRT's IPluginRegistry::loadLibrary does it.
 #pragma once
 
 #include <memory>
@@ -12,7 +12,7 @@ namespace paro::trt::host {
 
 class PluginLibrary {
  public:
-  // Throws std::runtime_error where TensorRT would refuse the library.
+  // Throws std::runtime_error if TensorRT would refuse the library.
   explicit PluginLibrary(const std::string& path);
   ~PluginLibrary();
   PluginLibrary(const PluginLibrary&) = delete;
@@ -20,7 +20,7 @@ class PluginLibrary {
 
   const std::vector<nvinfer1::IPluginCreatorInterface*>& creators() const { return creators_; }
 
-  // The only creator, which is of the V3 kind.
+  // The library's only creator. It creates V3 plugins.
   nvinfer1::IPluginCreatorV3One& creator() const;
 
  private:
@@ -30,7 +30,7 @@ class PluginLibrary {
 
 using Plugin = std::unique_ptr<nvinfer1::IPluginV3>;
 
-// Null where the creator refuses.
+// Returns null if the creator refuses the fields.
 Plugin create(nvinfer1::IPluginCreatorV3One& creator, const std::vector<Field>& fields,
               nvinfer1::TensorRTPhase phase);
 

@@ -62,7 +62,7 @@ ProfileDescriptions describe(const std::vector<Tensor>& inputs, const Profile& p
   const Descriptions min = describe(inputs, profile.min);
   const Descriptions opt = describe(inputs, profile.opt);
   const Descriptions max = describe(inputs, profile.max);
-  // What the network was defined with: a wildcard for the batch.
+  // The network is defined with a wildcard for the batch.
   const Descriptions network = describe(inputs, -1);
   ProfileDescriptions all;
   for (size_t i = 0; i < inputs.size(); ++i) {

@@ -1,4 +1,4 @@
-// Tensors in host memory, and their descriptions as TensorRT passes them.
+// Tensors in host memory, and their descriptions in the form in which TensorRT passes them.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,8 @@
 
 namespace paro::trt::host {
 
-// Exactly as many bytes as asked for, aligned to 256, so that a sanitizer sees one byte too many.
+// A buffer of exactly the requested size, aligned to 256 bytes. A sanitizer therefore reports any
+// access past its end.
 class Buffer {
  public:
   explicit Buffer(size_t size = 0);
@@ -20,7 +21,7 @@ class Buffer {
   std::byte* data() const { return data_.get(); }
   size_t size() const { return size_; }
 
-  // The caller frees what it gets.
+  // Gives up ownership: the caller frees the memory.
   std::byte* give_up() { return data_.release(); }
 
  private:
@@ -42,20 +43,21 @@ size_t size_of(nvinfer1::DataType type);
 int64_t volume(const nvinfer1::Dims& shape);
 size_t bytes_of(nvinfer1::DataType type, const nvinfer1::Dims& shape);
 
-// Inputs 0, 1, 2, 8, 9 of the op have the batch first; the others are the plan's.
+// Whether the first dimension of an input is the batch. It is for inputs 0, 1, 2, 8 and 9 of the
+// op; the others come from the plan and have none.
 bool has_batch(size_t input);
 
-// `shape` with another batch.
+// `shape` with its first dimension, the batch, replaced.
 nvinfer1::Dims with_batch(const nvinfer1::Dims& shape, int64_t batch);
 
-// Descriptions of the inputs and the output, which is like query, at a batch.
+// Descriptions of the inputs and the output for one batch. The output has query's shape and type.
 struct Descriptions {
   std::vector<nvinfer1::PluginTensorDesc> inputs;
   std::vector<nvinfer1::PluginTensorDesc> outputs;
 };
 Descriptions describe(const std::vector<Tensor>& inputs, int64_t batch);
 
-// The same for an optimization profile of batches.
+// The same for an optimization profile, which has a smallest, usual and largest batch.
 struct Profile {
   int64_t min, opt, max;
 };

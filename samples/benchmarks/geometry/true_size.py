@@ -192,6 +192,6 @@ def _plan(
             1000.0 * part / SETTINGS.bins for part in range(SETTINGS.bins - 1, 0, -1)
         ),
         calibration=CalibrationRecord(
-            (), SETTINGS.steps, (), "none", "made up", SETTINGS.density or 0.0, 0, "none", (), {}
+            (), 20, (), "none", "made up", SETTINGS.density or 0.0, 0, "none", (), {}
         ),
     )

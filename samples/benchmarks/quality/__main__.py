@@ -66,7 +66,7 @@ def facts(bench: Bench, extent: Extent) -> list[tuple[str, str]]:
         (
             "calibration",
             f"{extent.calibration_prompts} other prompts, {run.settings.bins} bins, captured steps "
-            f"{[step for steps in run.settings.captured() for step in steps]}",
+            f"{list(run.recorded_steps())}",
         ),
         (
             "attention error",

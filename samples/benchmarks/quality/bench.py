@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.progress import track
 
+from paro_trt.calibration.embeddings_source import EmbeddingsSource, Schedule
 from paro_trt.calibration.run import CalibrationRun
 from paro_trt.calibration.settings import CalibrationSettings
 from paro_trt.files import atomic_write
@@ -68,12 +69,13 @@ class Extent:
 
     def settings(self) -> CalibrationSettings:
         """Calibration on runs like those that are judged."""
-        return CalibrationSettings(
-            steps=self.sampling.steps,
-            shift=self.sampling.shift,
-            guidance_scale=self.sampling.guidance_scale,
-            prompt_limit=self.calibration_prompts,
-        )
+        return CalibrationSettings(prompt_limit=self.calibration_prompts)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of the calibration runs: that of the runs that are judged."""
+        sampling = self.sampling
+        return Schedule(sampling.steps, sampling.shift, sampling.guidance_scale)
 
 
 FULL = Extent(
@@ -105,12 +107,11 @@ class Bench:
         self.extent = extent
         self.loaded = load_model(model)
         self.heldout = load_prompts(model / "heldout_prompts.safetensors")
-        self.run = CalibrationRun(
-            self.loaded,
-            load_prompts(model / "prompts.safetensors"),
-            extent.sampling.latent_size,
-            extent.settings(),
+        prompts = load_prompts(model / "prompts.safetensors")
+        source = EmbeddingsSource(
+            self.loaded, prompts, extent.sampling.latent_size, extent.schedule
         )
+        self.run = CalibrationRun(source, extent.settings())
         self._runs: dict[int, HeldoutRuns] = {}
 
     @cached_property

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paro_trt.calibration.capture import capture_attention
 from paro_trt.calibration.inputs import LayerInputs
 from paro_trt.calibration.orders import AXES
 from paro_trt.calibration.run import CalibrationRun
@@ -37,12 +38,17 @@ class Captures:
         self.run = run
         self.units = run.captures()
         self.layers: list[list[LayerInputs]] = [[] for _ in run.sites]
-        trajectories = [run.trajectory(prompt) for prompt in run.prompts_used]
+        source = run.source
+        recordings = [
+            source.record(prompt, run.settings.seed + prompt, run.recorded_steps(), lambda _: None)
+            for prompt in run.prompts_used
+        ]
         for unit in self.units:
-            latents = trajectories[unit.prompt][unit.step]
-            run.run_capture(
-                unit,
-                latents,
+            capture_attention(
+                run.loaded,
+                run.geometry,
+                recordings[unit.prompt][unit.step],
+                source.device,
                 lambda layer, *inputs: self.layers[layer].append(LayerInputs(*inputs)),
             )
         self.sampled = lru_cache(maxsize=None)(self._sampled)

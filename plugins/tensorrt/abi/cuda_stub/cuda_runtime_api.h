@@ -1,5 +1,5 @@
-// Replaces CUDA's header of this name where TensorRT's are only compared (check.py): they use
-// these types and no function.
+// Replaces CUDA's header of this name when check.py compares TensorRT's headers. They use these
+// types, but none of CUDA's functions.
 #pragma once
 
 typedef struct CUstream_st* cudaStream_t;

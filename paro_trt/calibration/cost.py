@@ -1,0 +1,115 @@
+"""What a calibration costs, counted before it starts: forwards of the model in every part of it."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import torch
+
+from .run import CalibrationRun
+
+MANY_TOKENS = 8192
+"""Above it a CPU takes hours for a calibration of a released model."""
+
+TIMED_FORWARDS = 3
+"""Forwards that attention's share of the time is measured on, after one to warm up."""
+
+
+class ForwardCount(NamedTuple):
+    """Forwards of a transformer.
+
+    dense: of the dense runs, up to the last recorded step. orders, blocks, errors: replays of
+    recorded calls in the passes of these names. heldout: the held-out prompt's run and its
+    replays. timing: for attention's share of the time.
+    """
+
+    dense: int
+    orders: int
+    blocks: int
+    errors: int
+    heldout: int
+    timing: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self)
+
+
+def count_forwards(run: CalibrationRun, heldout: CalibrationRun | None) -> ForwardCount:
+    """The forwards of a whole calibration, nothing of which is done yet."""
+    return ForwardCount(
+        dense=_dense_forwards(run),
+        orders=len(run.order_captures()),
+        blocks=len(run.captures()),
+        errors=len(run.error_captures()),
+        heldout=0 if heldout is None else _dense_forwards(heldout) + len(heldout.captures()),
+        timing=1 + TIMED_FORWARDS if run.settings.time_attention else 0,
+    )
+
+
+def cost_note(run: CalibrationRun, heldout: CalibrationRun | None) -> str:
+    """One line for people, shown before the first run."""
+    count = count_forwards(run, heldout)
+    runs = len(run.prompts_used)
+    last = max(run.recorded_steps())
+    replays = count.orders + count.blocks + count.errors
+    parts = [
+        f"{runs} dense runs to step {last} of {run.source.steps} ({count.dense} forwards)",
+        f"{replays} replays in three passes (orders {count.orders}, blocks {count.blocks}, "
+        f"errors {count.errors})",
+    ]
+    if count.heldout:
+        parts.append(f"{count.heldout} forwards for the held-out prompt")
+    if count.timing:
+        parts.append(f"{count.timing} to time attention")
+    generations = count.total / (runs * sum(run.source.forwards))
+    return (
+        f"{run.tokens} tokens, {len(run.sites)} layers: {', '.join(parts)}; {count.total} forwards "
+        f"in all, {generations:.2f} times what generating these prompts takes"
+    )
+
+
+def time_note(run: CalibrationRun, seconds_a_step: float) -> str:
+    """An estimate from the first steps of the first dense run."""
+    forward = seconds_a_step / run.source.forwards[0]
+    seconds = count_forwards(run, None).total * forward
+    return (
+        f"{seconds_a_step:.3g} s a step: about {_duration(seconds)} of forwards; the analysis of "
+        "attention comes on top"
+    )
+
+
+def forward_flops(run: CalibrationRun) -> float:
+    """Operations of one forward: two for each weight and token, four D for each pair of tokens in
+    every head of the sites."""
+    weights = sum(parameter.numel() for parameter in run.loaded.model.parameters())
+    width = sum(site.heads * site.head_dim for site in run.sites)
+    return 2.0 * weights * run.tokens + 4.0 * width * run.tokens**2
+
+
+def slow_cpu(run: CalibrationRun) -> float | None:
+    """Hours that the forwards take on this CPU, where the sequence is long; None where it is not.
+
+    The rate is that of a float32 matrix product of this moment.
+    """
+    if run.tokens <= MANY_TOKENS:
+        return None
+    side = 1024
+    matrix = torch.ones(side, side)
+    started = time.perf_counter()
+    torch.mm(matrix, matrix)
+    rate = 2.0 * side**3 / (time.perf_counter() - started)
+    return count_forwards(run, None).total * forward_flops(run) / rate / 3600
+
+
+def _dense_forwards(run: CalibrationRun) -> int:
+    return len(run.prompts_used) * sum(run.source.forwards[: max(run.recorded_steps())])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,222 @@
+"""Calibration on sentences: the user's pipeline runs, its calls are recorded and replayed."""
+
+import pytest
+import torch
+
+import paro_trt
+from paro_trt.calibration import CalibrationSettings, calibrate
+from paro_trt.calibration.calls import RecordedCall, one_sample
+from paro_trt.calibration.capture import capture_attention
+from paro_trt.calibration.cost import count_forwards
+from paro_trt.calibration.embeddings_source import EmbeddingsSource, Schedule
+from paro_trt.calibration.run import CalibrationRun
+from paro_trt.errors import ArgumentError, ModelError
+from paro_trt.families.registry import family_for
+from paro_trt.models.prompts import Prompts
+from paro_trt.pipelines.calibrate import planned_transformer, source_of
+from paro_trt.pipelines.request import Request
+from tests.support.pipelines import PIPELINES, pipeline_of
+
+SETTINGS = CalibrationSettings(
+    block_q=64, captured_steps=1, candidate_orders=("fhw", "whf"), time_attention=False
+)
+TEXTS = ("a red ball rolls", "a blue dog jumps")
+
+
+def request_of(tiny, **changes):
+    call = dict(tiny.call)
+    own = {name: call.pop(name, None) for name in ("height", "width", "num_frames")}
+    return Request("-", **({"steps": 4, **own, "arguments": call} | changes))
+
+
+def source(tiny, pipe=None, texts=TEXTS, transformer=None, **changes):
+    return source_of(pipe or tiny.build(), texts, request_of(tiny, **changes), transformer)
+
+
+def counted(pipe):
+    """A list that grows with every forward that a transformer computes."""
+    calls = []
+    for name in ("transformer", "transformer_2"):
+        if (model := getattr(pipe, name, None)) is not None:
+            site = family_for(type(model).__name__).sites(dict(model.config))[0].name
+            attention = model.get_submodule(site)
+            attention.register_forward_hook(lambda *_, name=name: calls.append(name))
+    return calls
+
+
+@pytest.mark.parametrize("tiny", PIPELINES, ids=lambda tiny: tiny.name)
+def test_the_rehearsal_computes_nothing_and_foretells_the_run(tiny):
+    pipe = tiny.build()
+    computed = counted(pipe)
+    steps = {"steps": 6}
+    role = "transformer" if getattr(pipe.config, "boundary_ratio", None) else None
+    made = source(tiny, pipe, transformer=role, **steps)
+    assert computed == []
+    assert made.geometry == tiny.tiny.geometry()
+    assert made.steps == 6
+    assert list(made.timesteps) == sorted(made.timesteps, reverse=True)
+    wanted = {made.served.start, made.served.stop - 1}
+    calls = made.record(0, 5, wanted, lambda _step: None)
+    assert set(calls) == wanted
+    assert len(computed) == sum(made.forwards[: max(wanted)])
+    for step, call in calls.items():
+        assert call.timestep == pytest.approx(made.timesteps[step])
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox"])
+def test_recorded_calls_are_those_of_the_pipelines_own_run(name):
+    """The latents that enter a step, guided and not, as a run without any recording has them."""
+    tiny = pipeline_of(name)
+    pipe = tiny.build()
+    made = source(tiny, pipe, guidance_scale=4.0)
+    calls = made.record(1, 7, {2}, lambda _step: None)
+    seen = []
+    pipe.transformer.register_forward_pre_hook(
+        lambda _model, _args, kwargs: seen.append(kwargs["hidden_states"].clone()), with_kwargs=True
+    )
+    tiny.run(pipe, seed=7, prompt=TEXTS[1], num_inference_steps=4, guidance_scale=4.0)
+    expected = seen[sum(made.forwards[:2])][-1:]
+    assert torch.equal(calls[2].arguments["hidden_states"], expected)
+
+
+def test_a_replay_shows_the_attention_inputs_of_the_run():
+    tiny = pipeline_of("wan")
+    pipe = tiny.build()
+    made = source(tiny, pipe)
+    call = made.record(0, 3, {1}, lambda _step: None)[1]
+    shown = {}
+    capture_attention(
+        made.loaded, made.geometry, call, made.device,
+        lambda layer, _site, query, _key, _value, _scale: shown.setdefault(layer, query),
+    )  # fmt: skip
+    assert set(shown) == set(range(len(made.loaded.family.sites(made.loaded.config))))
+    assert all(len(query) == made.geometry.tokens for query in shown.values())
+
+
+def test_a_pipeline_and_its_embeddings_give_the_same_plan(tmp_path):
+    """Where a pipeline samples as its family does, both ways of calibrating agree."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    tiny = pipeline_of("wan")
+    pipe = tiny.build()
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    # Wan pads a prompt of fewer tokens with zeros to this length.
+    embeds = pipe.encode_prompt(
+        list(TEXTS), do_classifier_free_guidance=False, max_sequence_length=12
+    )[0]
+    request = {"guidance_scale": 1.0, "arguments": {"max_sequence_length": 12}}
+    on_texts = calibrate(source(tiny, pipe, **request), SETTINGS, tmp_path / "texts")
+    loaded, _ = planned_transformer(pipe)
+    prompts = Prompts(TEXTS, {"encoder_hidden_states": embeds})
+    embedded = EmbeddingsSource(loaded, prompts, tiny.tiny.latent_size, Schedule(4, 3.0))
+    on_embeddings = calibrate(embedded, SETTINGS, tmp_path / "embeddings")
+    assert [layer.heads for layer in on_texts.layers] == [
+        layer.heads for layer in on_embeddings.layers
+    ]
+    assert on_texts.bin_boundaries == on_embeddings.bin_boundaries
+
+
+def test_every_forward_was_announced(tmp_path):
+    tiny = pipeline_of("wan")
+    pipe = tiny.build()
+    made = source(tiny, pipe, guidance_scale=3.0)
+    heldout = made.with_texts(["a yellow cat"])
+    run = CalibrationRun(made, CalibrationSettings(block_q=64, candidate_orders=("fhw",)))
+    announced = count_forwards(run, CalibrationRun(heldout, run.settings))
+    computed, notes = counted(pipe), []
+
+    class Notes:
+        def start(self, *_):
+            pass
+
+        advance = start
+
+        def note(self, message):
+            notes.append(message)
+
+    calibrate(made, run.settings, tmp_path / "plan", heldout=heldout, progress=Notes())
+    assert len(computed) == announced.total
+    assert f"{announced.total} forwards in all" in notes[0]
+
+
+def test_two_transformers_are_planned_one_by_one(tmp_path):
+    from diffusers import WanPipeline
+
+    tiny = pipeline_of("wan")
+    parts = tiny.build().components | {"transformer_2": tiny.tiny.build(5)}
+    pipe = WanPipeline(**parts, boundary_ratio=0.875)
+    with pytest.raises(ArgumentError, match="transformer_2"):
+        source(tiny, pipe, steps=8)
+    plans = {}
+    for role in ("transformer", "transformer_2"):
+        made = source(tiny, pipe, steps=8, transformer=role)
+        plans[role] = calibrate(made, SETTINGS, tmp_path / role)
+    boundary = pipe.config.boundary_ratio * 1000
+    high, low = plans.values()
+    assert min(high.bin_boundaries) > boundary > max(low.bin_boundaries)
+    assert high.model != low.model
+    for plan in plans.values():
+        paro_trt.apply(pipe, plan)
+    tiny.run(pipe)
+    paro_trt.remove(pipe)
+
+
+def test_calls_survive_a_file(tmp_path):
+    arguments = {
+        "hidden_states": torch.randn(1, 3, dtype=torch.bfloat16),
+        "image_rotary_emb": (torch.ones(2), torch.zeros(2)),
+        "attention_kwargs": {"scale": 1.0},
+        "img_shapes": [[(1, 4, 4)]],
+        "guidance": None,
+        "return_dict": False,
+    }
+    RecordedCall(arguments, 750.0, 12).save(tmp_path / "call.pt")
+    loaded = RecordedCall.load(tmp_path / "call.pt")
+    assert (loaded.timestep, loaded.key_length) == (750.0, 12)
+    assert torch.equal(loaded.arguments["hidden_states"], arguments["hidden_states"])
+    assert torch.equal(loaded.arguments["image_rotary_emb"][1], torch.zeros(2))
+    plain = ("attention_kwargs", "img_shapes", "guidance", "return_dict")
+    assert all(loaded.arguments[name] == arguments[name] for name in plain)
+    (tmp_path / "call.pt").write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(ArgumentError, match=r"call\.pt"):
+        RecordedCall.load(tmp_path / "call.pt")
+
+
+def test_one_sample_is_the_last_of_the_batch():
+    rotary = (torch.ones(2), torch.zeros(2))
+    whole = {"x": torch.arange(4.0).view(2, 2), "shapes": ["a", "b"], "rotary": rotary, "n": 2}
+    sample = one_sample(whole, 2)
+    assert torch.equal(sample["x"], torch.tensor([[2.0, 3.0]]))
+    assert (sample["shapes"], sample["n"], len(sample["rotary"])) == (["b"], 2, 2)
+    with pytest.raises(ModelError, match="argument cache"):
+        one_sample({"cache": object()}, 1)
+
+
+def test_bad_requests_are_refused_before_anything_runs(tmp_path):
+    tiny = pipeline_of("wan")
+    pipe = tiny.build()
+    computed = counted(pipe)
+    with pytest.raises(ArgumentError, match="frames_per_day"):
+        source(tiny, pipe, arguments={"frames_per_day": 3})
+    with pytest.raises(ArgumentError, match="bins x captured_steps = 2, got 1"):
+        calibrate(source(tiny, pipe, steps=1), SETTINGS, tmp_path / "plan")
+    for prompts in ([], ["  "], tmp_path / "missing.txt"):
+        with pytest.raises(ArgumentError, match="prompts"):
+            paro_trt.calibrate(pipe, prompts, output=tmp_path / "plan")
+    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    for name in ("empty.txt", "latin.txt"):
+        with pytest.raises(ArgumentError, match=name):
+            paro_trt.calibrate(pipe, tmp_path / name, output=tmp_path / "plan")
+    assert computed == []
+    assert not list(tmp_path.glob("plan*"))
+
+
+def test_nan_in_the_latents_is_refused_and_the_work_is_kept(tmp_path):
+    tiny = pipeline_of("wan")
+    pipe = tiny.build()
+    with torch.no_grad():
+        next(iter(pipe.transformer.blocks[1].attn1.to_k.parameters())).fill_(float("nan"))
+    with pytest.raises(ModelError, match="latents of the dense run at step"):
+        calibrate(source(tiny, pipe), SETTINGS, tmp_path / "plan")
+    assert not (tmp_path / "plan").exists()
