@@ -15,7 +15,6 @@ from PIL import Image
 import paro_trt
 from paro_trt.errors import ArgumentError, BackendUnavailableError, ModelError
 from paro_trt.models.experts import Expert, ExpertRole
-from paro_trt.onnx_export import export_onnx
 from paro_trt.pipelines.generate import fitted
 from paro_trt.pipelines.request import DEFAULT_FPS, Request, call_arguments, frames_per_second
 from paro_trt.pipelines.variants import Variant
@@ -32,20 +31,6 @@ QUICK = {"steps": 2, "arguments": {"max_sequence_length": 12}}
 def pipe() -> Any:
     """A live WanPipeline."""
     return wan_pipeline()
-
-
-@pytest.fixture(scope="module")
-def plan() -> ParoPlan:
-    """Of its transformer and size."""
-    return pipeline_of("wan").tiny.plan(density=0.4, bins=2)
-
-
-@pytest.fixture(scope="module")
-def onnx_file(plan: ParoPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The transformer with the plan, exported."""
-    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    export_onnx(pipeline_of("wan").tiny.loaded(), plan, path)
-    return path
 
 
 def own_frames(pipe: Any, **arguments: Any) -> np.ndarray:
@@ -242,7 +227,7 @@ def test_nothing_is_written_when_it_fails(
         ({"file_2": onnx_file}, ArgumentError, "a pipeline with a transformer_2"),
         ({"plan": plan, "height": 64, "width": 64}, ModelError, "leave the size out"),
         ({"guidance": 3.0}, ArgumentError, "guidance"),
-        ({**VIDEO, "arguments": {"callback_on_step_end_tensor_inputs": ["no"]}}, ArgumentError, "no"),
+        ({"arguments": {"callback_on_step_end_tensor_inputs": ["x"]}, **VIDEO}, ArgumentError, "x"),
     ]  # fmt: skip
     for options, error, message in cases:
         with pytest.raises(error, match=message):
