@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,6 +43,7 @@ from .plan import ParoPlan, load_plan
 from .runtime.session import Session
 from .verification.compare import VerifySettings, verify_model
 from .verification.generation import GenerateReport, generate_file
+from .verification.pictures import verify_pictures
 from .verification.report import VerifyReport
 from .verification.videos import QualityBounds
 
@@ -178,22 +179,33 @@ def export(
 
 def verify(
     file: PathOrStr | Session,
-    model: ModelSource,
+    model: ModelSource | None = None,
     *,
     plan: PlanSource | None = None,
-    prompts: PromptSource | None = None,
+    prompts: PromptSource | Texts | None = None,
+    pipeline: PipelineSource | None = None,
+    min_psnr: float | None = None,
+    max_flicker: float | None = None,
     dtype: torch.dtype | None = None,
     **settings: Any,
 ) -> VerifyReport:
     """Compare an exported file with the dense model and, given the plan, with it in PyTorch.
 
+    With a model, velocities and sampled latents are compared; with a pipeline, decoded videos or
+    images of sentences; with both, all of it.
+
     Args:
         file: an ONNX file, run in ONNX Runtime, or an open session.
         model: the model it was exported from.
         plan: the plan it was exported with.
-        prompts: what to sample; None compares on random embeddings.
+        prompts: what to sample: embeddings for a model, None being random ones; sentences, or a
+            text file of them, for a pipeline. Embeddings with their texts serve both.
+        pipeline: the pipeline that the model is from, as of `generate`.
+        min_psnr: dB that every picture of the pipeline must reach.
+        max_flicker: ratio that no video of the pipeline may exceed.
         dtype: that PyTorch computes in, for a directory; None is float32.
-        settings: fields of `VerifySettings`, such as steps=20 or min_cosine=0.99.
+        settings: fields of `VerifySettings`, such as steps=20 or min_cosine=0.99. Of a pipeline
+            steps, samples and seed are used, and guidance_scale where it is given.
 
     Returns:
         The report; `report.ok` says whether every check passed.
@@ -201,16 +213,52 @@ def verify(
     Raises:
         ModelError: the file is of another model or plan.
         OnnxFileError: the file cannot be loaded.
-        ArgumentError: an option is out of range or unknown.
+        ArgumentError: an option is out of range or unknown, or there is neither model nor pipeline.
     """
     options = _settings(VerifySettings, settings)
-    return verify_model(
-        file,
-        open_model(model, dtype),
-        None if plan is None else _plan(plan),
-        None if prompts is None else _prompts(prompts),
-        options,
-    )
+    bounds = QualityBounds(min_psnr, max_flicker)
+    if model is None and pipeline is None:
+        raise ArgumentError("model", expected="a model, a pipeline or both", actual="neither")
+    if bounds.any and pipeline is None:
+        raise ArgumentError(
+            "min_psnr, max_flicker", expected="a pipeline, whose pictures they bound", actual="none"
+        )
+    texts, embedded = _texts_and_embeddings(prompts)
+    if pipeline is None and texts and embedded is None:
+        raise ArgumentError(
+            "prompts", expected="embeddings, without a pipeline", actual="sentences",
+            remedy="pass the pipeline too",
+        )  # fmt: skip
+    report: VerifyReport | None = None
+    if model is not None:
+        made = None if plan is None else _plan(plan)
+        report = verify_model(file, open_model(model, dtype), made, embedded, options)
+    if pipeline is None:
+        assert report is not None
+        return report
+    if not texts:
+        raise ArgumentError("prompts", expected="sentences for the pipeline", actual="none")
+    guidance = settings.get("guidance_scale")
+    requests = [
+        Request(text, steps=options.steps, guidance_scale=guidance, seed=options.seed)
+        for text in texts[: options.samples]
+    ]
+    pictures = verify_pictures(file, pipeline, requests, bounds)
+    if report is None:
+        return pictures
+    failures = (*report.failures, *pictures.failures)
+    return replace(report, pictures=pictures.pictures, failures=failures)
+
+
+def _texts_and_embeddings(
+    prompts: PromptSource | Texts | None,
+) -> tuple[tuple[str, ...], Prompts | None]:
+    if prompts is None:
+        return (), None
+    if is_texts(prompts):
+        return load_texts(prompts), None  # type: ignore[arg-type]
+    embedded = _prompts(prompts)  # type: ignore[arg-type]
+    return embedded.texts, embedded
 
 
 def generate(

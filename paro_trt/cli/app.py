@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import bench, build, calibrate, doctor, export, inspect, report, run, triton, verify
+from . import (
+    bench,
+    build,
+    calibrate,
+    doctor,
+    export,
+    generate,
+    inspect,
+    report,
+    run,
+    triton,
+    verify,
+)
 from .policy import PolicyGroup, exit_policy
 
 app = typer.Typer(
@@ -48,6 +60,7 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("build")(build.build)
 app.command("verify")(verify.verify)
+app.command("generate")(generate.generate)
 app.command("run")(run.run)
 app.command("bench")(bench.bench)
 app.command("triton")(triton.triton)

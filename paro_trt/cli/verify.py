@@ -14,18 +14,38 @@ from .paths import require_file
 from .policy import UNMET
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..verification.metrics import OutputErrors
     from ..verification.report import VerifyReport
 
 
 def verify(
     file: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="An exported model.")],
-    model: Annotated[Path, typer.Option(help="The model directory it was exported from.")],
+    model: Annotated[
+        Path | None, typer.Option(help="The model directory it was exported from.")
+    ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="The plan it was exported with: compare with PyTorch too.")
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompts to sample. [default: random embeddings]")
+        Path | None,
+        typer.Option(
+            help="Prompts to sample: embeddings, by default random ones; for a pipeline a text file"
+            " with a sentence a line."
+        ),
+    ] = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(
+            help="The pipeline of the model: compare decoded videos or images too, or alone."
+        ),
+    ] = None,
+    min_psnr: Annotated[
+        float | None, typer.Option(help="Lowest PSNR in dB of the pipeline's pictures that passes.")
+    ] = None,
+    max_flicker: Annotated[
+        float | None, typer.Option(help="Highest flicker of the pipeline's videos that passes.")
     ] = None,
     min_cosine: Annotated[
         float, typer.Option(help="Lowest cosine of a velocity with the dense model's that passes.")
@@ -34,8 +54,12 @@ def verify(
     steps: Annotated[int, typer.Option(help="Denoising steps of a sample.")] = 20,
     shift: Annotated[float, typer.Option(help="The flow-matching schedule's shift.")] = 3.0,
     guidance_scale: Annotated[
-        float, typer.Option(help="Guidance of the samples; other than 1 needs a negative prompt.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Guidance of the samples, by default 1; other than 1 needs a negative prompt. Of a"
+            " pipeline, by default its own."
+        ),
+    ] = None,
     data_range: Annotated[
         float | None,
         typer.Option(help="Span of the samples' values for PSNR and SSIM. [default: as sampled]"),
@@ -51,7 +75,7 @@ def verify(
 ) -> None:
     """Compare an exported model, in ONNX Runtime, with the dense model and the plan in PyTorch.
 
-    Exit status 0 if every check passes, 1 if one does not.
+    Give the model, its pipeline, or both. Exit status 0 if every check passes, 1 if one does not.
     """
     require_file(file, "an exported ONNX model")
 
@@ -59,21 +83,25 @@ def verify(
 
     from .. import api
 
+    guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     with output.remarks().status("comparing"):
         report = api.verify(
             file,
             model,
             plan=plan,
             prompts=prompts,
+            pipeline=pipeline,
+            min_psnr=min_psnr,
+            max_flicker=max_flicker,
             dtype=getattr(torch, dtype),
             steps=steps,
             shift=shift,
-            guidance_scale=guidance_scale,
             samples=samples,
             seed=seed,
             min_cosine=min_cosine,
             data_range=data_range,
             impl=impl,
+            **guidance,
         )
     if as_json:
         output.print_json(json.loads(report.to_json()))
@@ -84,8 +112,21 @@ def verify(
 
 
 def _show(report: VerifyReport) -> None:
-    plan = f"plan {report.plan_hash[:16]}" if report.plan_hash else "dense"
     console = output.results()
+    if report.velocities:
+        console.print(_velocities(report), _samples(report))
+    if report.pictures:
+        console.print(_pictures(report))
+    for failure in report.failures:
+        console.print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
+    if report.ok:
+        cosine = report.lowest_cosine
+        lowest = "" if cosine is None else f": lowest cosine {cosine:.5f}"
+        console.print(f"passed{lowest}", style="green")
+
+
+def _velocities(report: VerifyReport) -> Table:
+    plan = f"plan {report.plan_hash[:16]}" if report.plan_hash else "dense"
     columns = ("max abs", "relative L2", "cosine")
     title = f"velocities of {report.file} ({report.model_class}, {plan}) in ONNX Runtime"
     made = output.table(title, "against", "timesteps", *columns, right=columns)
@@ -96,17 +137,29 @@ def _show(report: VerifyReport) -> None:
         if check.eager is not None:
             timesteps = ", ".join(f"{timestep:g}" for timestep in check.timesteps)
             made.add_row("plan in PyTorch", timesteps, *_figures(check.eager))
+    return made
+
+
+def _samples(report: VerifyReport) -> Table:
     quality = ("PSNR dB", "SSIM", "relative L2", "cosine")
-    samples = output.table("samples against the dense model", "prompt", *quality, right=quality)
+    made = output.table("samples against the dense model", "prompt", *quality, right=quality)
     for sample in report.samples:
-        ssim = "-" if sample.ssim is None else f"{sample.ssim:.4f}"
         errors = (f"{sample.errors.relative_l2:.2e}", f"{sample.errors.cosine:.5f}")
-        samples.add_row(sample.prompt, f"{sample.psnr:.2f}", ssim, *errors)
-    console.print(made, samples)
-    for failure in report.failures:
-        console.print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
-    if report.ok:
-        console.print(f"passed: lowest cosine {report.lowest_cosine:.5f}", style="green")
+        made.add_row(sample.prompt, f"{sample.psnr:.2f}", _number(sample.ssim), *errors)
+    return made
+
+
+def _pictures(report: VerifyReport) -> Table:
+    quality = ("PSNR dB", "SSIM", "flicker")
+    made = output.table("pictures against the dense pipeline's", "prompt", *quality, right=quality)
+    for check in report.pictures:
+        figures = (_number(check.quality.ssim), _number(check.quality.flicker))
+        made.add_row(check.prompt, f"{check.quality.psnr:.2f}", *figures)
+    return made
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _figures(errors: OutputErrors) -> tuple[str, str, str]:

@@ -85,6 +85,7 @@ def fitted(pipe: Any, request: Request, variant: Variant) -> tuple[dict[str, Any
         ModelError: the plan or file serves another size.
         ArgumentError: as of `call_arguments`.
     """
+    variant.check_models(pipe)
     arguments = call_arguments(pipe, request)
     notes = cut_prompts(pipe, arguments)
     role, family = next(iter(check_transformers(pipe).items()))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ModelError
 from ..models.apply import config_of
 from ..models.experts import BOUNDARY_KEY, ExpertRole
 from ..models.in_place import apply, remove
@@ -70,6 +70,25 @@ class Variant:
         """The token grids that the plans or files serve."""
         plans = (plan.grid for plan in self.plans)
         return (*plans, *(session.info.grid for session in self.sessions.values()))
+
+    def check_models(self, pipe: Any) -> None:
+        """Raise ModelError where a plan or file is of a class that the pipeline does not have.
+
+        Quick, and before anything is asked of the plans' grids; `within` compares all of it.
+        """
+        classes = {type(module).__name__ for module in transformers_of(pipe).values()}
+        identities = (
+            *(plan.model for plan in self.plans),
+            *(session.info.model for session in self.sessions.values()),
+        )
+        for identity in identities:
+            if identity.class_name not in classes:
+                raise ModelError(
+                    "the plan's model",
+                    expected=f"{' or '.join(sorted(classes))}, of {type(pipe).__name__}",
+                    actual=identity.class_name,
+                    remedy="use a plan or file that was made for this pipeline's transformer",
+                )
 
     def within(self, pipe: Any, device: torch.device) -> AbstractContextManager[None]:
         """A context in which the pipeline's transformers are computed so.

@@ -138,7 +138,7 @@ def generate_file(
         made = generate(pipe, request, arguments, variant, progress)
         dense = generate(pipe, request, arguments, DENSE, progress) if compare else None
         fps = frames_per_second(pipe, request)
-    quality = None if dense is None else _quality(made, dense)
+    quality = None if dense is None else quality_of(made, dense)
     return GenerateReport(
         pipeline=type(pipe).__name__,
         prompt=request.prompt,
@@ -161,7 +161,8 @@ def _session(
     return nullcontext(file) if isinstance(file, Session) else open_session(file, backend)
 
 
-def _quality(actual: Sample, expected: Sample) -> VideoQuality:
+def quality_of(actual: Sample, expected: Sample) -> VideoQuality:
+    """Of one sample against another of the same size."""
     return compare_videos(torch.from_numpy(actual.frames), torch.from_numpy(expected.frames))
 
 

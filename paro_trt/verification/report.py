@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .metrics import OutputErrors
+from .videos import VideoQuality
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,45 @@ class SampleCheck:
 
 
 @dataclass(frozen=True)
+class PictureCheck:
+    """One prompt through the whole pipeline, decoded, by the exported and by the dense model.
+
+    Args:
+        prompt: its text.
+        quality: of the exported model's video or image against the dense one's.
+    """
+
+    prompt: str
+    quality: VideoQuality
+
+
+@dataclass(frozen=True)
 class VerifyReport:
-    """Outcome of `verify_model`; empty `failures` means that every check passed.
+    """Outcome of a verification; empty `failures` means that every check passed.
 
     Args:
         file: what was verified.
         model_class: diffusers class of the model.
         plan_hash: of the plan in the file; None for a dense export.
-        min_cosine: cosine with the dense model that every velocity had to reach.
+        min_cosine: cosine with the dense model that every velocity had to reach; None where none
+            was compared.
         eager_bound: relative L2 from the plan in PyTorch that rounding can explain; None where no
             plan was given.
-        velocities: single evaluations over the schedule.
-        samples: whole sampling runs.
+        velocities: single evaluations over the schedule; empty where only pictures were compared.
+        samples: whole sampling runs, of latents.
+        pictures: what a whole pipeline made; empty where there was none.
         failures: one line each.
     """
 
     file: str
     model_class: str
     plan_hash: str | None
-    min_cosine: float
-    eager_bound: float | None
-    velocities: tuple[VelocityCheck, ...]
-    samples: tuple[SampleCheck, ...]
-    failures: tuple[str, ...]
+    min_cosine: float | None = None
+    eager_bound: float | None = None
+    velocities: tuple[VelocityCheck, ...] = ()
+    samples: tuple[SampleCheck, ...] = ()
+    pictures: tuple[PictureCheck, ...] = ()
+    failures: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -75,10 +92,10 @@ class VerifyReport:
         return not self.failures
 
     @property
-    def lowest_cosine(self) -> float:
-        """Lowest cosine of a velocity with the dense model's; NaN if any is."""
+    def lowest_cosine(self) -> float | None:
+        """Lowest cosine of a velocity with the dense model's; NaN if any is, None without any."""
         cosines = [check.dense.cosine for check in self.velocities]
-        return math.nan if any(map(math.isnan, cosines)) else min(cosines)
+        return math.nan if any(map(math.isnan, cosines)) else min(cosines, default=None)
 
     def to_json(self) -> str:
         """All fields, `ok` and `lowest_cosine`; NaN and infinity as strings: JSON has none."""

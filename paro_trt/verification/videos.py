@@ -80,7 +80,7 @@ class QualityBounds:
             lines.append(f"PSNR {quality.psnr:.2f} dB is below {self.min_psnr:g}")
         flicker = 0.0 if quality.flicker is None else quality.flicker
         if self.max_flicker is not None and not flicker <= self.max_flicker:
-            lines.append(f"flicker {flicker:.3f} is above {self.max_flicker:g}")
+            lines.append(f"flicker {flicker:.4f} is above {self.max_flicker:g}")
         return tuple(lines)
 
 

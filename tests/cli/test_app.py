@@ -22,7 +22,7 @@ from paro_trt.runtime.backends import Backend
 
 VERBS = (
     "doctor", "calibrate", "inspect", "report", "export", "build", "verify", "run", "bench",
-    "triton",
+    "triton", "generate",
 )  # fmt: skip
 
 

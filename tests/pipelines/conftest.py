@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from paro_trt.onnx_export import export_onnx
+from paro_trt.plan import ParoPlan
 from tests.support.pipelines import pipeline_of
 
 VIDEO = {"height": 128, "width": 128, "num_frames": 5}
@@ -36,4 +38,18 @@ def flux_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved FluxPipeline."""
     path = tmp_path_factory.mktemp("flux") / "pipeline"
     pipeline_of("flux-dev").build().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def plan() -> ParoPlan:
+    """Of the Wan pipeline's transformer and size."""
+    return pipeline_of("wan").tiny.plan(density=0.4, bins=2)
+
+
+@pytest.fixture(scope="session")
+def onnx_file(plan: ParoPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Wan pipeline's transformer with the plan, exported."""
+    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
+    export_onnx(pipeline_of("wan").tiny.loaded(), plan, path)
     return path

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from paro_trt.errors import ArgumentError
-from paro_trt.verification.metrics import output_errors, psnr, ssim
+from paro_trt.verification.metrics import flicker, flicker_ratio, output_errors, psnr, ssim
 
 
 def test_output_errors_by_hand():
@@ -115,3 +115,26 @@ def test_shapes_are_checked():
         ssim(torch.ones(1, 1, 1, 10, 20), torch.ones(1, 1, 1, 10, 20), 2.0)
     with pytest.raises(ArgumentError):
         psnr(torch.ones(2), torch.ones(3), 1.0)
+
+
+def test_flicker_by_hand():
+    expected = torch.tensor([0.0, 1.0, 3.0]).view(1, 1, 3, 1, 1).expand(1, 2, 3, 4, 4).clone()
+    actual = expected.clone()
+    actual[:, :, 1] += 0.5
+    added, motion = flicker(actual, expected)
+    assert added.tolist() == [0.5, 0.5]
+    assert motion.tolist() == [1.0, 2.0]
+    assert [flicker_ratio(*pair) for pair in ((0.5, 1.0), (0.5, 0.0), (0.0, 0.0))] == [
+        0.5, math.inf, 0.0,
+    ]  # fmt: skip
+    with pytest.raises(ArgumentError, match="videos"):
+        flicker(actual[0], expected[0])
+
+
+def test_flicker_ignores_what_stays():
+    expected = torch.rand(1, 3, 5, 8, 8)
+    steady = torch.rand(1, 3, 1, 8, 8)
+    added, _ = flicker(expected + steady, expected)
+    assert float(added.max()) < 1e-6
+    added, motion = flicker(expected.mean(dim=2, keepdim=True).expand_as(expected), expected)
+    assert torch.allclose(added, motion)

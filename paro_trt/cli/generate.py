@@ -1,0 +1,207 @@
+"""`paro-trt generate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ArgumentError
+from . import output
+from .choices import AutoDtypeName, GenerateBackendName, OffloadName
+from .paths import check_output, require_file
+from .policy import UNMET
+from .sizes import parse_picture_size, parse_size
+
+if TYPE_CHECKING:
+    from ..verification.generation import GenerateReport, RunFigures
+
+
+def generate(
+    pipeline: Annotated[
+        str,
+        typer.Argument(
+            metavar="PIPELINE",
+            help="A diffusers pipeline: its directory, a hub id in the local cache, or a"
+            " .safetensors checkpoint.",
+        ),
+    ],
+    prompt: Annotated[str, typer.Option(help="What to show.")],
+    target: Annotated[
+        Path, typer.Option("-o", "--output", help="The file to write, *.mp4 or *.png.")
+    ],
+    plan: Annotated[
+        list[Path] | None,
+        typer.Option(help="Apply a plan in PyTorch; once for each of two transformers."),
+    ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(help="An exported model in place of the transformer.")
+    ] = None,
+    onnx_2: Annotated[
+        Path | None, typer.Option("--onnx-2", help="The same of the second transformer.")
+    ] = None,
+    engine: Annotated[
+        Path | None, typer.Option(help="An engine in place of the transformer.")
+    ] = None,
+    engine_2: Annotated[
+        Path | None, typer.Option("--engine-2", help="The same of the second transformer.")
+    ] = None,
+    backend: Annotated[
+        GenerateBackendName | None,
+        typer.Option(
+            help="Who computes: a plan by reference, cpu or cuda, by default the device's; an ONNX"
+            " file by ort, the default, or cpu."
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Also the dense model's, both side by side, and their difference."
+        ),
+    ] = False,
+    video: Annotated[
+        str | None, typer.Option(metavar="F,H,W", help="Size of a video in pixels.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="H,W", help="Size of an image in pixels.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Picture to start from, where the pipeline takes one.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Strength of the guidance.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to show.")] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Any other argument of the pipeline's call; VALUE is JSON or plain text.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second; by default the pipeline's, or 16.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[
+        AutoDtypeName, typer.Option(help="Of all weights; auto is that of the files.")
+    ] = "auto",
+    offload: Annotated[
+        OffloadName, typer.Option(help="What leaves the GPU while it is not in use.")
+    ] = "none",
+    min_psnr: Annotated[
+        float | None, typer.Option(help="Lowest PSNR in dB that passes; compares.")
+    ] = None,
+    max_flicker: Annotated[
+        float | None, typer.Option(help="Highest flicker that passes; compares.")
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Make a video or an image with a pipeline: dense, with a plan, or with an exported model.
+
+    Sizes, steps and guidance that are not given are the plan's and the pipeline's own. Exit status
+    1 if a bound is not met.
+    """
+    check_output(target)
+    request: dict[str, Any] = {
+        **_size(video, size), "steps": steps, "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt, "image": image, "seed": seed, "fps": fps,
+        "arguments": _arguments(argument or ()),
+    }  # fmt: skip
+    file = _one_file("--onnx, --engine", onnx, engine)
+    file_2 = _one_file("--onnx-2, --engine-2", onnx_2, engine_2)
+
+    import torch
+
+    from .. import api
+    from .progress import StageBars
+
+    with StageBars() as bars:
+        report = api.generate(
+            pipeline,
+            prompt,
+            target,
+            plan=plan,
+            file=file,
+            file_2=file_2,
+            backend=backend,
+            compare=compare,
+            min_psnr=min_psnr,
+            max_flicker=max_flicker,
+            device=device,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            offload=offload,
+            progress=bars,
+            **request,
+        )
+    if as_json:
+        output.print_json(json.loads(report.to_json()))
+    else:
+        _show(report)
+    if not report.ok:
+        raise typer.Exit(UNMET)
+
+
+def _size(video: str | None, size: str | None) -> dict[str, int]:
+    if video is not None and size is not None:
+        raise ArgumentError("--video, --size", expected="one of the two", actual="both")
+    if video is not None:
+        return dict(
+            zip(("num_frames", "height", "width"), parse_size("--video", video), strict=True)
+        )
+    if size is not None:
+        height, width = parse_picture_size("--size", size)
+        return {"height": height, "width": width}
+    return {}
+
+
+def _one_file(options: str, onnx: Path | None, engine: Path | None) -> Path | None:
+    if onnx is not None and engine is not None:
+        raise ArgumentError(options, expected="one of the two", actual="both")
+    for path, what in ((onnx, "an exported ONNX model"), (engine, "an engine")):
+        if path is not None:
+            return require_file(path, what)
+    return None
+
+
+def _arguments(texts: list[str] | tuple[()]) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value that is not JSON is text."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ArgumentError("--argument", expected="NAME=VALUE", actual=repr(text)[:80])
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
+def _show(report: GenerateReport) -> None:
+    frames, height, width = report.size
+    facts: dict[str, object] = {
+        "pipeline": report.pipeline,
+        "size": f"{frames} x {height} x {width}" + (f", {report.fps:g} fps" if frames > 1 else ""),
+        report.run.label: _figures(report.run),
+    }
+    if report.dense is not None:
+        facts[report.dense.label] = _figures(report.dense)
+    if report.quality is not None:
+        quality = report.quality
+        facts["PSNR"] = f"{quality.psnr:.2f} dB"
+        if quality.ssim is not None:
+            facts["SSIM"] = f"{quality.ssim:.4f}"
+        if quality.flicker is not None:
+            facts["flicker"] = f"{quality.flicker:.4f} of the dense video's own change"
+        facts["also wrote"] = ", ".join(Path(name).name for name in report.files[1:])
+    output.print_facts(f"wrote {report.files[0]}", facts)
+    for failure in report.failures:
+        output.results().print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
+
+
+def _figures(run: RunFigures) -> str:
+    memory = output.file_size(run.peak_bytes)
+    return f"{run.seconds_per_step:.3f} s a step, {run.seconds:.2f} s in all, at most {memory}"

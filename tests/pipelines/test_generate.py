@@ -1,0 +1,266 @@
+"""Generating: what runs, with which arguments, what is written, and what is refused beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import paro_trt
+from paro_trt.errors import ArgumentError, BackendUnavailableError, ModelError
+from paro_trt.models.experts import Expert, ExpertRole
+from paro_trt.pipelines.generate import fitted
+from paro_trt.pipelines.request import DEFAULT_FPS, Request, call_arguments, frames_per_second
+from paro_trt.pipelines.variants import Variant
+from paro_trt.plan import ParoPlan
+from tests.pipelines.conftest import VIDEO, wan_pipeline
+from tests.pipelines.test_media import read_video
+from tests.support.pipelines import PROMPT, pipeline_of
+from tests.support.tiny_wan import tiny_wan
+
+QUICK = {"steps": 2, "arguments": {"max_sequence_length": 12}}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    """A live WanPipeline."""
+    return wan_pipeline()
+
+
+def own_frames(pipe: Any, **arguments: Any) -> np.ndarray:
+    """The pipeline's own call, as a user makes it."""
+    generator = torch.Generator().manual_seed(7)
+    call = {"prompt": PROMPT, "num_inference_steps": 2, "max_sequence_length": 12, **VIDEO}
+    return pipe(**(call | arguments), generator=generator, output_type="np").frames[0]
+
+
+def test_a_dense_video_is_the_pipelines_own(pipe: Any, tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    report = paro_trt.generate(pipe, PROMPT, path, seed=7, **VIDEO, **QUICK)
+    about, back = read_video(path)
+    expected = own_frames(pipe) * 255
+    assert about["fps"] == DEFAULT_FPS
+    assert np.abs(back - expected).mean() < 6
+    assert (report.size, report.pipeline, report.files) == (
+        (5, 128, 128),
+        "WanPipeline",
+        (str(path),),
+    )
+    assert len(report.run.step_seconds) == 2
+    assert sum(report.run.step_seconds) < report.run.seconds
+    assert report.run.seconds_per_step == report.run.step_seconds[1]
+    assert report.run.peak_bytes > 1 << 20
+    assert "progress_bar" not in vars(pipe)
+
+
+def test_a_plan_gives_size_and_video_and_is_removed(
+    pipe: Any, plan: ParoPlan, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.mp4"
+    report = paro_trt.generate(pipe, PROMPT, path, plan=plan, compare=True, seed=7, **QUICK)
+    assert report.size == (5, 128, 128)
+    assert [Path(name).name for name in report.files] == [
+        "out.mp4", "out.dense.mp4", "out.side-by-side.mp4", "out.quality.png",
+    ]  # fmt: skip
+    paro_trt.apply(pipe, plan, impl="cpu")
+    planned = own_frames(pipe)
+    paro_trt.remove(pipe)
+    error = np.square(planned.astype(float) - own_frames(pipe)).mean()
+    assert report.quality.psnr == pytest.approx(10 * np.log10(1 / error), rel=1e-4)
+    assert 0 < report.quality.flicker < 1
+    assert report.ok
+    assert read_video(path.with_name("out.side-by-side.mp4"))[1].shape == (5, 152, 260, 3)
+    document = json.loads(report.to_json())
+    assert document["quality"]["frames"][4]["flicker"] is None
+    assert document["dense"]["label"] == "dense"
+
+
+def test_bounds_compare_and_decide(pipe: Any, plan: ParoPlan, tmp_path: Path) -> None:
+    report = paro_trt.generate(
+        pipe, PROMPT, tmp_path / "out.mp4", plan=plan, backend="reference", min_psnr=200.0,
+        max_flicker=0.0, **QUICK,
+    )  # fmt: skip
+    assert not report.ok
+    assert [line.split()[0] for line in report.failures] == ["PSNR", "flicker"]
+    with pytest.raises(ArgumentError, match="compare"):
+        paro_trt.generate(pipe, PROMPT, tmp_path / "out.mp4", min_psnr=10.0, **QUICK)
+
+
+def test_an_exported_file_takes_the_place_of_the_weights(
+    pipe: Any, plan: ParoPlan, onnx_file: Path, wan_dir: Path, tmp_path: Path
+) -> None:
+    """Without a comparison the transformer's weights need not even be there."""
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(wan_dir, bare)
+    for weights in (bare / "transformer").glob("*.safetensors"):
+        weights.rename(tmp_path / "moved")
+    path = tmp_path / "file.mp4"
+    options = {"seed": 7, "dtype": torch.float32, **QUICK}
+    report = paro_trt.generate(bare, PROMPT, path, file=onnx_file, backend="cpu", **options)
+    assert report.run.label == f"plan {plan.content_hash()[:8]}"
+    paro_trt.apply(pipe, plan, impl="cpu")
+    planned = own_frames(pipe)
+    paro_trt.remove(pipe)
+    assert np.abs(read_video(path)[1] - planned * 255).mean() < 6
+    live = paro_trt.generate(
+        pipe, PROMPT, path, file=onnx_file, backend="cpu", compare=True, seed=7, **QUICK
+    )
+    error = np.square(planned.astype(float) - own_frames(pipe)).mean()
+    assert live.quality.psnr == pytest.approx(10 * np.log10(1 / error), abs=0.1)
+    assert isinstance(pipe.transformer, type(tiny_wan()))
+
+
+def test_an_image_is_a_png(flux_dir: Path, tmp_path: Path) -> None:
+    tiny = pipeline_of("flux-dev")
+    path = tmp_path / "out.png"
+    report = paro_trt.generate(
+        flux_dir, PROMPT, path, plan=tiny.tiny.plan(density=0.5), compare=True, **QUICK
+    )
+    assert report.size == (1, 256, 256)
+    assert report.quality.flicker is None
+    assert Image.open(path).size == (256, 256)
+    assert Image.open(path.with_name("out.side-by-side.png")).size == (516, 280)
+    with pytest.raises(ArgumentError, match=r"\.png, for an image"):
+        paro_trt.generate(flux_dir, PROMPT, tmp_path / "out.mp4", height=256, width=256, **QUICK)
+    with pytest.raises(ArgumentError, match=r"num_frames: expected an argument that FluxPipeline"):
+        paro_trt.generate(flux_dir, PROMPT, path, num_frames=5, **QUICK)
+
+
+def test_two_experts_take_a_plan_each(plan: ParoPlan, tmp_path: Path) -> None:
+    tiny = pipeline_of("wan").tiny
+    pipe = wan_pipeline(transformer_2=tiny.build(5), boundary_ratio=0.9)
+    plans = [
+        dataclasses.replace(
+            plan, model=Expert(role, 900.0).identity(tiny.class_name, tiny.full_config)
+        )
+        for role in ExpertRole
+    ]
+    path = tmp_path / "out.mp4"
+    report = paro_trt.generate(pipe, PROMPT, path, plan=plans, compare=True, **QUICK)
+    only_one = paro_trt.generate(pipe, PROMPT, path, plan=plans[1], compare=True, **QUICK)
+    assert report.quality.psnr != only_one.quality.psnr
+    assert only_one.quality.psnr < 200
+    for module in (pipe.transformer, pipe.transformer_2):
+        assert "forward" not in vars(module)
+
+
+def test_sizes_that_would_be_rounded_are_said(pipe: Any, plan: ParoPlan) -> None:
+    arguments, notes = fitted(pipe, Request(PROMPT, num_frames=6, height=130, width=120), Variant())
+    assert (arguments["num_frames"], arguments["height"], arguments["width"]) == (5, 128, 112)
+    assert notes == ["6 x 130 x 120 does not suit this model: 5 x 128 x 112 is made"]
+    assert fitted(pipe, Request(PROMPT, **VIDEO), Variant())[1] == []
+    with pytest.raises(ModelError, match="choose another resolution"):
+        fitted(pipe, Request(PROMPT), Variant())  # 480 x 832 is beyond this model's positions
+    with pytest.raises(ModelError, match="expected 5 x 128 x 128"):
+        fitted(pipe, Request(PROMPT, num_frames=9, height=128, width=128), Variant((plan,)))
+
+
+def test_a_prompt_that_is_cut_is_said() -> None:
+    pipe = pipeline_of("flux-dev").build()
+    long = Request("red " * 600, height=256, width=256)
+    assert fitted(pipe, long, Variant())[1] == [
+        "the prompt has 602 tokens, of which CLIPTextModel reads 12",
+        "the prompt has 602 tokens, of which T5EncoderModel reads 512",
+    ]
+
+
+def test_only_arguments_that_the_pipeline_has_are_passed(pipe: Any) -> None:
+    given = call_arguments(pipe, Request(PROMPT, fps=24.0, steps=3, negative_prompt="blue"))
+    assert given == {
+        "prompt": PROMPT, "num_inference_steps": 3, "negative_prompt": "blue",
+        "output_type": "np", "return_dict": True,
+    }  # fmt: skip
+    assert frames_per_second(pipe, Request(PROMPT, fps=24.0)) == 24.0
+    with pytest.raises(ArgumentError, match="image: expected an argument that WanPipeline takes"):
+        call_arguments(pipe, Request(PROMPT, image=Image.new("RGB", (8, 8))))
+    with pytest.raises(ArgumentError, match=r"strength: .*WanPipeline"):
+        call_arguments(pipe, Request(PROMPT, arguments={"strength": 1}))
+
+
+def test_what_a_pipeline_needs_and_lacks_is_named(tmp_path: Path) -> None:
+    class Animated:
+        def __call__(self, image: Any, prompt: str, frame_rate: float = 25.0) -> None: ...
+
+    with pytest.raises(ArgumentError, match="--image FILE"):
+        call_arguments(Animated(), Request(PROMPT))
+    assert frames_per_second(Animated(), Request(PROMPT)) == 25.0
+    Image.new("L", (8, 6)).save(tmp_path / "a.png")
+    given = call_arguments(Animated(), Request(PROMPT, image=tmp_path / "a.png", fps=12.0))
+    assert (given["image"].mode, given["frame_rate"]) == ("RGB", 12.0)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(ArgumentError, match="a picture that Pillow reads"):
+        call_arguments(Animated(), Request(PROMPT, image=tmp_path / "b.png"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": " "}, "a sentence"),
+        ({"steps": 0}, "steps"),
+        ({"height": 1.5}, "height"),
+        ({"fps": 0.0}, "fps"),
+    ],
+)
+def test_requests_out_of_range(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        Request(**({"prompt": PROMPT} | fields))
+
+
+def test_nothing_is_written_when_it_fails(
+    pipe: Any, plan: ParoPlan, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.mp4"
+    mochi = pipeline_of("flux-dev").tiny.plan()
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"plan": plan, "file": onnx_file}, ArgumentError, "both"),
+        ({"backend": "cpu"}, ArgumentError, "none without a plan"),
+        ({"plan": plan, "backend": "ort"}, ArgumentError, "impl"),
+        ({"plan": mochi}, ModelError, "the plan's model"),
+        ({"file_2": onnx_file}, ArgumentError, "a pipeline with a transformer_2"),
+        ({"plan": plan, "height": 64, "width": 64}, ModelError, "leave the size out"),
+        ({"guidance": 3.0}, ArgumentError, "guidance"),
+        ({"arguments": {"callback_on_step_end_tensor_inputs": ["x"]}, **VIDEO}, ArgumentError, "x"),
+    ]  # fmt: skip
+    for options, error, message in cases:
+        with pytest.raises(error, match=message):
+            paro_trt.generate(pipe, PROMPT, path, **({"steps": 1} | options))
+    monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
+    with pytest.raises(BackendUnavailableError, match="imageio-ffmpeg"):
+        paro_trt.generate(pipe, PROMPT, path, **VIDEO, **QUICK)
+    assert list(tmp_path.iterdir()) == []
+    assert "forward" not in vars(pipe.transformer)
+
+
+def test_nan_and_little_memory_are_one_error(tmp_path: Path) -> None:
+    pipe = wan_pipeline()
+    path = tmp_path / "out.mp4"
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.bias[0] = torch.nan
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        paro_trt.generate(pipe, PROMPT, path, **VIDEO, **QUICK)
+
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    pipe.transformer.register_forward_pre_hook(exhausted)
+    with pytest.raises(ModelError, match="--offload model"):
+        paro_trt.generate(pipe, PROMPT, path, **VIDEO, **QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiled_transformer_runs_the_plan(plan: ParoPlan, tmp_path: Path) -> None:
+    pipe = wan_pipeline()
+    expected = paro_trt.generate(pipe, PROMPT, tmp_path / "a.mp4", plan=plan, compare=True, **QUICK)
+    compiled = torch.compile(pipe.transformer, backend="eager")
+    pipe.transformer = compiled
+    report = paro_trt.generate(pipe, PROMPT, tmp_path / "b.mp4", plan=plan, compare=True, **QUICK)
+    assert report.quality.psnr == pytest.approx(expected.quality.psnr, abs=0.5)
+    assert pipe.transformer is compiled
