@@ -27,7 +27,7 @@ def test_a_video_with_a_plan_compared(
     paro: Paro,
     wan_dir: Path,
     plan_file: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     words = (wan_dir, *PROMPT, *QUICK, "--plan", plan_file, "-o", tmp_path / "out.mp4", "--fps", 8)
     outcome = paro("generate", *words, "--compare", "--json")
@@ -53,7 +53,7 @@ def test_an_image(paro: Paro, flux_dir: Path, tmp_path: Path) -> None:  # noqa: 
 def test_a_size_that_is_rounded_is_said(
     paro: Paro,
     wan_dir: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     target = tmp_path / "out.mp4"
     outcome = paro("generate", wan_dir, *PROMPT, *QUICK, "--video", "4,65,64", "-o", target)
@@ -106,7 +106,7 @@ def test_verify_with_a_pipeline(
     paro: Paro,
     wan_dir: Path,
     onnx_file: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red ball\n\na blue cat\na dog\n")
@@ -132,7 +132,7 @@ def test_verify_with_a_pipeline(
 def test_verify_needs_a_model_or_a_pipeline(
     paro: Paro,
     wan_dir: Path,
-    onnx_file: Path,  # noqa: F811
+    onnx_file: Path,
 ) -> None:
     paro("verify", onnx_file).assert_refused("a model, a pipeline or both")
     paro("verify", onnx_file, "--pipeline", wan_dir).assert_refused("sentences for the pipeline")
