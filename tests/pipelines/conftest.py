@@ -9,6 +9,7 @@ import pytest
 
 from paro_trt.onnx_export import export_onnx
 from paro_trt.plan import ParoPlan
+from tests.cli.conftest import paro  # noqa: F401 (a fixture)
 from tests.support.pipelines import pipeline_of
 
 VIDEO = {"height": 128, "width": 128, "num_frames": 5}

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from paro_trt.plan import ParoPlan, save_plan
-from tests.cli.conftest import Outcome, Paro, paro  # noqa: F401 (a fixture)
+from tests.cli.conftest import Outcome, Paro
 from tests.pipelines.test_media import read_video
 
 PROMPT = ("--prompt", "a red ball rolls left")
@@ -27,7 +27,7 @@ def test_a_video_with_a_plan_compared(
     paro: Paro,
     wan_dir: Path,
     plan_file: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     words = (wan_dir, *PROMPT, *QUICK, "--plan", plan_file, "-o", tmp_path / "out.mp4", "--fps", 8)
     outcome = paro("generate", *words, "--compare", "--json")
@@ -42,7 +42,7 @@ def test_a_video_with_a_plan_compared(
         assert shown in failed.stdout
 
 
-def test_an_image(paro: Paro, flux_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_an_image(paro: Paro, flux_dir: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.png"
     outcome = paro("generate", flux_dir, *PROMPT, *QUICK, "--size", "128,144", "-o", target)
     assert outcome.status == 0, outcome.stderr
@@ -53,7 +53,7 @@ def test_an_image(paro: Paro, flux_dir: Path, tmp_path: Path) -> None:  # noqa: 
 def test_a_size_that_is_rounded_is_said(
     paro: Paro,
     wan_dir: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     target = tmp_path / "out.mp4"
     outcome = paro("generate", wan_dir, *PROMPT, *QUICK, "--video", "4,65,64", "-o", target)
@@ -83,7 +83,7 @@ def test_a_size_that_is_rounded_is_said(
 def test_refusals_are_one_line(
     words: tuple[str, ...],
     said: tuple[str, ...],
-    paro: Paro,  # noqa: F811
+    paro: Paro,
     wan_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -96,7 +96,7 @@ def test_refusals_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pipeline_that_is_not_there(paro: Paro, tmp_path: Path) -> None:  # noqa: F811
+def test_a_pipeline_that_is_not_there(paro: Paro, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
     paro("generate", "someone/absent", *PROMPT, "-o", target).assert_refused("hf download")
     paro("generate", tmp_path, *PROMPT, "-o", target).assert_refused("model_index.json")
@@ -106,7 +106,7 @@ def test_verify_with_a_pipeline(
     paro: Paro,
     wan_dir: Path,
     onnx_file: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red ball\n\na blue cat\na dog\n")
@@ -132,7 +132,7 @@ def test_verify_with_a_pipeline(
 def test_verify_needs_a_model_or_a_pipeline(
     paro: Paro,
     wan_dir: Path,
-    onnx_file: Path,  # noqa: F811
+    onnx_file: Path,
 ) -> None:
     paro("verify", onnx_file).assert_refused("a model, a pipeline or both")
     paro("verify", onnx_file, "--pipeline", wan_dir).assert_refused("sentences for the pipeline")
