@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import paro_trt
+from paro_trt.plan import save_plan
 from tests.engine.conftest import newest  # noqa: F401 (a fixture)
+from tests.support.pipelines import pipeline_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "api.md"
@@ -19,7 +21,7 @@ _FENCE = re.compile(r"^```python(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTA
 
 
 def examples() -> list[tuple[str, str]]:
-    """What each example of the page needs, "" or "tensorrt", and its code; in the page's order."""
+    """What each example needs, "", "pipeline" or "tensorrt", and its code; in the page's order."""
     return _FENCE.findall(PAGE.read_text())
 
 
@@ -57,15 +59,19 @@ def test_examples_run_in_order(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """TensorRT and CUDA are stubs with the names of the real bindings."""
+    """TensorRT and CUDA are stubs with the names of the real bindings; the pipeline is tiny."""
     for name in ("samples", "README.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for needs, code in examples():
-        if needs:
+        if needs == "tensorrt":
             request.getfixturevalue("newest")
+        if needs == "pipeline":
+            tiny = pipeline_of("wan")
+            namespace["PIPELINE"] = tiny.build()
+            save_plan(tiny.tiny.plan(), Path("out/pipeline.paro.safetensors"))
         exec(compile(code, str(PAGE), "exec"), namespace)
     printed = capsys.readouterr().out
     for said in (
@@ -74,6 +80,8 @@ def test_examples_run_in_order(
         "; fix: ",
         "passed",
         "(1, 3, 8, 64, 64)",
+        "'out/ball.mp4', 'out/ball.dense.mp4'",
+        " s a step",
         "torch.Size([1, 256, 2, 64])",
         "['hidden_states', 'timestep', 'encoder_hidden_states', 'mask_bin']",
     ):

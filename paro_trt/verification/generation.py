@@ -180,14 +180,14 @@ def _write(
     if dense is None or quality is None:
         return (str(path),)
     reference = to_uint8(dense.frames)
-    beside = {
+    around = {
         path.with_name(f"{path.stem}.dense{path.suffix}"): reference,
         path.with_name(f"{path.stem}.side-by-side{path.suffix}"): side_by_side(
             reference, frames, (DENSE.label, label)
         ),
     }
-    for name, pictures in beside.items():
+    for name, pictures in around.items():
         write_media(name, pictures, fps)
     plot = path.with_name(f"{path.stem}.quality.png")
     plot_quality(quality, f"{label} against {DENSE.label}", plot)
-    return tuple(map(str, (path, *beside, plot)))
+    return tuple(map(str, (path, *around, plot)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from paro_trt.onnx_export import export_onnx
 from paro_trt.plan import ParoPlan
+from tests.cli.conftest import paro  # noqa: F401 (a fixture)
 from tests.support.pipelines import pipeline_of
 
 VIDEO = {"height": 128, "width": 128, "num_frames": 5}
@@ -23,6 +25,26 @@ def wan_pipeline(**parts: Any) -> Any:
     made = type(pipe)(**(pipe.components | parts))
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def cache_entry(pipeline: Path, cache: Path, hub_id: str, revision: str = "0" * 40) -> Path:
+    """Put a copy of a pipeline into a hub cache as its main branch; the entry's directory."""
+    entry = cache / f"models--{hub_id.replace('/', '--')}"
+    shutil.copytree(pipeline, entry / "snapshots" / revision)
+    (entry / "refs").mkdir(exist_ok=True)
+    (entry / "refs" / "main").write_text(revision)
+    return entry
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache in place of the user's."""
+    from huggingface_hub import constants
+
+    path = tmp_path / "hub"
+    path.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(path))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from paro_trt.plan import ParoPlan, save_plan
-from tests.cli.conftest import Outcome, Paro, paro  # noqa: F401 (a fixture)
+from tests.cli.conftest import Outcome, Paro
 from tests.pipelines.test_media import read_video
 
 PROMPT = ("--prompt", "a red ball rolls left")
@@ -42,7 +42,7 @@ def test_a_video_with_a_plan_compared(
         assert shown in failed.stdout
 
 
-def test_an_image(paro: Paro, flux_dir: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_an_image(paro: Paro, flux_dir: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.png"
     outcome = paro("generate", flux_dir, *PROMPT, *QUICK, "--size", "128,144", "-o", target)
     assert outcome.status == 0, outcome.stderr
@@ -83,7 +83,7 @@ def test_a_size_that_is_rounded_is_said(
 def test_refusals_are_one_line(
     words: tuple[str, ...],
     said: tuple[str, ...],
-    paro: Paro,  # noqa: F811
+    paro: Paro,
     wan_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -96,7 +96,7 @@ def test_refusals_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pipeline_that_is_not_there(paro: Paro, tmp_path: Path) -> None:  # noqa: F811
+def test_a_pipeline_that_is_not_there(paro: Paro, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
     paro("generate", "someone/absent", *PROMPT, "-o", target).assert_refused("hf download")
     paro("generate", tmp_path, *PROMPT, "-o", target).assert_refused("model_index.json")

@@ -264,3 +264,18 @@ def test_a_compiled_transformer_runs_the_plan(plan: ParoPlan, tmp_path: Path) ->
     report = paro_trt.generate(pipe, PROMPT, tmp_path / "b.mp4", plan=plan, compare=True, **QUICK)
     assert report.quality.psnr == pytest.approx(expected.quality.psnr, abs=0.5)
     assert pipe.transformer is compiled
+
+
+def test_lora_adapters_take_part_in_a_plan(plan: ParoPlan, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    pipe = wan_pipeline()
+    path = tmp_path / "out.mp4"
+    before = paro_trt.generate(pipe, PROMPT, path, plan=plan, compare=True, seed=7, **QUICK)
+    plain = own_frames(pipe)
+    pipe.transformer.add_adapter(
+        peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    )
+    assert not np.allclose(own_frames(pipe), plain)
+    after = paro_trt.generate(pipe, PROMPT, path, plan=plan, compare=True, seed=7, **QUICK)
+    assert after.quality.psnr != before.quality.psnr
+    assert after.quality.psnr > 20

@@ -17,7 +17,7 @@ from paro_trt.models.experts import ExpertRole
 from paro_trt.pipelines.open import load_pipeline, open_pipeline
 from paro_trt.pipelines.transformers import check_transformers, transformers_of
 from paro_trt.plan import model_identity
-from tests.pipelines.conftest import VIDEO, wan_pipeline
+from tests.pipelines.conftest import VIDEO, cache_entry, wan_pipeline
 from tests.support.tiny_wan import tiny_wan
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -34,26 +34,6 @@ def copy(wan_dir: Path, tmp_path: Path) -> Path:
 def rewrite(path: Path, **changes: object) -> None:
     """Change entries of a JSON object in a file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def cache_entry(pipeline: Path, cache: Path, hub_id: str, revision: str = "0" * 40) -> Path:
-    """Put a copy of a pipeline into a hub cache as its main branch; the entry's directory."""
-    entry = cache / f"models--{hub_id.replace('/', '--')}"
-    shutil.copytree(pipeline, entry / "snapshots" / revision)
-    (entry / "refs").mkdir(exist_ok=True)
-    (entry / "refs" / "main").write_text(revision)
-    return entry
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache in place of the user's."""
-    from huggingface_hub import constants
-
-    path = tmp_path / "hub"
-    path.mkdir()
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(path))
-    return path
 
 
 def same_weights(pipe: object, pipeline: Path) -> bool:
