@@ -29,6 +29,7 @@ class TinyPipeline:
         call: arguments of a plain call in addition to prompt and steps.
         loaded_with: parts that `from_pretrained` must be given.
         around: a context that runs need.
+        prepare: sets what a call has no arguments for.
     """
 
     name: str
@@ -38,6 +39,7 @@ class TinyPipeline:
     call: Mapping[str, Any] = field(default_factory=dict)
     loaded_with: Mapping[str, Any] = field(default_factory=dict)
     around: Callable[[], AbstractContextManager[object]] = nullcontext
+    prepare: Callable[[Any], None] | None = None
 
     @property
     def tiny(self) -> TinyModel:
@@ -58,6 +60,8 @@ class TinyPipeline:
         arguments = {"prompt": PROMPT, "num_inference_steps": 2, "output_type": "latent"}
         generator = torch.Generator().manual_seed(seed)
         arguments = arguments | dict(self.call) | {"generator": generator} | changes
+        if self.prepare is not None:
+            self.prepare(pipeline)
         with self.around():
             latents: Tensor = pipeline(**arguments, return_dict=False)[0]
         return latents
