@@ -12,8 +12,8 @@ from .probes import Component
 RUNTIME_PARTS = ("tensorrt", "cuda.core", "GPU", "libparo_attention")
 """Without one of them no engine with the plugin is built or run."""
 
-RTX_PARTS = ("tensorrt_rtx",)
-"""Enough to build an engine of the function body; running it takes cuda.core and a GPU too."""
+RTX_PARTS = ("tensorrt_rtx", "libparo_attention")
+"""Enough to build an engine; running it takes cuda.core and a GPU too."""
 
 HEADER_FOLDERS = ("/usr/include", "/usr/include/x86_64-linux-gnu", "/usr/local/tensorrt/include")
 VERSION_HEADER = "NvInferVersion.h"
@@ -43,7 +43,7 @@ def components(gpus: tuple[dict[str, str], ...]) -> tuple[Component, ...]:
     """Every part of the way to engines but the plugin; packages load in processes of their own."""
     return (
         _package("tensorrt", "engines with the plugin", "pip install tensorrt"),
-        _package("tensorrt_rtx", "engines of the function body", "pip install tensorrt-rtx"),
+        _package("tensorrt_rtx", "engines for GeForce and RTX GPUs", "pip install tensorrt-rtx"),
         _on_loader_path(),
         _package("cuda.core", "running engines", "pip install cuda-core cuda-bindings"),
         _gpu(gpus),

@@ -18,6 +18,7 @@ from ..errors import BackendUnavailableError
 from ..onnx_file.source import OnnxSource
 from .errors import BuildError
 from .logger import LogKeeper, make_logger
+from .memory import BuilderMemory, builder_memory
 from .parser_input import for_function_body, for_plugin
 from .profile import InputProfile
 from .progress import BuildProgress, make_monitor
@@ -35,11 +36,13 @@ class BuiltEngine:
         data: the serialized engine, a buffer.
         layers: of the network that was parsed.
         timing_cache: to keep for the next build; None where TensorRT has none.
+        memory: what the log says of the engine.
     """
 
     data: Any
     layers: int
     timing_cache: bytes | None
+    memory: BuilderMemory
 
 
 def build_network(
@@ -92,7 +95,8 @@ def build_network(
             actual=keeper.explain("no engine and no reason"),
             remedy="see docs/tensorrt.md, troubleshooting by message",
         )
-    built = BuiltEngine(data, network.num_layers, _serialized(cache))
+    memory = builder_memory(keeper.totals)
+    built = BuiltEngine(data, network.num_layers, _serialized(cache), memory)
     del parser
     return built
 

@@ -7,8 +7,6 @@ Without the function, it can only take the plugin.
 
 from __future__ import annotations
 
-from onnx import AttributeProto
-
 from ..errors import OnnxFileError
 from ..onnx_file.read import Body, body_of
 from ..onnx_file.source import OnnxSource
@@ -38,6 +36,8 @@ def for_plugin(source: OnnxSource, max_workspace: int | None = None) -> bytes:
         source: the file.
         max_workspace: bytes, whole MiB, that a layer may take; None for all heads at once.
     """
+    from onnx import AttributeProto
+
     model = type(source.proto)()
     model.CopyFrom(source.proto)
     kept = [entry for entry in model.functions if (entry.domain, entry.name) != (DOMAIN, OP_TYPE)]

@@ -117,7 +117,8 @@ paro_status check_kernel_library(const PluginField& field) {
                 paro_library_name(), static_cast<int>(stored.size()), stored.data());
 }
 
-paro_status read_field(const PluginField& field, TensorRTPhase phase, PluginAttributes& attributes) {
+paro_status read_field(const PluginField& field, TensorRTPhase phase,
+                       PluginAttributes& attributes) {
   const std::string_view name = field.name;
   if (name == kScale) return read_scale(field, attributes);
   for (const IntegerField& known : kIntegerFields) {
@@ -128,7 +129,8 @@ paro_status read_field(const PluginField& field, TensorRTPhase phase, PluginAttr
   }
   return refuse(PARO_INVALID_ARGUMENT,
                 "attribute %s: expected scale, block_q, block_k, qk_bits, pv_bits, pool_dropped or "
-                "max_workspace_mib; export the model again with the version of paro-trt that this plugin is of",
+                "max_workspace_mib; export the model again with the version of paro-trt that this "
+                "plugin is of",
                 field.name);
 }
 
@@ -166,7 +168,8 @@ paro_status check_collection(const PluginFieldCollection* fields) {
 
 const PluginFieldCollection* advertised_fields() noexcept {
   static const std::array<PluginField, kAdvertised> fields = [] {
-    std::array<PluginField, kAdvertised> all{PluginField(kScale, nullptr, PluginFieldType::kFLOAT32, 1)};
+    std::array<PluginField, kAdvertised> all{
+        PluginField(kScale, nullptr, PluginFieldType::kFLOAT32, 1)};
     size_t count = 1;
     for (const IntegerField& known : kIntegerFields) {
       all[count++] = PluginField(known.name, nullptr, PluginFieldType::kINT32, 1);

@@ -82,7 +82,8 @@ paro_status describe(const Attributes& attributes, const Inputs& inputs, paro_at
   PARO_RETURN_IF_ERROR(check_types(inputs.types));
   InputShapes shapes;
   std::transform(inputs.shapes.begin(), inputs.shapes.end(), shapes.begin(), shape_of);
-  const paro_status status = describe_call(attributes, dtype_of(inputs.types[kQuery]), shapes, call);
+  const paro_status status =
+      describe_call(attributes, dtype_of(inputs.types[kQuery]), shapes, call);
   return status == PARO_OK ? status : refuse(status, "%s", paro_last_error());
 }
 
@@ -121,15 +122,15 @@ paro_status prepare_all_kernels(const PluginAttributes& attributes) {
 
 }  // namespace
 
-AttentionPlugin::AttentionPlugin(const PluginAttributes& attributes) noexcept : attributes_(attributes) {
+AttentionPlugin::AttentionPlugin(const PluginAttributes& attributes) noexcept
+    : attributes_(attributes) {
   // %a gives every bit of the scale.
-  std::snprintf(
-      identity_.data(), identity_.size(),
-      "scale=%a block_q=%d block_k=%d qk_bits=%d pv_bits=%d pool_dropped=%d "
-      "max_workspace_mib=%d kernels=%s/%u/%s",
-      static_cast<double>(attributes.scale), attributes.block_q, attributes.block_k,
-      attributes.qk_bits, attributes.pv_bits, attributes.pool_dropped,
-      attributes.max_workspace_mib, paro_library_name(), paro_abi_version(), build_id());
+  std::snprintf(identity_.data(), identity_.size(),
+                "scale=%a block_q=%d block_k=%d qk_bits=%d pv_bits=%d pool_dropped=%d "
+                "max_workspace_mib=%d kernels=%s/%u/%s",
+                static_cast<double>(attributes.scale), attributes.block_q, attributes.block_k,
+                attributes.qk_bits, attributes.pv_bits, attributes.pool_dropped,
+                attributes.max_workspace_mib, paro_library_name(), paro_abi_version(), build_id());
 }
 
 nvinfer1::IPluginCapability* AttentionPlugin::getCapabilityInterface(
@@ -174,8 +175,7 @@ int32_t AttentionPlugin::getOutputShapes(const nvinfer1::DimsExprs* inputs, int3
   PARO_RETURN_IF_ERROR(check_present(inputs, outputs));
   PARO_RETURN_IF_ERROR(check_counts(nbInputs, nbOutputs));
   if (inputs[0].nbDims != 4) {
-    return refuse(PARO_INVALID_ARGUMENT, "query: expected 4 dimensions, got %d",
-                  inputs[0].nbDims);
+    return refuse(PARO_INVALID_ARGUMENT, "query: expected 4 dimensions, got %d", inputs[0].nbDims);
   }
   outputs[0] = inputs[0];
   return PARO_OK;

@@ -192,6 +192,16 @@ def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
     assert parts["tensorrt_rtx"]["remedy"] == "pip install tensorrt-rtx --force-reinstall"
 
 
+def test_tensorrt_for_rtx_builds_around_the_plugin(paro, stub_tensorrt):
+    (stub_tensorrt / "site" / "tensorrt_rtx.py").write_text("__version__ = '1.7.1.116'")
+    assert states(paro("doctor", "--json").document())["tensorrt_rtx"] == "runs"
+    (stub_tensorrt / "libparo_attention.so").unlink()
+    document = paro("doctor", "--json").document()
+    (rtx,) = [backend for backend in document["backends"] if backend["name"] == "tensorrt_rtx"]
+    assert rtx["state"] == "missing"
+    assert "libparo_attention: make plugin" in rtx["detail"]
+
+
 def test_what_engines_lack_is_said_with_the_command(paro, stub_tensorrt):
     (stub_tensorrt / "libparo_attention.so").write_bytes(b"no library")
     (stub_tensorrt / "site" / "tensorrt.py").unlink()

@@ -19,7 +19,9 @@ from .stub_runtime import Runtime
 from .surface import FILE
 
 SURFACE: dict[str, dict[str, dict[str, Any]]] = json.loads(FILE.read_text())
-FIELDS = ("scale", "block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped")
+FIELDS = (
+    "scale", "block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped", "max_workspace_mib",
+)  # fmt: skip
 
 
 class StubTensorRt:

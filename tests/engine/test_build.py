@@ -167,7 +167,7 @@ def test_function_instead_of_plugin_is_refused(newest, half_onnx, tmp_path, monk
         build_engine(half_onnx, tmp_path / "a.engine")
     from paro_trt.engine import network
 
-    monkeypatch.setattr(network, "for_plugin", lambda source: source.proto.SerializeToString())
+    monkeypatch.setattr(network, "for_plugin", lambda source, _: source.proto.SerializeToString())
     with pytest.raises(BuildError, match="1 layers computed by the plugin, got 0"):
         build_engine(half_onnx, tmp_path / "a.engine")
 
@@ -311,5 +311,5 @@ def test_manifest_is_one_json_document_of_known_values(half_onnx, tmp_path):
     assert document["paro_engine"] == 1
     assert set(document) == {
         "paro_engine", "made_by", "key", "engine", "tensorrt", "gpu", "onnx", "plugin",
-        "inputs", "outputs",
+        "inputs", "outputs", "memory",
     }  # fmt: skip

@@ -39,7 +39,7 @@ def paro_rtx(plugin_folder):
 
 
 def check_built(built, layers):
-    """Around the plugin, without a word of complaint from TensorRT or from the plugin."""
+    """Around the plugin, and neither TensorRT nor the plugin complains."""
     assert built.complaints == []
     assert "[paro]" not in built.said
     assert built.manifest["plugin"]["name"].startswith("paro-emulated")

@@ -17,7 +17,10 @@ struct RegistrySlots {
 };
 
 inline constexpr RegistrySlots kRegistrySlots[] = {
-    {.first_version = 100000, .end_version = 110000, .register_creator = 12, .get_all_creators = 13},
+    {.first_version = 100000,
+     .end_version = 110000,
+     .register_creator = 12,
+     .get_all_creators = 13},
     {.first_version = 110000, .end_version = 120000, .register_creator = 8, .get_all_creators = 9},
     // TensorRT for RTX 1.7, which is made of TensorRT 11.
     {.first_version = 10700, .end_version = 10800, .register_creator = 8, .get_all_creators = 9}};
