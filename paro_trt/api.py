@@ -100,9 +100,13 @@ def export(
     dense: bool = False,
     opset: int | None = None,
     external_data: bool | None = None,
+    variant: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[ExportReport, ...]:
     """Write a model with its plan as an ONNX file, and check what was written.
+
+    Weights of a directory go from its files to the new one a tensor at a time: a model of any size
+    takes a few GB of memory, if its weights go to a file of their own.
 
     Args:
         model: a directory, a diffusers transformer or a pipeline of one transformer.
@@ -114,6 +118,8 @@ def export(
         dense: write the model as it is, without PAROAttention, for comparison.
         opset: version of the standard operators; None chooses.
         external_data: weights in a file of their own; None: above 1.5 GB, or with several plans.
+        variant: of a directory's weight files, such as "fp16"; None takes those without one, or
+            the only one.
         progress: told what happens next.
 
     Returns:
@@ -127,7 +133,7 @@ def export(
     several = isinstance(plan, Sequence) and not isinstance(plan, str)
     plans = [_plan(source) for source in (plan if several else [plan])]  # type: ignore[arg-type, union-attr]
     check_external_data(external_data, len(plans))
-    loaded = open_model(model, dtype)
+    loaded = open_model(model, dtype, variant=variant, weights_in_files=True)
     options: dict[str, Any] = {
         "body": _body(body), "dense_baseline": dense, "opset": opset, "progress": progress,
     }  # fmt: skip

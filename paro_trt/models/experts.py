@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -15,7 +16,7 @@ from ..errors import ModelError
 from ..families.base import TIMESTEPS
 from ..plan import ModelIdentity, model_identity
 from .denoise import Velocity
-from .weights import read_json_object
+from .contents import read_json_object
 
 PIPELINE_INDEX = "model_index.json"
 BOUNDARY_KEY = "boundary_ratio"
@@ -73,15 +74,16 @@ def expert_at(directory: Path) -> Expert | None:
     """The expert that a transformer directory of a pipeline holds; None if it is alone.
 
     A pipeline of two experts has `boundary_ratio` in its model_index.json, next to the directories
-    `transformer` and `transformer_2`.
+    `transformer` and `transformer_2`. Links are followed only where the path as given names no
+    pipeline: in a cache of links the role is in the link's name.
 
     Raises:
         ModelError: the ratio is no number in (0, 1).
     """
-    index = directory.resolve().parent / PIPELINE_INDEX
-    roles = {role.value: role for role in ExpertRole}
-    if directory.resolve().name not in roles or not index.is_file():
+    named = _in_pipeline(directory)
+    if named is None:
         return None
+    index = named.parent / PIPELINE_INDEX
     ratio = read_json_object(index).get(BOUNDARY_KEY)
     if ratio is None:
         return None
@@ -89,7 +91,22 @@ def expert_at(directory: Path) -> Expert | None:
         raise ModelError(
             f"{index}: {BOUNDARY_KEY}", expected="a number in (0, 1)", actual=repr(ratio)[:80]
         )
-    return Expert(roles[directory.resolve().name], float(ratio) * TIMESTEPS)
+    return Expert(ExpertRole(named.name), float(ratio) * TIMESTEPS)
+
+
+def partner_directory(directory: Path, role: ExpertRole) -> Path:
+    """Where the other expert is, of the pipeline in which `directory` has the role `role`."""
+    other = next(entry for entry in ExpertRole if entry is not role)
+    return (_in_pipeline(directory) or directory).parent / other.value
+
+
+def _in_pipeline(directory: Path) -> Path | None:
+    """The directory by the name that its pipeline has for it; None outside a pipeline."""
+    roles = {role.value for role in ExpertRole}
+    for path in (Path(os.path.abspath(directory)), directory.resolve()):
+        if path.name in roles and (path.parent / PIPELINE_INDEX).is_file():
+            return path
+    return None
 
 
 def joint_velocity(own: Velocity, expert: Expert, other: Velocity) -> Velocity:

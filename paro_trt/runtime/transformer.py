@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ModelError
-from ..models.weights import read_json_object
+from ..models.contents import read_json_object
 from ..plan import mask_bins, model_identity
 from .session import Session
 from .tensorrt_session import TensorRtSession
