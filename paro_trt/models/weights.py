@@ -96,9 +96,10 @@ class Checkpoint:
     def _converted(self, name: str, stored: Tensor) -> Tensor:
         place, dtype = self.tensors[name], self.dtypes[name]
         converted = stored.to(dtype)
-        narrowed = dtype is torch.float16 and place.dtype in _WIDER_THAN_FLOAT16
-        # The sum is not finite either where an element is not; it takes no memory.
-        if narrowed and not torch.isfinite(converted.sum(dtype=torch.float32)):
+        wider = place.dtype in _WIDER_THAN_FLOAT16
+        narrowed = dtype is torch.float16 and wider and converted.numel() > 0
+        # Neither bound is finite where an element is NaN; unlike isfinite this takes no memory.
+        if narrowed and not torch.isfinite(torch.stack(torch.aminmax(converted))).all():
             raise ModelError(
                 f"{place.file}: {place.name}",
                 expected="numbers that float16 can hold, up to 65504",
