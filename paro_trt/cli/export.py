@@ -50,6 +50,12 @@ def export(
             help="Weights in a file of their own. [default: above 1.5 GB, or with several plans]",
         ),
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the weight files, such as fp16. [default: those without one, or the only one]"
+        ),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write the model with its plan as one ONNX file, and check what was written."""
@@ -71,6 +77,7 @@ def export(
             dense=dense,
             opset=opset,
             external_data=external_data,
+            variant=variant,
             progress=status.update,
         )
     if as_json:

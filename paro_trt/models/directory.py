@@ -124,9 +124,7 @@ def constructor_arguments(model_class: Any, raw: Mapping[str, Any], path: Path) 
         for name, parameter in parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    unknown = {
-        key: value for key, value in raw.items() if key not in parameters and key[:1] != "_"
-    }
+    unknown = {key: value for key, value in raw.items() if key not in parameters and key[:1] != "_"}
     import diffusers
 
     installed = f"{model_class.__name__} of diffusers {diffusers.__version__}"
@@ -140,8 +138,7 @@ def constructor_arguments(model_class: Any, raw: Mapping[str, Any], path: Path) 
             )
     if unknown:
         warnings.warn(
-            f"{path}: {installed} does not know {', '.join(map(repr, sorted(unknown)))}; "
-            "ignored",
+            f"{path}: {installed} does not know {', '.join(map(repr, sorted(unknown)))}; ignored",
             stacklevel=2,
         )
     return {name: raw.get(name, default) for name, default in defaults.items()}

@@ -15,8 +15,9 @@ from torch import Tensor
 from ..errors import ModelError
 from ..families.base import TIMESTEPS
 from ..plan import ModelIdentity, model_identity
-from .denoise import Velocity
+from ..plan.document import model_identity_of_all_keys
 from .contents import read_json_object
+from .denoise import Velocity
 
 PIPELINE_INDEX = "model_index.json"
 BOUNDARY_KEY = "boundary_ratio"
@@ -54,20 +55,35 @@ class Expert:
 
     def identity(self, class_name: str, config: Mapping[str, Any]) -> ModelIdentity:
         """What plans and files record: experts of one configuration differ by their role."""
-        return _expert_identity(self.role, class_name, config)
+        return model_identity(class_name, config, self.role.value)
+
+
+def is_of_model(
+    recorded: ModelIdentity, identity: ModelIdentity, config: Mapping[str, Any]
+) -> bool:
+    """Whether what a plan or file records is this model, in the present form or the first one.
+
+    Args:
+        recorded: what the plan or the file has.
+        identity: of the model, or of the expert that it is.
+        config: the model's.
+    """
+    name = identity.class_name
+    return recorded == identity or any(
+        recorded == model_identity_of_all_keys(name, config, role)
+        for role in (None, *(entry.value for entry in ExpertRole))
+        if identity == model_identity(name, config, role)
+    )
 
 
 def described_identity(identity: ModelIdentity, config: Mapping[str, Any]) -> str:
     """An identity for messages; says of which expert it is where `config` is of its model."""
     text = f"{identity.class_name} {identity.config_hash[:12]}"
     for role in ExpertRole:
-        if identity == _expert_identity(role, identity.class_name, config):
+        own = model_identity(identity.class_name, config, role.value)
+        if is_of_model(identity, own, config):
             return f"{text}, the expert {role.value}"
     return text
-
-
-def _expert_identity(role: ExpertRole, class_name: str, config: Mapping[str, Any]) -> ModelIdentity:
-    return model_identity(class_name, {**config, "paro_expert": role.value})
 
 
 def expert_at(directory: Path) -> Expert | None:

@@ -18,7 +18,7 @@ from ..plan import ModelIdentity, ParoPlan
 from ..plan.bins import mask_bins
 from ..plan.document import model_identity
 from .apply import ParoTransformer, config_of
-from .experts import BOUNDARY_KEY, Expert, ExpertRole
+from .experts import BOUNDARY_KEY, Expert, ExpertRole, is_of_model
 from .intercept import intercept_attention, require_all_met
 
 _PREVIOUS: WeakKeyDictionary[torch.nn.Module, tuple[bool, Any]] = WeakKeyDictionary()
@@ -187,7 +187,10 @@ def _planned_transformer(given: Any, plan: ParoPlan) -> tuple[torch.nn.Module, M
             identities[role] = expert.identity(class_name, config)
         else:
             identities[role] = model_identity(class_name, config)
-    role = next((role for role in models if identities[role] == plan.model), next(iter(models)))
+    role = next(
+        (r for r in models if is_of_model(plan.model, identities[r], config_of(models[r]))),
+        next(iter(models)),
+    )
     return models[role], identities[role]
 
 

@@ -101,11 +101,8 @@ def load_model(
     family.check_config(config)
     checkpoint = _open_weights(directory, model_class, config, dtype, variant)
     model = _construct_without_init(directory, model_class, config)
-    if weights_in_files:
-        weights = _only_buffers(model, checkpoint)
-    else:
-        weights = checkpoint.read_all()
-    model.load_state_dict(weights, assign=True)
+    state = _only_buffers(model, checkpoint) if weights_in_files else checkpoint.read_all()
+    model.load_state_dict(state, assign=True)
     model.requires_grad_(False).eval()
     expert = expert_at(directory)
     identify = model_identity if expert is None else expert.identity

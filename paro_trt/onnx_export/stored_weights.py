@@ -1,4 +1,4 @@
-"""Weights of an exported graph that stay where they are, on disk or in the module, until written."""
+"""Weights of an exported graph that stay where they are, on disk or in a module, until written."""
 
 from __future__ import annotations
 
@@ -59,7 +59,6 @@ def refer_to_weights(model: Any, stored: Checkpoint | None) -> None:
         model: before it is optimized; its functions are inlined.
         stored: the weights of a module that was traced without them.
     """
-    import onnx_ir
     from onnxscript import optimizer
     from torch import nn
     from torch._subclasses import FakeTensor
@@ -94,7 +93,8 @@ def _transpose_when_read(graph: onnx_ir.Graph, node: onnx_ir.Node) -> None:
     rank = len(tensor.shape)
     given = node.attributes.get("perm")
     order = tuple(given.as_ints()) if given is not None else tuple(reversed(range(rank)))
-    shape = onnx_ir.Shape([tensor.shape[axis] for axis in order])
+    sizes = tensor.shape.numpy()
+    shape = onnx_ir.Shape([sizes[axis] for axis in order])
     output.replace_all_uses_with(value)
     graph.remove(node, safe=True)
     transposed = StoredWeight(weight.source, weight.name, order)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ModelError
 from ..models.contents import read_json_object
+from ..models.experts import is_of_model
 from ..plan import mask_bins, model_identity
 from .session import Session
 from .tensorrt_session import TensorRtSession
@@ -126,7 +127,7 @@ class EngineTransformer(torch.nn.Module):
         if name != WAN:
             raise ModelError("session", expected=WAN, actual=name)
         identity = model_identity(name, config)
-        if identity != session.info.model:
+        if not is_of_model(session.info.model, identity, config):
             raise ModelError(
                 "config", expected=f"config hash {session.info.model.config_hash[:16]}",
                 actual=identity.config_hash[:16],
