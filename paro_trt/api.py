@@ -20,6 +20,7 @@ from .errors import ArgumentError
 from .families.presets import PRESETS
 from .models.live import ModelSource, open_model
 from .models.load import load_partner
+from .models.lora import LoraFile
 from .models.prompts import Prompts, load_prompts, prompts_of
 from .models.resolution import latent_size
 from .onnx_export import Body, ExportReport, export_onnx, export_resolutions
@@ -101,6 +102,7 @@ def export(
     opset: int | None = None,
     external_data: bool | None = None,
     variant: str | None = None,
+    lora: Sequence[PathOrStr | LoraFile] = (),
     progress: Callable[[str], None] | None = None,
 ) -> tuple[ExportReport, ...]:
     """Write a model with its plan as an ONNX file, and check what was written.
@@ -120,6 +122,8 @@ def export(
         external_data: weights in a file of their own; None: above 1.5 GB, or with several plans.
         variant: of a directory's weight files, such as "fp16"; None takes those without one, or
             the only one.
+        lora: adapters to fuse into a directory's weights; LoraFile(path, scale) for another scale
+            than 1. `verify` takes the same.
         progress: told what happens next.
 
     Returns:
@@ -133,7 +137,7 @@ def export(
     several = isinstance(plan, Sequence) and not isinstance(plan, str)
     plans = [_plan(source) for source in (plan if several else [plan])]  # type: ignore[arg-type, union-attr]
     check_external_data(external_data, len(plans))
-    loaded = open_model(model, dtype, variant=variant, weights_in_files=True)
+    loaded = open_model(model, dtype, variant=variant, lora=_adapters(lora), weights_in_files=True)
     options: dict[str, Any] = {
         "body": _body(body), "dense_baseline": dense, "opset": opset, "progress": progress,
     }  # fmt: skip
@@ -149,6 +153,7 @@ def verify(
     plan: PlanSource | None = None,
     prompts: PromptSource | None = None,
     dtype: torch.dtype | None = None,
+    lora: Sequence[PathOrStr | LoraFile] = (),
     **settings: Any,
 ) -> VerifyReport:
     """Compare an exported file with the dense model and, given the plan, with it in PyTorch.
@@ -159,6 +164,7 @@ def verify(
         plan: the plan it was exported with.
         prompts: what to sample; None compares on random embeddings.
         dtype: that PyTorch computes in, for a directory; None is float32.
+        lora: adapters that were fused into the file.
         settings: fields of `VerifySettings`, such as steps=20 or min_cosine=0.99.
 
     Returns:
@@ -172,7 +178,7 @@ def verify(
     options = _settings(VerifySettings, settings)
     return verify_model(
         file,
-        open_model(model, dtype),
+        open_model(model, dtype, lora=_adapters(lora)),
         None if plan is None else _plan(plan),
         None if prompts is None else _prompts(prompts),
         options,
@@ -187,6 +193,10 @@ def check_external_data(external_data: bool | None, files: int) -> None:
             expected="one resolution",
             actual=f"{files}, whose files share external weights",
         )
+
+
+def _adapters(given: Sequence[PathOrStr | LoraFile]) -> tuple[LoraFile, ...]:
+    return tuple(entry if isinstance(entry, LoraFile) else LoraFile(Path(entry)) for entry in given)
 
 
 def _body(name: str | Body) -> Body:

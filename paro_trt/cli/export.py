@@ -56,6 +56,10 @@ def export(
             help="Of the weight files, such as fp16. [default: those without one, or the only one]"
         ),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="A LoRA to fuse into the weights; repeatable."),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write the model with its plan as one ONNX file, and check what was written."""
@@ -66,6 +70,7 @@ def export(
     import torch
 
     from .. import api
+    from ..models.lora import parse_lora
 
     with output.remarks().status("loading the model") as status:
         reports = api.export(
@@ -78,6 +83,7 @@ def export(
             opset=opset,
             external_data=external_data,
             variant=variant,
+            lora=[parse_lora(text) for text in lora or ()],
             progress=status.update,
         )
     if as_json:

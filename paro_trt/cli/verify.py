@@ -47,6 +47,10 @@ def verify(
     dtype: Annotated[
         DtypeName, typer.Option(help="Floating-point type that PyTorch computes in.")
     ] = "float32",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="A LoRA that was fused into the file."),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Compare an exported model, in ONNX Runtime, with the dense model and the plan in PyTorch.
@@ -58,6 +62,7 @@ def verify(
     import torch
 
     from .. import api
+    from ..models.lora import parse_lora
 
     with output.remarks().status("comparing"):
         report = api.verify(
@@ -66,6 +71,7 @@ def verify(
             plan=plan,
             prompts=prompts,
             dtype=getattr(torch, dtype),
+            lora=[parse_lora(text) for text in lora or ()],
             steps=steps,
             shift=shift,
             guidance_scale=guidance_scale,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,7 +20,8 @@ from .conditioning import cast_inputs
 from .contents import first_line
 from .denoise import Velocity
 from .directory import CONFIG_NAME, constructor_arguments, read_config, transformer_directory
-from .experts import Expert, expert_at, partner_directory
+from .experts import Expert, ExpertRole, expert_at, partner_directory
+from .lora import LoraFile, with_adapters
 from .weight_files import weight_files
 from .weights import Checkpoint, open_checkpoint
 
@@ -51,7 +52,18 @@ class LoadedModel:
     stored: Checkpoint | None = None
 
     def velocity(self, geometry: Geometry) -> Velocity:
-        """float32 prediction of the model as it is, dense attention, for `denoise`."""
+        """float32 prediction of the model as it is, dense attention, for `denoise`.
+
+        Raises:
+            ModelError: the weights were left in their files.
+        """
+        if self.stored is not None:
+            raise ModelError(
+                str(self.path),
+                expected="a model with its weights in memory",
+                actual="one that was loaded for tracing alone",
+                remedy="load it without weights_in_files",
+            )
         spec = self.family.conditioning_spec(self.config, geometry)
         constants = self.family.constants(self.config, geometry)
 
@@ -74,6 +86,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     *,
     variant: str | None = None,
+    lora: Sequence[LoraFile] = (),
     weights_in_files: bool = False,
 ) -> LoadedModel:
     """Load a transformer from its directory, or from a pipeline directory containing it.
@@ -85,6 +98,7 @@ def load_model(
         path: of the directory.
         dtype: the floating-point type that weights are converted to.
         variant: of the weight files, such as "fp16"; None takes those without one, or the only one.
+        lora: adapters to fuse into the weights.
         weights_in_files: leave the weights where they are. The model can be traced, not run.
 
     Raises:
@@ -100,11 +114,14 @@ def load_model(
     config = constructor_arguments(model_class, raw, directory / CONFIG_NAME)
     family.check_config(config)
     checkpoint = _open_weights(directory, model_class, config, dtype, variant)
+    expert = expert_at(directory)
+    if lora:
+        low_noise = expert is not None and expert.role is ExpertRole.LOW_NOISE
+        checkpoint = with_adapters(checkpoint, lora, family.name, low_noise=low_noise)
     model = _construct_without_init(directory, model_class, config)
     state = _only_buffers(model, checkpoint) if weights_in_files else checkpoint.read_all()
     model.load_state_dict(state, assign=True)
     model.requires_grad_(False).eval()
-    expert = expert_at(directory)
     identify = model_identity if expert is None else expert.identity
     identity = identify(str(class_name), config)
     stored = checkpoint if weights_in_files else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,6 +40,9 @@ _PARALLEL = "module."
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _WIDER_THAN_FLOAT16 = ("F64", "F32", "BF16")
 
+Change: TypeAlias = Callable[[Tensor], Tensor]
+"""What an adapter makes of a weight."""
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -48,11 +52,13 @@ class StoredTensor:
         file: the safetensors file.
         name: in that file.
         dtype: safetensors' name of its type, such as "BF16".
+        shape: of the tensor.
     """
 
     file: Path
     name: str
     dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,19 @@ class Checkpoint:
     Args:
         tensors: where each tensor lies, by its name in the model.
         dtypes: the type that each is converted to when it is read.
+        changes: what is applied to a tensor, as stored, before it is converted.
     """
 
     tensors: Mapping[str, StoredTensor]
     dtypes: Mapping[str, torch.dtype]
+    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a tensor; None where the model has none of this name."""
+        return self.tensors[name].shape if name in self.tensors else None
 
     def read(self, name: str) -> Tensor:
         """One tensor, in its type. The file is not held open or mapped afterwards.
@@ -95,8 +107,10 @@ class Checkpoint:
 
     def _converted(self, name: str, stored: Tensor) -> Tensor:
         place, dtype = self.tensors[name], self.dtypes[name]
+        for change in self.changes.get(name, ()):
+            stored = change(stored)
         converted = stored.to(dtype)
-        wider = place.dtype in _WIDER_THAN_FLOAT16
+        wider = place.dtype in _WIDER_THAN_FLOAT16 or name in self.changes
         narrowed = dtype is torch.float16 and wider and converted.numel() > 0
         # Neither bound is finite where an element is NaN; unlike isfinite this takes no memory.
         if narrowed and not torch.isfinite(torch.stack(torch.aminmax(converted))).all():
@@ -129,7 +143,6 @@ def open_checkpoint(
     """
     files, ignored = tuple(files), tuple(ignored)
     stored: dict[str, StoredTensor] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118 (a safetensors file has no iterator)
@@ -143,13 +156,13 @@ def open_checkpoint(
                         remedy="remove the files of an older checkpoint from the directory",
                     )
                 entry = file.get_slice(name)
-                stored[name] = StoredTensor(path, name, entry.get_dtype())
-                shapes[name] = tuple(entry.get_shape())
+                shape = tuple(entry.get_shape())
+                stored[name] = StoredTensor(path, name, entry.get_dtype(), shape)
     names = _names_in_model(list(stored), expected)
     _refuse_other_kinds(stored, names, expected)
     found = {names[name]: place for name, place in stored.items()}
     for name, place in found.items():
-        _check_tensor(place, shapes[place.name], expected.get(name))
+        _check_tensor(place, expected.get(name))
     missing = sorted(expected.keys() - found.keys())
     if missing:
         raise ModelError(
@@ -233,8 +246,8 @@ def _refuse_other_kinds(
                 )
 
 
-def _check_tensor(place: StoredTensor, shape: tuple[int, ...], expected: Tensor | None) -> None:
-    subject = f"{place.file}: {place.name}"
+def _check_tensor(place: StoredTensor, expected: Tensor | None) -> None:
+    subject, shape = f"{place.file}: {place.name}", place.shape
     if expected is None or tuple(expected.shape) != shape:
         raise ModelError(
             subject,
