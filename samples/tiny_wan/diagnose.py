@@ -12,8 +12,8 @@ from dataclasses import fields, replace
 import torch
 from diffusers import WanPipeline
 
+from .build import PIPELINE_DIR
 from .flow import prepare_for_training, velocity_errors
-from .pipeline import PIPELINE_DIR
 from .scenes import ALL_SCENES, COLOURS, EXTENTS, FRAMES, HELDOUT_SCENES, SHAPES, Scene, draw
 from .text import embed
 from .vae import LatentSpace

@@ -16,8 +16,8 @@ import typer
 from diffusers import WanPipeline
 from PIL import Image, ImageDraw
 
+from .build import PIPELINE_DIR
 from .judge import judge, table
-from .pipeline import PIPELINE_DIR
 from .scenes import FRAME_SIZE, FRAMES, HELDOUT_SCENES, scene_of
 
 LABEL_HEIGHT = 14

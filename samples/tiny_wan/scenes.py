@@ -80,7 +80,7 @@ TRAINING_SCENES = tuple(scene for scene in ALL_SCENES if scene not in HELDOUT_SC
 
 CALIBRATION_SCENES = _scenes("""
     big white square
-    small purple square
+    small blue square
     big green triangle
     small white triangle
     big yellow cross

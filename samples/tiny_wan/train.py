@@ -19,9 +19,9 @@ import torch
 import typer
 from diffusers import WanPipeline
 
+from .build import PIPELINE_DIR, build_pipeline, save_pipeline
 from .diagnose import Validation
 from .flow import build_transformer, prepare_for_training, shift_sigma, velocity_errors
-from .pipeline import PIPELINE_DIR, build_pipeline, save_pipeline
 from .report import plot_training
 from .scenes import ALL_SCENES, TRAINING_SCENES, draw
 from .text import embed
@@ -200,10 +200,8 @@ def run(trainer: Trainer, minutes: float, max_steps: int, checkpoint: Path) -> N
             losses.clear()
             trainer.rows.append(row)
             words = "".join(f"  {name} {value:.3g}" for name, value in found.items())
-            print(
-                f"{row.minutes:6.1f} min  step {row.step}  {frames} frames  loss {row.loss:.4f}{words}",
-                flush=True,
-            )
+            place = f"{row.minutes:6.1f} min  step {row.step}  {frames} frames"
+            print(f"{place}  loss {row.loss:.4f}{words}", flush=True)
         now = time.monotonic()
         trainer.seconds += now - last
         last = now

@@ -1,6 +1,6 @@
 """The pipeline diffusers loads: tokenizer, text encoder, transformer, VAE, scheduler.
 
-    python -m samples.tiny_wan.pipeline OUTPUT
+    python -m samples.tiny_wan.build OUTPUT
 
 writes one with a random transformer. The trained one is in `samples/tiny_wan/pipeline`.
 """
