@@ -14,7 +14,17 @@ from diffusers import WanPipeline
 
 from .build import PIPELINE_DIR
 from .flow import prepare_for_training, velocity_errors
-from .scenes import ALL_SCENES, COLOURS, EXTENTS, FRAMES, HELDOUT_SCENES, SHAPES, Scene, draw
+from .scenes import (
+    ALL_SCENES,
+    COLOURS,
+    EXTENTS,
+    FRAMES,
+    HELDOUT_SCENES,
+    SHAPES,
+    Scene,
+    draw,
+    pick_frames,
+)
 from .text import embed
 from .vae import LatentSpace
 
@@ -30,12 +40,12 @@ def with_wrong_word(scene: Scene, field: str) -> Scene:
 
 
 class Validation:
-    """Held-out clips of `frames` frames and noise, always the same."""
+    """Clips of `frames` frames of held-out scenes, and noise; always the same."""
 
     def __init__(self, space: LatentSpace, frames: int) -> None:
         generator = torch.Generator().manual_seed(77)
-        count = max(4, 16 // frames)
-        videos, self.scenes = draw(count, generator, frames, HELDOUT_SCENES)
+        self.frames = pick_frames(frames, generator)
+        videos, self.scenes = draw(max(4, 16 // frames), generator, self.frames, HELDOUT_SCENES)
         self.latents = space.encode(videos)
         self.noise = torch.randn(self.latents.shape, generator=generator)
 
@@ -54,7 +64,9 @@ class Validation:
             for level in LEVELS:
                 sigma = torch.full((len(scenes),), level)
                 with torch.autocast("cpu", torch.bfloat16):
-                    errors = velocity_errors(model, self.latents, rows, self.noise, sigma)
+                    errors = velocity_errors(
+                        model, self.latents, rows, self.noise, sigma, self.frames
+                    )
                 total += errors.mean().item()
             return total / len(LEVELS)
 

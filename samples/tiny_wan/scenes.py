@@ -14,6 +14,7 @@ import torch
 
 FRAMES = 8
 FRAME_SIZE = 64
+WHOLE = tuple(range(FRAMES))
 
 # The four differ in most pixels of those tried; a disc and a square of equal area share 83 %.
 SHAPES = ("square", "triangle", "cross", "ring")
@@ -130,18 +131,12 @@ class Track:
     y: torch.Tensor
 
 
-def random_tracks(extents: torch.Tensor, frames: int, generator: torch.Generator) -> Track:
-    """Straight tracks inside the picture for shapes `extents` [B] pixels wide.
-
-    A shorter clip is a part of a track of `FRAMES` frames, so that place and speed are distributed
-    as in the whole video.
-    """
-    count = len(extents)
-    uniform = torch.rand(5, count, generator=generator)
+def random_tracks(extents: torch.Tensor, generator: torch.Generator) -> Track:
+    """Straight tracks inside the picture for shapes `extents` [B] pixels wide, F = `FRAMES`."""
+    uniform = torch.rand(4, len(extents), generator=generator)
     speed = SPEEDS[0] + (SPEEDS[1] - SPEEDS[0]) * uniform[0]
     angle = 2 * math.pi * uniform[1]
-    first = torch.floor(uniform[4] * (FRAMES - frames + 1))
-    time = first[:, None] + torch.arange(frames) - (FRAMES - 1) / 2
+    time = torch.arange(FRAMES) - (FRAMES - 1) / 2
     places = []
     for velocity, share in ((speed * angle.cos(), uniform[2]), (speed * angle.sin(), uniform[3])):
         room = (FRAME_SIZE - 2 - extents - velocity.abs() * (FRAMES - 1)) / 2
@@ -151,19 +146,22 @@ def random_tracks(extents: torch.Tensor, frames: int, generator: torch.Generator
 
 
 def render(
-    scenes: Sequence[Scene], generator: torch.Generator, frames: int = FRAMES
+    scenes: Sequence[Scene], generator: torch.Generator, frames: Sequence[int] = WHOLE
 ) -> torch.Tensor:
-    """One video a scene: [B, 3, frames, 64, 64] f32 in [-1, 1]. The generator decides the rest."""
+    """One video a scene: [B, 3, F, 64, 64] f32 in [-1, 1]. The generator decides the rest.
+
+    `frames` are the numbers of the F frames wanted, of the `FRAMES` a video has.
+    """
     extents = torch.tensor([EXTENTS[scene.size] for scene in scenes])
-    track = random_tracks(extents, frames, generator)
+    track = random_tracks(extents, generator)
     centres = torch.arange(FRAME_SIZE) + 0.5
-    ground = background()[:, None]
+    ground, picked = background()[:, None], list(frames)
     videos = []
     for index, scene in enumerate(scenes):
         distance = shape_mask(
             scene.shape,
-            centres.view(1, 1, -1) - track.x[index].view(-1, 1, 1),
-            centres.view(1, -1, 1) - track.y[index].view(-1, 1, 1),
+            centres.view(1, 1, -1) - track.x[index, picked].view(-1, 1, 1),
+            centres.view(1, -1, 1) - track.y[index, picked].view(-1, 1, 1),
             extents[index],
         )
         coverage = (0.5 - distance).clamp(0, 1)
@@ -172,13 +170,18 @@ def render(
     return torch.stack(videos)
 
 
+def pick_frames(count: int, generator: torch.Generator) -> tuple[int, ...]:
+    """`count` different frame numbers of a video, in order."""
+    return tuple(sorted(torch.randperm(FRAMES, generator=generator)[:count].tolist()))
+
+
 def draw(
     count: int,
     generator: torch.Generator,
-    frames: int = FRAMES,
+    frames: Sequence[int] = WHOLE,
     scenes: Sequence[Scene] = TRAINING_SCENES,
 ) -> tuple[torch.Tensor, list[Scene]]:
-    """`count` videos [count, 3, frames, 64, 64] of scenes drawn uniformly, and those scenes."""
+    """`count` videos [count, 3, F, 64, 64] of scenes drawn uniformly, and those scenes."""
     picks = torch.randint(len(scenes), (count,), generator=generator).tolist()
     chosen = [scenes[pick] for pick in picks]
     return render(chosen, generator, frames), chosen

@@ -23,7 +23,7 @@ from .build import PIPELINE_DIR, build_pipeline, save_pipeline
 from .diagnose import Validation
 from .flow import build_transformer, prepare_for_training, shift_sigma, velocity_errors
 from .report import plot_training
-from .scenes import ALL_SCENES, TRAINING_SCENES, draw
+from .scenes import ALL_SCENES, draw, pick_frames
 from .text import embed
 from .vae import LatentSpace
 
@@ -40,7 +40,7 @@ SAVE_EVERY_SECONDS = 60
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of the curriculum: up to `until`, a share of the run, clips of `frames` frames."""
+    """Part of the curriculum: up to `until`, a share of the run, `frames` frames of a video."""
 
     until: float
     frames: int
@@ -49,7 +49,7 @@ class Stage:
 
 # Attention is cheap on a single frame, and every sample teaches colour, shape and size; motion and
 # persistence are learned on top. All stages have 4,096 tokens a step.
-CURRICULUM = (Stage(0.45, 1, 16), Stage(0.55, 2, 8), Stage(0.68, 4, 4), Stage(1.0, 8, 2))
+CURRICULUM = (Stage(0.6, 1, 16), Stage(0.86, 4, 4), Stage(1.0, 8, 2))
 CONTINUATION = (Stage(1.0, 8, 2),)
 
 
@@ -126,7 +126,8 @@ class Trainer:
         """One optimizer step at `progress`, a share of the run; returns loss and learning rate."""
         stage = self.stage_at(progress)
         rate = self.peak_rate * min(1.0, (self.step + 1) / WARMUP_STEPS) * _cosine(progress)
-        videos, scenes = draw(stage.batch_size, self.generator, stage.frames, TRAINING_SCENES)
+        frames = pick_frames(stage.frames, self.generator)
+        videos, scenes = draw(stage.batch_size, self.generator, frames)
         latents = self.space.encode(videos)
         text = self.text[[self.numbers[scene] for scene in scenes]]
         dropped = torch.rand(stage.batch_size, generator=self.generator) < PROMPT_DROPOUT
@@ -136,7 +137,8 @@ class Trainer:
         sigma = shift_sigma((torch.arange(stage.batch_size) + offsets) / stage.batch_size)
         noise = torch.randn(latents.shape, generator=self.generator)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = velocity_errors(self.model, latents, text, noise, sigma).mean()
+            errors = velocity_errors(self.model, latents, text, noise, sigma, frames)
+            loss = errors.mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:

@@ -38,7 +38,7 @@ def principal_components(
 
     Of patches of 600 frames; the largest entry of a component is positive, which fixes its sign.
     """
-    frames, _ = draw(600, torch.Generator().manual_seed(11), frames=1)
+    frames, _ = draw(600, torch.Generator().manual_seed(11), frames=(3,))
     cells = patches(frames).movedim(1, -1).reshape(-1, 48).double()
     mean = cells.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov((cells - mean).T))
