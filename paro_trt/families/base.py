@@ -139,9 +139,6 @@ class ModelFamily(ABC):
         vae_factors: pixels a latent stands for along (frames, height, width); frames 4 means
             that 1 + 4 n frames become 1 + n latents. `pixels_per_latent` where models differ.
         output_names: tensors that forward gives, the prediction for the latents first.
-        timestep_scale: the timestep that the pipeline passes to the model, for pure noise, where
-            that unit is proportional to ours; None where it is not, or where the module's own call
-            does not tell enough, and then `paro_trt.apply` refuses the family.
     """
 
     name: ClassVar[str]
@@ -150,7 +147,6 @@ class ModelFamily(ABC):
     sampling: ClassVar[Sampling] = Sampling.FLOW
     vae_factors: ClassVar[tuple[int, int, int]] = (4, 8, 8)
     output_names: ClassVar[tuple[str, ...]] = ("sample",)
-    timestep_scale: ClassVar[float | None] = None
 
     def check_config(self, config: Config) -> None:
         """Raise ModelError if the config is out of bounds or of an unsupported variant."""

@@ -42,7 +42,6 @@ class CogVideoXFamily(ModelFamily):
     name = "cogvideox"
     class_names = ("CogVideoXTransformer3DModel",)
     sampling = Sampling.V_PREDICTION
-    timestep_scale = 1000.0
     limits: ClassVar[Mapping[str, int]] = {
         "num_layers": 1024,
         "num_attention_heads": 1024,

@@ -40,7 +40,6 @@ class FluxFamily(ModelFamily):
     name = "flux"
     class_names = ("FluxTransformer2DModel",)
     vae_factors = (1, 8, 8)
-    timestep_scale = 1.0
     limits: ClassVar[Mapping[str, int]] = {
         "num_layers": 1024,
         "num_single_layers": 1024,

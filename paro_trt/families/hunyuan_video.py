@@ -39,7 +39,6 @@ class HunyuanVideoFamily(ModelFamily):
 
     name = "hunyuan_video"
     class_names = ("HunyuanVideoTransformer3DModel",)
-    timestep_scale = 1000.0
     limits: ClassVar[Mapping[str, int]] = {
         "num_layers": 1024,
         "num_single_layers": 1024,

@@ -61,7 +61,8 @@ def _forward(
 ) -> tuple[Tensor]:
     """What the model's own forward computes, `return_dict` being False."""
     frames, height, width = hidden_states.shape[2:]
-    kinds = model.cond_type_embed.weight
+    # By a call: where weights are offloaded, a hook of it brings them.
+    kinds = model.cond_type_embed(torch.arange(3, device=hidden_states.device))
     time = model.time_embed(timestep)
     prompt = model.context_embedder(encoder_hidden_states, timestep, encoder_attention_mask)
     glyphs = model.context_embedder_2(encoder_hidden_states_2)

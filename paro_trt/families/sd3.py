@@ -41,7 +41,6 @@ class Sd3Family(ModelFamily):
     name = "sd3"
     class_names = ("SD3Transformer2DModel",)
     vae_factors = (1, 8, 8)
-    timestep_scale = 1000.0
     limits: ClassVar[Mapping[str, int]] = {
         "sample_size": 1 << 14,
         "patch_size": 64,

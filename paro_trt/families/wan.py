@@ -44,7 +44,6 @@ class WanFamily(ModelFamily):
 
     name = "wan"
     class_names = ("WanTransformer3DModel",)
-    timestep_scale = 1000.0
     limits: ClassVar[Mapping[str, int]] = {
         "num_layers": 1024,
         "num_attention_heads": 1024,

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 
 from ..errors import ModelError
-from ..families.base import TIMESTEPS, AttentionSite, ModelFamily, Shape
+from ..families.base import TIMESTEPS
 from ..families.registry import family_for
 from ..op.api import Implementation
 from ..plan import ModelIdentity, ParoPlan
-from ..plan.bins import mask_bins
 from ..plan.document import model_identity
 from .apply import ParoTransformer, config_of
+from .calls import bins_of, fitted_call, named_arguments, returned
 from .experts import BOUNDARY_KEY, Expert, ExpertRole
-from .intercept import intercept_attention, require_all_met
 
-_PREVIOUS: WeakKeyDictionary[torch.nn.Module, tuple[bool, Any]] = WeakKeyDictionary()
-"""Modules with a plan -> whether they had a `forward` of their own before, and which."""
+_APPLIED = "_paro_applied"
+"""Attribute of a transformer with a plan: an `_Applied`."""
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """What `remove` undoes.
+
+    Args:
+        planned: the forward that runs the plan.
+        previous: the one that it took the place of.
+    """
+
+    planned: Callable[..., Any]
+    previous: Callable[..., Any]
 
 
 def apply(
@@ -40,32 +52,25 @@ def apply(
         impl: who computes the op ("reference", "cpu", "cuda" or "emulated").
 
     Raises:
-        ModelError: the plan is of another model, the model has a plan already, or the family
-            cannot be planned in place. A later call raises it for another resolution.
+        ModelError: the plan is of another model, or the model has a plan already. A later call
+            raises it for another resolution.
         ArgumentError: `impl` is no implementation.
     """
     model, identity = _planned_transformer(model_or_pipeline, plan)
-    if model in _PREVIOUS:
+    if _APPLIED in vars(model):
         raise ModelError(
             type(model).__name__,
             expected="a model without a plan",
             actual="a model with one",
             remedy="call remove(model) first",
         )
-    family = family_for(type(model).__name__)
-    if family.timestep_scale is None:
-        raise ModelError(
-            type(model).__name__,
-            expected="a family that takes a plan in place",
-            actual=f"the family {family.name}",
-            remedy="use ParoTransformer(model, family, plan)",
-        )
-    planned = ParoTransformer(model, family, plan, impl, identity)
-    # The planned layers must not own the model: it would own itself through its new forward.
-    del planned.model
-    own = vars(model)
-    _PREVIOUS[model] = "forward" in own, own.get("forward")
-    model.forward = _planned_forward(model, planned, model.forward)
+    planned = ParoTransformer(model, family_for(type(model).__name__), plan, impl, identity)
+    owner, name = _innermost(model)
+    previous = getattr(owner, name)
+    planned.model = _OwnForward(model, previous)
+    forward = _planned_forward(planned, type(model).forward)
+    setattr(owner, name, forward)
+    vars(model)[_APPLIED] = _Applied(forward, previous)
 
 
 def remove(model_or_pipeline: Any) -> None:
@@ -74,7 +79,9 @@ def remove(model_or_pipeline: Any) -> None:
     Raises:
         ModelError: there is no plan to remove.
     """
-    removed = [model for model in _transformers(model_or_pipeline).values() if model in _PREVIOUS]
+    removed = [
+        model for model in _transformers(model_or_pipeline).values() if _APPLIED in vars(model)
+    ]
     if not removed:
         raise ModelError(
             type(model_or_pipeline).__name__,
@@ -83,96 +90,82 @@ def remove(model_or_pipeline: Any) -> None:
             remedy="remove undoes an earlier apply",
         )
     for model in removed:
-        had_own, previous = _PREVIOUS.pop(model)
-        if had_own:
-            model.forward = previous
-        else:
-            del model.forward
+        applied = vars(model).pop(_APPLIED)
+        for owner, name in _places(model):
+            if getattr(owner, name) is applied.planned:
+                if (owner, name) == (model, "forward") and _is_class_s_own(model, applied.previous):
+                    vars(model).pop(name)
+                else:
+                    setattr(owner, name, applied.previous)
 
 
-def _planned_forward(
-    model: torch.nn.Module, planned: ParoTransformer, dense: Callable[..., Any]
-) -> Callable[..., Any]:
-    signature = inspect.signature(dense)
-    family, geometry, padded = planned.family, planned.geometry, planned.geometry.text.padded
-    layers = {site.name: layer for site, layer in zip(planned.sites, planned.layers, strict=True)}
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        call = signature.bind(*args, **kwargs).arguments
-        _check_resolution(planned, call)
-        latents = call["hidden_states"]
-        mask_bin = _mask_bin(family, planned.plan, call["timestep"], len(latents))
-        planned.to(latents.device)
-        length = torch.full_like(mask_bin, geometry.tokens)
-        if padded:
-            length = family.text_length(call).to("cpu", torch.int32) + geometry.grid.tokens
-        mask_bin, length = mask_bin.to(latents.device), length.to(latents.device)
-        met: set[str] = set()
-
-        def attend(
-            site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float
-        ) -> Tensor:
-            met.add(site.name)
-            output: Tensor = layers[site.name](
-                query, key, value, planned.token_order, mask_bin, length, scale
-            )
-            return output
-
-        with (
-            family.adapted(model, geometry),
-            intercept_attention(model, planned.sites, attend, length if padded else None),
-        ):
-            output = dense(*args, **kwargs)
-        require_all_met(planned.sites, met)
-        return output
-
-    return forward
+def _places(model: torch.nn.Module) -> Iterator[tuple[object, str]]:
+    """Where a forward of the module is kept: its own, and under the hooks of accelerate and of
+    diffusers (offloading, layerwise casting, caches), which run before and after it."""
+    yield model, "forward"
+    if "_old_forward" in vars(model):
+        yield model, "_old_forward"
+    for hook in getattr(getattr(model, "_diffusers_hook", None), "_fn_refs", ()):
+        yield hook, "forward" if hook.original_forward is None else "original_forward"
 
 
-def _mask_bin(family: ModelFamily, plan: ParoPlan, timestep: Any, batch: int) -> Tensor:
-    """int32 [B] from the model's own timestep: a number, [B], or [B, tokens] (Wan TI2V)."""
-    own = torch.as_tensor(timestep).detach().to("cpu", torch.float64)
-    # A frame that is given is at timestep 0; the others have the step's.
-    sample = own.amax(dim=1) if own.ndim == 2 else own.reshape(-1)
-    ours = sample * (TIMESTEPS / (family.timestep_scale or TIMESTEPS))
-    return torch.from_numpy(mask_bins(ours.expand(batch).numpy(), plan.bin_boundaries))
+def _innermost(model: torch.nn.Module) -> tuple[object, str]:
+    """The place of the class's own forward: hooks must have run before the plan's, because they
+    bring the weights to the device."""
+    for owner, name in _places(model):
+        if _is_class_s_own(model, getattr(owner, name)):
+            return owner, name
+    return model, "forward"
 
 
-def _check_resolution(planned: ParoTransformer, call: Mapping[str, Any]) -> None:
-    """Raise ModelError where the call is of another resolution than the plan.
+def _is_class_s_own(model: torch.nn.Module, forward: Callable[..., Any]) -> bool:
+    return getattr(forward, "__func__", None) is type(model).forward
 
-    Packed latents have only a token count: there, the position ids that the pipeline passes tell
-    a portrait from a landscape.
+
+class _OwnForward(torch.nn.Module):
+    """A transformer whose calls go to the forward that it had before, past its hooks.
+
+    Attributes and submodules are the transformer's; it is no submodule, so that nothing moves or
+    saves it twice.
     """
-    actual = tuple(call["hidden_states"].shape[1:])
-    expected = _call_shape(planned)
-    fits = actual == expected
-    for name, constant in planned.constants.named().items():
-        given = call.get(name)
-        if fits and isinstance(given, Tensor):
-            wanted = constant.to(given)
-            fits = given.shape[-wanted.ndim :] == wanted.shape and bool((given == wanted).all())
-    if not fits:
-        raise ModelError(
-            "latents",
-            expected=f"[B, {', '.join(map(str, expected))}] of the plan's {planned.plan.grid}",
-            actual=str(list(call["hidden_states"].shape)),
-            remedy="a plan serves one resolution; calibrate another, or call remove(model)",
-        )
+
+    def __init__(self, model: torch.nn.Module, dense: Callable[..., Any]) -> None:
+        super().__init__()
+        vars(self).update(transformer=model, dense=dense, placed=torch.empty(0))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The transformer's own result."""
+        return self.dense(*args, **kwargs)
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:  # noqa: ARG002
+        """One empty tensor where the call computes: families ask the first parameter for the
+        device, and an offloaded model's may be elsewhere."""
+        yield self.placed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["transformer"], name)
 
 
-def _call_shape(planned: ParoTransformer) -> Shape:
-    """Shape of the model's hidden_states, which hold an image's channels after the latents'."""
-    family, config, geometry = planned.family, planned.config, planned.geometry
-    latents = family.latent_shape(config, geometry)
-    for entry in family.conditioning_spec(config, geometry):
-        image = entry.shape[1:]
-        if entry.name == "image_latents" and entry.default is None and len(image) == len(latents):
-            sums = [own + int(appended) for own, appended in zip(latents, image, strict=True)]
-            if config["in_channels"] in sums:
-                channel = sums.index(config["in_channels"])
-                return (*latents[:channel], sums[channel], *latents[channel + 1 :])
-    return latents
+def _planned_forward(planned: ParoTransformer, own: Callable[..., Any]) -> Callable[..., Any]:
+    """The plan behind the signature of the class's own forward."""
+    family, config = planned.family, planned.config
+    boundaries, model = planned.plan.bin_boundaries, planned.model
+
+    @functools.wraps(own)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        arguments = named_arguments(own, args, kwargs)
+        read = family.read_call(config, arguments)
+        call = fitted_call(family, config, read, planned.geometry)
+        planned.to(call.latents.device)
+        vars(model)["placed"] = call.latents[:0]
+        inputs = (*call.inputs.values(), bins_of(call, boundaries))
+        outputs = planned(call.latents, call.timestep, *inputs)
+        outputs = family.call_output(config, arguments, outputs)
+        return returned(planned.plan.model.class_name, outputs, arguments)
+
+    # Whoever asks for the signature must not see `self`.
+    forward.__signature__ = inspect.signature(own.__get__(model))  # type: ignore[attr-defined]
+    return forward
 
 
 def _planned_transformer(given: Any, plan: ParoPlan) -> tuple[torch.nn.Module, ModelIdentity]:

@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError, ModelError
+from ..errors import ModelError
+from ..families.base import Geometry
+from ..families.registry import family_for
+from ..models.calls import bins_of, fitted_call, named_arguments, returned
+from ..models.experts import Expert, ExpertRole
 from ..models.weights import read_json_object
-from ..plan import mask_bins, model_identity
+from ..plan import ModelIdentity, model_identity
 from .session import Session
 from .tensorrt_session import TensorRtSession
-from .velocity import LATENTS, MASK_BIN, SAMPLE, TIMESTEP
+from .velocity import LATENTS, MASK_BIN, TIMESTEP
 
-WAN = "WanTransformer3DModel"
+_POSITIONS = ("rope", "audio_rope")
+"""What LTX-2's pipeline asks its transformer for, to compute positions outside."""
 
 
 class EngineTransformer(torch.nn.Module):
     """Replaces `pipeline.transformer`: the same call and result, computed by a session.
 
     Each sample's `mask_bin` follows from its timestep by the bins that the session's file carries.
-    Wan, text to video.
+    Serves every family; a pipeline of two experts takes one of each expert's file.
 
     Args:
         session: of the exported model: an engine, or ONNX Runtime.
@@ -44,12 +49,18 @@ class EngineTransformer(torch.nn.Module):
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__()
-        self._check_model(session, config)
+        from diffusers.configuration_utils import FrozenDict
+
+        info = session.info
+        _check_model(info.model, config)
+        self.config = FrozenDict(config)
+        self._class_name = info.model.class_name
+        self._family = family_for(self._class_name)
+        self._geometry = Geometry(info.grid, info.text)
         self._session = session
         self._dtypes = {spec.name: getattr(torch, spec.dtype) for spec in session.inputs}
-        self._boundaries = session.info.bin_boundaries or ()
+        self._boundaries = info.bin_boundaries or ()
         self._device = torch.device(device)
-        self.config = SimpleNamespace(**config)
 
     @classmethod
     def from_engine(
@@ -60,8 +71,6 @@ class EngineTransformer(torch.nn.Module):
         cuda_graph: bool = True,
     ) -> EngineTransformer:
         """From an engine file and the model's config.json; tensors live on the current GPU."""
-        from pathlib import Path
-
         config = read_json_object(Path(config_file))
         return cls(TensorRtSession(engine, cuda_graph=cuda_graph), config, "cuda")
 
@@ -81,57 +90,53 @@ class EngineTransformer(torch.nn.Module):
         """Pipelines name their passes for diffusers' caches, which an engine does not have."""
         yield
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_hidden_states_image: Tensor | None = None,
-        return_dict: bool = True,
-        attention_kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Velocity [B, C, F, H, W] of latents at timesteps [B], as the transformer's forward.
+    def __getattr__(self, name: str) -> Any:
+        if name not in _POSITIONS:
+            return super().__getattr__(name)
+        with torch.device("meta"):
+            return getattr(_diffusers_class(self._class_name).from_config(self.config), name)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the transformer's own forward returns, for the arguments that it takes.
 
         Raises:
-            ArgumentError: image conditioning, attention arguments or a timestep for each token,
-                which the exported model has not; or tensors that the session refuses.
+            ArgumentError: arguments that the exported model has not, such as ControlNet residuals
+                or attention arguments; or tensors that the session refuses.
+            ModelError: the call is of another resolution than the file.
         """
-        for name, value in (
-            ("encoder_hidden_states_image", encoder_hidden_states_image),
-            ("attention_kwargs", attention_kwargs or None),
-        ):
-            if value is not None:
-                raise ArgumentError(name, expected="none: it was not exported", actual="a value")
-        if timestep.ndim != 1:
-            raise ArgumentError(
-                "timestep", expected="one for each sample, [B]", actual=str(list(timestep.shape))
-            )
-        tensors = {
-            LATENTS: hidden_states,
-            TIMESTEP: timestep,
-            "encoder_hidden_states": encoder_hidden_states,
-        }
-        inputs = {
-            name: tensor.to(self._dtypes[name]).contiguous() for name, tensor in tensors.items()
-        }
+        own = named_arguments(_diffusers_class(self._class_name).forward, args, kwargs)
+        read = self._family.read_call(self.config, own)
+        call = fitted_call(self._family, self.config, read, self._geometry)
+        tensors = {LATENTS: call.latents, TIMESTEP: call.timestep, **call.inputs}
         if MASK_BIN in self._dtypes:
-            bins = mask_bins(timestep.detach().float().cpu().numpy(), self._boundaries)
-            inputs[MASK_BIN] = torch.from_numpy(bins).to(hidden_states.device)
-        sample = run_tensors(self._session, inputs)[SAMPLE].to(hidden_states.dtype)
-        return _output(sample) if return_dict else (sample,)
+            tensors[MASK_BIN] = bins_of(call, self._boundaries)
+        inputs = {
+            name: tensor.to(self._dtypes.get(name, tensor.dtype)).contiguous()
+            for name, tensor in tensors.items()
+        }
+        found = run_tensors(self._session, inputs)
+        outputs = tuple(found[name].to(call.latents.dtype) for name in self._family.output_names)
+        return returned(self._class_name, self._family.call_output(self.config, own, outputs), own)
 
-    @staticmethod
-    def _check_model(session: Session, config: Mapping[str, Any]) -> None:
-        name = session.info.model.class_name
-        if name != WAN:
-            raise ModelError("session", expected=WAN, actual=name)
-        identity = model_identity(name, config)
-        if identity != session.info.model:
-            raise ModelError(
-                "config", expected=f"config hash {session.info.model.config_hash[:16]}",
-                actual=identity.config_hash[:16],
-                remedy="pass the configuration of the model that was exported",
-            )  # fmt: skip
+
+def _diffusers_class(name: str) -> Any:
+    import diffusers
+
+    return getattr(diffusers, name)
+
+
+def _check_model(model: ModelIdentity, config: Mapping[str, Any]) -> None:
+    """Raise ModelError unless a configuration is the model's, alone or as one of two experts."""
+    known = {model_identity(model.class_name, config)}
+    known |= {Expert(role, 0.0).identity(model.class_name, config) for role in ExpertRole}
+    if model not in known:
+        raise ModelError(
+            "config",
+            expected=f"config hash {model.config_hash[:16]} of a {model.class_name}",
+            actual=model_identity(model.class_name, config).config_hash[:16],
+            remedy="pass the configuration of the model that was exported",
+        )
 
 
 def run_tensors(session: Session, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -141,9 +146,3 @@ def run_tensors(session: Session, inputs: dict[str, Tensor]) -> dict[str, Tensor
     arrays = {name: np.asarray(tensor.cpu().numpy()) for name, tensor in inputs.items()}
     device = inputs[LATENTS].device
     return {name: torch.from_numpy(array).to(device) for name, array in session.run(arrays).items()}
-
-
-def _output(sample: Tensor) -> Any:
-    from diffusers.models.modeling_outputs import Transformer2DModelOutput
-
-    return Transformer2DModelOutput(sample=sample)

@@ -10,14 +10,21 @@ is `pipeline(prompt=..., **tiny.call, num_inference_steps=2, output_type="latent
 
 from __future__ import annotations
 
-from . import cogvideox, flux, wan
+from . import cogvideox, cosmos, flux, flux2, hunyuan_video, ltx_video, mochi, qwen_image, sd3, wan
 from .pipeline import PROMPT, TinyPipeline
 
 __all__ = ["PIPELINES", "PROMPT", "TinyPipeline", "pipeline_of"]
 
 PIPELINES: tuple[TinyPipeline, ...] = (
     *cogvideox.PIPELINES,
+    *cosmos.PIPELINES,
     *flux.PIPELINES,
+    *flux2.PIPELINES,
+    *hunyuan_video.PIPELINES,
+    *ltx_video.PIPELINES,
+    *mochi.PIPELINES,
+    *qwen_image.PIPELINES,
+    *sd3.PIPELINES,
     *wan.PIPELINES,
 )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .images import picture
 from .pipeline import TinyPipeline
 from .text import t5, tokenizer
 
@@ -40,7 +41,20 @@ def _text_to_video(transformer: torch.nn.Module) -> Any:
     return CogVideoXPipeline(**_parts(transformer))
 
 
+def _image_to_video(transformer: torch.nn.Module) -> Any:
+    from diffusers import CogVideoXImageToVideoPipeline
+
+    return CogVideoXImageToVideoPipeline(**_parts(transformer))
+
+
 PIPELINES = (
     TinyPipeline("cogvideox", "cogvideox", "cogvideox", _text_to_video, _CALL),
     TinyPipeline("cogvideox-1.5", "cogvideox", "cogvideox-1.5", _text_to_video, _CALL_1_5),
+    TinyPipeline(
+        "cogvideox-1.5-i2v",
+        "cogvideox",
+        "cogvideox-1.5-i2v",
+        _image_to_video,
+        _CALL_1_5 | {"image": picture(128, 128)},
+    ),
 )

@@ -6,22 +6,11 @@ from typing import Any
 
 import torch
 
+from .images import autoencoder_kl
 from .pipeline import TinyPipeline
 from .text import clip_text, t5, tokenizer
 
 _CALL = {"height": 256, "width": 256, "max_sequence_length": 12}
-
-
-def autoencoder_kl(channels: int) -> Any:
-    """The VAE of images whose latents have a factor of 8."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        block_out_channels=(4, 4, 4, 4), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=channels, norm_num_groups=1,
-        layers_per_block=1, scaling_factor=0.36, shift_factor=0.12,
-        use_quant_conv=False, use_post_quant_conv=False,
-    )  # fmt: skip
 
 
 def _text_to_image(transformer: torch.nn.Module) -> Any:

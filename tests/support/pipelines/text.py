@@ -64,6 +64,68 @@ def clip_text(width: int, *, projection: int | None = None, length: int = 12) ->
     return _louder((CLIPTextModelWithProjection if projection else CLIPTextModel)(config))
 
 
+def clip_vision(width: int, *, tokens: int) -> Any:
+    """CLIPVisionModel of two layers that makes `tokens`, one of them for the whole image."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    side = round((tokens - 1) ** 0.5)
+    config = CLIPVisionConfig(
+        hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        image_size=2 * side, patch_size=2,
+    )  # fmt: skip
+    return _louder(CLIPVisionModel(config))
+
+
+def clip_images() -> Any:
+    """CLIP's image processor, for images of 32 x 32 pixels."""
+    from transformers import CLIPImageProcessor
+
+    size = {"height": 32, "width": 32}
+    return CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False)
+
+
+def llama(width: int) -> Any:
+    """LlamaModel of three layers, of which pipelines take the first's output."""
+    from transformers import LlamaConfig, LlamaModel
+
+    config = LlamaConfig(
+        vocab_size=len(VOCABULARY), hidden_size=width, intermediate_size=32, num_hidden_layers=3,
+        num_attention_heads=2, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    return _louder(LlamaModel(config))
+
+
+def qwen3(width: int, layers: int = 3) -> Any:
+    """Qwen3ForCausalLM."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=len(VOCABULARY), hidden_size=width, intermediate_size=32,
+        num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    return _louder(Qwen3ForCausalLM(config))
+
+
+def qwen2_5_vl(width: int) -> Any:
+    """Qwen2_5_VLForConditionalGeneration of two layers, and of one that sees."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(VOCABULARY), "hidden_size": width, "intermediate_size": 32,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+            "rope_scaling": {"type": "default", "mrope_section": [width // 8, width // 16, width // 16]},
+            "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+            "out_hidden_size": width, "fullatt_block_indexes": [0],
+        },
+        image_token_id=5, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8,
+    )  # fmt: skip
+    return _louder(Qwen2_5_VLForConditionalGeneration(config))
+
+
 def _louder(encoder: Any) -> Any:
     """Initial weights are so small that all prompts would be nearly the same."""
     with torch.no_grad():
