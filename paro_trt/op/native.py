@@ -218,8 +218,7 @@ class RepeatedCall:
             if not tensor.is_contiguous():
                 inputs = AttentionInputs(*(tensor.contiguous() for tensor in inputs))
                 break
-        query = inputs.query
-        output = query.new_empty(query.shape)
+        output = torch.empty_like(inputs.query)
         call = with_addresses(self._call, inputs, output)
         count = torch.get_num_threads() if self._threads is None else self._threads
         if self._on_gpu:
