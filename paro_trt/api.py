@@ -66,6 +66,7 @@ def calibrate(
     dtype: str | torch.dtype | None = None,
     offload: str = "none",
     transformer: str | None = None,
+    text_tokens: int | None = None,
     heldout: PromptSource | Texts | None = None,
     memory: int | None = None,
     progress: Progress | None = None,
@@ -90,7 +91,10 @@ def calibrate(
         dtype: to load in; None is the checkpoint's for a pipeline and float32 on embeddings.
         offload: of a pipeline: "none", "model" or "group".
         transformer: which of a pipeline's two to plan: "transformer" or "transformer_2".
-        heldout: prompts to measure the finished plan on.
+        text_tokens: of a pipeline whose padded text joins the attention: room for that many; None:
+            those of the longest prompt.
+        heldout: prompts to measure the finished plan on; None: on sentences, the first that
+            `prompt_limit` leaves out.
         memory: bytes that the analysis may take in addition to the model; None: half of what is
             free on a GPU.
         progress: told how the work goes on; None is silent.
@@ -113,13 +117,14 @@ def calibrate(
             settings["steps"] = settings.pop("num_inference_steps")
         request = Request("-", **(size | _taken(Request, settings)))
         options = _settings(CalibrationSettings, settings)
+        texts = load_texts(prompts)  # type: ignore[arg-type]
+        limit = options.prompt_limit or len(texts)
+        unseen = texts[limit:] if heldout is None else load_texts(heldout)  # type: ignore[arg-type]
         source: CallSource = open_source(
-            model, load_texts(prompts), request, transformer=transformer,  # type: ignore[arg-type]
-            device=str(device), dtype=dtype or "auto", offload=offload,
+            model, texts[:limit], request, transformer=transformer, device=str(device),
+            dtype=dtype or "auto", offload=offload, text_tokens=text_tokens,
         )  # fmt: skip
-        measured = None
-        if heldout is not None:
-            measured = source.with_texts(load_texts(heldout))  # type: ignore[arg-type, attr-defined]
+        measured = source.with_texts(unseen[:1]) if unseen else None  # type: ignore[attr-defined]
     else:
         schedule = _taken(Schedule, settings)
         options = _settings(CalibrationSettings, settings)

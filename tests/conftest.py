@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+
+from tests.support.family_files import family_files
 
 # Test tensors are tiny: a second thread costs more than it gives, and xdist uses the cores.
 torch.set_num_threads(1)
@@ -24,3 +28,10 @@ def fresh_seed(request: pytest.FixtureRequest) -> int:
     request.node.user_properties.append(("seed", seed))
     print(f"PARO_TEST_SEED={seed}")
     return seed
+
+
+@pytest.fixture(scope="session")
+def family_file(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str], Path]:
+    """From a family's name to its exported file, which the processes of a run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return family_files((folder if worker_id == "master" else folder.parent) / "families")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ParoError
+from ..errors import ArgumentError, ParoError
 from ..op.native import NativeLibrary, library_path, load_library
 from .baselines import dense_baselines, flex_attention, sage_attention
 from .case import OpCase
@@ -145,7 +145,7 @@ def measure_group(
         if wrong_baseline and not any(each.is_baseline for each in errors):
             raise wrong_baseline
         on_step("timing")
-        timings = time_in_turns(_runs(list(errors)), bench.clock, rounds)
+        timings = time_in_turns(runs_of(list(errors)), bench.clock, rounds)
     peaks = bench.peaks()
     baselines = [each for each in errors if each.is_baseline]
     baseline = min(baselines, key=lambda each: timings[each.key].median, default=None)
@@ -183,8 +183,22 @@ def _wrong(key: str, error: float, largest: float) -> WrongResultError:
     )
 
 
-def _runs(contenders: list[Contender]) -> dict[str, Run]:
-    runs: dict[str, Run] = {each.key: each.run for each in contenders}
+def runs_of(contenders: Sequence[Contender]) -> dict[str, Run]:
+    """What is timed, by the name of its timing: each contender, and stage 1 of each precision.
+
+    Raises:
+        ArgumentError: two contenders have the same key, so that one would hide the other.
+    """
+    runs: dict[str, Run] = {}
+    for each in contenders:
+        if each.key in runs:
+            raise ArgumentError(
+                "contenders",
+                expected="one of each name, precision and density",
+                actual=f"two named {each.key}",
+                remedy="name each precision and density once",
+            )
+        runs[each.key] = each.run
     for each in contenders:
         if each.stage1 is not None:
             nothing_listed, no_tokens = _stage1_keys(each)

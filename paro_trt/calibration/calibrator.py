@@ -76,7 +76,7 @@ def calibrate(
     store = WorkDirectory(output.with_name(output.name + WORK_SUFFIX))
     calibrator = _Calibrator(run, store, progress or SilentProgress(), memory)
     if store.open(run.fingerprint()):
-        calibrator.progress.note(f"continuing the unfinished work in {store.path}")
+        calibrator.progress.note(f"resuming the unfinished work in {store.path}")
     calibrator.progress.note(cost_note(run, measured))
     try:
         calibrator.prepare()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..families.base import AttentionSite, Geometry
-from ..models.intercept import AttentionHandler, intercept_attention
+from ..models.in_place import PaddedHandler, handled_attention
 from ..models.load import LoadedModel
 from .calls import RecordedCall
 
@@ -37,10 +37,14 @@ def capture_attention(
     """
     sites = loaded.family.sites(loaded.config)
     indices = {site.name: index for index, site in enumerate(sites)}
-    padding = _padding(call, device)
 
     def handle(
-        site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float
+        padding: Tensor | None,
+        site: AttentionSite,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
     ) -> Tensor:
         consumer(indices[site.name], site, query[0], key[0], value[0], scale)
         return dense_attention(query, key, value, scale, padding)
@@ -54,14 +58,10 @@ def replay(
     geometry: Geometry,
     call: RecordedCall,
     device: torch.device,
-    handle: AttentionHandler,
+    handle: PaddedHandler,
 ) -> None:
     """Run the model on a recorded call, the sites' attention computed by `handle`."""
-    sites = loaded.family.sites(loaded.config)
-    with (
-        loaded.family.adapted(loaded.model, geometry),
-        intercept_attention(loaded.model, sites, handle, _padding(call, device)),
-    ):
+    with handled_attention(loaded.model, loaded.family, geometry, handle):
         loaded.model(**call.to(device))
 
 
@@ -80,8 +80,3 @@ def dense_attention(
         query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
     )
     return output.transpose(1, 2)
-
-
-def _padding(call: RecordedCall, device: torch.device) -> Tensor | None:
-    """int64 [1], as `intercept_attention` takes it."""
-    return None if call.key_length is None else torch.tensor([call.key_length], device=device)

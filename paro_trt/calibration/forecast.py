@@ -149,7 +149,6 @@ def head_errors(
 def attention_share(run: CalibrationRun, call: RecordedCall) -> float:
     """Share of a dense forward's time that the sites' attention takes, on this machine."""
     device = run.source.device
-    padding = None if call.key_length is None else torch.tensor([call.key_length], device=device)
     spent = [0.0]
 
     def now() -> float:
@@ -158,7 +157,12 @@ def attention_share(run: CalibrationRun, call: RecordedCall) -> float:
         return time.perf_counter()
 
     def timed(
-        _site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float
+        padding: Tensor | None,
+        _site: AttentionSite,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
     ) -> Tensor:
         start = now()
         output = dense_attention(query, key, value, scale, padding)

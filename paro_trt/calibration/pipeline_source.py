@@ -8,12 +8,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ModelError
 from ..families.base import Geometry, ModelCall
 from ..families.shared.adapt import replaced
+from ..models.calls import fitted_call
 from ..models.load import LoadedModel
 from .calls import RecordedCall, one_sample, watched_calls
 from .source import AllRecordedError, CallSource, OnStep
@@ -40,6 +42,8 @@ class PipelineSource(CallSource):
         prompts: the sentences.
         arguments: of every call of the pipeline in addition to prompt and generator, such as
             height, num_inference_steps or image; those that it takes.
+        text_tokens: room for text where its padded tokens join the attention; None: those of the
+            longest prompt.
         partner: the pipeline's other transformer, which serves a part of the schedule.
 
     Raises:
@@ -54,6 +58,7 @@ class PipelineSource(CallSource):
         prompts: Sequence[str],
         arguments: Mapping[str, Any],
         partner: torch.nn.Module | None = None,
+        text_tokens: int | None = None,
     ) -> None:
         if not prompts:
             raise ArgumentError("prompts", expected="at least one", actual="none")
@@ -63,7 +68,7 @@ class PipelineSource(CallSource):
         self._arguments = dict(arguments)
         self.device = torch.device(pipe._execution_device)
         rehearsed = self._rehearse(0)
-        self.geometry = rehearsed.geometry
+        self.geometry = self._common_geometry(rehearsed.geometry, text_tokens)
         self.timesteps = rehearsed.timesteps
         self.steps, self.forwards = len(rehearsed.timesteps), rehearsed.forwards
         served = rehearsed.served
@@ -71,8 +76,8 @@ class PipelineSource(CallSource):
 
     def with_texts(self, prompts: Sequence[str]) -> PipelineSource:
         """The same pipeline on other sentences."""
-        arguments = self._arguments
-        return PipelineSource(self._pipe, self.loaded, prompts, arguments, self._partner)
+        arguments, count = self._arguments, self.geometry.text.count
+        return PipelineSource(self._pipe, self.loaded, prompts, arguments, self._partner, count)
 
     def record(
         self, prompt: int, seed: int, wanted: Collection[int], on_step: OnStep
@@ -85,7 +90,7 @@ class PipelineSource(CallSource):
             # A step's first call is that of the prompt; the negative prompt's follows.
             if model is not self.loaded.model or step not in wanted or step in calls:
                 return
-            calls[step] = self._recorded(prompt, arguments)
+            calls[step] = self._recorded(arguments)
             if step == max(wanted):
                 raise AllRecordedError
 
@@ -149,17 +154,41 @@ class PipelineSource(CallSource):
         counted = tuple(count for count in forwards if count)
         return _Rehearsed(first.geometry, tuple(timesteps), counted, tuple(served))
 
-    def _recorded(self, prompt: int, arguments: Mapping[str, Any]) -> RecordedCall:
+    def _common_geometry(self, first: Geometry, text_tokens: int | None) -> Geometry:
+        """The first prompt's geometry with room for the text of all."""
+        if not first.text.padded:
+            return first
+        others = range(1, len(self.texts))
+        counts = [first.text.count, *(self._first_call(prompt).text.count for prompt in others)]
+        longest = max(counts)
+        if text_tokens is not None and text_tokens < longest:
+            raise ArgumentError(
+                "text_tokens (--text-tokens)",
+                expected=f"at least {longest}, the tokens of prompt {counts.index(longest) + 1}",
+                actual=str(text_tokens),
+            )
+        text = msgspec.structs.replace(first.text, count=text_tokens or longest)
+        return Geometry(first.grid, text)
+
+    def _first_call(self, prompt: int) -> Geometry:
+        """Of the first call that the pipeline makes for a prompt."""
+        seen: list[Geometry] = []
+
+        def watch(_model: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
+            family, config = self.loaded.family, self.loaded.config
+            seen.append(family.read_call(config, arguments).geometry)
+            raise AllRecordedError
+
+        with suppress(AllRecordedError), watched_calls(self._models, watch):
+            self._run(prompt, 0, lambda: None)
+        return seen[0]
+
+    def _recorded(self, arguments: Mapping[str, Any]) -> RecordedCall:
         family, config = self.loaded.family, self.loaded.config
         sample = one_sample(arguments, len(arguments["hidden_states"]))
         call = family.read_call(config, sample)
-        if call.geometry != self.geometry:
-            raise ModelError(
-                f"the call for prompt {prompt}",
-                expected=f"tokens as for the first prompt, {self.geometry}",
-                actual=str(call.geometry),
-                remedy="give every prompt the same size and number of frames",
-            )
+        # Refuses a call of another size, or of more text.
+        fitted_call(family, config, call, self.geometry)
         length = None
         if call.geometry.text.padded:
             length = int(family.text_length(call.inputs)) + call.geometry.grid.tokens

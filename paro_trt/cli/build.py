@@ -24,7 +24,7 @@ def build(
     target: Annotated[Path, typer.Option("-o", "--output", help="The engine file to write.")],
     batch: Annotated[
         str, typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes the engine takes.")
-    ] = "1,1,2",
+    ] = "1,1,1",
     size: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=MIN,OPT,MAX", help="Another free size, such as L=1,512,512."),
@@ -32,6 +32,12 @@ def build(
     level: Annotated[int | None, typer.Option(help="Builder optimization level, 0 to 5.")] = None,
     workspace: Annotated[
         int | None, typer.Option(min=1, help="MiB of device memory that layers may use.")
+    ] = None,
+    max_workspace: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="MiB of workspace a PAROAttention layer may take: heads in groups."
+        ),
     ] = None,
     max_aux_streams: Annotated[
         int | None, typer.Option(help="Streams in addition to the main one.")
@@ -47,11 +53,18 @@ def build(
     ] = False,
     tensorrt: Annotated[
         TensorRtName,
-        typer.Option(help="tensorrt_rtx has no plugin: it computes the function in the file."),
+        typer.Option(help="tensorrt_rtx, of pip alone, builds for GPUs that need not be here."),
     ] = "tensorrt",
     sm: Annotated[
         int | None, typer.Option(help="tensorrt_rtx: GPU to build for, such as 89 or 120.")
     ] = None,
+    function_body: Annotated[
+        bool,
+        typer.Option(
+            "--function-body",
+            help="tensorrt_rtx: the dense function in the file computes PAROAttention, no plugin.",
+        ),
+    ] = False,
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of measured kernel times, read and written.")
     ] = None,
@@ -83,6 +96,8 @@ def build(
         weight_streaming=weight_streaming,
         profiling=profiling,
         target=sm,
+        function_body=function_body,
+        max_workspace=max_workspace and max_workspace * MEBIBYTE,
     )
     if print_trtexec:
         typer.echo(_trtexec(model, target, settings, dense, timing_cache))
@@ -115,16 +130,23 @@ def _make(
 def _trtexec(
     model: Path, target: Path, settings: BuildSettings, dense: bool, timing_cache: Path | None
 ) -> str:
+    from ..engine import Flavour
     from ..engine.parser_input import check_plugin_dtypes
     from ..engine.profile import input_profiles
     from ..engine.trtexec import as_line, plugin_for_trtexec, trtexec_command
     from ..onnx_file.source import read_source
 
-    if not settings.flavour.uses_plugin:
+    if settings.flavour is not Flavour.TENSORRT:
         raise ArgumentError(
             "--print-trtexec",
             expected="a build by tensorrt",
             actual=f"one by {settings.flavour.value}, which trtexec does not do",
+        )
+    if settings.max_workspace is not None:
+        raise ArgumentError(
+            "--max-workspace",
+            expected="none with --print-trtexec",
+            actual="a limit, which only paro-trt build can put into the model that is parsed",
         )
     source = read_source(model, dense=dense)
     check_plugin_dtypes(source)

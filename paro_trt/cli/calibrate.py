@@ -65,6 +65,10 @@ def calibrate(
         str | None,
         typer.Option(help="Which of a pipeline's two to plan: transformer or transformer_2."),
     ] = None,
+    text_tokens: Annotated[
+        int | None,
+        typer.Option(help="Room for padded text in the attention. [default: the longest prompt]"),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[
         AutoDtypeName,
@@ -161,6 +165,7 @@ def calibrate(
             dtype=None if dtype == "auto" else getattr(torch, dtype),
             offload=offload,
             transformer=transformer,
+            text_tokens=text_tokens,
             memory=None if memory is None else parse_bytes("--memory", memory),
             heldout=heldout,
             progress=bars,

@@ -41,7 +41,7 @@ def export(
         bool, typer.Option("--dense", help="The model as it is, without PARO: a baseline.")
     ] = False,
     opset: Annotated[
-        int | None, typer.Option(help="Of the standard operators. [default: 20; 25 for bfloat16]")
+        int | None, typer.Option(help="Of the standard operators. [default: 20; 22 for bfloat16]")
     ] = None,
     external_data: Annotated[
         bool | None,

@@ -51,7 +51,7 @@ def export_family(family: str, description: str) -> None:
             BodyName, typer.Option(help="How the file runs without the plugin.")
         ] = "sparse",
         opset: Annotated[
-            int | None, typer.Option(help="18 to 25. [default: 20; 25 for bfloat16]")
+            int | None, typer.Option(help="18 to 25. [default: 20; 22 for bfloat16]")
         ] = None,
         external_data: Annotated[
             bool | None,

@@ -47,4 +47,4 @@ class StageBars:
 
     def note(self, message: str) -> None:
         """Print a line above the bars."""
-        self._bars.console.print(message, markup=False)
+        self._bars.console.print(message, markup=False, soft_wrap=True)

@@ -131,6 +131,6 @@ def _backends(parts: dict[str, Component]) -> tuple[Backend, ...]:
         Backend(
             "tensorrt_rtx",
             rtx,
-            why_no_rtx or "building engines of the function body, for GPUs that need not be here",
+            why_no_rtx or "building engines with the plugin, for GPUs that need not be here",
         ),
     )

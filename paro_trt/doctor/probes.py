@@ -78,7 +78,7 @@ def unloaded_package(name: str, purpose: str, distribution: str | None = None) -
 
 
 def is_installed(name: str) -> bool:
-    """Whether a module, such as "cuda.bindings", can be found; it is not imported."""
+    """Whether a module, such as "cuda.core", can be found; it is not imported."""
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):

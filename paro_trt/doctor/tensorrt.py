@@ -9,11 +9,11 @@ from pathlib import Path
 from . import probes
 from .probes import Component
 
-RUNTIME_PARTS = ("tensorrt", "cuda.bindings", "GPU", "libparo_attention")
+RUNTIME_PARTS = ("tensorrt", "cuda.core", "GPU", "libparo_attention")
 """Without one of them no engine with the plugin is built or run."""
 
-RTX_PARTS = ("tensorrt_rtx",)
-"""Enough to build an engine of the function body; running it takes cuda.bindings and a GPU too."""
+RTX_PARTS = ("tensorrt_rtx", "libparo_attention")
+"""Enough to build an engine; running it takes cuda.core and a GPU too."""
 
 HEADER_FOLDERS = ("/usr/include", "/usr/include/x86_64-linux-gnu", "/usr/local/tensorrt/include")
 VERSION_HEADER = "NvInferVersion.h"
@@ -43,9 +43,9 @@ def components(gpus: tuple[dict[str, str], ...]) -> tuple[Component, ...]:
     """Every part of the way to engines but the plugin; packages load in processes of their own."""
     return (
         _package("tensorrt", "engines with the plugin", "pip install tensorrt"),
-        _package("tensorrt_rtx", "engines of the function body", "pip install tensorrt-rtx"),
+        _package("tensorrt_rtx", "engines for GeForce and RTX GPUs", "pip install tensorrt-rtx"),
         _on_loader_path(),
-        _package("cuda.bindings", "running engines", "pip install cuda-python"),
+        _package("cuda.core", "running engines", "pip install cuda-core cuda-bindings"),
         _gpu(gpus),
         _headers(),
         probes.tool("trtexec", "building engines from the shell", "install the TensorRT SDK"),

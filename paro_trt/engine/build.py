@@ -13,12 +13,12 @@ from typing import Any, cast
 
 from .. import __version__
 from ..documents import canonical_json
-from ..errors import ArgumentError, ParoError
+from ..errors import ArgumentError, BackendUnavailableError, ParoError
 from ..files import atomic_write
 from ..onnx_file.source import OnnxSource, read_source
 from ..onnx_file.tensors import TensorSpec
 from .cache import EngineCache
-from .cuda import Gpu, current_gpu, runtime_version
+from .cuda import Gpu, current_gpu
 from .errors import EngineError
 from .manifest import (
     Dtype,
@@ -26,6 +26,7 @@ from .manifest import (
     EngineManifest,
     EngineTensor,
     GpuRecord,
+    MemoryRecord,
     OnnxRecord,
     PluginRecord,
     TensorRtRecord,
@@ -33,13 +34,14 @@ from .manifest import (
     manifest_path,
     read_manifest,
 )
+from .memory import plugin_workspace
 from .network import build_network, read_timing_cache
 from .parser_input import check_plugin_dtypes
 from .plugin_library import PluginFile, find_plugin, load_plugin
 from .profile import InputProfile, input_profiles, shape_range
 from .progress import BuildProgress
-from .settings import BuildSettings
-from .tensorrt_api import TensorRt, load_tensorrt
+from .settings import OLDEST_PLUGIN_TARGET, BuildSettings
+from .tensorrt_api import Flavour, TensorRt, load_tensorrt
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class _Parts:
     plugin: PluginFile | None
     gpu: Gpu
     cuda: str
+    plugin_workspace: int | None
 
 
 def build_engine(
@@ -114,7 +117,8 @@ def build_engine(
         parts.trt, parts.source, parts.profiles, settings,
         timing_cache=read_timing_cache(timing_cache), progress=progress,
     )  # fmt: skip
-    manifest = _manifest(parts, settings, key, built.data)
+    memory = MemoryRecord(built.memory.weights, built.memory.activations, parts.plugin_workspace)
+    manifest = _manifest(parts, settings, key, built.data, memory)
     _write(path, built.data, manifest)
     if timing_cache is not None and built.timing_cache:
         with atomic_write(timing_cache) as file:
@@ -155,7 +159,8 @@ def adopt_engine(
             str(path), expected=f"the tensors {', '.join(wanted)}", actual=", ".join(found)[:200],
             remedy=f"name the ONNX file it was built from, not {parts.source.path}",
         )  # fmt: skip
-    manifest = _manifest(parts, settings, engine_key(parts, settings), data)
+    memory = MemoryRecord(None, None, parts.plugin_workspace)
+    manifest = _manifest(parts, settings, engine_key(parts, settings), data, memory)
     _write_manifest(path, manifest)
     return BuildReport(path, manifest, reused=True)
 
@@ -180,14 +185,37 @@ def engine_key(parts: _Parts, settings: BuildSettings) -> str:
 
 def _gather(source: OnnxSource, settings: BuildSettings) -> _Parts:
     profiles = input_profiles(source.inputs, settings)
-    uses_plugin = settings.flavour.uses_plugin and bool(source.attention)
+    uses_plugin = bool(source.attention) and settings.uses_plugin
     if uses_plugin:
         check_plugin_dtypes(source)
     trt = load_tensorrt(settings.flavour)
-    plugin = find_plugin() if uses_plugin else None
-    if settings.target is not None:
-        return _Parts(source, profiles, trt, plugin, Gpu(0, "", settings.target), "")
-    return _Parts(source, profiles, trt, plugin, current_gpu(), runtime_version())
+    plugin = _plugin(settings) if uses_plugin else None
+    here = settings.target is None
+    gpu = current_gpu() if here else Gpu(0, "", settings.target or 0)
+    cuda = bindings_version() if here else ""
+    workspace = plugin_workspace(plugin.path, source, settings) if plugin else None
+    return _Parts(source, profiles, trt, plugin, gpu, cuda, workspace)
+
+
+def _plugin(settings: BuildSettings) -> PluginFile:
+    if settings.target is not None and settings.target < OLDEST_PLUGIN_TARGET:
+        raise ArgumentError(
+            "target",
+            expected=f"SM {OLDEST_PLUGIN_TARGET} or later, which the plugin has kernels for",
+            actual=str(settings.target),
+            remedy="pass --sm of a later GPU, or --function-body",
+        )
+    try:
+        return find_plugin()
+    except BackendUnavailableError as error:
+        if settings.flavour is Flavour.TENSORRT:
+            raise
+        raise BackendUnavailableError(
+            error.subject,
+            expected=error.expected,
+            actual=error.actual,
+            remedy=f"{error.remedy}; or compute the function in the file: --function-body",
+        ) from error
 
 
 def _is_current(path: Path, key: str) -> bool:
@@ -199,7 +227,9 @@ def _is_current(path: Path, key: str) -> bool:
     return manifest.key == key and is_undamaged(path, manifest)
 
 
-def _manifest(parts: _Parts, settings: BuildSettings, key: str, data: Any) -> EngineManifest:
+def _manifest(
+    parts: _Parts, settings: BuildSettings, key: str, data: Any, memory: MemoryRecord
+) -> EngineManifest:
     plugin, source = parts.plugin, parts.source
     content = memoryview(data)
     return EngineManifest(
@@ -217,6 +247,7 @@ def _manifest(parts: _Parts, settings: BuildSettings, key: str, data: Any) -> En
         plugin=None if plugin is None else _recorded(plugin),
         inputs=_tensors(source.inputs, settings),
         outputs=_tensors(source.outputs, settings),
+        memory=memory,
     )
 
 

@@ -1,4 +1,4 @@
-"""The few calls of the CUDA runtime that engines need, by cuda-python, errors turned into ours."""
+"""GPUs and copies by cuda.core, its errors turned into ours."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 
 from ..errors import ArgumentError, BackendUnavailableError, ParoError
 
-MODULE = "cuda.bindings.runtime"
+MODULE, BINDINGS = "cuda.core", "cuda.bindings"
 
-_INSUFFICIENT_DRIVER, _NO_DEVICE = "cudaErrorInsufficientDriver", "cudaErrorNoDevice"
+_NO_GPU = (
+    "CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_STUB_LIBRARY", "CUDA_ERROR_SYSTEM_NOT_READY",
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE",
+)  # fmt: skip
 
 
 class CudaError(ParoError, RuntimeError):
-    """A call of the CUDA runtime failed."""
+    """A call of CUDA failed."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Gpu:
 
 
 @cache
-def runtime() -> Any:
-    """cuda-python's module of the CUDA runtime.
+def core() -> Any:
+    """The module cuda.core.
 
     Raises:
         BackendUnavailableError: it is not installed or does not load.
@@ -47,33 +50,32 @@ def runtime() -> Any:
     except ImportError as error:
         raise BackendUnavailableError(
             "CUDA", expected=f"the Python module {MODULE}", actual=str(error)[:200],
-            remedy="pip install 'paro-trt[tensorrt]', or: pip install cuda-python",
+            remedy="pip install 'paro-trt[tensorrt]', or: pip install cuda-core cuda-bindings",
         ) from error  # fmt: skip
 
 
-def check(name: str, result: tuple[Any, ...]) -> Any:
-    """The value of a call that returned (status, value...).
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """Turn errors of cuda.core into ours.
 
     Raises:
-        BackendUnavailableError: there is no GPU, or its driver is too old.
-        CudaError: anything else than success.
+        BackendUnavailableError: there is no GPU, no driver, or one that lacks a call.
+        CudaError: any other error of CUDA.
     """
-    status, *values = result
-    if status == runtime().cudaError_t.cudaSuccess:
-        return values[0] if len(values) == 1 else tuple(values)
-    if status.name in (_INSUFFICIENT_DRIVER, _NO_DEVICE):
-        raise BackendUnavailableError(
-            "GPU",
-            expected="an NVIDIA GPU with a driver for this CUDA",
-            actual=status.name,
-            remedy="nvidia-smi says what the machine has; install or update its driver",
-        )
-    raise CudaError(name, expected="success", actual=status.name)
-
-
-def call(name: str, *arguments: Any) -> Any:
-    """The value of runtime().<name>(*arguments); see `check`."""
-    return check(name, getattr(runtime(), name)(*arguments))
+    try:
+        yield
+    except Exception as error:
+        # cuda.core exports no class of its errors.
+        if type(error).__module__.partition(".")[0] != "cuda":
+            raise
+        status = str(error).partition(":")[0][:200]
+        # Errors of finding the driver and its calls bear no status.
+        if status in _NO_GPU or not status.startswith("CUDA_ERROR"):
+            raise BackendUnavailableError(
+                "GPU", expected="an NVIDIA GPU with a driver for this CUDA", actual=status,
+                remedy="nvidia-smi says what the machine has; install or update its driver",
+            ) from error  # fmt: skip
+        raise CudaError("CUDA", expected="success", actual=status) from error
 
 
 def current_gpu() -> Gpu:
@@ -82,86 +84,56 @@ def current_gpu() -> Gpu:
     Raises:
         BackendUnavailableError: there is none, or no CUDA.
     """
-    index = call("cudaGetDevice")
-    properties = call("cudaGetDeviceProperties", index)
-    raw = properties.name
-    name = raw.decode(errors="replace").rstrip("\0") if isinstance(raw, bytes) else str(raw)
-    return Gpu(index, name, 10 * properties.major + properties.minor)
+    with our_errors():
+        device = core().Device()
+        major, minor = device.compute_capability
+        return Gpu(device.device_id, device.name, 10 * major + minor)
 
 
 @contextmanager
 def on_gpu(index: int | None) -> Iterator[None]:
     """Make a GPU the calling thread's current one for a while; None leaves it as it is.
 
-    Threads begin with GPU 0, whatever the thread that started them had chosen.
+    Threads begin with GPU 0, whatever the thread that started them had chosen, and without a
+    context, which cuda.core's calls need. It is the primary one, as of torch and CUDA's runtime.
 
     Raises:
-        ArgumentError: there is no such GPU.
+        ArgumentError: there is no such GPU; else as `our_errors`.
     """
-    if index is None or (before := call("cudaGetDevice")) == index:
+    if index is None:
         yield
         return
-    count = int(call("cudaGetDeviceCount"))
-    if not 0 <= index < count:
-        raise ArgumentError("gpu", expected=f"0 to {count - 1}", actual=str(index))
-    call("cudaSetDevice", index)
-    try:
-        yield
-    finally:
-        call("cudaSetDevice", before)
+    with our_errors():
+        before, count = core().Device(), len(core().Device.get_all_devices())
+        if not 0 <= index < count:
+            raise ArgumentError("gpu", expected=f"0 to {count - 1}", actual=str(index))
+        core().Device(index).set_current()
+        try:
+            yield
+        finally:
+            if before.device_id != index:
+                before.set_current()
 
 
-def runtime_version() -> str:
-    """CUDA's version, such as "13.0"."""
-    number = int(call("cudaRuntimeGetVersion"))
-    return f"{number // 1000}.{number % 1000 // 10}"
+def device_memory(index: int) -> Any:
+    """Where to allocate on a GPU: cuda.core's MemoryResource.
+
+    A pool of its own returns memory to the GPU. The default pool keeps it for the process, and
+    finding it takes a driver of CUDA 13.
+    """
+    device = core().Device(index)
+    if not device.properties.memory_pools_supported:
+        return device.memory_resource
+    return core().DeviceMemoryResource(index, core().DeviceMemoryResourceOptions())
 
 
-class Stream:
-    """A CUDA stream of its own; close it, or use it as a context manager."""
-
-    def __init__(self) -> None:
-        self.handle: Any = call("cudaStreamCreateWithFlags", runtime().cudaStreamNonBlocking)
-
-    @property
-    def address(self) -> int:
-        """The cudaStream_t as a number."""
-        return int(self.handle)
-
-    def synchronize(self) -> None:
-        """Wait for everything queued so far."""
-        call("cudaStreamSynchronize", self.handle)
-
-    def close(self) -> None:
-        """Destroy the stream. Harmless when repeated."""
-        if self.handle is not None:
-            call("cudaStreamDestroy", self.handle)
-            self.handle = None
-
-
-class DeviceBuffer:
-    """Device memory that grows when asked for more."""
-
-    def __init__(self) -> None:
-        self.address = 0
-        self.size = 0
-
-    def reserve(self, size: int) -> int:
-        """Address of at least `size` bytes; the content is lost when it grows."""
-        if size > self.size:
-            self.close()
-            self.address = int(call("cudaMalloc", size))
-            self.size = size
-        return self.address
-
-    def close(self) -> None:
-        """Free the memory. Harmless when repeated."""
-        if self.address:
-            call("cudaFree", self.address)
-        self.address = self.size = 0
+def bindings_version() -> str:
+    """CUDA's version that cuda.core speaks, such as "13.0": that of cuda.bindings."""
+    version: str = importlib.import_module(BINDINGS).__version__
+    return ".".join(version.split(".")[:2])
 
 
 def copy(target: int, source: int, size: int, stream: Any) -> None:
     """Queue a copy between host and device memory; addresses tell which is which."""
-    kind = runtime().cudaMemcpyKind.cudaMemcpyDefault
-    call("cudaMemcpyAsync", target, source, size, kind, stream)
+    buffer = core().Buffer
+    buffer.from_handle(target, size).copy_from(buffer.from_handle(source, size), stream=stream)

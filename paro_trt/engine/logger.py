@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import BackendUnavailableError
 
 LOG = logging.getLogger("paro_trt.tensorrt")
-"""Everything that TensorRT logs."""
+"""Everything that TensorRT logs; a record's `severity` is TensorRT's own, such as "WARNING"."""
 
 KEPT = 4
 
@@ -19,6 +19,8 @@ class LogKeeper:
 
     def __init__(self) -> None:
         self._errors: list[str] = []
+        self.totals: list[str] = []
+        """Lines such as "Total Weights Memory: 971072 bytes"."""
 
     def add_error(self, message: str) -> None:
         """Keep an error."""
@@ -70,7 +72,10 @@ def make_logger(trt: Any, keeper: LogKeeper) -> Any:
             level = levels.get(severity, logging.INFO)
             if level >= logging.ERROR:
                 keeper.add_error(msg)
+            elif msg.startswith("Total "):
+                keeper.totals.append(msg)
             # Errors are reported once, by the exception that they cause.
-            LOG.log(min(level, logging.INFO), "%s", msg)
+            name = getattr(severity, "name", str(severity))
+            LOG.log(min(level, logging.INFO), "%s", msg, extra={"severity": name})
 
     return Logger()

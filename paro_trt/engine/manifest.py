@@ -20,6 +20,7 @@ from ..files import sha256_of_files
 from ..onnx_file.info import ExportInfo
 from ..onnx_file.tensors import TensorSpec
 from .errors import EngineError
+from .gpu_memory import fits
 from .tensorrt_api import Flavour
 
 FORMAT = 1
@@ -161,6 +162,30 @@ class PluginRecord(_Record, frozen=True):
     abi: Annotated[int, Meta(ge=0, le=1 << 31)]
 
 
+Bytes = Annotated[int, Meta(ge=0, le=1 << 50)]
+
+
+class MemoryRecord(_Record, frozen=True):
+    """What the engine takes of a GPU's memory, in bytes; None where it is not known.
+
+    Args:
+        weights: as TensorRT's builder counts them.
+        activations: of one context at the largest shapes, workspaces included, as it counts them.
+        plugin_workspace: the largest of PAROAttention's layers, a part of the activations.
+    """
+
+    weights: Bytes | None
+    activations: Bytes | None
+    plugin_workspace: Bytes | None
+
+    @property
+    def total(self) -> int | None:
+        """Weights and activations."""
+        if self.weights is None or self.activations is None:
+            return None
+        return self.weights + self.activations
+
+
 Tensors = Annotated[tuple[EngineTensor, ...], Meta(min_length=1, max_length=256)]
 
 
@@ -178,6 +203,7 @@ class EngineManifest(_Record, frozen=True):
         plugin: None where no plugin computes PAROAttention.
         inputs: in the ONNX file's order.
         outputs: in the ONNX file's order.
+        memory: None in manifests of earlier releases.
     """
 
     paro_engine: Literal[1]
@@ -190,6 +216,7 @@ class EngineManifest(_Record, frozen=True):
     plugin: PluginRecord | None
     inputs: Tensors
     outputs: Tensors
+    memory: MemoryRecord | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -288,4 +315,18 @@ def summary(manifest: EngineManifest) -> Mapping[str, object]:
         "from": f"{onnx.file} ({onnx.sha256[:16]})",
         "PAROAttention": f"{onnx.attention} layers by {how}" if onnx.attention else "none",
         "weight streaming": "yes" if manifest.tensorrt.weight_streaming else "no",
+        **_memory_facts(manifest.memory),
     }
+
+
+def _memory_facts(memory: MemoryRecord | None) -> Mapping[str, object]:
+    if memory is None:
+        return {}
+    parts = {
+        "weights": memory.weights,
+        "activations": memory.activations,
+        "of them plugin workspace": memory.plugin_workspace,
+    }
+    known = [f"{name} {size / 1e9:.2f} GB" for name, size in parts.items() if size is not None]
+    facts = {"memory": ", ".join(known) or "unknown: TensorRT's log does not say"}
+    return facts | ({} if memory.total is None else {"fits": fits(memory.total)})

@@ -18,6 +18,7 @@ from ..errors import BackendUnavailableError
 from ..onnx_file.source import OnnxSource
 from .errors import BuildError
 from .logger import LogKeeper, make_logger
+from .memory import BuilderMemory, builder_memory
 from .parser_input import for_function_body, for_plugin
 from .profile import InputProfile
 from .progress import BuildProgress, make_monitor
@@ -35,11 +36,13 @@ class BuiltEngine:
         data: the serialized engine, a buffer.
         layers: of the network that was parsed.
         timing_cache: to keep for the next build; None where TensorRT has none.
+        memory: what the log says of the engine.
     """
 
     data: Any
     layers: int
     timing_cache: bytes | None
+    memory: BuilderMemory
 
 
 def build_network(
@@ -73,9 +76,10 @@ def build_network(
         keeper.check_start(f"{trt.flavour.label} {trt.version}", builder)
     flag = getattr(trt.module.NetworkDefinitionCreationFlag, _STRONGLY_TYPED)
     network = builder.create_network(1 << int(flag))
-    # The parser owns memory that the network refers to, so it must live until the engine is built.
-    parser = _parse(trt, network, logger, source, keeper)
-    _check_attention(trt, network, source)
+    # The parser owns what the network refers to: it must live until the engine is built.
+    parser = _parse(trt, network, logger, source, settings, keeper)
+    if not settings.function_body:
+        _check_attention(trt, network, source)
     config = builder.create_builder_config()
     _configure(trt, config, settings)
     _add_profile(builder, config, profiles, keeper)
@@ -91,15 +95,23 @@ def build_network(
             actual=keeper.explain("no engine and no reason"),
             remedy="see docs/tensorrt.md, troubleshooting by message",
         )
-    built = BuiltEngine(data, network.num_layers, _serialized(cache))
+    memory = builder_memory(keeper.totals)
+    built = BuiltEngine(data, network.num_layers, _serialized(cache), memory)
     del parser
     return built
 
 
-def _parse(trt: TensorRt, network: Any, logger: Any, source: OnnxSource, keeper: LogKeeper) -> Any:
-    prepare = for_plugin if trt.flavour.uses_plugin else for_function_body
+def _parse(
+    trt: TensorRt, network: Any, logger: Any, source: OnnxSource, settings: BuildSettings,
+    keeper: LogKeeper,
+) -> Any:  # fmt: skip
+    model = (
+        for_function_body(source)
+        if settings.function_body
+        else for_plugin(source, settings.max_workspace)
+    )
     parser = trt.module.OnnxParser(network, logger)
-    if not parser.parse(prepare(source), path=str(source.path)):
+    if not parser.parse(model, path=str(source.path)):
         reasons = [parser.get_error(index) for index in range(parser.num_errors)]
         first = reasons[0] if reasons else None
         raise BuildError(
@@ -114,9 +126,7 @@ def _parse(trt: TensorRt, network: Any, logger: Any, source: OnnxSource, keeper:
 
 
 def _check_attention(trt: TensorRt, network: Any, source: OnnxSource) -> None:
-    """Refuse a network in which anything but the plugin computes PAROAttention."""
-    if not trt.flavour.uses_plugin:
-        return
+    """Refuse a network that computes PAROAttention by anything but the plugin."""
     kinds = (network.get_layer(index).type for index in range(network.num_layers))
     found = sum(kind == trt.module.LayerType.PLUGIN_V3 for kind in kinds)
     if found != len(source.attention):

@@ -11,6 +11,8 @@ from ..errors import OnnxFileError
 from ..onnx_file.read import Body, body_of
 from ..onnx_file.source import OnnxSource
 from ..op.spec import DOMAIN, OP_TYPE
+from .plugin_library import MAX_WORKSPACE
+from .settings import MEBIBYTE
 
 PLUGIN_DTYPES = ("float16", "bfloat16")
 
@@ -27,13 +29,26 @@ def check_plugin_dtypes(source: OnnxSource) -> None:
         )
 
 
-def for_plugin(source: OnnxSource) -> bytes:
-    """The model without the function, so that only the plugin can compute PAROAttention."""
+def for_plugin(source: OnnxSource, max_workspace: int | None = None) -> bytes:
+    """The model without the function: PAROAttention can only be the plugin.
+
+    Args:
+        source: the file.
+        max_workspace: bytes, whole MiB, that a layer may take; None for all heads at once.
+    """
+    from onnx import AttributeProto
+
     model = type(source.proto)()
     model.CopyFrom(source.proto)
     kept = [entry for entry in model.functions if (entry.domain, entry.name) != (DOMAIN, OP_TYPE)]
     del model.functions[:]
     model.functions.extend(kept)
+    for node in model.graph.node:
+        if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
+            # Given even if it is the default: the parser warns of fields that a node lacks.
+            node.attribute.add(
+                name=MAX_WORKSPACE, type=AttributeProto.INT, i=(max_workspace or 0) // MEBIBYTE
+            )
     return bytes(model.SerializeToString())
 
 
@@ -53,6 +68,6 @@ def for_function_body(source: OnnxSource) -> bytes:
             str(source.path),
             expected="the dense function body, for a TensorRT without the plugin",
             actual="the sparse one" if body is Body.SPARSE else "none",
-            remedy="export again with --body dense",
+            remedy="export again with --body dense, or build with the plugin",
         )
     return bytes(source.proto.SerializeToString())

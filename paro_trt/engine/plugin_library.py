@@ -19,8 +19,13 @@ LIBRARY = "attention"
 AUTOREG_LIBRARY = "attention_autoreg"
 """libparo_attention_autoreg.so, for programs that only dlopen a library."""
 
-_FIELDS = {entry.name for entry in ATTRIBUTES} - {"plugin_version", "plugin_namespace"}
-"""The fields that the parser passes to the creator. The parser itself consumes the other two."""
+MAX_WORKSPACE = "max_workspace_mib"
+"""The plugin's one field that is no attribute of the op: how the engine is to be built."""
+
+_FIELDS = {entry.name for entry in ATTRIBUTES} - {"plugin_version", "plugin_namespace"} | {
+    MAX_WORKSPACE
+}
+"""What the parser passes to the creator; it consumes the other two itself."""
 
 
 _mapped_here: set[Path] = set()

@@ -9,6 +9,8 @@ from types import MappingProxyType
 from ..errors import ArgumentError
 from .tensorrt_api import Flavour
 
+MEBIBYTE = 1 << 20
+
 BATCH = "B"
 """The free size that is the batch in every exported file."""
 
@@ -16,6 +18,9 @@ MAX_SIZE = 1 << 20
 BUILDER_LEVELS = range(6)
 RTX_TARGETS = (75, 80, 86, 89, 120, 121)
 """GPUs that TensorRT for RTX can target from any machine (1.7)."""
+
+OLDEST_PLUGIN_TARGET = 80
+"""What the plugin's oldest kernels run on."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class SizeRange:
             )
 
 
-DEFAULT_BATCH = SizeRange(1, 1, 2)
-"""Two samples: a prompt and its negative prompt in one evaluation."""
+DEFAULT_BATCH = SizeRange(1, 1, 1)
+"""Pipelines that guide evaluate the prompt and its negative one after the other."""
 
 DEFAULT_SIZE = SizeRange(1, 512, 512)
 """Text tokens. Wan's pipeline pads to 512."""
@@ -58,9 +63,13 @@ class BuildSettings:
         builder_level: 0 (fast build) to 5 (fast engine).
         workspace: bytes of device memory that layers may use in addition to their tensors.
         shared_memory: bytes of shared memory a block that layers may use.
-            max_aux_streams: streams that an engine may use in addition to the main one.
-            weight_streaming: weights may stay in host memory; the runtime sets the budget.
+        max_aux_streams: streams that an engine may use in addition to the main one.
+        weight_streaming: weights may stay in host memory; the runtime sets the budget.
         profiling: layers keep full names and details, for profilers.
+        function_body: PAROAttention is computed by the dense function in the file, not by the
+            plugin: the whole attention matrix, without quantized arithmetic's speed.
+        max_workspace: bytes of workspace that a PAROAttention layer may take: it then computes its
+            heads in groups. A multiple of 1 MiB.
         target: for TensorRT for RTX, the GPU as 10 * major + minor of its compute capability; for
             TensorRT the GPU in the machine, and None.
 
@@ -77,6 +86,8 @@ class BuildSettings:
     weight_streaming: bool = False
     profiling: bool = False
     target: int | None = None
+    function_body: bool = False
+    max_workspace: int | None = None
 
     def __post_init__(self) -> None:
         if self.builder_level is not None and self.builder_level not in BUILDER_LEVELS:
@@ -89,7 +100,13 @@ class BuildSettings:
             raise ArgumentError(
                 "max_aux_streams", expected="0 or more", actual=str(self.max_aux_streams)
             )
+        limit = self.max_workspace
+        if limit is not None and (limit < MEBIBYTE or limit % MEBIBYTE or limit > 1 << 40):
+            raise ArgumentError(
+                "max_workspace", expected="1 to 1048576 MiB, whole ones", actual=f"{limit} bytes"
+            )
         self._check_target()
+        self._check_function_body()
 
     def _check_target(self) -> None:
         if self.flavour is Flavour.TENSORRT and self.target is not None:
@@ -106,6 +123,26 @@ class BuildSettings:
                 actual="none" if self.target is None else str(self.target),
                 remedy="pass --sm",
             )
+
+    def _check_function_body(self) -> None:
+        if self.function_body and self.flavour is Flavour.TENSORRT:
+            raise ArgumentError(
+                "function_body",
+                expected="the plugin: TensorRT's engines are made for speed",
+                actual="the function in the file",
+                remedy="build it by TensorRT for RTX, or export a baseline with --dense",
+            )
+        if self.function_body and self.max_workspace is not None:
+            raise ArgumentError(
+                "max_workspace",
+                expected="none: it is the plugin's",
+                actual="one, for a build by the function in the file",
+            )
+
+    @property
+    def uses_plugin(self) -> bool:
+        """Whether the plugin computes PAROAttention, where the model has any."""
+        return not self.function_body
 
     def range_of(self, symbol: str) -> SizeRange:
         """Range of a free size."""

@@ -12,25 +12,20 @@ from enum import Enum
 from typing import Any
 
 from ..errors import BackendUnavailableError
+from .rtx_libraries import open_rtx_libraries
 
 OLDEST, NEWEST = 10, 11
 """Majors of TensorRT whose Python interface the builder and the runtime support."""
 
 
 class Flavour(str, Enum):
-    """A TensorRT product.
+    """A TensorRT product. Both run PAROAttention by the plugin.
 
-    TENSORRT runs PAROAttention with the plugin. TENSORRT_RTX has no plugin layers. It computes the
-    function in the file, which is dense and gains no speed from quantization.
+    TENSORRT builds for the GPU in the machine; TENSORRT_RTX for GPUs that need not be here.
     """
 
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt_rtx"
-
-    @property
-    def uses_plugin(self) -> bool:
-        """Whether the plugin computes PAROAttention."""
-        return self is Flavour.TENSORRT
 
     @property
     def label(self) -> str:
@@ -40,7 +35,7 @@ class Flavour(str, Enum):
 
 _REMEDY = {
     Flavour.TENSORRT: "pip install tensorrt (10.x or 11.x); or build with --tensorrt tensorrt_rtx,"
-    " which computes the function in the file instead of the plugin",
+    " for GeForce and RTX GPUs",
     Flavour.TENSORRT_RTX: "pip install tensorrt-rtx",
 }
 
@@ -71,6 +66,8 @@ def load_tensorrt(flavour: Flavour) -> TensorRt:
     Raises:
         BackendUnavailableError: it is not installed, does not load, or is of an unknown major.
     """
+    if flavour is Flavour.TENSORRT_RTX:
+        open_rtx_libraries()
     try:
         module = importlib.import_module(flavour.value)
     except Exception as error:  # a missing libnvinfer or driver raises what the loader raises

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -25,8 +25,9 @@ from .base import (
     require_integer,
     require_variant,
 )
-from .shared.adapt import constant_call
+from .shared.adapt import constant_call, replaced
 from .shared.call_arguments import CallArguments, finished_call
+from .shared.joint_attention import attend, project_heads
 
 _TEXT, _IMAGE, _OFS = "encoder_hidden_states", "image_latents", "ofs"
 _OFS_DEFAULT = 2.0
@@ -127,17 +128,25 @@ class CogVideoXFamily(ModelFamily):
             constants[_OFS] = torch.tensor([_OFS_DEFAULT])
         return constants
 
-    def adapted(self, model: torch.nn.Module, geometry: Geometry) -> AbstractContextManager[object]:
-        """Sine position embeddings of sizes the model was not made for: a constant."""
+    @contextmanager
+    def adapted(self, model: torch.nn.Module, geometry: Geometry) -> Iterator[None]:
+        """Rotary embeddings applied without writing into slices; sine position embeddings of sizes
+        the model was not made for as a constant."""
         config: Any = model.config
         embed: Any = model.patch_embed
-        if not hasattr(embed, "pos_embedding"):
-            return nullcontext()
-        frames, _, height, width = self.latent_shape(config, geometry)
-        pixel_frames = (frames - 1) * config["temporal_compression_ratio"] + 1
-        device = embed.pos_embedding.device
-        size = (height, width, pixel_frames, device)
-        return constant_call(embed, "_get_positional_embeddings", *size)
+        blocks: Any = model.transformer_blocks
+        device = next(model.parameters()).device
+        constants = self.constants(config, geometry)
+        processor = _StackingProcessor(_joint_rotary(constants, geometry.text.count, device))
+        with ExitStack() as stack:
+            if hasattr(embed, "pos_embedding"):
+                frames, _, height, width = self.latent_shape(config, geometry)
+                pixel_frames = (frames - 1) * config["temporal_compression_ratio"] + 1
+                size = (height, width, pixel_frames, device)
+                stack.enter_context(constant_call(embed, "_get_positional_embeddings", *size))
+            for block in blocks:
+                stack.enter_context(replaced(block.attn1, "processor", processor))
+            yield
 
     def forward(
         self,
@@ -183,6 +192,50 @@ class CogVideoXFamily(ModelFamily):
             timestep=arguments.timestep(len(states)),
             inputs=inputs,
         )
+
+
+class _StackingProcessor:
+    """Computes what CogVideoXAttnProcessor2_0 computes.
+
+    Args:
+        rotary: cos and sin f32 [text and video tokens, 1, head_dim / 2]; None without.
+    """
+
+    def __init__(self, rotary: tuple[Tensor, Tensor] | None) -> None:
+        self._rotary = rotary
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,  # noqa: ARG002
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs of video [B, N, C] and text [B, L, C]."""
+        text_tokens, tokens = encoder_hidden_states.shape[1], hidden_states.shape[1]
+        joint = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        heads = project_heads(joint, attn.heads, attn.to_q, attn.to_k, attn.to_v)
+        if attn.norm_q is not None:
+            heads = heads.normed(attn.norm_q, attn.norm_k)
+        if self._rotary is not None:
+            heads = heads.turned(*self._rotary)
+        output = attn.to_out[1](attn.to_out[0](attend(heads)))
+        text, video = output.split([text_tokens, tokens], dim=1)
+        return video, text
+
+
+def _joint_rotary(
+    constants: Mapping[str, Tensor], text_tokens: int, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    """The tables with rows for the text, which is not turned."""
+    if "rotary_cos" not in constants:
+        return None
+    # The pipeline's tables repeat each angle for the two channels that it turns.
+    cos, sin = (constants[name][:, None, ::2] for name in ("rotary_cos", "rotary_sin"))
+    still = (text_tokens, *cos.shape[1:])
+    cos, sin = torch.cat([torch.ones(still), cos]), torch.cat([torch.zeros(still), sin])
+    return cos.to(device), sin.to(device)
 
 
 def _patch(config: Config) -> tuple[int, int, int]:

@@ -146,6 +146,9 @@ class FluxFamily(ModelFamily):
         arguments = CallArguments(call)
         states = arguments.tensor("hidden_states", ndim=3)
         ids = arguments.tensor("img_ids")
+        inputs = arguments.given(_TEXT, _POOLED, _GUIDANCE)
+        if config.get("guidance_embeds"):
+            inputs[_GUIDANCE] = arguments.tensor(_GUIDANCE)
         rows, columns = (int(last) + 1 for last in ids.reshape(-1, 3).amax(dim=0)[1:])
         return finished_call(
             self,
@@ -154,5 +157,5 @@ class FluxFamily(ModelFamily):
             size=(1, rows * _PACKING[1], columns * _PACKING[2]),
             latents=states,
             timestep=arguments.timestep(len(states), scale=1.0),
-            inputs=arguments.given(_TEXT, _POOLED, _GUIDANCE),
+            inputs=inputs,
         )

@@ -159,9 +159,11 @@ class Flux2Family(ModelFamily):
         images = round(last[0]) // _REFERENCE_DISTANCE + 1
         rows, columns = round(last[1]) + 1, round(last[2]) + 1
         latents, references = references_of(states, rows * columns)
-        inputs = arguments.given(_TEXT, _GUIDANCE) | references
-        if not config.get("guidance_embeds"):
-            inputs.pop(_GUIDANCE, None)
+        inputs = arguments.given(_TEXT) | references
+        if config.get("guidance_embeds"):
+            inputs[_GUIDANCE] = arguments.tensor(_GUIDANCE)
+        # The model without it does not look at it.
+        arguments.optional(_GUIDANCE)
         return finished_call(
             self,
             config,

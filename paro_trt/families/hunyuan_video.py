@@ -140,10 +140,11 @@ class HunyuanVideoFamily(ModelFamily):
         """Pipelines pass a guidance scale to undistilled models too, which do not look at it."""
         arguments = CallArguments(call)
         states = arguments.tensor("hidden_states", ndim=5)
-        inputs = arguments.given(_TEXT, _POOLED, _GUIDANCE)
+        inputs = arguments.given(_TEXT, _POOLED)
         inputs[_MASK] = arguments.mask(_MASK, _TEXT)
-        if not config.get("guidance_embeds"):
-            inputs.pop(_GUIDANCE, None)
+        if config.get("guidance_embeds"):
+            inputs[_GUIDANCE] = arguments.tensor(_GUIDANCE)
+        arguments.optional(_GUIDANCE)
         frames, height, width = states.shape[2:]
         return finished_call(
             self,

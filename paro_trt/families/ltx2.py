@@ -107,7 +107,10 @@ class Ltx2Family(ModelFamily):
 
     @contextmanager
     def adapted(self, model: torch.nn.Module, geometry: Geometry) -> Iterator[None]:
-        """Rotary embeddings, partly of float64, as constants; a squeeze that squeezes nothing."""
+        """Rotary embeddings, partly of float64, as constants, and applied without writing into
+        slices; a squeeze that squeezes nothing."""
+        from diffusers.models.transformers import transformer_ltx2
+
         anywhere: Any = model
         grid, device = geometry.grid, next(model.parameters()).device
         sound = audio_tokens(anywhere.config, grid.frames)
@@ -124,6 +127,7 @@ class Ltx2Family(ModelFamily):
         with ExitStack() as stack:
             for rope, positions in embedded:
                 stack.enter_context(_constant_rotary(rope, positions))
+            stack.enter_context(replaced(transformer_ltx2, "apply_split_rotary_emb", turned_halves))
             stack.enter_context(ReplacedFunctions({Tensor.squeeze: _squeezed}))
             yield
 
@@ -243,15 +247,27 @@ def _positions(config: Config, grid: Grid) -> dict[str, Tensor]:
 
 @contextmanager
 def _constant_rotary(rope: Any, positions: Tensor) -> Iterator[None]:
-    """Tables of one sample, repeated for the batch, which the model reads off them."""
+    """Tables of one sample for the whole batch; those of heads as [1, tokens, H, D / 2]."""
     with torch.no_grad():
         tables = rope(positions)
-
-    def rotary(coords: Tensor, device: object = None) -> tuple[Tensor, ...]:  # noqa: ARG001
-        return tuple(table.expand(coords.shape[0], *table.shape[1:]) for table in tables)
-
-    with replaced(rope, "forward", rotary):
+    if rope.rope_type == "split":
+        tables = tuple(table.transpose(1, 2).contiguous() for table in tables)
+    with replaced(rope, "forward", lambda *_, **__: tables):
         yield
+
+
+def turned_halves(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """[B, tokens, H * D] with channel i and i + D / 2 of each head turned by their angle.
+
+    Args:
+        x: [B, tokens, H * D].
+        rotary: cos and sin f32 [1, tokens, H, D / 2].
+    """
+    cos, sin = rotary
+    first, second = x.float().unflatten(-1, (cos.shape[2], 2, -1)).unbind(-2)
+    # addcmul as in the stock model, for the same rounding.
+    halves = [torch.addcmul(first * cos, -sin, second), torch.addcmul(second * cos, sin, first)]
+    return torch.stack(halves, dim=-2).flatten(-3).to(x.dtype)
 
 
 def _squeezed(tensor: Tensor, *dims: int) -> Tensor:

@@ -20,7 +20,8 @@ class Preset:
     Args:
         size: (frames, height, width) in pixels of the usual video or image.
         shift: of the schedule that a plan is calibrated on, as in FlowMatchEulerDiscreteScheduler.
-        dtype: of weights, latents and conditioning in an exported file.
+        dtype: of weights, latents and conditioning in an exported file; what the weights of the
+            family's largest models were released in.
     """
 
     size: tuple[int, int, int]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,9 @@ from .base import (
     patched_grid,
     require_integer,
 )
+from .shared.adapt import replaced
 from .shared.call_arguments import CallArguments, finished_call
+from .shared.joint_attention import Heads, attend
 
 _TEXT, _CLIP_IMAGE = "encoder_hidden_states", "encoder_hidden_states_image"
 _IMAGE, _IMAGE_GIVEN = "image_latents", "image_given"
@@ -109,6 +112,23 @@ class WanFamily(ModelFamily):
                 ConditioningInput(_IMAGE_GIVEN, ("B",), torch.float32, Role.SCALAR, default=0.0),
             ]
         return tuple(spec)
+
+    @contextmanager
+    def adapted(self, model: torch.nn.Module, geometry: Geometry) -> Iterator[None]:
+        """Rotary embeddings as constants, applied without writing into slices."""
+        config: Any = model.config
+        blocks: Any = model.blocks
+        device = next(model.parameters()).device
+        latents = torch.empty(1, *self.latent_shape(config, geometry), device=device)
+        with torch.no_grad():
+            both = model.rope(latents)  # type: ignore[operator]
+        # The model's tables repeat each angle for the two channels that it turns.
+        cos, sin = (table[0, ..., ::2].contiguous() for table in both)
+        with ExitStack() as stack:
+            for block in blocks:
+                processor = _StackingProcessor(cos, sin)
+                stack.enter_context(replaced(block.attn1, "processor", processor))
+            yield
 
     def forward(
         self,
@@ -199,6 +219,34 @@ def _sample_timesteps(tokens: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
             remedy="use WanPipeline, or WanImageToVideoPipeline with one image",
         )
     return last[:, 0], given[:, 0]
+
+
+class _StackingProcessor:
+    """Computes what WanAttnProcessor computes in self-attention.
+
+    Args:
+        cos: f32 [tokens, 1, head_dim / 2].
+        sin: the same.
+    """
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        self._cos, self._sin = cos, sin
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,  # noqa: ARG002
+        attention_mask: Tensor | None = None,  # noqa: ARG002
+        rotary_emb: tuple[Tensor, Tensor] | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Output [B, N, C] of the video's tokens [B, N, C]."""
+        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
+        parts = (query, key, attn.to_v(hidden_states))
+        heads = Heads(*(part.unflatten(-1, (attn.heads, -1)) for part in parts))
+        output = attend(heads.turned(self._cos, self._sin))
+        projected: Tensor = attn.to_out[1](attn.to_out[0](output))
+        return projected
 
 
 def _with_first_frame(latents: Tensor, image: Tensor, given: Tensor) -> Tensor:

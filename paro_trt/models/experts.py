@@ -69,6 +69,17 @@ def _expert_identity(role: ExpertRole, class_name: str, config: Mapping[str, Any
     return model_identity(class_name, {**config, "paro_expert": role.value})
 
 
+def transformers_of(given: object) -> dict[str, torch.nn.Module]:
+    """The transformers of a diffusers pipeline by attribute; a module counts as `transformer`.
+
+    Empty if `given` is neither a module nor a pipeline with a transformer.
+    """
+    if isinstance(given, torch.nn.Module):
+        return {ExpertRole.HIGH_NOISE.value: given}
+    found = {role.value: getattr(given, role.value, None) for role in ExpertRole}
+    return {role: model for role, model in found.items() if isinstance(model, torch.nn.Module)}
+
+
 def expert_at(directory: Path) -> Expert | None:
     """The expert that a transformer directory of a pipeline holds; None if it is alone.
 

@@ -5,20 +5,30 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ..errors import ModelError
-from ..families.base import TIMESTEPS
+from ..families.base import TIMESTEPS, AttentionSite, Geometry, ModelFamily
 from ..families.registry import family_for
+from ..families.shared.adapt import replaced
 from ..op.api import Implementation
 from ..plan import ModelIdentity, ParoPlan
 from ..plan.document import model_identity
-from .apply import ParoTransformer, config_of
+from .apply import GeometryConstants, ParoTransformer, config_of
 from .calls import bins_of, fitted_call, named_arguments, returned
-from .experts import BOUNDARY_KEY, Expert, ExpertRole
+from .experts import BOUNDARY_KEY, Expert, ExpertRole, transformers_of
+from .intercept import intercept_attention
+
+PaddedHandler: TypeAlias = Callable[
+    [Tensor | None, AttentionSite, Tensor, Tensor, Tensor, float], Tensor
+]
+"""An `AttentionHandler` that is told first, int64 [B], how many tokens of each sample exist; None
+where text is never padded."""
 
 _APPLIED = "_paro_applied"
 """Attribute of a transformer with a plan: an `_Applied`."""
@@ -97,6 +107,54 @@ def remove(model_or_pipeline: Any) -> None:
                     vars(model).pop(name)
                 else:
                     setattr(owner, name, applied.previous)
+
+
+@contextmanager
+def handled_attention(
+    model: torch.nn.Module, family: ModelFamily, geometry: Geometry, handler: PaddedHandler
+) -> Iterator[None]:
+    """Within the context the model's own calls compute the sites' attention with `handler`.
+
+    The calls may come from anywhere, also through the hooks of offloading.
+
+    Args:
+        model: a diffusers transformer without a plan.
+        family: its family.
+        geometry: that every call is fitted to.
+        handler: computes the attention of a site.
+
+    Raises:
+        ModelError: the model has a plan, or a call is of another geometry.
+    """
+    if _APPLIED in vars(model):
+        raise ModelError(
+            type(model).__name__, expected="the dense model", actual="one with a plan",
+            remedy="call remove(model) first",
+        )  # fmt: skip
+    owner, name = _innermost(model)
+    previous = getattr(owner, name)
+    within, config = _OwnForward(model, previous), config_of(model)
+    sites = family.sites(config)
+    constants = GeometryConstants(family, config, geometry)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        arguments = named_arguments(type(model).forward, args, kwargs)
+        call = fitted_call(family, config, family.read_call(config, arguments), geometry)
+        vars(within)["placed"] = call.latents[:0]
+        padding = None
+        if geometry.text.padded:
+            padding = family.text_length(call.inputs).long() + geometry.grid.tokens
+        inputs = {**call.inputs, **constants.to(call.latents.device).named()}
+        with (
+            family.adapted(within, geometry),
+            intercept_attention(within, sites, functools.partial(handler, padding), padding),
+        ):
+            outputs = family.forward(within, geometry, call.latents, call.timestep, inputs)
+        outputs = family.call_output(config, arguments, outputs)
+        return returned(type(model).__name__, outputs, arguments)
+
+    with replaced(owner, name, forward):
+        yield
 
 
 def _places(model: torch.nn.Module) -> Iterator[tuple[object, str]]:
@@ -185,10 +243,7 @@ def _planned_transformer(given: Any, plan: ParoPlan) -> tuple[torch.nn.Module, M
 
 
 def _transformers(given: Any) -> dict[str, torch.nn.Module]:
-    if isinstance(given, torch.nn.Module):
-        return {ExpertRole.HIGH_NOISE.value: given}
-    found = {role.value: getattr(given, role.value, None) for role in ExpertRole}
-    models = {role: model for role, model in found.items() if isinstance(model, torch.nn.Module)}
+    models = transformers_of(given)
     if not models:
         raise ModelError(
             type(given).__name__,

@@ -12,6 +12,7 @@ from ..errors import ArgumentError, ModelError
 from ..families.registry import family_for
 from ..plan.document import model_identity
 from .apply import config_of
+from .experts import ExpertRole, transformers_of
 from .load import LoadedModel, load_model
 
 ModelSource: TypeAlias = "str | PathLike[str] | torch.nn.Module | LoadedModel | Any"
@@ -48,20 +49,18 @@ def open_model(source: ModelSource, dtype: torch.dtype | None = None) -> LoadedM
 
 
 def _transformer_of(source: Any) -> torch.nn.Module:
-    if isinstance(source, torch.nn.Module):
-        return source
-    if isinstance(getattr(source, "transformer_2", None), torch.nn.Module):
+    models = transformers_of(source)
+    if ExpertRole.LOW_NOISE.value in models:
         raise ModelError(
             type(source).__name__,
             expected="a pipeline of one transformer",
             actual="transformer and transformer_2, each serving a part of the schedule",
             remedy="pass the directory of one of them, PIPELINE/transformer or transformer_2",
         )
-    transformer = getattr(source, "transformer", None)
-    if not isinstance(transformer, torch.nn.Module):
+    if not models:
         actual = f"a {type(source).__name__} without a transformer"
         raise ArgumentError("model", expected="a model", actual=actual, remedy=_REMEDY)
-    return transformer
+    return models[ExpertRole.HIGH_NOISE.value]
 
 
 def _of_module(module: torch.nn.Module) -> LoadedModel:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 OPSETS = range(18, 26)
 """Versions of the standard operators with which export, check and ONNX Runtime all work."""
 
-DEFAULT_OPSET, BFLOAT16_OPSET = 20, 25
-"""Released TensorRT parsers support 20 best. Before 25, bfloat16 convolutions are invalid."""
+DEFAULT_OPSET, BFLOAT16_OPSET = 20, 22
+"""What every parser from TensorRT 10.0 on reads. Before 22 bfloat16 convolutions are invalid; from
+23 on there is RMSNormalization, which parsers have since 10.15 only."""
 
 EXTERNAL_DATA_ABOVE = 1_500_000_000
 """From this size in bytes, weights get a file of their own: protobuf's limit is 2 GiB."""
@@ -59,7 +60,7 @@ def export_onnx(
         path: of the file; replaced only once the new file is whole and checked.
         body: what the file carries to run without the plugin.
         dense_baseline: export the model as it is, for comparison; the plan gives the grid.
-        opset: version of the standard operators; None is 20, or 25 for bfloat16.
+        opset: version of the standard operators; None is 20, or 22 for bfloat16.
         external_data: weights in `path` + ".data"; None: when they exceed 1.5 GB.
         progress: told what happens next.
 

@@ -1,67 +1,23 @@
-"""The structures of the C ABI (plugins/include/paro/paro_c.h) and how tensors become them."""
+"""How torch's tensors become calls of the C ABI (plugins/include/paro/paro_c.h)."""
 
 from __future__ import annotations
 
 import ctypes
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
 from ..library_files import ABI_VERSION as ABI_VERSION
+from .c_structs import DTYPE_CODES
+from .c_structs import CAttention as CAttention
+from .c_structs import CLaunch as CLaunch
+from .c_structs import Status as Status
 from .spec import AttentionConfig, AttentionInputs
 
 WORKSPACE_ALIGNMENT = 256
 
-DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
-
-
-class Status(IntEnum):
-    """`paro_status`."""
-
-    OK = 0
-    INVALID_ARGUMENT = 1
-    UNSUPPORTED = 2
-    WORKSPACE_TOO_SMALL = 3
-    NO_DEVICE = 4
-    RUNTIME_ERROR = 5
-
-
-class CAttention(ctypes.Structure):
-    """`paro_attention`, field by field."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_size_t),
-        ("batch", ctypes.c_int32),
-        ("tokens", ctypes.c_int32),
-        ("heads", ctypes.c_int32),
-        ("kv_heads", ctypes.c_int32),
-        ("head_dim", ctypes.c_int32),
-        ("orders", ctypes.c_int32),
-        ("bins", ctypes.c_int32),
-        ("dtype", ctypes.c_int32),
-        ("block_q", ctypes.c_int32),
-        ("block_k", ctypes.c_int32),
-        ("qk_bits", ctypes.c_int32),
-        ("pv_bits", ctypes.c_int32),
-        ("pool_dropped", ctypes.c_int32),
-        ("scale", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in AttentionInputs._fields),
-        ("output", ctypes.c_void_p),
-    )
-
-
-class CLaunch(ctypes.Structure):
-    """`paro_launch`, field by field."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_size_t),
-        ("stream", ctypes.c_void_p),
-        ("threads", ctypes.c_int32),
-        ("sm", ctypes.c_int32),
-        ("max_workspace", ctypes.c_size_t),
-    )
+DTYPES: dict[torch.dtype, int] = {getattr(torch, name): code for name, code in DTYPE_CODES.items()}
 
 
 def attention_call(

@@ -27,6 +27,9 @@ MASK_WORD_BITS = 32
 MAX_TOKENS = 1 << 24
 """Longest sequence accepted: token indices stay exact in every integer and float type used."""
 
+MAX_HEADS = 1 << 16
+"""Most query heads accepted, as in the native libraries."""
+
 
 @dataclass(frozen=True)
 class InputSpec:

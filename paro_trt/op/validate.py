@@ -1,4 +1,8 @@
-"""Every argument check of the op, in one place: types and shapes first, then values."""
+"""Every argument check of the op, in one place: types and shapes first, then values.
+
+Refusals of attributes, ranks and shapes have the wording and the order of the native libraries
+(plugins/common/describe_call.cpp and check.cpp), so that a call fails alike in all of them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from .spec import (
     BLOCK_SIZES,
     INPUTS,
     MASK_WORD_BITS,
+    MAX_HEADS,
     MAX_TOKENS,
     AffineRow,
     AttentionConfig,
@@ -23,6 +28,9 @@ from .spec import (
     block_count,
     mask_words,
 )
+
+_LARGEST_SIZE = 2**31 - 1
+"""Sizes are int32 in the C ABI."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +68,7 @@ def validate_shapes(inputs: AttentionInputs, config: AttentionConfig) -> Attenti
     query, key = inputs.query, inputs.key
     batch, tokens, heads, head_dim = query.shape
     kv_heads = key.shape[2]
-    for symbol, size in (("B", batch), ("S", tokens), ("H", heads), ("D", head_dim)):
-        _require(size > 0, "query", f"at least one element along {symbol}", _shape(query))
-    _require(tokens <= MAX_TOKENS, "query", f"at most {MAX_TOKENS} tokens", f"{tokens}")
-    _require(
-        kv_heads > 0 and heads % kv_heads == 0,
-        "key",
-        f"a number of key/value heads that divides the {heads} query heads",
-        f"{kv_heads}",
-    )
+    _require_range("tokens", tokens, MAX_TOKENS)
     key_blocks = block_count(tokens, config.block_k)
     sizes = {
         "B": batch,
@@ -83,14 +83,21 @@ def validate_shapes(inputs: AttentionInputs, config: AttentionConfig) -> Attenti
         "4": len(AffineRow),
     }
     sizes["H*NQ"] = heads * sizes["NQ"]
-    for name, size in (("token_order", sizes["O"]), ("block_mask", sizes["T"])):
-        _require(size > 0, name, "at least one row", "none")
     for spec, tensor in zip(INPUTS, inputs, strict=True):
-        expected = tuple(sizes[symbol] for symbol in spec.shape)
-        symbols = ", ".join(spec.shape)
+        expected = [sizes[symbol] for symbol in spec.shape]
         _require(
-            tuple(tensor.shape) == expected, spec.name, f"[{symbols}] = {expected}", _shape(tensor)
+            list(tensor.shape) == expected,
+            spec.name,
+            f"shape {expected} with a query of {_shape(query)}",
+            _shape(tensor),
         )
+    _require_range("batch", batch, _LARGEST_SIZE)
+    _require_range("heads", heads, MAX_HEADS)
+    _require_range("kv_heads", kv_heads, heads)
+    _require_range("orders", sizes["O"], _LARGEST_SIZE)
+    _require_range("bins", sizes["T"], _LARGEST_SIZE)
+    _require(heads % kv_heads == 0, "kv_heads", f"a divisor of {heads} heads", f"{kv_heads}")
+    _require_range("head_dim", head_dim, _LARGEST_SIZE)
     return AttentionShape(
         batch, tokens, heads, kv_heads, head_dim, sizes["O"], sizes["T"], sizes["NQ"], key_blocks
     )
@@ -140,12 +147,11 @@ def _check_type(spec: InputSpec, tensor: Tensor) -> None:
         raise ArgumentError(spec.name, expected="a torch.Tensor", actual=type(tensor).__name__)
     dtype = str(tensor.dtype).removeprefix("torch.")
     _require(dtype in spec.dtypes, spec.name, " or ".join(spec.dtypes), dtype)
-    symbols = ", ".join(spec.shape)
     _require(
-        tensor.ndim == len(spec.shape),
+        tensor.ndim == len(spec.shape) and all(size <= _LARGEST_SIZE for size in tensor.shape),
         spec.name,
-        f"{len(spec.shape)} dimensions [{symbols}]",
-        _shape(tensor),
+        f"{len(spec.shape)} dimensions of sizes in 0..2^31-1",
+        f"shape {_shape(tensor)}",
     )
 
 
@@ -184,9 +190,13 @@ def _require(condition: bool, name: str, expected: str, actual: str) -> None:
         raise ArgumentError(name, expected=expected, actual=actual)
 
 
+def _require_range(name: str, value: int, highest: int) -> None:
+    _require(1 <= value <= highest, name, f"a value in 1..{highest}", f"{value}")
+
+
 def _one_of(values: tuple[int, ...]) -> str:
-    return "one of " + ", ".join(map(str, values))
+    return " or ".join((", ".join(map(str, values[:-1])), str(values[-1])))
 
 
 def _shape(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))
+    return str(list(tensor.shape))

@@ -129,6 +129,7 @@ def open_source(
     device: str,
     dtype: str | torch.dtype,
     offload: str,
+    text_tokens: int | None,
 ) -> PipelineSource:
     """A pipeline, opened and rehearsed, as the source of a calibration's calls.
 
@@ -140,6 +141,7 @@ def open_source(
         device: as of `open_pipeline`; of a live pipeline, where it is.
         dtype: as of `open_pipeline`.
         offload: as of `open_pipeline`.
+        text_tokens: as of `PipelineSource`.
 
     Raises:
         ModelError: it cannot be opened, or is of no known family.
@@ -151,17 +153,21 @@ def open_source(
         _check_device(pipe, device)
     else:
         pipe = open_pipeline(named, device=device, dtype=dtype, offload=offload)
-    return source_of(pipe, texts, request, transformer or role)
+    return source_of(pipe, texts, request, transformer or role, text_tokens)
 
 
 def source_of(
-    pipe: Any, texts: Sequence[str], request: Request, transformer: str | None
+    pipe: Any,
+    texts: Sequence[str],
+    request: Request,
+    transformer: str | None = None,
+    text_tokens: int | None = None,
 ) -> PipelineSource:
     """An open pipeline as the source of calls; arguments as of `open_source`."""
     loaded, partner = planned_transformer(pipe, transformer)
     arguments = call_arguments(pipe, request)
     del arguments["prompt"]
-    return PipelineSource(pipe, loaded, texts, arguments, partner)
+    return PipelineSource(pipe, loaded, texts, arguments, partner, text_tokens)
 
 
 def check_cpu_is_meant(run: CalibrationRun, device: str) -> None:

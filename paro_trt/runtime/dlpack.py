@@ -1,42 +1,22 @@
-"""Tensors of any library by address: NumPy arrays directly, all others by DLPack, never copied.
-
-Struct layouts: DLPack 0.8's dlpack.h, which every library still exports by default.
-"""
+"""Tensors of any library by address, never copied: NumPy arrays directly, others by cuda.core."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from ..engine.cuda import core
 from ..errors import ArgumentError
 
-_CODES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
-_HOST_DEVICES = (1, 3)
-"""kDLCPU, kDLCUDAHost."""
+_NO_STREAM = {1: -1, 3: None}
+"""kDLCPU and kDLCUDAHost, whose libraries refuse a stream: what cuda.core takes for none."""
 
 _GPU_DEVICES = (2, 13)
 """kDLCUDA, kDLCUDAManaged."""
-
-_CAPSULE_NAME = b"dltensor"
-
-
-class _DLTensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
 
 
 @dataclass(frozen=True)
@@ -83,7 +63,9 @@ def view_of(name: str, value: Any, stream: int) -> TensorView:
 
     Raises:
         ArgumentError: no tensor, or one that DLPack cannot describe here.
+        BackendUnavailableError: cuda.core is not installed, which reads all but NumPy's.
     """
+    # cuda.core reads a NumPy array by DLPack, which refuses bfloat16, or asks the driver about it.
     if isinstance(value, np.ndarray):
         return TensorView(
             value.ctypes.data, value.shape, str(value.dtype), value.itemsize, None,
@@ -95,14 +77,21 @@ def view_of(name: str, value: Any, stream: int) -> TensorView:
             expected="a NumPy array or a tensor that speaks DLPack",
             actual=type(value).__name__,
         )
+    # cuda.core does not tell pinned host memory from a GPU's.
     device = int(value.__dlpack_device__()[0])
-    if device not in (*_HOST_DEVICES, *_GPU_DEVICES):
+    if device not in (*_NO_STREAM, *_GPU_DEVICES):
         raise ArgumentError(
             name, expected="a tensor on the CPU or an NVIDIA GPU", actual=f"DLPack device {device}"
         )
+    on_gpu, strided = device in _GPU_DEVICES, core().utils.StridedMemoryView
+    # cuda.core reads tensors of some torch releases by their layout in memory, without DLPack and
+    # so without its refusals and its order of streams. This shows it DLPack and nothing else.
+    only_dlpack = SimpleNamespace(
+        __dlpack__=value.__dlpack__, __dlpack_device__=value.__dlpack_device__
+    )
     try:
-        on_gpu = device in _GPU_DEVICES
-        capsule = value.__dlpack__(stream=stream) if on_gpu else value.__dlpack__()
+        view = strided(only_dlpack, stream_ptr=stream if on_gpu else _NO_STREAM[device])
+        dtype = view.dtype
     except Exception as error:  # each library has its own
         raise ArgumentError(
             name,
@@ -110,26 +99,10 @@ def view_of(name: str, value: Any, stream: int) -> TensorView:
             actual=" ".join(str(error).split())[:160],
             remedy="pass tensor.detach()" if "grad" in str(error) else "",
         ) from error
-    return _read(capsule, value)
-
-
-def _read(capsule: Any, owner: Any) -> TensorView:
-    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    tensor = _DLTensor.from_address(get_pointer(capsule, _CAPSULE_NAME))
-    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
-    strides = tuple(tensor.strides[axis] for axis in range(tensor.ndim)) if tensor.strides else None
-    kind = _CODES.get(tensor.code, f"code{tensor.code}_")
     return TensorView(
-        address=(tensor.data or 0) + tensor.byte_offset,
-        shape=shape,
-        dtype="bool" if kind == "bool" else f"{kind}{tensor.bits}",
-        itemsize=tensor.bits * tensor.lanes // 8,
-        gpu=tensor.device_id if tensor.device_type in _GPU_DEVICES else None,
-        contiguous=strides is None or _is_contiguous(shape, strides),
-        # An unconsumed capsule frees what it describes when it goes.
-        owner=(owner, capsule),
-    )
+        view.ptr, view.shape, str(dtype), dtype.itemsize, view.device_id if on_gpu else None,
+        view.strides is None or _is_contiguous(view.shape, view.strides), view,
+    )  # fmt: skip
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

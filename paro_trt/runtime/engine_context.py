@@ -66,11 +66,13 @@ class EngineContext:
         self._graph: tuple[Any, Any] | None = None
         """Addresses and shapes it was captured with, and the executable graph."""
         self._state_before: Any = None
-        self._buffers: dict[str, cuda.DeviceBuffer] = {}
+        self._buffers: dict[str, Any] = {}
         self._in_flight: list[TensorView] = []
         self._copied_out: list[tuple[TensorView, int]] = []
         self._context: Any = _make_context(loaded, device_memory)
-        self.stream = cuda.Stream()
+        self._memory: Any = cuda.device_memory(gpu)
+        self.stream: Any = cuda.core().Device(gpu).create_stream()
+        """cuda.core's Stream."""
 
     def run(
         self,
@@ -104,21 +106,21 @@ class EngineContext:
     def _queue(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
         # A second run would overwrite the staging buffers of one still in flight.
         self.synchronize()
-        stream = self.stream.address
-        views, sizes = input_views(self._manifest.inputs, inputs, self._gpu, stream)
+        views, sizes = input_views(self._manifest.inputs, inputs, self._gpu, self._address)
         made, made_views = self._outputs(inputs, outputs, sizes)
         self._copied_out = []
         state = self._bind(views, made_views)
         self._execute(state)
         for view, address in self._copied_out:
-            cuda.copy(view.address, address, view.nbytes, self.stream.handle)
+            cuda.copy(view.address, address, view.nbytes, self.stream)
         self._in_flight = [*views.values(), *made_views.values()]
         return made
 
     def synchronize(self) -> None:
         """Wait for the last run."""
         if self._in_flight:
-            self.stream.synchronize()
+            with cuda.on_gpu(self._gpu):
+                self.stream.sync()
             self._in_flight = []
 
     def close(self) -> None:
@@ -127,10 +129,9 @@ class EngineContext:
             return
         with cuda.on_gpu(self._gpu):
             self.synchronize()
-            self._drop_graph()
-            self._context = None
-            for buffer in self._buffers.values():
-                buffer.close()
+            # cuda.core frees what nothing refers to any more.
+            self._context = self._graph = self._memory = None
+            self._buffers = {}
             self.stream.close()
 
     def _outputs(
@@ -147,7 +148,7 @@ class EngineContext:
             if value is None:
                 value = empty_like(entry.name, like, shape, entry.dtype)
             made[entry.name] = value
-            views[entry.name] = output_view(entry, value, shape, self._gpu, self.stream.address)
+            views[entry.name] = output_view(entry, value, shape, self._gpu, self._address)
         return made, views
 
     def _bind(self, inputs: Mapping[str, TensorView], outputs: Mapping[str, TensorView]) -> Any:
@@ -158,7 +159,7 @@ class EngineContext:
             self._require(name, self._context.set_input_shape(name, view.shape))
             address = self._device_address(name, view)
             if address != view.address:
-                cuda.copy(address, view.address, view.nbytes, self.stream.handle)
+                cuda.copy(address, view.address, view.nbytes, self.stream)
             self._require(name, self._context.set_tensor_address(name, address))
             state.append((name, view.shape, address))
         for name, view in outputs.items():
@@ -172,7 +173,11 @@ class EngineContext:
     def _device_address(self, name: str, view: TensorView) -> int:
         if view.gpu is not None and not self._use_graph:
             return view.address
-        return self._buffers.setdefault(name, cuda.DeviceBuffer()).reserve(view.nbytes)
+        if name not in self._buffers or self._buffers[name].size < view.nbytes:
+            # The old one is freed first: the two never take memory together.
+            self._buffers.pop(name, None)
+            self._buffers[name] = self._memory.allocate(view.nbytes, stream=self.stream)
+        return int(self._buffers[name].handle)
 
     def _execute(self, state: Any) -> None:
         # TensorRT may allocate at the first run with new shapes, which a capture forbids; and
@@ -182,29 +187,27 @@ class EngineContext:
             self._state_before = state
             return
         if self._graph is None or self._graph[0] != state:
-            self._drop_graph()
+            self._graph = None
             self._graph = (state, self._captured())
-        cuda.call("cudaGraphLaunch", self._graph[1], self.stream.handle)
+        self._graph[1].launch(self.stream)
 
     def _captured(self) -> Any:
         """The graph of one execution, ready to launch."""
-        mode = cuda.runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        cuda.call("cudaStreamBeginCapture", self.stream.handle, mode)
+        builder = self.stream.create_graph_builder()
         try:
+            builder.begin_building("thread_local")
             self._enqueue()
+            return builder.end_building().complete()
         finally:
-            graph = cuda.call("cudaStreamEndCapture", self.stream.handle)
-        executable = cuda.call("cudaGraphInstantiate", graph, 0)
-        cuda.call("cudaGraphDestroy", graph)
-        return executable
-
-    def _drop_graph(self) -> None:
-        if self._graph is not None:
-            cuda.call("cudaGraphExecDestroy", self._graph[1])
-            self._graph = None
+            builder.close()
 
     def _enqueue(self) -> None:
-        self._require("execution", self._context.execute_async_v3(self.stream.address))
+        self._require("execution", self._context.execute_async_v3(self._address))
+
+    @property
+    def _address(self) -> int:
+        """Of the stream, as other libraries take it."""
+        return int(self.stream.handle)
 
     def _require(self, what: str, done: bool) -> None:
         if not done:

@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <string_view>
+#include <tuple>
 
 #include "log.h"
 
@@ -20,21 +22,38 @@ constexpr const char* kScale = "scale";
 // more workspace than the engine reserves, and enqueue is not told how much that is.
 constexpr const char* kKernelLibrary = "kernel_library";
 
+constexpr int32_t kMaxMebibytes = 1 << 20;
+
 struct IntegerField {
   const char* name;
-  int32_t Attributes::* value;
-  std::array<int32_t, 3> allowed;  // a repeated entry fills the array
+  int32_t PluginAttributes::* value;
+  std::array<int32_t, 3> allowed;  // a repeated entry fills the row
   const char* allowed_text;
   bool has_default;
+  bool is_range = false;  // from the first to the second of `allowed`
+
+  constexpr bool allows(int32_t given) const {
+    if (is_range) return allowed[0] <= given && given <= allowed[1];
+    return given == allowed[0] || given == allowed[1] || given == allowed[2];
+  }
 };
 
 constexpr IntegerField kIntegerFields[] = {
-    {"block_q", &Attributes::block_q, {64, 128, 128}, "64 or 128", false},
-    {"block_k", &Attributes::block_k, {64, 128, 128}, "64 or 128", false},
-    {"qk_bits", &Attributes::qk_bits, {16, 8, 4}, "16, 8 or 4", false},
-    {"pv_bits", &Attributes::pv_bits, {16, 8, 4}, "16, 8 or 4", false},
-    {"pool_dropped", &Attributes::pool_dropped, {0, 1, 1}, "0 or 1", true},
+    {"block_q", &PluginAttributes::block_q, {64, 128, 128}, "64 or 128", false},
+    {"block_k", &PluginAttributes::block_k, {64, 128, 128}, "64 or 128", false},
+    {"qk_bits", &PluginAttributes::qk_bits, {16, 8, 4}, "16, 8 or 4", false},
+    {"pv_bits", &PluginAttributes::pv_bits, {16, 8, 4}, "16, 8 or 4", false},
+    {"pool_dropped", &PluginAttributes::pool_dropped, {0, 1, 1}, "0 or 1", true},
+    {.name = "max_workspace_mib",
+     .value = &PluginAttributes::max_workspace_mib,
+     .allowed = {0, kMaxMebibytes},
+     .allowed_text = "0 to 1048576 MiB",
+     .has_default = true,
+     .is_range = true},
 };
+
+constexpr size_t kAdvertised = 1 + std::size(kIntegerFields);
+static_assert(std::tuple_size_v<StoredFields> == kAdvertised + 1, "and the kernel library");
 
 constexpr std::array<const char*, 14> kTypeNames = {
     "FLOAT16", "FLOAT32", "FLOAT64", "INT8",  "INT16", "INT32", "CHAR",
@@ -61,11 +80,10 @@ paro_status read_scalar(const PluginField& field, PluginFieldType type, T& value
 }
 
 paro_status read_integer(const PluginField& field, const IntegerField& known,
-                         Attributes& attributes) {
+                         PluginAttributes& attributes) {
   int32_t value = 0;
   if (const paro_status status = read_scalar(field, PluginFieldType::kINT32, value)) return status;
-  for (const int32_t allowed : known.allowed) {
-    if (value != allowed) continue;
+  if (known.allows(value)) {
     attributes.*known.value = value;
     return PARO_OK;
   }
@@ -73,7 +91,7 @@ paro_status read_integer(const PluginField& field, const IntegerField& known,
                 known.name, known.allowed_text, value);
 }
 
-paro_status read_scale(const PluginField& field, Attributes& attributes) {
+paro_status read_scale(const PluginField& field, PluginAttributes& attributes) {
   if (const paro_status status = read_scalar(field, PluginFieldType::kFLOAT32, attributes.scale)) {
     return status;
   }
@@ -99,7 +117,8 @@ paro_status check_kernel_library(const PluginField& field) {
                 paro_library_name(), static_cast<int>(stored.size()), stored.data());
 }
 
-paro_status read_field(const PluginField& field, TensorRTPhase phase, Attributes& attributes) {
+paro_status read_field(const PluginField& field, TensorRTPhase phase,
+                       PluginAttributes& attributes) {
   const std::string_view name = field.name;
   if (name == kScale) return read_scale(field, attributes);
   for (const IntegerField& known : kIntegerFields) {
@@ -109,8 +128,9 @@ paro_status read_field(const PluginField& field, TensorRTPhase phase, Attributes
     return check_kernel_library(field);
   }
   return refuse(PARO_INVALID_ARGUMENT,
-                "attribute %s: expected scale, block_q, block_k, qk_bits, pv_bits or pool_dropped; "
-                "export the model again with this plugin's version of paro-trt",
+                "attribute %s: expected scale, block_q, block_k, qk_bits, pv_bits, pool_dropped or "
+                "max_workspace_mib; export the model again with the version of paro-trt that this "
+                "plugin is of",
                 field.name);
 }
 
@@ -147,8 +167,9 @@ paro_status check_collection(const PluginFieldCollection* fields) {
 }  // namespace
 
 const PluginFieldCollection* advertised_fields() noexcept {
-  static const std::array<PluginField, 6> fields = [] {
-    std::array<PluginField, 6> all{PluginField(kScale, nullptr, PluginFieldType::kFLOAT32, 1)};
+  static const std::array<PluginField, kAdvertised> fields = [] {
+    std::array<PluginField, kAdvertised> all{
+        PluginField(kScale, nullptr, PluginFieldType::kFLOAT32, 1)};
     size_t count = 1;
     for (const IntegerField& known : kIntegerFields) {
       all[count++] = PluginField(known.name, nullptr, PluginFieldType::kINT32, 1);
@@ -160,16 +181,16 @@ const PluginFieldCollection* advertised_fields() noexcept {
 }
 
 paro_status read_fields(const PluginFieldCollection* fields, TensorRTPhase phase,
-                        Attributes& attributes) noexcept {
+                        PluginAttributes& attributes) noexcept {
   if (const paro_status status = check_collection(fields)) return status;
-  attributes = Attributes{};
+  attributes = PluginAttributes{};
   for (int32_t i = 0; i < fields->nbFields; ++i) {
     if (const paro_status status = read_field(fields->fields[i], phase, attributes)) return status;
   }
   return PARO_OK;
 }
 
-StoredFields stored_fields(const Attributes& attributes) noexcept {
+StoredFields stored_fields(const PluginAttributes& attributes) noexcept {
   StoredFields fields;
   fields[0] = PluginField(kScale, &attributes.scale, PluginFieldType::kFLOAT32, 1);
   size_t count = 1;

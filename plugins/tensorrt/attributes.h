@@ -11,17 +11,21 @@
 
 namespace paro::trt {
 
-// The names and types of the fields that a node may carry, without data. The creator's
-// getFieldNames returns them. TensorRT handles `plugin_version` and `plugin_namespace` itself and
-// never passes them to a plugin.
+// What a node or an engine says: the op's attributes, and how the engine is to be built.
+struct PluginAttributes : Attributes {
+  int32_t max_workspace_mib = 0;  // heads are taken in groups that need no more; 0: all at once
+};
+
+// Names and types that a node may carry, without data: what IPluginCreatorV3One::getFieldNames
+// gives. `plugin_version` and `plugin_namespace` are TensorRT's own and never reach a plugin.
 const nvinfer1::PluginFieldCollection* advertised_fields() noexcept;
 
 // Reads and checks the fields of a node (kBUILD) or of an engine (kRUNTIME).
 paro_status read_fields(const nvinfer1::PluginFieldCollection* fields,
-                        nvinfer1::TensorRTPhase phase, Attributes& attributes) noexcept;
+                        nvinfer1::TensorRTPhase phase, PluginAttributes& attributes) noexcept;
 
-// The fields that an engine stores. They point into `attributes`, which must outlive them.
-using StoredFields = std::array<nvinfer1::PluginField, 7>;
-StoredFields stored_fields(const Attributes& attributes) noexcept;
+// Fields that an engine stores. They point into `attributes`, which must outlive them.
+using StoredFields = std::array<nvinfer1::PluginField, 8>;
+StoredFields stored_fields(const PluginAttributes& attributes) noexcept;
 
 }  // namespace paro::trt

@@ -9,7 +9,7 @@ namespace paro::trt {
 nvinfer1::IPluginV3* AttentionCreator::createPlugin(const char* name,
                                                     const nvinfer1::PluginFieldCollection* fc,
                                                     nvinfer1::TensorRTPhase phase) noexcept {
-  Attributes attributes;
+  PluginAttributes attributes;
   if (read_fields(fc, phase, attributes) != PARO_OK) return nullptr;
   auto* const plugin = new (std::nothrow) AttentionPlugin(attributes);
   if (plugin == nullptr) {

@@ -18,14 +18,25 @@ using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::PluginTensorDesc;
 using nvinfer1::TensorFormat;
 
-// TensorRT chooses the device and the stream. The workspace is not limited, so the kernels process
-// all heads at once.
-paro_launch launch_in(cudaStream_t stream) {
+// TensorRT says which device and stream.
+paro_launch launch_in(cudaStream_t stream, const PluginAttributes& attributes) {
   return {.struct_size = sizeof(paro_launch),
           .stream = stream,
           .threads = 0,
           .sm = 0,
-          .max_workspace = 0};
+          .max_workspace = static_cast<size_t>(attributes.max_workspace_mib) << 20};
+}
+
+// What a builder asks has the same answer on every GPU and is asked for the oldest one, so that
+// engines are built where there is no GPU, or another. The device is checked when an engine is
+// attached to a context.
+constexpr int32_t kAnySm = 80;
+
+paro_status workspace_on_any_gpu(const paro_attention& call, const PluginAttributes& attributes,
+                                 size_t& bytes) {
+  paro_launch launch = launch_in(nullptr, attributes);
+  launch.sm = kAnySm;
+  return paro_workspace_bytes(&call, &launch, &bytes);
 }
 
 constexpr int64_t kUnknownSize = -1;
@@ -71,7 +82,8 @@ paro_status describe(const Attributes& attributes, const Inputs& inputs, paro_at
   PARO_RETURN_IF_ERROR(check_types(inputs.types));
   InputShapes shapes;
   std::transform(inputs.shapes.begin(), inputs.shapes.end(), shapes.begin(), shape_of);
-  const paro_status status = describe_call(attributes, dtype_of(inputs.types[kQuery]), shapes, call);
+  const paro_status status =
+      describe_call(attributes, dtype_of(inputs.types[kQuery]), shapes, call);
   return status == PARO_OK ? status : refuse(status, "%s", paro_last_error());
 }
 
@@ -92,10 +104,11 @@ InputShapes one_token(int64_t head_dim) {
   return shapes;
 }
 
-// Loads the kernels of every type and head size, because neither is known before the first shapes
-// arrive. A kernel that this GPU cannot run is refused later, when the shapes ask for it.
-paro_status prepare_all_kernels(const Attributes& attributes) {
-  const paro_launch launch = launch_in(nullptr);
+// Loads the kernels of every type and head size, since neither is known before the first shapes;
+// what this GPU cannot run is refused when the shapes ask for it.
+paro_status prepare_all_kernels(const PluginAttributes& attributes) {
+  // One token fits any limit.
+  const paro_launch launch = launch_in(nullptr, PluginAttributes{});
   for (const paro_dtype dtype : {PARO_FLOAT16, PARO_BFLOAT16}) {
     for (const int32_t head_dim : {64, 128}) {
       paro_attention call;
@@ -109,14 +122,15 @@ paro_status prepare_all_kernels(const Attributes& attributes) {
 
 }  // namespace
 
-AttentionPlugin::AttentionPlugin(const Attributes& attributes) noexcept : attributes_(attributes) {
-  // %a prints every bit of the scale.
-  std::snprintf(
-      identity_.data(), identity_.size(),
-      "scale=%a block_q=%d block_k=%d qk_bits=%d pv_bits=%d pool_dropped=%d kernels=%s/%u/%s",
-      static_cast<double>(attributes.scale), attributes.block_q, attributes.block_k,
-      attributes.qk_bits, attributes.pv_bits, attributes.pool_dropped, paro_library_name(),
-      paro_abi_version(), build_id());
+AttentionPlugin::AttentionPlugin(const PluginAttributes& attributes) noexcept
+    : attributes_(attributes) {
+  // %a gives every bit of the scale.
+  std::snprintf(identity_.data(), identity_.size(),
+                "scale=%a block_q=%d block_k=%d qk_bits=%d pv_bits=%d pool_dropped=%d "
+                "max_workspace_mib=%d kernels=%s/%u/%s",
+                static_cast<double>(attributes.scale), attributes.block_q, attributes.block_k,
+                attributes.qk_bits, attributes.pv_bits, attributes.pool_dropped,
+                attributes.max_workspace_mib, paro_library_name(), paro_abi_version(), build_id());
 }
 
 nvinfer1::IPluginCapability* AttentionPlugin::getCapabilityInterface(
@@ -161,8 +175,7 @@ int32_t AttentionPlugin::getOutputShapes(const nvinfer1::DimsExprs* inputs, int3
   PARO_RETURN_IF_ERROR(check_present(inputs, outputs));
   PARO_RETURN_IF_ERROR(check_counts(nbInputs, nbOutputs));
   if (inputs[0].nbDims != 4) {
-    return refuse(PARO_INVALID_ARGUMENT, "query: expected 4 dimensions, got %d",
-                  inputs[0].nbDims);
+    return refuse(PARO_INVALID_ARGUMENT, "query: expected 4 dimensions, got %d", inputs[0].nbDims);
   }
   outputs[0] = inputs[0];
   return PARO_OK;
@@ -192,9 +205,8 @@ int32_t AttentionPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int3
     paro_attention call;
     PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::at(bound, in), call));
     if (call.batch == 0) continue;
-    const paro_launch launch = launch_in(nullptr);
     size_t bytes = 0;
-    if (const paro_status status = paro_workspace_bytes(&call, &launch, &bytes)) {
+    if (const paro_status status = workspace_on_any_gpu(call, attributes_, bytes)) {
       return refuse_as_kernels_did(status, "configure");
     }
   }
@@ -211,13 +223,17 @@ size_t AttentionPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, 
   const Inputs largest = Inputs::at(&DynamicPluginTensorDesc::max, inputs);
   if (describe(attributes_, largest, call)) return 0;
   if (call.batch == 0) return 0;
-  const paro_launch launch = launch_in(nullptr);
-  size_t bytes = 0;
-  if (const paro_status status = paro_workspace_bytes(&call, &launch, &bytes)) {
+  // Under a limit a smaller batch may need more than the largest, whose groups of heads happen to
+  // be small: never more than the limit, nor than all heads of the largest.
+  size_t bytes = 0, all_heads = 0;
+  paro_status status = workspace_on_any_gpu(call, attributes_, bytes);
+  if (status == PARO_OK) status = workspace_on_any_gpu(call, PluginAttributes{}, all_heads);
+  if (status != PARO_OK) {
     refuse_as_kernels_did(status, "workspace");
     return 0;
   }
-  return bytes;
+  const size_t limit = launch_in(nullptr, attributes_).max_workspace;
+  return limit == 0 ? all_heads : std::min(limit, all_heads);
 }
 
 int32_t AttentionPlugin::setTactic(int32_t tactic) noexcept {
@@ -232,7 +248,7 @@ int32_t AttentionPlugin::onShapeChange(const PluginTensorDesc* in, int32_t nbInp
   paro_attention call;
   PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::now(in), call));
   if (call.batch == 0) return PARO_OK;
-  const paro_launch launch = launch_in(nullptr);
+  const paro_launch launch = launch_in(nullptr, attributes_);
   const paro_status status = paro_prepare(&call, &launch);
   return status == PARO_OK ? status : refuse_as_kernels_did(status, "shape change");
 }
@@ -250,7 +266,7 @@ int32_t AttentionPlugin::enqueue(const PluginTensorDesc* inputDesc,
   std::array<const void*, kInputCount> addresses;
   std::copy_n(inputs, kInputCount, addresses.begin());
   point_to(addresses, outputs[0], call);
-  const paro_launch launch = launch_in(stream);
+  const paro_launch launch = launch_in(stream, attributes_);
   size_t bytes = 0;
   paro_status status = paro_workspace_bytes(&call, &launch, &bytes);
   if (status == PARO_OK) status = paro_forward(&call, &launch, workspace, bytes);

@@ -20,7 +20,7 @@ class AttentionPlugin final : public nvinfer1::IPluginV3,
                               public nvinfer1::IPluginV3OneBuild,
                               public nvinfer1::IPluginV3OneRuntime {
  public:
-  explicit AttentionPlugin(const Attributes& attributes) noexcept;
+  explicit AttentionPlugin(const PluginAttributes& attributes) noexcept;
 
   // IPluginV3
   nvinfer1::IPluginCapability* getCapabilityInterface(
@@ -63,9 +63,9 @@ class AttentionPlugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:
-  Attributes attributes_;
-  std::array<char, 192> identity_;  // attributes, kernel library and its build, as text
-  StoredFields stored_;             // filled on request, because it points into this object
+  PluginAttributes attributes_;
+  std::array<char, 224> identity_;  // attributes, kernel library and its build, as text
+  StoredFields stored_;             // filled when asked for: it points into this very object
   nvinfer1::PluginFieldCollection stored_collection_;
 };
 

@@ -55,6 +55,12 @@ def bench() -> Bench:
     return replace(cpu_bench(1), peaks=lambda: Peaks({16: 1e12, 8: 2e12}, 1e10))
 
 
+def test_a_contender_that_another_would_hide_is_refused(bench):
+    group = Group(SMALL, EIGHT, (0.5, 0.25, 0.5), orders)
+    with pytest.raises(ArgumentError, match=r"contenders: .*got two named .*int8 @ 0\.5"):
+        measure_group(bench, group, FEW)
+
+
 @pytest.mark.parametrize("density", [1.0, 0.5, 0.25, 0.1])
 def test_mask_has_the_density_and_the_diagonal(density, fresh_seed):
     problem = make_problem(OpCase("m", 1024), CPU, seed=fresh_seed)

@@ -119,7 +119,7 @@ def test_an_interrupted_run_resumes_to_the_same_plan(
     resumed = calibrate(loaded, prompts, LATENT_SIZE, SETTINGS, output, progress=rest)
     assert resumed.content_hash() == straight.content_hash()
     assert rest.finished == 6 + 4 + 4 + 2 - kept
-    assert "continuing" in rest.notes[0]
+    assert "resuming" in rest.notes[0]
     assert not (tmp_path / "resumed.work").exists()
 
 

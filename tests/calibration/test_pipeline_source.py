@@ -1,5 +1,7 @@
 """Calibration on sentences: the user's pipeline runs, its calls are recorded and replayed."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ TEXTS = ("a red ball rolls", "a blue dog jumps")
 
 
 def request_of(tiny, **changes):
-    call = dict(tiny.call)
+    call = {name: of for name, of in tiny.call.items() if name != "num_inference_steps"}
     own = {name: call.pop(name, None) for name in ("height", "width", "num_frames")}
     return Request("-", **({"steps": 4, **own, "arguments": call} | changes))
 
@@ -52,11 +54,15 @@ def test_the_rehearsal_computes_nothing_and_foretells_the_run(tiny):
     role = "transformer" if getattr(pipe.config, "boundary_ratio", None) else None
     made = source(tiny, pipe, transformer=role, **steps)
     assert computed == []
-    assert made.geometry == tiny.tiny.geometry()
+    expected = tiny.tiny.geometry()
+    assert made.geometry.grid == expected.grid
+    # A pipeline that does not fill its text up gives the tokens of the prompt alone.
+    assert made.geometry.text == expected.text or made.geometry.text.padded
     assert made.steps == 6
     assert list(made.timesteps) == sorted(made.timesteps, reverse=True)
     wanted = {made.served.start, made.served.stop - 1}
-    calls = made.record(0, 5, wanted, lambda _step: None)
+    with tiny.around():
+        calls = made.record(0, 5, wanted, lambda _step: None)
     assert set(calls) == wanted
     assert len(computed) == sum(made.forwards[: max(wanted)])
     for step, call in calls.items():
@@ -114,6 +120,26 @@ def test_a_pipeline_and_its_embeddings_give_the_same_plan(tmp_path):
         layer.heads for layer in on_embeddings.layers
     ]
     assert on_texts.bin_boundaries == on_embeddings.bin_boundaries
+
+
+def test_prompts_of_several_lengths_share_a_plan(tmp_path):
+    """Qwen-Image gives the attention as many text tokens as a prompt has."""
+    tiny = pipeline_of("qwen_image")
+    pipe = tiny.build()
+    texts = ("a ball", "a small red ball rolls left and a dog jumps")
+    made = source(tiny, pipe, texts)
+    short, long = (source(tiny, pipe, [text]).geometry.text.count for text in texts)
+    assert short < long == made.geometry.text.count
+    with pytest.raises(ArgumentError, match=f"text_tokens .*at least {long}.* prompt 2"):
+        source_of(pipe, texts, request_of(tiny), text_tokens=short)
+    roomy = source_of(pipe, texts, request_of(tiny), text_tokens=long + 5)
+    exact = dataclasses.replace(SETTINGS, density=1.0, qk_bits=16, pv_bits=16)
+    plan = calibrate(roomy, exact, tmp_path / "plan")
+    assert plan.text.count == long + 5
+    dense = tiny.run(pipe, prompt=texts[0])
+    paro_trt.apply(pipe, plan)
+    torch.testing.assert_close(tiny.run(pipe, prompt=texts[0]), dense, rtol=1e-4, atol=1e-4)
+    paro_trt.remove(pipe)
 
 
 def test_every_forward_was_announced(tmp_path):

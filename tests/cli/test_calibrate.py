@@ -133,7 +133,7 @@ def test_full_disk_keeps_finished_work_and_the_same_command_resumes(
     assert not list(tmp_path.rglob(".paro-*"))
     work = output.with_name(output.name + ".work")
     assert json.loads((work / "fingerprint.json").read_text())
-    kept = {file.name: file.stat().st_mtime_ns for file in work.glob("trajectory-*")}
+    kept = {file.name: file.stat().st_mtime_ns for file in work.glob("run-*")}
     assert kept
     outcome = calibrate()
     assert outcome.status == 0

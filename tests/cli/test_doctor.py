@@ -148,7 +148,7 @@ def stub_tensorrt(tmp_path, monkeypatch):
     site = tmp_path / "site"
     (site / "cuda").mkdir(parents=True)
     (site / "cuda" / "__init__.py").touch()
-    (site / "cuda" / "bindings.py").write_text("__version__ = '13.0.3'")
+    (site / "cuda" / "core.py").write_text("__version__ = '1.2.2'")
     (site / "tensorrt.py").write_text("__version__ = '10.16.1.11'")
     (site / "tensorrt_rtx.py").write_text("raise ImportError('libtensorrt_rtx.so: not found')")
     (tmp_path / "loader").mkdir()
@@ -177,6 +177,7 @@ def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
     assert states(document)["tensorrt"] == "runs"
     parts = {part["name"]: part for part in document["components"]}
     assert parts["tensorrt"]["detail"] == "10.16.1.11"
+    assert parts["cuda.core"]["detail"] == "1.2.2"
     assert parts["libnvinfer"]["detail"] == "libnvinfer.so.11"
     assert parts["GPU"]["detail"] == "NVIDIA L4 (SM 89)"
     assert parts["TensorRT headers"]["detail"] == f"11.1 in {stub_tensorrt / 'include'}"
@@ -189,6 +190,16 @@ def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
     assert not cuda["detail"].startswith("needs")
     assert "does not load: libtensorrt_rtx.so" in parts["tensorrt_rtx"]["detail"]
     assert parts["tensorrt_rtx"]["remedy"] == "pip install tensorrt-rtx --force-reinstall"
+
+
+def test_tensorrt_for_rtx_builds_around_the_plugin(paro, stub_tensorrt):
+    (stub_tensorrt / "site" / "tensorrt_rtx.py").write_text("__version__ = '1.7.1.116'")
+    assert states(paro("doctor", "--json").document())["tensorrt_rtx"] == "runs"
+    (stub_tensorrt / "libparo_attention.so").unlink()
+    document = paro("doctor", "--json").document()
+    (rtx,) = [backend for backend in document["backends"] if backend["name"] == "tensorrt_rtx"]
+    assert rtx["state"] == "missing"
+    assert "libparo_attention: make plugin" in rtx["detail"]
 
 
 def test_what_engines_lack_is_said_with_the_command(paro, stub_tensorrt):

@@ -47,7 +47,7 @@ def test_calibrate_keeps_its_work_and_says_how_to_resume(
     output = tmp_path / "out.paro.safetensors"
     work = tmp_path / "out.paro.safetensors.work"
     arguments = ("calibrate", model_dir, "-o", output, "--prompts", prompts_file, *QUICK)
-    outcome = interrupted((work / "trajectory-0.safetensors").exists, *arguments)
+    outcome = interrupted((work / "run-0@prompt00000.safetensors").exists, *arguments)
     outcome.assert_refused("same command", f"{work}", status=130, begin="interrupted: ")
     assert not output.exists()
     assert not list(tmp_path.rglob(".paro-*"))

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -73,26 +74,40 @@ FOREIGN_HEADERS = {
 }
 
 
+def imported_with(module: str) -> set[str]:
+    """Modules in sys.modules after importing one, or a package with all of its, in a process."""
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT, module],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"import {module}: {done.stderr}"
+    return set(json.loads(done.stdout))
+
+
+def of_accelerators(names: set[str]) -> set[str]:
+    return {name for name in names if name.partition(".")[0] in ACCELERATORS}
+
+
 @pytest.fixture(scope="module")
-def imported() -> dict[str, list[str]]:
-    """Modules in sys.modules after importing each key of FORBIDDEN, a process each."""
-    loaded = {}
-    for module in FORBIDDEN:
-        done = subprocess.run(
-            [sys.executable, "-c", _IMPORT, module],
-            capture_output=True, text=True, cwd=ROOT, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"import {module}: {done.stderr}"
-        loaded[module] = json.loads(done.stdout)
-    return loaded
+def brought_by_torch() -> set[str]:
+    """The accelerators' modules that torch imports where they are installed."""
+    return of_accelerators(imported_with("torch"))
 
 
 @pytest.mark.parametrize("module", FORBIDDEN)
 def test_import_brings_in_nothing_it_should_not_know(
-    module: str, imported: dict[str, list[str]]
+    module: str, brought_by_torch: set[str]
 ) -> None:
-    names = set(imported[module])
-    assert not names.intersection((*FORBIDDEN[module], *ACCELERATORS))
+    names = imported_with(module)
+    assert not names.intersection(FORBIDDEN[module])
+    assert of_accelerators(names) <= (brought_by_torch if "torch" in names else set())
+
+
+@pytest.mark.skipif(find_spec("cuda") is None, reason="cuda.core is not installed")
+def test_cuda_core_is_more_than_torch_brings(brought_by_torch: set[str]) -> None:
+    """Else the test above could not see the package import it."""
+    assert "cuda.core" in imported_with("cuda.core")
+    assert "cuda.core" not in brought_by_torch
 
 
 def test_no_python_file_of_the_package_imports_an_accelerator_library() -> None:

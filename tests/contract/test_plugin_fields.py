@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from paro_trt.engine.plugin_library import MAX_WORKSPACE
 from paro_trt.op.spec import ATTRIBUTES, INPUTS, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from tests.tensorrt.harness import host_build, run
 
@@ -27,12 +28,13 @@ def test_name_version_and_namespace_are_the_op_s(contract: dict) -> None:
     assert contract["namespace"] == PLUGIN_NAMESPACE
 
 
-def test_fields_are_the_op_s_attributes(contract: dict) -> None:
+def test_fields_are_the_op_s_attributes_and_the_build_s_limit(contract: dict) -> None:
     """All but the two that TensorRT's parser takes for itself."""
+    kinds = {entry.name: entry.kind for entry in ATTRIBUTES}
+    names = [name for name in kinds if not name.startswith("plugin_")]
     assert contract["fields"] == [
-        {"name": entry.name, "type": FIELD_TYPES[entry.kind], "length": 1}
-        for entry in ATTRIBUTES
-        if not entry.name.startswith("plugin_")
+        {"name": name, "type": FIELD_TYPES[kinds.get(name, int)], "length": 1}
+        for name in (*names, MAX_WORKSPACE)
     ]
 
 

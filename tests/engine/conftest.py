@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from onnx import TensorProto
 
-from paro_trt.engine import cuda as engine_cuda
 from paro_trt.onnx_export import Body
 from paro_trt.onnx_export.bodies import attention_function
 from paro_trt.op.native import library_path
 from paro_trt.op.spec import DOMAIN, INPUTS, OP_TYPE
+from tests.native_builds import ROOT
+from tests.tensorrt.environments import rtx_python
+from tests.tensorrt.harness import emulated_build
 
 from .stub_cuda import StubCuda
 from .stub_tensorrt import SURFACE, StubTensorRt
 
-VERSIONS = [version for version in SURFACE if version != "cuda"]
+VERSIONS = list(SURFACE)
 
 
 @dataclass
@@ -45,21 +52,19 @@ def newest(tmp_path, monkeypatch):
 
 
 def make_machine(version, tmp_path, monkeypatch):
-    """Put stubs where the package looks for TensorRT and CUDA.
+    """Put stubs where the package looks for TensorRT and the driver of CUDA.
 
     The library of CPU kernels takes the plugin's place: it exports the same C ABI.
     """
+    pytest.importorskip("cuda.core", reason="engines need cuda.core")
     stub_cuda = StubCuda()
     trt = StubTensorRt(version, stub_cuda)
     monkeypatch.setitem(sys.modules, "tensorrt", trt.module())
-    monkeypatch.setitem(sys.modules, engine_cuda.MODULE, stub_cuda)
-    engine_cuda.runtime.cache_clear()
     plugin = tmp_path / "lib" / "libparo_attention.so"
     plugin.parent.mkdir()
     shutil.copy(library_path("cpu"), plugin)
     monkeypatch.setenv("PARO_LIBRARY_DIR", str(plugin.parent))
     yield Machine(stub_cuda, trt, plugin)
-    engine_cuda.runtime.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -136,3 +141,48 @@ def with_attention(float_type=TensorProto.FLOAT16, body=Body.DENSE):
     if body is not Body.NONE:
         model.functions.append(attention_function(body, 18))
     return model
+
+
+@dataclass(frozen=True)
+class RtxBuild:
+    """The result of a build by TensorRT for RTX.
+
+    Args:
+        path: the engine.
+        manifest: its manifest, as JSON.
+        complaints: warnings and errors of TensorRT's log.
+        said: what the process wrote to standard error, the plugin's refusals among it.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    complaints: list[str]
+    said: str
+
+
+@pytest.fixture(scope="session")
+def plugin_folder(tmp_path_factory):
+    """A folder for PARO_LIBRARY_DIR: the emulated kernels' plugin takes the place of CUDA's."""
+    build, folder = emulated_build(), tmp_path_factory.mktemp("plugin")
+    shutil.copy(build.emulated_library, folder / "libparo_attention.so")
+    return folder
+
+
+@pytest.fixture
+def build_with_rtx(plugin_folder, tmp_path) -> Callable[..., RtxBuild]:
+    """`build_with_rtx(onnx_file, sm, environment={}, **settings)`: a real build around the plugin,
+    with no GPU, in a process of its own. The test fails where that does."""
+    python = rtx_python()
+
+    def build(onnx_file: Path, sm: int, *, environment=None, **settings) -> RtxBuild:
+        path = tmp_path / f"{onnx_file.stem}-{sm}.engine"
+        words = [python, "-m", "tests.engine.rtx_process", onnx_file, path, sm]
+        done = subprocess.run(
+            [*map(str, words), json.dumps(settings)],
+            capture_output=True, text=True, cwd=ROOT, timeout=500,
+            env=os.environ | {"PARO_LIBRARY_DIR": str(plugin_folder)} | (environment or {}),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:] or f"ended with {done.returncode}"
+        return RtxBuild(path, **json.loads(done.stdout.splitlines()[-1]), said=done.stderr)
+
+    return build

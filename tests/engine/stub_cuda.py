@@ -1,158 +1,98 @@
-"""A stub of cuda-python whose device memory is the host's: it takes the real calls only."""
-
-# ruff: noqa: N802, N815 (names are CUDA's)
+"""The real cuda.core on a stub of the driver, `stub_driver.c`, whose GPUs use the host's memory."""
 
 from __future__ import annotations
 
 import ctypes
-import json
-import threading
+import os
+import subprocess
+import tempfile
 from collections.abc import Callable
-from enum import Enum, IntEnum
-from types import SimpleNamespace
-from typing import Any
+from functools import cache
+from pathlib import Path
 
-from .surface import FILE
+SOURCE = Path(__file__).with_name("stub_driver.c")
+NO_DEVICE = 100
+"""CUDA_ERROR_NO_DEVICE."""
 
-_NAMES: dict[str, list[str]] = json.loads(FILE.read_text())["cuda"]
-
-
-class Status(IntEnum):
-    """cudaError_t."""
-
-    cudaSuccess = 0
-    cudaErrorInvalidValue = 1
-    cudaErrorInsufficientDriver = 35
-    cudaErrorNoDevice = 100
+_REPORT = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int)
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-class MemcpyKind(IntEnum):
-    """cudaMemcpyKind."""
+def build_driver(folder: Path) -> Path:
+    """A library by the driver's file name."""
+    library = folder / "libcuda.so.1"
+    words = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl"]
+    subprocess.run(words, check=True)
+    return library
 
-    cudaMemcpyDefault = 4
 
+@cache
+def driver() -> ctypes.CDLL:
+    """The stub, in place of the driver for cuda.core for the rest of this process.
 
-class CaptureMode(Enum):
-    """cudaStreamCaptureMode."""
+    Only cuda.bindings finds it: by the loader's path it would take the place of a real driver
+    for torch too.
+    """
+    # The stub is a driver of CUDA 12, for which cuda.bindings 13 has a warning.
+    os.environ["CUDA_PYTHON_DISABLE_MAJOR_VERSION_WARNING"] = "1"
+    import cuda.bindings._internal.driver as bindings
+    from cuda.pathfinder import LoadedDL
 
-    cudaStreamCaptureModeThreadLocal = 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = build_driver(Path(folder))
+        library = ctypes.CDLL(str(path))
+    loaded = LoadedDL(str(path), True, library._handle, "tests")
+    bindings.load_nvidia_dynamic_lib = lambda _name: loaded
+    return library
 
 
 class StubCuda:
-    """The module `cuda.bindings.runtime`; every call is counted.
+    """What cuda.core asks of the driver, from now on; there are three GPUs, the last an SM 90."""
 
-    Args:
-        sm: of the GPUs it pretends to have; None for a machine without one.
-        count: how many.
-    """
-
-    cudaError_t = Status
-    cudaMemcpyKind = MemcpyKind
-    cudaStreamCaptureMode = CaptureMode
-    cudaStreamNonBlocking = 1
-
-    def __init__(self, sm: int | None = 89, count: int = 1) -> None:
-        self.sm = sm
-        self.count = count
-        self.current = threading.local()
-        self.used: set[int] = set()
+    def __init__(self) -> None:
         self.calls: list[str] = []
-        self.allocations: dict[int, Any] = {}
         self.copies: list[int] = []
-        self.graphs: dict[int, list[Callable[[], None]]] = {}
-        self.capturing: dict[int, list[Callable[[], None]]] = {}
-        self._handles = 0
+        """Bytes of each."""
+        self.allocations: set[int] = set()
+        self.graphs: set[int] = set()
+        """Those that have not been freed."""
+        self.used: set[int] = set()
+        """GPUs that were current when memory or streams were made, or copies queued."""
+        self.failed: list[Exception] = []
+        """What work on a stream raised."""
+        self._work: list[object] = []
+        self._report = _REPORT(self._note)
+        self.fail(0)
+        ctypes.c_void_p.in_dll(driver(), "report").value = ctypes.cast(
+            self._report, ctypes.c_void_p
+        ).value
 
-    def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:
-        if name not in _NAMES:
-            raise AttributeError(f"cuda-python has no {name}")
-        (parameters,) = _NAMES[name]
-        wanted = len([part for part in parameters.split(",") if part])
-        body = getattr(self, f"_{name}")
-
-        def call(*arguments: Any) -> tuple[Any, ...]:
-            assert len(arguments) == wanted, f"{name}({parameters}) called with {arguments}"
-            self.calls.append(name)
-            if self.sm is None:
-                return (Status.cudaErrorNoDevice, None)
-            if name in ("cudaMalloc", "cudaStreamCreateWithFlags", "cudaMemcpyAsync"):
-                self.used.add(self._cudaGetDevice())
-            result = body(*arguments)
-            return (Status.cudaSuccess,) if result is None else (Status.cudaSuccess, result)
-
-        return call
+    def fail(self, status: int) -> None:
+        """Have the driver answer with a status that says why there is no GPU; 0: there are."""
+        ctypes.c_int.in_dll(driver(), "failure").value = status
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
-        """Do work on a stream now, or keep it where the stream is being captured."""
-        if stream in self.capturing:
-            self.capturing[stream].append(work)
-        else:
-            work()
+        """Do work on a stream now, or at each launch of a graph where it is being captured."""
 
-    def _handle(self) -> int:
-        self._handles += 1
-        return self._handles
+        def run(_data: object) -> None:
+            try:
+                work()
+            except Exception as error:
+                self.failed.append(error)
 
-    def _cudaGetDevice(self) -> int:
-        return getattr(self.current, "device", 0)
+        self._work.append(_WORK(run))
+        status = driver().enqueue(ctypes.c_void_p(stream), self._work[-1], None)
+        assert (status, self.failed) == (0, [])
 
-    def _cudaGetDeviceCount(self) -> int:
-        return self.count
-
-    def _cudaSetDevice(self, device: int) -> None:
-        assert 0 <= device < self.count
-        self.current.device = device
-
-    def _cudaGetDeviceProperties(self, _device: int) -> Any:
-        return SimpleNamespace(name=b"Stub GPU\0", major=self.sm // 10, minor=self.sm % 10)
-
-    def _cudaRuntimeGetVersion(self) -> int:
-        return 13000
-
-    def _cudaMalloc(self, size: int) -> int:
-        buffer = ctypes.create_string_buffer(size)
-        address = ctypes.addressof(buffer)
-        self.allocations[address] = buffer
-        return address
-
-    def _cudaFree(self, address: int) -> None:
-        del self.allocations[address]
-
-    def _cudaMemcpyAsync(self, target: int, source: int, size: int, kind: Any, stream: int) -> None:
-        assert isinstance(kind, MemcpyKind)
-        assert stream not in self.capturing, "pageable copies cannot be captured"
-        self.copies.append(size)
-        ctypes.memmove(target, source, size)
-
-    def _cudaStreamCreateWithFlags(self, _flags: int) -> int:
-        return self._handle()
-
-    def _cudaStreamDestroy(self, _stream: int) -> None:
-        return None
-
-    def _cudaStreamSynchronize(self, stream: int) -> None:
-        assert stream not in self.capturing, "synchronizing ends a capture"
-
-    def _cudaStreamBeginCapture(self, stream: int, mode: Any) -> None:
-        assert isinstance(mode, CaptureMode)
-        self.capturing[stream] = []
-
-    def _cudaStreamEndCapture(self, stream: int) -> int:
-        handle = self._handle()
-        self.graphs[handle] = self.capturing.pop(stream)
-        return handle
-
-    def _cudaGraphInstantiate(self, graph: int, _flags: int) -> int:
-        handle = self._handle()
-        self.graphs[handle] = self.graphs[graph]
-        return handle
-
-    def _cudaGraphLaunch(self, executable: int, _stream: int) -> None:
-        for work in self.graphs[executable]:
-            work()
-
-    def _cudaGraphExecDestroy(self, executable: int) -> None:
-        del self.graphs[executable]
-
-    def _cudaGraphDestroy(self, graph: int) -> None:
-        del self.graphs[graph]
+    def _note(self, name: bytes, value: int, gpu: int) -> None:
+        call = name.decode()
+        self.calls.append(call)
+        if call in ("allocate", "cuStreamCreate", "cuMemcpyAsync"):
+            self.used.add(gpu)
+        if call == "cuMemcpyAsync":
+            self.copies.append(value)
+        made = self.allocations if call in ("allocate", "free") else self.graphs
+        if call in ("allocate", "cuGraphInstantiate"):
+            made.add(value)
+        elif call in ("free", "cuGraphExecDestroy"):
+            made.remove(value)

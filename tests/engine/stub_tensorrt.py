@@ -19,7 +19,9 @@ from .stub_runtime import Runtime
 from .surface import FILE
 
 SURFACE: dict[str, dict[str, dict[str, Any]]] = json.loads(FILE.read_text())
-FIELDS = ("scale", "block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped")
+FIELDS = (
+    "scale", "block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped", "max_workspace_mib",
+)  # fmt: skip
 
 
 class StubTensorRt:
@@ -50,7 +52,7 @@ class StubTensorRt:
         self.pools: dict[str, int] = {}
         self.profile_shapes: dict[str, Any] = {}
         self.cache_content: bytes | None = None
-        """Of the last configuration, like the three before."""
+        """As of the last configuration, like the three above."""
         self.engine: Any = None
         self.lent_memory: tuple[int, int] | None = None
         self.executions = 0
@@ -241,7 +243,7 @@ class Builder(Guarded):
         monitor = object.__getattribute__(config, "__dict__").get("progress_monitor")
         if monitor is not None and not self._report(monitor):
             return None
-        content = {"version": self._trt.version, "sm": self._trt.cuda.sm, "path": network._path}
+        content = {"version": self._trt.version, "path": network._path}
         return json.dumps(content).encode()
 
     def _refuse(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What the real Python bindings of TensorRT and cuda-python offer, of the names this project uses.
+"""What the real Python bindings of TensorRT offer, of the names this project uses.
 
     python -m tests.engine.surface        # writes surface.json anew; needs a package index and gcc
 
@@ -23,8 +23,6 @@ BINDINGS = {
     "11.0.0.114": "tensorrt-cu13-bindings==11.0.0.114",
     "11.4.0.106": "tensorrt-cu13-bindings==11.4.0.106",
 }
-
-CUDA = "cuda-bindings==13.0.3"
 
 USED = {
     "Builder": [
@@ -60,15 +58,7 @@ USED = {
     "Runtime": ["__init__", "deserialize_cuda_engine"],
     "Severity": ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"],
 }  # fmt: skip
-"""Names that the package uses, and some that it must not: only one major has them."""
-
-CUDA_USED = (
-    "cudaGetDevice", "cudaGetDeviceCount", "cudaSetDevice", "cudaGetDeviceProperties",
-    "cudaRuntimeGetVersion", "cudaMalloc", "cudaFree",
-    "cudaMemcpyAsync", "cudaStreamCreateWithFlags", "cudaStreamDestroy", "cudaStreamSynchronize",
-    "cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphLaunch",
-    "cudaGraphExecDestroy", "cudaGraphDestroy",
-)  # fmt: skip
+"""Names that the package uses, and names that it must not use because only one major has them."""
 
 _STAND_IN = "".join(
     f"void* {name}(void) {{ return 0; }}\n"
@@ -100,13 +90,6 @@ for name, members in json.loads(sys.argv[2]).items():
 print(json.dumps(found))
 """
 
-_DUMP_CUDA = """
-import importlib, json, sys
-sys.path.insert(0, sys.argv[1])
-module = importlib.import_module("cuda.bindings.runtime")
-print(json.dumps({name: getattr(module, name).__doc__ for name in json.loads(sys.argv[2])}))
-"""
-
 
 def measure(folder: Path) -> dict[str, dict[str, object]]:
     """The surface of every release, from packages downloaded into `folder`."""
@@ -119,14 +102,11 @@ def measure(folder: Path) -> dict[str, dict[str, object]]:
             owner: {name: _shortened(name, said) for name, said in members.items()}
             for owner, members in raw.items()
         }
-    unpacked = _unpacked(folder, CUDA, "cuda-pathfinder")
-    cuda = _run(_DUMP_CUDA, unpacked, CUDA_USED, {})
-    found["cuda"] = {name: _shortened(name, said) for name, said in cuda.items()}
     return found
 
 
 def _shortened(name: str, said: object) -> object:
-    """Of a docstring the parameters of each overload; what is no docstring as it is."""
+    """The parameters of each overload in a docstring; any other text unchanged."""
     if not isinstance(said, str) or said.endswith("property"):
         return said
     calls = re.findall(rf"^\s*(?:\d+\. )?{name}\((.*?)\)(?: ->.*)?$", said, re.MULTILINE)

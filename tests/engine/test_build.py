@@ -9,7 +9,7 @@ import signal
 import onnx
 import pytest
 
-from paro_trt.engine import BuildError, BuildSettings, EngineError, Flavour, SizeRange
+from paro_trt.engine import BuildError, BuildSettings, EngineError, Flavour, SizeRange, cuda
 from paro_trt.engine.build import adopt_engine, build_engine
 from paro_trt.engine.cache import EngineCache
 from paro_trt.engine.manifest import manifest_path, read_manifest
@@ -17,6 +17,7 @@ from paro_trt.errors import ArgumentError, BackendUnavailableError, OnnxFileErro
 from paro_trt.runtime.engine import Engine
 
 from .conftest import with_attention
+from .stub_cuda import NO_DEVICE
 
 TEXT = {"B": SizeRange(1, 2, 4), "text_tokens": SizeRange(1, 8, 32)}
 
@@ -62,7 +63,11 @@ def test_build_on_every_release(machine, half_onnx, tmp_path):
     assert not onnx.load_from_string(machine.trt.parsed).functions
     manifest = read_manifest(manifest_path(path))
     assert manifest == report.manifest
-    assert (manifest.gpu.sm, manifest.gpu.name, manifest.tensorrt.cuda) == (89, "Stub GPU", "13.0")
+    assert (manifest.gpu.sm, manifest.gpu.name, manifest.tensorrt.cuda) == (
+        89,
+        "Stub GPU",
+        cuda.bindings_version(),
+    )
     assert (manifest.tensorrt.version, manifest.onnx.attention) == (machine.trt.version, 1)
     assert manifest.plugin.abi == 2
     assert manifest.plugin.name.startswith("paro-cpu")
@@ -74,7 +79,9 @@ def test_a_second_build_reuses_the_engine_until_something_changes(newest, half_o
     assert build_engine(half_onnx, path, settings).reused
     assert not build_engine(half_onnx, path, BuildSettings(sizes=TEXT, builder_level=1)).reused
     assert build_engine(half_onnx, path, BuildSettings(sizes=TEXT, builder_level=1)).reused
-    newest.cuda.sm = 90
+    with cuda.on_gpu(2):
+        assert not build_engine(half_onnx, path, BuildSettings(sizes=TEXT, builder_level=1)).reused
+        assert read_manifest(manifest_path(path)).gpu.sm == 90
     assert not build_engine(half_onnx, path, BuildSettings(sizes=TEXT, builder_level=1)).reused
     with newest.plugin.open("ab") as file:
         file.write(b"another build of the plugin")
@@ -99,7 +106,7 @@ def test_cache_of_engines(half_onnx, tmp_path):
 
 @pytest.mark.usefixtures("newest")
 def test_an_engine_damaged_in_the_cache_is_built_again(half_onnx, tmp_path):
-    """Also by way of a file that shares its disk blocks."""
+    """Also if the other file shares its disk blocks."""
     cache, settings = EngineCache(tmp_path / "cache"), BuildSettings(sizes=TEXT)
     path = build_engine(half_onnx, tmp_path / "a.engine", settings, cache=cache).path
     content = path.read_bytes()
@@ -160,7 +167,7 @@ def test_function_instead_of_plugin_is_refused(newest, half_onnx, tmp_path, monk
         build_engine(half_onnx, tmp_path / "a.engine")
     from paro_trt.engine import network
 
-    monkeypatch.setattr(network, "for_plugin", lambda source: source.proto.SerializeToString())
+    monkeypatch.setattr(network, "for_plugin", lambda source, _: source.proto.SerializeToString())
     with pytest.raises(BuildError, match="1 layers computed by the plugin, got 0"):
         build_engine(half_onnx, tmp_path / "a.engine")
 
@@ -259,8 +266,8 @@ def test_missing_plugin(newest, half_onnx, tmp_path):
 
 
 def test_missing_gpu_and_missing_tensorrt(newest, half_onnx, tmp_path, monkeypatch):
-    newest.cuda.sm = None
-    with pytest.raises(BackendUnavailableError, match="cudaErrorNoDevice"):
+    newest.cuda.fail(NO_DEVICE)
+    with pytest.raises(BackendUnavailableError, match="CUDA_ERROR_NO_DEVICE"):
         build_engine(half_onnx, tmp_path / "a.engine")
     import sys
 
@@ -304,5 +311,5 @@ def test_manifest_is_one_json_document_of_known_values(half_onnx, tmp_path):
     assert document["paro_engine"] == 1
     assert set(document) == {
         "paro_engine", "made_by", "key", "engine", "tensorrt", "gpu", "onnx", "plugin",
-        "inputs", "outputs",
+        "inputs", "outputs", "memory",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the parser is given: the file as it is, or without its function."""
+"""The model that the parser reads: the unchanged file, or the file without its function."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ except Exception as error:
 
 @pytest.mark.parametrize("package", [Package.LEAN_10, Package.LEAN_11], ids=lambda p: p.name)
 def test_real_runtime_refuses_by_an_error(package, tmp_path):
-    """Without a GPU TensorRT does not start; with one it refuses what is no engine."""
+    """Without a GPU TensorRT does not start. With one, it refuses a file that is no engine."""
     (site,) = python_with(package).parents[1].glob("lib/python*/site-packages")
     for entry in site.glob("tensorrt_lean*"):
         (tmp_path / entry.name).symlink_to(entry)

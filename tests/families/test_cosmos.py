@@ -10,6 +10,7 @@ from paro_trt.families.base import Geometry
 from paro_trt.families.cosmos import CosmosFamily, repeated_by_number
 from paro_trt.models.resolution import latent_size
 from paro_trt.plan import Grid
+from tests.support.pipelines.cosmos import resizing
 from tests.support.tiny import variants_of
 
 FAMILY = CosmosFamily()
@@ -17,20 +18,11 @@ VIDEO, IMAGE, NEWER, FIRST = variants_of("cosmos")
 needs_2_5 = pytest.mark.skipif(not NEWER.available, reason="this diffusers has no Predict2.5")
 
 
-@pytest.fixture
-def resizing(monkeypatch):
+@pytest.fixture(name="resizing")
+def resizing_fixture():
     """What diffusers takes from torchvision, so that stock calls run without it."""
-
-    class Transforms:
-        class InterpolationMode:
-            NEAREST = "nearest"
-
-        class functional:  # noqa: N801
-            @staticmethod
-            def resize(mask, size, interpolation):
-                return torch.nn.functional.interpolate(mask, size, mode=interpolation)
-
-    monkeypatch.setattr(transformer_cosmos, "transforms", Transforms, raising=False)
+    with resizing():
+        yield
 
 
 @pytest.mark.usefixtures("resizing")

@@ -48,7 +48,7 @@ def test_sizes():
     config = TINY.full_config
     assert FAMILY.grid(config, (5, 16, 8)) == Grid(5, 8, 4)
     geometry = Geometry(Grid(5, 8, 4), TextLayout(20, TextPosition.LAST, padded=True))
-    assert FAMILY.latent_shape(config, geometry) == (4, 5, 16, 8)
+    assert FAMILY.latent_shape(config, geometry) == (12, 5, 16, 8)
     with pytest.raises(ModelError, match="latent width: expected a multiple of the patch size 2"):
         FAMILY.grid(config, (5, 16, 7))
     with pytest.raises(ModelError, match=r"text tokens .* 1 to 24.* got 25"):

@@ -1,4 +1,4 @@
-"""Pipelines of two transformers: found, told apart, each calibrated on its part of the schedule."""
+"""Pipelines of two transformers: each is found, and calibrated on its part of the schedule."""
 
 import json
 

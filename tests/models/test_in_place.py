@@ -1,4 +1,4 @@
-"""A plan applied in place: the module's own call, diffusers' own loop, and what remove restores."""
+"""Applying a plan in place: the module's own call, diffusers' own loop, and `remove`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stepping into a model's attention: identity, layer names, refusals."""
+"""Intercepting a model's attention: unchanged results, layer names, refusals."""
 
 import pytest
 import torch

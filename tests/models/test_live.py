@@ -1,4 +1,4 @@
-"""A model as the caller has it: a directory, a module or a pipeline, opened alike or refused."""
+"""Opening a directory, a module or a pipeline gives the same model; anything else is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels to latents: what is on the VAE's grid and what is refused."""
+"""Pixels to latents: sizes on the VAE's grid are converted, others are refused."""
 
 import pytest
 

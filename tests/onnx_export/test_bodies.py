@@ -93,7 +93,7 @@ def test_sparse_body_contains_non_finite_elements(
 
 @pytest.mark.parametrize("body", BODIES)
 def test_padding_does_not_enter(body: Body, fresh_seed: int) -> None:
-    """What is past key_length may be anything, even NaN."""
+    """Tokens past key_length may hold any value, even NaN."""
     case = replace(EVERYTHING, batch=1, key_length=(130,)).with_bits(8, 8, pool_dropped=True)
     inputs = random_inputs(case, fresh_seed)
     for kv_head, row in enumerate(inputs.head_order[::2].tolist()):
@@ -189,7 +189,7 @@ def _bare_model(node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> onnx.Mode
 
 
 def test_sparse_body_reads_listed_key_blocks_only(fresh_seed: int) -> None:
-    """A NaN in a block off the mask must not be touched by any row."""
+    """A NaN in a dropped block must not reach any row."""
     case = OpCase("isolated", 256, config=AttentionConfig(block_q=64, block_k=64))
     inputs = random_inputs(case, fresh_seed)
     mask = np.ones((1, 2, 4, 4), dtype=bool)

@@ -1,4 +1,4 @@
-"""Models that cannot be traced: one clear error, whatever the exporter made of them."""
+"""Models that cannot be traced give one clear error, whatever the exporter raises."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_every_pair_of_bits_equals_the_reference(bits, library, fresh_seed):
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("block_k", [64, 128])
 def test_extreme_codes_neither_saturate_nor_wrap(head_dim, block_k, library, fresh_seed):
-    """Sums of products of the largest codes, of equal signs and of unequal ones."""
+    """Sums of products of the largest codes, with equal and with opposite signs."""
     config = AttentionConfig(64, block_k, qk_bits=8, pv_bits=8, scale=1e-3)
     case = OpCase("extreme", 256, head_dim=head_dim, density=1.0, config=config)
     inputs = random_inputs(case, fresh_seed)
@@ -169,7 +169,7 @@ def test_concurrent_calls(library, fresh_seed):
 
 
 def test_fork_after_use():
-    """A forked child may call it again; threads of a pool would be gone."""
+    """A forked child can call it again, while the threads of a pool would be gone."""
     script = """
 import os
 from paro_trt.op import native
@@ -264,7 +264,7 @@ def listing() -> str:
 
 
 def test_products_use_the_instructions_they_are_written_for(listing):
-    """A compiler option in the wrong order once left products without FMA, and no test failed."""
+    """An option in the wrong order once compiled products without FMA, and no test failed."""
     for instruction, register in (
         ("vfmadd", "ymm"),
         ("vfmadd", "zmm"),

@@ -1,4 +1,4 @@
-"""The tolerance helper must pass rounding and catch what a kernel could get wrong."""
+"""The tolerance helper must accept rounding and detect the errors that a kernel could make."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_probability_against_the_row_maximum_is_caught(bits, fresh_seed, monkeyp
 
 
 def test_other_rounding_passes(fresh_seed, monkeypatch):
-    """A 2-ulp exponential, as GPUs have, is no error."""
+    """An exponential with an error of 2 ulp, as GPUs have, is accepted."""
     inputs = random_inputs(CASE, fresh_seed)
     exact_exp2 = torch.exp2
     noise = torch.Generator().manual_seed(fresh_seed)

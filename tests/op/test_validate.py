@@ -1,4 +1,4 @@
-"""Every argument out of contract is refused by name."""
+"""Every argument that breaks the contract is refused by name."""
 
 from __future__ import annotations
 
@@ -89,8 +89,12 @@ def test_heads_of_a_group_share_their_order(inputs):
 
 
 def test_heads_that_do_not_divide(inputs):
-    bad = inputs._replace(query=inputs.query[:, :, :3].contiguous())
-    with pytest.raises(ArgumentError, match="divides the 3 query heads"):
+    bad = inputs._replace(
+        key=inputs.key[:, :, [0, 1, 1]],
+        value=inputs.value[:, :, [0, 1, 1]],
+        channel_affine=inputs.channel_affine[:, [0, 1, 1]],
+    )
+    with pytest.raises(ArgumentError, match="kv_heads: expected a divisor of 4 heads, got 3"):
         validate(bad, CASE.config)
 
 

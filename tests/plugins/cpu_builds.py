@@ -23,7 +23,7 @@ def run(*words: object, **environment: str) -> str:
 
 
 def build(directory: Path, *programs: str, **settings: str) -> Path:
-    """Build programs paro_cpu_<name> of plugins/cpu/tests; returns where they are."""
+    """Build programs paro_cpu_<name> of plugins/cpu/tests, and return their directory."""
     choices = {
         "CMAKE_BUILD_TYPE": "Release",
         "PARO_BUILD_TESTS": "ON",

@@ -20,7 +20,7 @@ ALL = {
 
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:
-    """The backend uses this one meanwhile."""
+    """Makes the backend use this instruction set within the context."""
     # One variable alone: mock.patch.dict clears and refills the environment, under the feet of
     # native threads that read it.
     before = os.environ.get(VARIABLE)

@@ -34,7 +34,7 @@ class Counted:
 
     @property
     def name(self) -> str:
-        """Its key in the record."""
+        """The call's key in the record."""
         return f"{self.isa} D={self.head_dim} {self.bits} bits"
 
     @property
@@ -52,7 +52,7 @@ COUNTS = (
 
 
 def compiler() -> str:
-    """What was compiled with, to its major version: other compilers, other counts."""
+    """The compiler with its major version, because counts differ between compilers."""
     return "g++ " + run("g++", "-dumpversion").strip().split(".")[0]
 
 

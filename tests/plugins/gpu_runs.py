@@ -11,7 +11,7 @@ from paro_trt.op.spec import AttentionConfig, AttentionInputs
 
 GUARD = 4096
 POISON = 0xFF
-"""Of every byte: NaN as a float of any size, -1 as an integer."""
+"""The value of every byte: NaN as a float of any size, -1 as an integer."""
 
 GENERATIONS = {"chosen": 0, "mma.sync": 100}
 """As which GPU the library runs: as this one, or as one that has the mma.sync kernels alone."""
@@ -31,7 +31,7 @@ class Poisoned:
         return self._buffer[GUARD : GUARD + self.size]
 
     def check_guards(self) -> None:
-        """Nothing was written before or behind the memory."""
+        """Check that nothing was written before or after the memory."""
         assert bool((self._buffer[:GUARD] == POISON).all())
         assert bool((self._buffer[GUARD + self.size :] == POISON).all())
 

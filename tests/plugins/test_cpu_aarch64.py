@@ -22,7 +22,7 @@ COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = "qemu-aarch64"
 LIBRARIES = "/usr/aarch64-linux-gnu"
 PROCESSORS = {"generic": "cortex-a53", "neon_dot": "max"}
-"""An instruction set, and a processor that chooses it by itself."""
+"""An instruction set, and a processor on which the library chooses it."""
 
 pytestmark = [
     pytest.mark.long,

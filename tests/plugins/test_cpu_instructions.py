@@ -1,4 +1,4 @@
-"""Instruction counts of the CPU backend against the recorded ones, which no noise touches."""
+"""Instruction counts of the CPU backend against the recorded ones. They have no noise."""
 
 from __future__ import annotations
 

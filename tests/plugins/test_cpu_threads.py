@@ -1,4 +1,4 @@
-"""The CPU backend where the system gives no more threads."""
+"""The CPU backend if the system cannot start more threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""impl="cuda" where it cannot run: every refusal; and the library that `make plugin` builds."""
+"""Every refusal of impl="cuda" without a GPU, and the library that `make plugin` builds."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_cpu_tensors_are_not_moved(monkeypatch, fresh_seed):
 
 
 def on_gpu(inputs: AttentionInputs) -> AttentionInputs:
-    """Tensors without content that say they lie on the first GPU."""
+    """Tensors without content that claim to be on the first GPU."""
     with FakeTensorMode():
         return AttentionInputs(
             *(torch.empty(x.shape, dtype=x.dtype, device="cuda:0") for x in inputs)
@@ -184,7 +184,7 @@ def test_a_kernel_without_a_body_on_this_gpu_is_known(bits, sm, here, has_body, 
 
 
 def check_library(path: Path) -> None:
-    """What holds for the shipped library on any machine."""
+    """Checks of the shipped library that need no GPU."""
     assert path.stat().st_size <= MAX_LIBRARY_BYTES
     dynamic = run(["readelf", "-d", path])
     needed = set(re.findall(r"NEEDED.*\[(.+?)\.so", dynamic))

@@ -180,7 +180,7 @@ def test_description_is_of_this_gpu(library, fresh_seed):
 
 
 def test_work_is_ordered_by_the_current_stream(library, fresh_seed):
-    """Inputs arrive late in a side stream: what ran in another would read zeros."""
+    """Inputs arrive late in a side stream, so a kernel in another stream would read zeros."""
     inputs = random_inputs(INT8, fresh_seed)
     expected = forward(library, inputs, INT8.config)
     placed = to_gpu(inputs)

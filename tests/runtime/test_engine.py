@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from paro_trt.engine import BuildSettings, EngineError, SizeRange
+from paro_trt.engine import BuildSettings, EngineError, SizeRange, cuda
 from paro_trt.engine.build import build_engine
 from paro_trt.engine.manifest import manifest_path
 from paro_trt.errors import ArgumentError, BackendUnavailableError
@@ -18,6 +18,7 @@ from paro_trt.runtime import open_session
 from paro_trt.runtime.engine import Engine
 from paro_trt.runtime.engine_context import DeviceMemory
 from paro_trt.runtime.onnxruntime_session import OrtSession
+from tests.engine import stub_runtime
 from tests.engine.conftest import half_onnx, machine, newest  # noqa: F401 (fixtures)
 
 SIZES = {"B": SizeRange(1, 2, 4), "text_tokens": SizeRange(1, 8, 32)}
@@ -134,13 +135,15 @@ def test_cuda_graph_is_replayed_while_shapes_stay(
     half_onnx,  # noqa: F811
     fresh_seed,
 ):
-    with Engine(engine_file, cuda_graph=True) as engine:
+    with Engine(engine_file) as engine:
+        context = engine.context(cuda_graph=True)
         for seed, batch in enumerate([2, 2, 2, 1, 1]):
             inputs = random_inputs(batch, fresh_seed + seed)
-            sample = engine.run(inputs)["sample"]
+            sample = context.run(inputs)["sample"]
             np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
-        assert newest.cuda.calls.count("cudaGraphLaunch") == 3
-        assert newest.cuda.calls.count("cudaGraphInstantiate") == 2
+        assert newest.cuda.calls.count("cuGraphLaunch") == 3
+        assert newest.cuda.calls.count("cuGraphInstantiate") == 2
+        assert len(newest.cuda.graphs) == 1
     assert not newest.cuda.graphs
 
 
@@ -155,8 +158,8 @@ def test_a_cuda_graph_serves_tensors_of_any_address(newest, engine_file, half_on
             engine.run(inputs, {"sample": target})
             kept.append((inputs, target))
             np.testing.assert_array_equal(target.array, expected(half_onnx, arrays))
-        assert newest.cuda.calls.count("cudaGraphInstantiate") == 1
-        assert newest.cuda.calls.count("cudaGraphLaunch") == 2
+        assert newest.cuda.calls.count("cuGraphInstantiate") == 1
+        assert newest.cuda.calls.count("cuGraphLaunch") == 2
 
 
 def test_shapes_that_do_not_come_back_are_not_captured(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
@@ -165,15 +168,49 @@ def test_shapes_that_do_not_come_back_are_not_captured(newest, engine_file, half
             inputs = random_inputs(batch, fresh_seed + seed)
             sample = engine.run(inputs)["sample"]
             np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
-    assert "cudaStreamBeginCapture" not in newest.cuda.calls
+    assert "cuStreamBeginCapture" not in newest.cuda.calls
+
+
+def test_a_refusal_during_capture_leaves_the_stream_usable(
+    newest,  # noqa: F811
+    engine_file,
+    half_onnx,  # noqa: F811
+    fresh_seed,
+    monkeypatch,
+):
+    inputs = random_inputs(2, fresh_seed)
+    with Engine(engine_file, cuda_graph=True) as engine:
+        engine.run(inputs)
+        with monkeypatch.context() as patch:
+            patch.setattr(stub_runtime.IExecutionContext, "execute_async_v3", lambda *_: False)
+            with pytest.raises(EngineError, match="expected TensorRT to accept it") as caught:
+                engine.run(inputs)
+        sample = engine.run(inputs)["sample"]
+        del caught
+    np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
+    assert newest.cuda.calls.count("cuStreamBeginCapture") == 2
+    assert newest.cuda.calls.count("cuGraphLaunch") == 1
+
+
+def test_device_memory_grows_with_the_batch(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
+    with Engine(engine_file) as engine:
+        context = engine.context()
+        for batch in (1, 4, 2):
+            inputs = random_inputs(batch, fresh_seed + batch)
+            sample = context.run(inputs)["sample"]
+            np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
+            assert len(newest.cuda.allocations) == len(inputs) + 1
+    calls = [call for call in newest.cuda.calls if call in ("allocate", "free")]
+    tensors = len(inputs) + 1
+    assert calls == tensors * ["allocate"] + tensors * ["free", "allocate"] + tensors * ["free"]
+    assert not newest.cuda.allocations
 
 
 def test_an_engine_keeps_to_its_gpu_from_any_thread(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
-    newest.cuda.count = 2
     arrays = random_inputs(2, fresh_seed)
     results = []
     with Engine(engine_file, gpu=1) as engine:
-        assert newest.cuda.cudaGetDevice()[1] == 0, "the caller's GPU is left as it was"
+        assert cuda.current_gpu().index == 0, "the caller's GPU is left as it was"
         context = engine.context()
         thread = threading.Thread(target=lambda: results.append(context.run(arrays)["sample"]))
         thread.start()
@@ -184,15 +221,27 @@ def test_an_engine_keeps_to_its_gpu_from_any_thread(newest, engine_file, half_on
             context.run({**arrays, "timestep": far})
     np.testing.assert_array_equal(results[0], expected(half_onnx, arrays))
     assert newest.cuda.used == {1}
-    with pytest.raises(ArgumentError, match="gpu: expected 0 to 1, got 2"):
-        Engine(engine_file, gpu=2)
+    with pytest.raises(ArgumentError, match="gpu: expected 0 to 2, got 3"):
+        Engine(engine_file, gpu=3)
+
+
+def test_a_gpu_without_memory_pools(newest, half_onnx, tmp_path, fresh_seed):  # noqa: F811
+    inputs = random_inputs(2, fresh_seed)
+    with cuda.on_gpu(2):
+        build_engine(half_onnx, tmp_path / "model.engine", BuildSettings(sizes=SIZES))
+    with Engine(tmp_path / "model.engine", gpu=2) as engine:
+        sample = engine.run(inputs)["sample"]
+        assert newest.cuda.allocations
+    np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
+    assert newest.cuda.used == {2}
+    assert not newest.cuda.allocations
 
 
 def test_contexts_on_streams_of_their_own(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
     results = {}
     with Engine(engine_file) as engine:
         contexts = [engine.context() for _ in range(3)]
-        assert len({context.stream.address for context in contexts}) == 3
+        assert len({int(context.stream.handle) for context in contexts}) == 3
 
         def work(index):
             inputs = random_inputs(1 + index, fresh_seed + index)
@@ -303,10 +352,8 @@ def test_closed_engines_refuse(engine_file):
 
 
 def test_engine_of_another_machine(newest, engine_file):  # noqa: F811
-    newest.cuda.sm = 90
     with pytest.raises(EngineError, match=r"SM 89 \(Stub GPU\).*got SM 90"):
-        Engine(engine_file)
-    newest.cuda.sm = 89
+        Engine(engine_file, gpu=2)
     newest.trt.names.__version__ = "10.16.1.11"
     with pytest.raises(EngineError, match=r"expected 11\.4.*got 10\.16.*tensorrt==11\.4"):
         Engine(engine_file)

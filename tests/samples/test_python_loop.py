@@ -84,7 +84,7 @@ def test_every_prompt_in_the_reference_loop(
             assert np.abs(expected).max() > 100, "bins and timesteps count in this model"
             np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-3)
     assert newest.trt.contexts == 2
-    assert "cudaGraphLaunch" in newest.cuda.calls
+    assert "cuGraphLaunch" in newest.cuda.calls
     assert not newest.cuda.allocations
 
 

@@ -1,4 +1,4 @@
-"""An exported file against its model, stage by stage, at any bit width.
+"""Compares an exported file with its model, stage by stage, at any bit width.
 
 Two correct implementations sum in another order, so that now and then a number near a rounding
 edge gets another code. That moves the output by a code's step, far more than rounding does: no

@@ -1,12 +1,13 @@
 """Virtual environments with real TensorRT packages, made once and kept under build/.
 
 Each package gets its own, apart from the tests': the lean runtimes of both majors have one module
-name, and a probe that crashes must not take the tests with it.
+name. TensorRT for RTX is in the tests' own. A probe that crashes must not take the tests with it.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import subprocess
 import sys
 from enum import Enum
@@ -20,11 +21,22 @@ PROBES = Path(__file__).parent / "probes"
 
 
 class Package(str, Enum):
-    """The parts of TensorRT that pip installs without NVIDIA's own download, pinned."""
+    """Parts of TensorRT that pip installs without NVIDIA's own download, pinned."""
 
     LEAN_10 = "tensorrt-lean-cu12==10.16.1.11"
     LEAN_11 = "tensorrt-lean-cu13==11.4.0.106"
-    RTX = "tensorrt-rtx==1.7.1.116"
+
+
+def rtx_python() -> Path:
+    """The tests' own interpreter, which has TensorRT for RTX; skips where it has not."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("tensorrt_rtx is not installed: pip install -e '.[dev]'")
+    return Path(sys.executable)
+
+
+def rtx_probe(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script of probes/ in a process with TensorRT for RTX."""
+    return _run(rtx_python(), script, *arguments)
 
 
 def python_with(package: Package) -> Path:
@@ -37,7 +49,11 @@ def python_with(package: Package) -> Path:
 
 def probe(package: Package, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a script of probes/ in the package's environment; its status is the caller's to judge."""
-    words = [python_with(package), PROBES / script, *arguments]
+    return _run(python_with(package), script, *arguments)
+
+
+def _run(python: Path, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [python, PROBES / script, *arguments]
     return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)
 
 

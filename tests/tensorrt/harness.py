@@ -78,12 +78,15 @@ def emulated_build(variant: str = "plain") -> HostBuild:
     return HostBuild(plugins_build(variant, "paro_attention_emulated", "paro_plugin_harness"))
 
 
-def write_case(folder: Path, inputs: AttentionInputs, config: AttentionConfig) -> Path:
+def write_case(
+    folder: Path, inputs: AttentionInputs, config: AttentionConfig, max_workspace_mib: int = 0
+) -> Path:
     """A folder in the form that plugins/tensorrt/host/case.h describes."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"field scale FLOAT32 {config.scale!r}"]
     for name in ("block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped"):
         lines.append(f"field {name} INT32 {int(getattr(config, name))}")
+    lines.append(f"field max_workspace_mib INT32 {max_workspace_mib}")
     for name, tensor in inputs._asdict().items():
         sizes = " ".join(map(str, tensor.shape))
         lines.append(f"tensor {name} {TYPE_NAMES[tensor.dtype]} {sizes}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paro_trt.engine.plugin_library import AUTOREG_LIBRARY, LIBRARY
+from paro_trt.engine.plugin_library import AUTOREG_LIBRARY, LIBRARY, MAX_WORKSPACE
 from paro_trt.errors import BackendUnavailableError
 from paro_trt.library_files import library_path
 from paro_trt.op.c_abi import ABI_VERSION
@@ -44,7 +44,7 @@ def test_loading_in_any_way_leaves_one_creator(package: Package, steps: str) -> 
     found = json.loads(done.stdout)
     assert found["tensorrt"] == package.value.split("==")[1]
     assert found["creators"] == [[OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE]]
-    assert found["fields"] == {
+    assert found["fields"] == {MAX_WORKSPACE: "PluginFieldType.INT32"} | {
         entry.name: f"PluginFieldType.{'FLOAT32' if entry.kind is float else 'INT32'}"
         for entry in ATTRIBUTES
         if not entry.name.startswith("plugin_")
@@ -113,7 +113,7 @@ def test_creator_makes_a_plugin_of_fields(package: Package, phase: str) -> None:
         "names": [OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE],
         "outputs": 1,
         "timing_cache_id": "scale=0x1p-2 block_q=128 block_k=64 qk_bits=8 pv_bits=4 "
-        f"pool_dropped=1 kernels={kernels}/{ABI_VERSION}/{build_id}",
+        f"pool_dropped=1 max_workspace_mib=0 kernels={kernels}/{ABI_VERSION}/{build_id}",
         "format_combination_limit": 100,
     }
 

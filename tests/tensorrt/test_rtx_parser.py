@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import helper
 
 from paro_trt.onnx_export import Body, export_onnx
-from paro_trt.op.spec import INPUTS, OP_TYPE
+from paro_trt.op.spec import OP_TYPE
 from paro_trt.plan import ParoPlan
+from tests.native_builds import require
 from tests.support.tiny import variants_of
 
-from .environments import Package, probe, python_with
+from .environments import rtx_probe, rtx_python
 from .harness import host_build, run
 
 TINY = variants_of("wan")[0]
@@ -36,7 +37,7 @@ class Exported:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """In FP16, with a random plan whose layers differ, and the dense body."""
-    python_with(Package.RTX)  # skips before the work
+    rtx_python()  # skips before the work
     plan = TINY.plan(density=0.3, pool_dropped=True)
     layers = tuple(
         replace(layer, qk_bits=qk, pv_bits=pv)
@@ -48,49 +49,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(path, plan)
 
 
-def single_node_files(
-    exported: Exported, folder: Path, change: Callable[[onnx.NodeProto], None] = lambda _: None
-) -> list[Path]:
-    """One file for each PAROAttention of the export, without the function; what is no initializer
-    becomes an input. The parser gives up at its first node without a plugin."""
-    graph = onnx.load(exported.path).graph
-    weights = {weight.name: weight for weight in graph.initializer}
-    paths = []
-    for index, node in enumerate(n for n in graph.node if n.op_type == OP_TYPE):
-        inputs = [
-            helper.make_tensor_value_info(
-                name,
-                TensorProto.INT32 if "int32" in entry.dtypes else TensorProto.FLOAT16,
-                ["B"]
-                if len(entry.shape) == 1
-                else ["B", exported.plan.tokens, len(exported.plan.layers[0].heads), 64],
-            )
-            for name, entry in zip(node.input, INPUTS, strict=True)
-            if name not in weights
-        ]
-        change(node)
-        output = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT16, None)
-        own = [weights[name] for name in dict.fromkeys(node.input) if name in weights]
-        model = helper.make_model(
-            helper.make_graph([node], "single", inputs, [output], own),
-            opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("paro", 1)],
-            ir_version=10,
-        )
-        paths.append(folder / f"node-{index}.onnx")
-        onnx.save(model, paths[-1])
-    return paths
-
-
-def recorded_calls(files: list[Path]) -> tuple[list[dict], str]:
-    done = probe(Package.RTX, "rtx_fields.py", host_build().library, *files)
+def recorded_calls(path: Path) -> tuple[dict, str]:
+    """What the probe recorded; TensorRT's own log is on the lines before."""
+    done = rtx_probe("rtx_fields.py", host_build().library, path)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-def test_parser_passes_exactly_the_fields_of_the_plan(exported: Exported, tmp_path: Path) -> None:
-    calls, said = recorded_calls(single_node_files(exported, tmp_path))
+def test_parser_passes_exactly_the_fields_of_the_plan(exported: Exported) -> None:
+    found, said = recorded_calls(exported.path)
     assert said == ""
-    assert calls == [
+    assert found["parsed"]
+    assert found["calls"] == [
         {
             "phase": "BUILD",
             "accepted": True,
@@ -108,32 +78,75 @@ def test_parser_passes_exactly_the_fields_of_the_plan(exported: Exported, tmp_pa
     ]
 
 
-def test_creator_refuses_what_the_parser_truncates(exported: Exported, tmp_path: Path) -> None:
-    def too_wide(node: onnx.NodeProto) -> None:
-        (entry,) = (e for e in node.attribute if e.name == "block_q")
-        entry.i = 2**32 + 100
+def changed(exported: Exported, path: Path, name: str, value: int) -> Path:
+    """The file with an attribute of its first layer set, or added."""
+    model = onnx.load(exported.path)
+    node = next(node for node in model.graph.node if node.op_type == OP_TYPE)
+    kept = [entry for entry in node.attribute if entry.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, value)])
+    onnx.save(model, path)
+    return path
 
-    calls, said = recorded_calls(single_node_files(exported, tmp_path, too_wide)[:1])
-    assert calls[0]["fields"]["block_q"] == ["INT32", 1, [100]]
-    assert not calls[0]["accepted"]
+
+def test_creator_refuses_what_the_parser_truncates(exported: Exported, tmp_path: Path) -> None:
+    wide = changed(exported, tmp_path / "wide.onnx", "block_q", 2**32 + 100)
+    found, said = recorded_calls(wide)
+    assert not found["parsed"]
+    assert found["calls"][0]["fields"]["block_q"] == ["INT32", 1, [100]]
+    assert not found["calls"][0]["accepted"]
     assert "block_q: expected 64 or 128, got 100" in said
 
 
-def test_parser_takes_the_plugin_for_the_whole_file(exported: Exported) -> None:
-    done = probe(Package.RTX, "rtx_parse.py", host_build().library, exported.path)
-    assert f"Successfully created plugin: {OP_TYPE}" in done.stderr + done.stdout
-    assert "[paro] error" not in done.stderr
+def test_limit_of_the_workspace_reaches_the_creator(exported: Exported, tmp_path: Path) -> None:
+    found, _ = recorded_calls(changed(exported, tmp_path / "a.onnx", "max_workspace_mib", 7))
+    assert found["calls"][0]["fields"]["max_workspace_mib"] == ["INT32", 1, [7]]
+    assert found["calls"][0]["accepted"]
+    found, said = recorded_calls(changed(exported, tmp_path / "b.onnx", "max_workspace_mib", -1))
+    assert not found["calls"][0]["accepted"]
+    assert "max_workspace_mib: expected 0 to 1048576 MiB, got -1" in said
 
 
-def test_autoreg_leaves_a_registry_alone_that_it_does_not_know() -> None:
-    load = f"import ctypes, tensorrt_rtx; ctypes.CDLL({str(host_build().autoreg)!r})"
-    said = run(python_with(Package.RTX), "-c", load)
-    assert "expected TensorRT 10 or 11, found version 10701; not registered there" in said
+AUTOREG = """
+import ctypes, sys, tensorrt_rtx
+ctypes.CDLL(sys.argv[1])
+print([entry.name for entry in tensorrt_rtx.get_plugin_registry().all_creators])
+"""
+
+
+def test_autoreg_registers_with_it() -> None:
+    said = run(rtx_python(), "-c", AUTOREG, host_build().autoreg)
+    assert said.count(OP_TYPE) == 1
+    assert "error" not in said
+
+
+UNKNOWN = """
+static void* slots[1];
+static void** registry = slots;
+void* getPluginRegistry(void) { return &registry; }
+int getInferLibVersion(void) { return %d; }
+"""
+
+
+@pytest.mark.parametrize("version", [90300, 120000, 10800])
+def test_autoreg_leaves_a_registry_alone_that_it_does_not_know(
+    version: int, tmp_path: Path
+) -> None:
+    require("gcc")
+    source, library = tmp_path / "unknown.c", tmp_path / "libunknown.so"
+    source.write_text(UNKNOWN % version)
+    run("gcc", "-shared", "-fPIC", source, "-o", library)
+    load = (
+        f"import ctypes; ctypes.CDLL({str(library)!r}); ctypes.CDLL({str(host_build().autoreg)!r})"
+    )
+    said = run(sys.executable, "-c", load)
+    assert f"expected TensorRT 10, 11 or RTX 1.7, found version {version}" in said
+    assert "not registered there" in said
 
 
 @pytest.mark.long
 def test_without_the_plugin_the_dense_body_becomes_engines(exported: Exported) -> None:
-    done = probe(Package.RTX, "rtx_build.py", exported.path, "89", "120")
+    done = rtx_probe("rtx_build.py", exported.path, "89", "120")
     assert done.returncode == 0, done.stderr
     sizes = json.loads(done.stdout)
     weights = sum(len(w.raw_data) for w in onnx.load(exported.path).graph.initializer)

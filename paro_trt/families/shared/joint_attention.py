@@ -1,4 +1,8 @@
-"""Joint attention of an image or video with padded text behind it: parts for processors."""
+"""Attention over an image or video, alone or with text: parts for processors.
+
+Rotary embeddings are stacked and flattened. Written into slices, as diffusers does for some models,
+they are a ScatterND in ONNX, which copies the whole tensor once more.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +45,12 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     pairs = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     return pairs.flatten(-2).to(x.dtype)
+
+
+def attend(heads: Heads) -> Tensor:
+    """Output [B, tokens, H * D]."""
+    query, key, value = (part.transpose(1, 2) for part in heads)
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 def attend_text_last(visual: Heads, text: Heads, text_mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
-// Registers the plugin when a tool loads this library by plain dlopen: trtexec --staticPlugins,
-// Polygraphy --plugins, Triton's plugins=. It registers the plugin library next to it with every
-// TensorRT that the process has loaded. If there is none yet, it loads the TensorRT that a program
-// linked to it would get. Loading this library a second time does no harm.
+// Loaded by plain dlopen (trtexec --staticPlugins, Polygraphy --plugins, Triton's plugins=), it
+// registers the plugin library next to it with every TensorRT of this process. Harmless if
+// repeated. Where none is loaded yet, it loads the one that a library linked to TensorRT would get.
 #include <dlfcn.h>
 #include <link.h>
 
@@ -101,13 +100,13 @@ std::vector<IPluginCreatorInterface*> core_creators() {
 }
 
 void register_with(const Runtime& runtime, const std::vector<IPluginCreatorInterface*>& creators) {
-  const int32_t major = runtime.version / 10000;
-  const auto* const slots =
-      std::find_if(std::begin(kRegistrySlots), std::end(kRegistrySlots),
-                   [&](const RegistrySlots& known) { return known.major == major; });
+  const auto* const slots = std::find_if(
+      std::begin(kRegistrySlots), std::end(kRegistrySlots), [&](const RegistrySlots& known) {
+        return known.first_version <= runtime.version && runtime.version < known.end_version;
+      });
   if (slots == std::end(kRegistrySlots)) {
-    complain("expected TensorRT 10 or 11, found version " + std::to_string(runtime.version) +
-             "; not registered there");
+    complain("expected TensorRT 10, 11 or RTX 1.7, found version " +
+             std::to_string(runtime.version) + "; not registered there");
     return;
   }
   Registry registry(runtime.registry, *slots);

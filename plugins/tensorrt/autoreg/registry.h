@@ -8,13 +8,22 @@
 
 namespace paro::trt {
 
+// Versions are what getInferLibVersion gives: 10000 * major + 100 * minor + patch.
 struct RegistrySlots {
-  int32_t major;
+  int32_t first_version;
+  int32_t end_version;
   int32_t register_creator;
   int32_t get_all_creators;
 };
 
-inline constexpr RegistrySlots kRegistrySlots[] = {{10, 12, 13}, {11, 8, 9}};
+inline constexpr RegistrySlots kRegistrySlots[] = {
+    {.first_version = 100000,
+     .end_version = 110000,
+     .register_creator = 12,
+     .get_all_creators = 13},
+    {.first_version = 110000, .end_version = 120000, .register_creator = 8, .get_all_creators = 9},
+    // TensorRT for RTX 1.7, which is made of TensorRT 11.
+    {.first_version = 10700, .end_version = 10800, .register_creator = 8, .get_all_creators = 9}};
 
 class Registry {
  public:

@@ -10,7 +10,20 @@ is `pipeline(prompt=..., **tiny.call, num_inference_steps=2, output_type="latent
 
 from __future__ import annotations
 
-from . import cogvideox, cosmos, flux, flux2, hunyuan_video, ltx_video, mochi, qwen_image, sd3, wan
+from . import (
+    cogvideox,
+    cosmos,
+    flux,
+    flux2,
+    hunyuan_video,
+    hunyuan_video15,
+    ltx2,
+    ltx_video,
+    mochi,
+    qwen_image,
+    sd3,
+    wan,
+)
 from .pipeline import PROMPT, TinyPipeline
 
 __all__ = ["PIPELINES", "PROMPT", "TinyPipeline", "pipeline_of"]
@@ -21,6 +34,8 @@ PIPELINES: tuple[TinyPipeline, ...] = (
     *flux.PIPELINES,
     *flux2.PIPELINES,
     *hunyuan_video.PIPELINES,
+    *hunyuan_video15.PIPELINES,
+    *ltx2.PIPELINES,
     *ltx_video.PIPELINES,
     *mochi.PIPELINES,
     *qwen_image.PIPELINES,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+
+from paro_trt.families.shared.adapt import replaced
 
 from .images import autoencoder_wan, picture
 from .pipeline import TinyPipeline
@@ -51,13 +56,38 @@ def _video_to_world(transformer: torch.nn.Module) -> Any:
     return Cosmos2VideoToWorldPipeline(**_parts(transformer))
 
 
+@contextmanager
+def resizing() -> Iterator[None]:
+    """torchvision's resizing, which the stock forward needs and tests do not have."""
+
+    def resize(tensor: torch.Tensor, size: list[int], **_: object) -> torch.Tensor:
+        return torch.nn.functional.interpolate(tensor, tuple(size), mode="nearest")
+
+    from diffusers.models.transformers import transformer_cosmos
+
+    functional = SimpleNamespace(resize=resize)
+    stub = SimpleNamespace(functional=functional, InterpolationMode=SimpleNamespace(NEAREST=None))
+    with replaced(transformer_cosmos, "transforms", stub):
+        yield
+
+
 PIPELINES = (
-    TinyPipeline("cosmos-predict2-image", "cosmos", "cosmos-predict2-image", _text_to_image, _CALL),
+    TinyPipeline(
+        "cosmos-predict2-image",
+        "cosmos",
+        "cosmos-predict2-image",
+        _text_to_image,
+        _CALL,
+        loaded_with={"safety_checker": NoGuardrail()},
+        around=resizing,
+    ),
     TinyPipeline(
         "cosmos-predict2-video",
         "cosmos",
         "cosmos-predict2-video",
         _video_to_world,
         _CALL | {"num_frames": 5, "image": picture(128, 128)},
+        loaded_with={"safety_checker": NoGuardrail()},
+        around=resizing,
     ),
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .images import picture
 from .pipeline import TinyPipeline
 from .text import qwen3, tokenizer
 
@@ -25,16 +26,25 @@ def _text_to_image(transformer: torch.nn.Module) -> Any:
         up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=1,
         layers_per_block=1,
     )  # fmt: skip
-    words = tokenizer(
-        chat_template="{% for message in messages %}{{ message.content }}{% endfor %}"
-    )
+    chat = "{% for message in messages %}{{ message.content }}{% endfor %}"
     return Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=vae,
         text_encoder=qwen3(16),
-        tokenizer=words,
+        tokenizer=tokenizer(chat_template=chat),
         transformer=transformer,
     )
 
 
-PIPELINES = (TinyPipeline("flux2-klein", "flux2", "flux2-klein", _text_to_image, _CALL),)
+_REFERENCE = {"height": 128, "width": 160, "image": picture(128, 160)}
+
+PIPELINES = (
+    TinyPipeline("flux2-klein", "flux2", "flux2-klein", _text_to_image, _CALL),
+    TinyPipeline(
+        "flux2-klein-reference",
+        "flux2",
+        "flux2-klein-reference",
+        _text_to_image,
+        _CALL | _REFERENCE,
+    ),
+)

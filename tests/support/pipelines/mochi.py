@@ -16,9 +16,9 @@ def _text_to_video(transformer: torch.nn.Module) -> Any:
     from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiPipeline
 
     vae = AutoencoderKLMochi(
-        latent_channels=4, encoder_block_out_channels=(32, 32, 32, 32),
+        latent_channels=12, encoder_block_out_channels=(32, 32, 32, 32),
         decoder_block_out_channels=(32, 32, 32, 32), layers_per_block=(1, 1, 1, 1, 1),
-        latents_mean=(0.1,) * 4, latents_std=(1.5,) * 4,
+        latents_mean=(0.1,) * 12, latents_std=(1.5,) * 12,
     )  # fmt: skip
     return MochiPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,9 @@ class TinyPipeline:
             model's `latent_size`, its text that of the model's `prompt`.
         parts: makes the pipeline of its transformer.
         call: arguments of a plain call in addition to prompt and steps.
+        loaded_with: parts that `from_pretrained` must be given.
+        around: a context that runs need.
+        prepare: sets what a call has no arguments for.
     """
 
     name: str
@@ -33,6 +37,9 @@ class TinyPipeline:
     transformer: str
     parts: Callable[[torch.nn.Module], Any]
     call: Mapping[str, Any] = field(default_factory=dict)
+    loaded_with: Mapping[str, Any] = field(default_factory=dict)
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    prepare: Callable[[Any], None] | None = None
 
     @property
     def tiny(self) -> TinyModel:
@@ -53,5 +60,8 @@ class TinyPipeline:
         arguments = {"prompt": PROMPT, "num_inference_steps": 2, "output_type": "latent"}
         generator = torch.Generator().manual_seed(seed)
         arguments = arguments | dict(self.call) | {"generator": generator} | changes
-        latents: Tensor = pipeline(**arguments, return_dict=False)[0]
+        if self.prepare is not None:
+            self.prepare(pipeline)
+        with self.around():
+            latents: Tensor = pipeline(**arguments, return_dict=False)[0]
         return latents

@@ -106,6 +106,37 @@ def qwen3(width: int, layers: int = 3) -> Any:
     return _louder(Qwen3ForCausalLM(config))
 
 
+def gemma3(width: int) -> Any:
+    """Gemma3ForConditionalGeneration of two layers, and of one that sees."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    config = Gemma3Config(
+        text_config={
+            "vocab_size": len(VOCABULARY), "hidden_size": width, "intermediate_size": 32,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "head_dim": 8, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+        },
+        vision_config={
+            "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "image_size": 16, "patch_size": 4,
+        },
+        mm_tokens_per_image=4, image_token_index=5, boi_token_index=6, eoi_token_index=7,
+    )  # fmt: skip
+    return _louder(Gemma3ForConditionalGeneration(config))
+
+
+def qwen2_5_vl_text(width: int) -> Any:
+    """The text model alone of `qwen2_5_vl`, of three layers."""
+    from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
+
+    config = Qwen2_5_VLTextConfig(
+        vocab_size=len(VOCABULARY), hidden_size=width, intermediate_size=32, num_hidden_layers=3,
+        num_attention_heads=2, num_key_value_heads=2, pad_token_id=0, eos_token_id=1,
+        bos_token_id=2, rope_scaling={"type": "default", "mrope_section": [2, 1, 1]},
+    )  # fmt: skip
+    return _louder(Qwen2_5_VLTextModel(config))
+
+
 def qwen2_5_vl(width: int) -> Any:
     """Qwen2_5_VLForConditionalGeneration of two layers, and of one that sees."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -114,7 +145,9 @@ def qwen2_5_vl(width: int) -> Any:
         text_config={
             "vocab_size": len(VOCABULARY), "hidden_size": width, "intermediate_size": 32,
             "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
-            "rope_scaling": {"type": "default", "mrope_section": [width // 8, width // 16, width // 16]},
+            "rope_scaling": {
+                "type": "default", "mrope_section": [width // 8, width // 16, width // 16],
+            },
             "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
         },
         vision_config={

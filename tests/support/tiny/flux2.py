@@ -32,4 +32,5 @@ VARIANTS = (
     _variant("flux2-klein", 1, guidance=False),
     _variant("flux2-reference", 2, guidance=True),
     _variant("flux2-references", 3, guidance=True),
+    _variant("flux2-klein-reference", 2, guidance=False),
 )

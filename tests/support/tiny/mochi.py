@@ -11,7 +11,8 @@ VARIANTS = (
             "attention_head_dim": 64,
             "num_layers": 2,
             "pooled_projection_dim": 32,
-            "in_channels": 4,
+            # The pipeline counts on it.
+            "in_channels": 12,
             "text_embed_dim": 16,
             "time_embed_dim": 32,
             "max_sequence_length": 24,

@@ -1,17 +1,19 @@
-"""What TensorRT-for-RTX's parser passes to the creator for the first PAROAttention of each model.
+"""What TensorRT-for-RTX's parser passes to the creator for each PAROAttention of a model.
 
-python rtx_fields.py CORE MODEL ... The creator in the registry records the fields, hands them on to
-the plugin's own and then gives no plugin: RTX has no plugin layers and would end the process.
+python rtx_fields.py CORE MODEL. The creator in the registry records the fields and hands them on to
+the plugin's own. What the parser complains of goes to standard error.
 """
 
 import json
 import sys
 
-import tensorrt_rtx as trt
+from paro_trt.engine.rtx_libraries import open_rtx_libraries
 
-core, *models = sys.argv[1:]
-# The parser's complaint that it got no plugin is expected.
-logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+open_rtx_libraries()
+import tensorrt_rtx as trt  # noqa: E402 (its libraries first)
+
+core, model = sys.argv[1:]
+logger = trt.Logger(trt.Logger.ERROR)
 builder = trt.Builder(logger)
 runtime_registry = trt.get_plugin_registry()
 runtime_registry.load_library(core)
@@ -31,14 +33,15 @@ class Recorder(trt.IPluginCreatorV3One):
 
     def create_plugin(self, name, fields, phase):
         values = {f.name: [f.type.name, f.size, f.data.tolist()] for f in fields}
-        accepted = real.create_plugin(name, fields, phase) is not None
-        calls.append({"phase": phase.name, "accepted": accepted, "fields": values})
+        plugin = real.create_plugin(name, fields, phase)
+        calls.append({"phase": phase.name, "accepted": plugin is not None, "fields": values})
+        return plugin
 
 
 # The parser looks into the builder's registry first.
 recorder = Recorder()
 builder.get_plugin_registry().register_creator(recorder, "")
-for model in models:
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    trt.OnnxParser(network, logger).parse_from_file(model)
-print(json.dumps(calls))
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+parser = trt.OnnxParser(network, logger)
+parsed = parser.parse_from_file(model)
+print(json.dumps({"parsed": parsed, "calls": calls}), flush=True)

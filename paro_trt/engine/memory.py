@@ -1,0 +1,116 @@
+"""What an engine takes of a GPU's memory: in part known before it is built."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ArgumentError, OnnxFileError
+from ..onnx_file.read import attributes_of, is_attention
+from ..onnx_file.source import OnnxSource
+from ..op.c_structs import DTYPE_CODES, CAttention, CLaunch, Status
+from ..op.spec import INPUTS
+from .settings import BATCH, MEBIBYTE, BuildSettings
+
+_ANY_SM = 80
+"""The workspace is the same on every GPU; without one to ask, it is asked for the oldest."""
+
+_CONSTANTS = ("token_order", "head_order", "block_mask", "channel_affine")
+
+
+@dataclass(frozen=True)
+class BuilderMemory:
+    """What TensorRT's log says of an engine; None where it does not.
+
+    Args:
+        weights: bytes.
+        activations: bytes of one context at the profile's largest shapes, workspaces included.
+    """
+
+    weights: int | None = None
+    activations: int | None = None
+
+
+def builder_memory(messages: Iterable[str]) -> BuilderMemory:
+    """The figures in a build's log."""
+    found: dict[str, int] = {}
+    for message in messages:
+        line = re.match(r"Total (Activation|Weights) Memory: (\d+) bytes", message)
+        if line:
+            found[line[1]] = int(line[2])
+    return BuilderMemory(found.get("Weights"), found.get("Activation"))
+
+
+def plugin_workspace(library: Path, source: OnnxSource, settings: BuildSettings) -> int:
+    """Bytes of workspace of the layer that needs most, at the largest batch.
+
+    TensorRT lends one workspace to one layer after the other.
+
+    Args:
+        library: the plugin.
+        source: the file; constants of its PAROAttention nodes have the sizes.
+        settings: the largest batch, and the limit of the workspace.
+
+    Raises:
+        ArgumentError: the limit is below what one head takes, or `settings.workspace` is below the
+            plugin's need.
+        OnnxFileError: the sizes of a PAROAttention node are not in the file.
+    """
+    ask = ctypes.CDLL(str(library))
+    ask.paro_last_error.restype = ctypes.c_char_p
+    limit = settings.max_workspace or 0
+    launch = CLaunch(struct_size=ctypes.sizeof(CLaunch), sm=_ANY_SM, max_workspace=limit)
+    needed = 0
+    for call in _calls(source, settings.range_of(BATCH).max):
+        size = ctypes.c_size_t()
+        status = ask.paro_workspace_bytes(
+            ctypes.byref(call), ctypes.byref(launch), ctypes.byref(size)
+        )
+        if status != Status.OK:
+            raise ArgumentError(
+                "max_workspace" if limit else str(source.path),
+                expected="a call that the plugin's kernels take",
+                actual=ask.paro_last_error().decode(),
+                remedy="pass a larger --max-workspace, or none" if limit else "export again",
+            )
+        needed = max(needed, size.value)
+    if settings.workspace is not None and settings.workspace < needed:
+        raise ArgumentError(
+            "workspace",
+            expected=f"at least {-(-needed // MEBIBYTE)} MiB, which a PAROAttention layer takes at "
+            f"the largest batch, {settings.range_of(BATCH).max}",
+            actual=f"{settings.workspace // MEBIBYTE} MiB",
+            remedy="raise --workspace, lower --batch, or pass --max-workspace",
+        )
+    return needed
+
+
+def _calls(source: OnnxSource, batch: int) -> Iterable[CAttention]:
+    """The op's calls without pointers, one for each node."""
+    shapes = {entry.name: tuple(entry.dims) for entry in source.proto.graph.initializer}
+    dtype = DTYPE_CODES[source.inputs[0].dtype]
+    for node in source.proto.graph.node:
+        if not is_attention(node):
+            continue
+        names = dict(zip((entry.name for entry in INPUTS), node.input, strict=True))
+        sizes = [shapes.get(names[name], ()) for name in _CONSTANTS]
+        ranks = [len(entry.shape) for entry in INPUTS if entry.name in _CONSTANTS]
+        if [len(shape) for shape in sizes] != ranks:
+            raise OnnxFileError(
+                f"{source.path}: {node.name}",
+                expected=f"{', '.join(_CONSTANTS)} as constants of the file",
+                actual=f"shapes {', '.join(map(str, sizes))}",
+                remedy="export again with paro-trt export",
+            )
+        (orders, tokens), (heads,), (bins, *_), (_, kv_heads, head_dim) = sizes
+        said = attributes_of(node)
+        options = ("block_q", "block_k", "qk_bits", "pv_bits")
+        yield CAttention(
+            struct_size=ctypes.sizeof(CAttention), batch=batch, tokens=tokens, heads=heads,
+            kv_heads=kv_heads, head_dim=head_dim, orders=orders, bins=bins, dtype=dtype,
+            pool_dropped=int(said.get("pool_dropped", 0)), scale=0.0,
+            **{name: int(said[name]) for name in options},
+        )  # fmt: skip
