@@ -13,6 +13,15 @@ from tests.support.recorded_calls import recorded_calls
 
 AVAILABLE = {tiny.name: tiny for tiny in PIPELINES if tiny.tiny.available}
 every_pipeline = pytest.mark.parametrize("tiny", AVAILABLE.values(), ids=AVAILABLE)
+FIRST_OF_EACH = {tiny.family: tiny for tiny in reversed(AVAILABLE.values())}
+every_pipeline_most_late = pytest.mark.parametrize(
+    "tiny",
+    [
+        pytest.param(tiny, marks=[pytest.mark.long] * (tiny not in FIRST_OF_EACH.values()))
+        for tiny in AVAILABLE.values()
+    ],
+    ids=AVAILABLE,
+)
 
 
 def transformers_of(pipeline) -> list[torch.nn.Module]:
@@ -54,7 +63,7 @@ def test_every_call_is_read_and_answered(tiny):
     assert 0 < timesteps[-1] < timesteps[0]
 
 
-@every_pipeline
+@every_pipeline_most_late
 def test_saved_and_loaded_it_is_the_same(tiny, tmp_path):
     from diffusers import DiffusionPipeline
 

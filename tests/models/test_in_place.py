@@ -187,6 +187,24 @@ def test_hooks_of_the_model_stay_around_the_plan(name, hook, before):
     assert torch.equal(own_call(tiny, model), dense)
 
 
+class WithoutScale(ModelHook):
+    """Takes an argument away that a plan refuses."""
+
+    def pre_forward(self, module, *args, **kwargs):  # noqa: ARG002
+        return args, {name: value for name, value in kwargs.items() if name != "attention_kwargs"}
+
+
+def test_the_plan_sees_what_hooks_make_of_a_call():
+    tiny = of_name("wan")
+    model = tiny.build()
+    latents, timestep, conditioning = inputs_of(tiny)
+    call = {"hidden_states": latents, "timestep": timestep, **conditioning}
+    HookRegistry.check_if_exists_or_initialize(model).register_hook(WithoutScale(), "scale")
+    apply(model, tiny.plan())
+    expected = model(**call).sample
+    assert torch.equal(model(**call, attention_kwargs={"scale": 1.0}).sample, expected)
+
+
 def test_nothing_keeps_a_planned_model_alive():
     tiny = of_name("wan")
     model = tiny.build()

@@ -9,7 +9,17 @@ import torch
 from .pipeline import TinyPipeline
 from .text import gemma3, tokenizer
 
-_CALL = {"height": 256, "width": 256, "num_frames": 9, "max_sequence_length": 16}
+_CALL = {
+    "height": 256,
+    "width": 256,
+    "num_frames": 9,
+    "max_sequence_length": 16,
+    # Passes that skip attention layers or part video and sound are refused.
+    "stg_scale": 0.0,
+    "audio_stg_scale": 0.0,
+    "modality_scale": 1.0,
+    "audio_modality_scale": 1.0,
+}
 
 
 def _text_to_video(transformer: torch.nn.Module) -> Any:
