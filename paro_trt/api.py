@@ -25,6 +25,7 @@ from .families.presets import PRESETS
 from .models.experts import ExpertRole
 from .models.live import ModelSource, open_model
 from .models.load import load_partner
+from .models.lora import LoraFile
 from .models.prompts import Prompts, load_prompts, prompts_of
 from .models.resolution import latent_size
 from .onnx_export import Body, ExportReport, export_onnx, export_resolutions
@@ -146,9 +147,14 @@ def export(
     dense: bool = False,
     opset: int | None = None,
     external_data: bool | None = None,
+    variant: str | None = None,
+    lora: Sequence[PathOrStr | LoraFile] = (),
     progress: Callable[[str], None] | None = None,
 ) -> tuple[ExportReport, ...]:
     """Write a model with its plan as an ONNX file, and check what was written.
+
+    Weights of a directory go from its files to the new one a tensor at a time: a model of any size
+    takes a few GB of memory, if its weights go to a file of their own.
 
     Args:
         model: a directory, a diffusers transformer or a pipeline of one transformer.
@@ -160,6 +166,10 @@ def export(
         dense: write the model as it is, without PAROAttention, for comparison.
         opset: version of the standard operators; None chooses.
         external_data: weights in a file of their own; None: above 1.5 GB, or with several plans.
+        variant: of a directory's weight files, such as "fp16"; None takes those without one, or
+            the only one.
+        lora: adapters to fuse into a directory's weights; LoraFile(path, scale) for another scale
+            than 1. `verify` takes the same.
         progress: told what happens next.
 
     Returns:
@@ -173,7 +183,7 @@ def export(
     several = isinstance(plan, Sequence) and not isinstance(plan, str)
     plans = [_plan(source) for source in (plan if several else [plan])]  # type: ignore[arg-type, union-attr]
     check_external_data(external_data, len(plans))
-    loaded = open_model(model, dtype)
+    loaded = open_model(model, dtype, variant=variant, lora=_adapters(lora), weights_in_files=True)
     options: dict[str, Any] = {
         "body": _body(body), "dense_baseline": dense, "opset": opset, "progress": progress,
     }  # fmt: skip
@@ -192,6 +202,7 @@ def verify(
     min_psnr: float | None = None,
     max_flicker: float | None = None,
     dtype: torch.dtype | None = None,
+    lora: Sequence[PathOrStr | LoraFile] = (),
     **settings: Any,
 ) -> VerifyReport:
     """Compare an exported file with the dense model and, given the plan, with it in PyTorch.
@@ -209,6 +220,7 @@ def verify(
         min_psnr: dB that every picture of the pipeline must reach.
         max_flicker: ratio that no video of the pipeline may exceed.
         dtype: that PyTorch computes in, for a directory; None is float32.
+        lora: adapters that were fused into the file.
         settings: fields of `VerifySettings`, such as steps=20 or min_cosine=0.99. Of a pipeline
             steps, samples and seed are used, and guidance_scale where it is given.
 
@@ -237,7 +249,9 @@ def verify(
     report: VerifyReport | None = None
     if model is not None:
         made = None if plan is None else _plan(plan)
-        report = verify_model(file, open_model(model, dtype), made, embedded, options)
+        report = verify_model(
+            file, open_model(model, dtype, lora=_adapters(lora)), made, embedded, options
+        )
     if pipeline is None:
         assert report is not None
         return report
@@ -385,6 +399,10 @@ def _taken(kind: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that are fields of a class, taken out of `settings`."""
     names = {field.name for field in fields(kind)} - {"seed", "prompt"}
     return {name: settings.pop(name) for name in sorted(names & set(settings))}
+
+
+def _adapters(given: Sequence[PathOrStr | LoraFile]) -> tuple[LoraFile, ...]:
+    return tuple(entry if isinstance(entry, LoraFile) else LoraFile(Path(entry)) for entry in given)
 
 
 def _body(name: str | Body) -> Body:

@@ -50,6 +50,16 @@ def export(
             help="Weights in a file of their own. [default: above 1.5 GB, or with several plans]",
         ),
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the weight files, such as fp16. [default: those without one, or the only one]"
+        ),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="A LoRA to fuse into the weights; repeatable."),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write the model with its plan as one ONNX file, and check what was written."""
@@ -60,6 +70,7 @@ def export(
     import torch
 
     from .. import api
+    from ..models.lora import parse_lora
 
     with output.remarks().status("loading the model") as status:
         reports = api.export(
@@ -71,6 +82,8 @@ def export(
             dense=dense,
             opset=opset,
             external_data=external_data,
+            variant=variant,
+            lora=[parse_lora(text) for text in lora or ()],
             progress=status.update,
         )
     if as_json:

@@ -71,6 +71,10 @@ def verify(
     dtype: Annotated[
         DtypeName, typer.Option(help="Floating-point type that PyTorch computes in.")
     ] = "float32",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="A LoRA that was fused into the file."),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Compare an exported model, in ONNX Runtime, with the dense model and the plan in PyTorch.
@@ -82,6 +86,7 @@ def verify(
     import torch
 
     from .. import api
+    from ..models.lora import parse_lora
 
     guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     with output.remarks().status("comparing"):
@@ -94,6 +99,7 @@ def verify(
             min_psnr=min_psnr,
             max_flicker=max_flicker,
             dtype=getattr(torch, dtype),
+            lora=[parse_lora(text) for text in lora or ()],
             steps=steps,
             shift=shift,
             samples=samples,

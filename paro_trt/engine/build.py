@@ -18,7 +18,7 @@ from ..files import atomic_write
 from ..onnx_file.source import OnnxSource, read_source
 from ..onnx_file.tensors import TensorSpec
 from .cache import EngineCache
-from .cuda import Gpu, current_gpu
+from .cuda import Gpu, bindings_version, current_gpu
 from .errors import EngineError
 from .manifest import (
     Dtype,

@@ -17,7 +17,7 @@ from ..op.api import Implementation, attention_op, parse_implementation
 from ..op.mask import tile_order
 from ..plan import LayerPlan, ModelIdentity, ParoPlan, mask_bins, model_identity
 from .conditioning import cast_inputs, example_shapes
-from .experts import described_identity
+from .experts import described_identity, is_of_model
 from .intercept import intercept_attention
 
 
@@ -202,7 +202,7 @@ def check_plan_fits(
 ) -> None:
     """Raise ModelError unless the plan was made for this model's class, config and layers."""
     remedy = "calibrate a plan for this model"
-    if plan.model != identity:
+    if not is_of_model(plan.model, identity, config):
         raise ModelError(
             "the plan's model",
             expected=described_identity(identity, config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -14,8 +15,9 @@ from torch import Tensor
 from ..errors import ModelError
 from ..families.base import TIMESTEPS
 from ..plan import ModelIdentity, model_identity
+from ..plan.document import model_identity_of_all_keys
+from .contents import read_json_object
 from .denoise import Velocity
-from .weights import read_json_object
 
 PIPELINE_INDEX = "model_index.json"
 BOUNDARY_KEY = "boundary_ratio"
@@ -53,20 +55,35 @@ class Expert:
 
     def identity(self, class_name: str, config: Mapping[str, Any]) -> ModelIdentity:
         """What plans and files record: experts of one configuration differ by their role."""
-        return _expert_identity(self.role, class_name, config)
+        return model_identity(class_name, config, self.role.value)
+
+
+def is_of_model(
+    recorded: ModelIdentity, identity: ModelIdentity, config: Mapping[str, Any]
+) -> bool:
+    """Whether what a plan or file records is this model, in the present form or the first one.
+
+    Args:
+        recorded: what the plan or the file has.
+        identity: of the model, or of the expert that it is.
+        config: the model's.
+    """
+    name = identity.class_name
+    return recorded == identity or any(
+        recorded == model_identity_of_all_keys(name, config, role)
+        for role in (None, *(entry.value for entry in ExpertRole))
+        if identity == model_identity(name, config, role)
+    )
 
 
 def described_identity(identity: ModelIdentity, config: Mapping[str, Any]) -> str:
     """An identity for messages; says of which expert it is where `config` is of its model."""
     text = f"{identity.class_name} {identity.config_hash[:12]}"
     for role in ExpertRole:
-        if identity == _expert_identity(role, identity.class_name, config):
+        own = model_identity(identity.class_name, config, role.value)
+        if is_of_model(identity, own, config):
             return f"{text}, the expert {role.value}"
     return text
-
-
-def _expert_identity(role: ExpertRole, class_name: str, config: Mapping[str, Any]) -> ModelIdentity:
-    return model_identity(class_name, {**config, "paro_expert": role.value})
 
 
 def transformers_of(given: object) -> dict[str, torch.nn.Module]:
@@ -84,15 +101,16 @@ def expert_at(directory: Path) -> Expert | None:
     """The expert that a transformer directory of a pipeline holds; None if it is alone.
 
     A pipeline of two experts has `boundary_ratio` in its model_index.json, next to the directories
-    `transformer` and `transformer_2`.
+    `transformer` and `transformer_2`. Links are followed only where the path as given names no
+    pipeline: in a cache of links the role is in the link's name.
 
     Raises:
         ModelError: the ratio is no number in (0, 1).
     """
-    index = directory.resolve().parent / PIPELINE_INDEX
-    roles = {role.value: role for role in ExpertRole}
-    if directory.resolve().name not in roles or not index.is_file():
+    named = _in_pipeline(directory)
+    if named is None:
         return None
+    index = named.parent / PIPELINE_INDEX
     ratio = read_json_object(index).get(BOUNDARY_KEY)
     if ratio is None:
         return None
@@ -100,7 +118,22 @@ def expert_at(directory: Path) -> Expert | None:
         raise ModelError(
             f"{index}: {BOUNDARY_KEY}", expected="a number in (0, 1)", actual=repr(ratio)[:80]
         )
-    return Expert(roles[directory.resolve().name], float(ratio) * TIMESTEPS)
+    return Expert(ExpertRole(named.name), float(ratio) * TIMESTEPS)
+
+
+def partner_directory(directory: Path, role: ExpertRole) -> Path:
+    """Where the other expert is, of the pipeline in which `directory` has the role `role`."""
+    other = next(entry for entry in ExpertRole if entry is not role)
+    return (_in_pipeline(directory) or directory).parent / other.value
+
+
+def _in_pipeline(directory: Path) -> Path | None:
+    """The directory by the name that its pipeline has for it; None outside a pipeline."""
+    roles = {role.value for role in ExpertRole}
+    for path in (Path(os.path.abspath(directory)), directory.resolve()):
+        if path.name in roles and (path.parent / PIPELINE_INDEX).is_file():
+            return path
+    return None
 
 
 def joint_velocity(own: Velocity, expert: Expert, other: Velocity) -> Velocity:

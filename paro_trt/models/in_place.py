@@ -21,7 +21,7 @@ from ..plan import ModelIdentity, ParoPlan
 from ..plan.document import model_identity
 from .apply import GeometryConstants, ParoTransformer, config_of
 from .calls import bins_of, fitted_call, named_arguments, returned
-from .experts import BOUNDARY_KEY, Expert, ExpertRole, transformers_of
+from .experts import BOUNDARY_KEY, Expert, ExpertRole, is_of_model, transformers_of
 from .intercept import intercept_attention
 
 PaddedHandler: TypeAlias = Callable[
@@ -238,7 +238,10 @@ def _planned_transformer(given: Any, plan: ParoPlan) -> tuple[torch.nn.Module, M
             identities[role] = expert.identity(class_name, config)
         else:
             identities[role] = model_identity(class_name, config)
-    role = next((role for role in models if identities[role] == plan.model), next(iter(models)))
+    role = next(
+        (r for r in models if is_of_model(plan.model, identities[r], config_of(models[r]))),
+        next(iter(models)),
+    )
     return models[role], identities[role]
 
 

@@ -7,7 +7,7 @@ attention backends and some directly, so that is where to step in.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import ModelError
 from ..families.base import AttentionSite
+from ..families.shared.adapt import replaced
 
 AttentionHandler: TypeAlias = Callable[[AttentionSite, Tensor, Tensor, Tensor, float], Tensor]
 """(site, query [B, S, H, D], key and value [B, S, Hk, D], scale) -> output [B, S, H, D]."""
@@ -47,32 +48,50 @@ def intercept_attention(
             dropout, causality or shapes that the handler could not know of.
     """
     mode = _AttentionMode(handler, key_length)
+    running = [_RunningSite(site) for site in sites]
     with ExitStack() as stack:
-        for site in sites:
-            module = model.get_submodule(site.name)
-            for hook in (
-                module.register_forward_pre_hook(mode.entering(site)),
-                module.register_forward_hook(mode.leaving, always_call=True),
-            ):
-                stack.callback(hook.remove)
-        for hook in (
-            model.register_forward_pre_hook(mode.starting),
-            model.register_forward_hook(mode.checking(sites)),
-        ):
-            stack.callback(hook.remove)
+        for site in running:
+            module = model.get_submodule(site.site.name)
+            own = mode.within(site, module.forward)
+            stack.enter_context(replaced(module, "forward", own))
+        stack.enter_context(replaced(model, "forward", _checking(model, running)))
         stack.enter_context(mode)
         yield
 
 
+class _RunningSite:
+    """A site, and whether the running forward of the model met it.
+
+    An object each, which torch.compile does not compare: compiled blocks can share their code.
+    """
+
+    def __init__(self, site: AttentionSite) -> None:
+        self.site = site
+        self.met = False
+
+
+def _checking(model: torch.nn.Module, running: Sequence[_RunningSite]) -> Callable[..., Any]:
+    """The model's forward, which must meet all sites."""
+    own = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        for site in running:
+            site.met = False
+        output = own(*args, **kwargs)
+        require_all_met([site.site for site in running if not site.met], len(running))
+        return output
+
+    return forward
+
+
 class _AttentionMode(TorchFunctionMode):
-    """Redirects the attention of the running site, which the modules' hooks record."""
+    """Redirects the attention of the running site, which the sites' modules record."""
 
     def __init__(self, handler: AttentionHandler, key_length: Tensor | None) -> None:
         super().__init__()
         self._handler = handler
         self._key_length = key_length
-        self._current: AttentionSite | None = None
-        self._met: set[str] = set()
+        self._current: _RunningSite | None = None
 
     def __torch_function__(
         self,
@@ -81,13 +100,28 @@ class _AttentionMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if self._current is None or func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        return self._attend(self._current, *args, **(kwargs or {}))
+        if self._current is not None and func is F.scaled_dot_product_attention:
+            return self._attend(self._current, *args, **(kwargs or {}))
+        if func is Tensor.unflatten:
+            # Written in Python, with a call of super() that torch.compile cannot follow in a mode.
+            func = torch.unflatten
+        return func(*args, **(kwargs or {}))
+
+    def within(self, site: _RunningSite, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The forward of a site's module."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            self._current = site
+            try:
+                return own(*args, **kwargs)
+            finally:
+                self._current = None
+
+        return forward
 
     def _attend(
         self,
-        site: AttentionSite,
+        running: _RunningSite,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -98,6 +132,7 @@ class _AttentionMode(TorchFunctionMode):
         enable_gqa: bool = False,  # noqa: ARG002
     ) -> Tensor:
         """scaled_dot_product_attention's own signature; tensors [B, H, S, D]."""
+        site = running.site
         if dropout_p or is_causal:
             raise ModelError(
                 f"attention of {site.name}",
@@ -108,41 +143,24 @@ class _AttentionMode(TorchFunctionMode):
         _check_heads(site, query, key, value)
         if attn_mask is not None:
             _check_mask(site, attn_mask, key.shape[2], self._key_length)
-        self._met.add(site.name)
+        running.met = True
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
         resolved_scale = 1.0 / math.sqrt(site.head_dim) if scale is None else scale
         return self._handler(site, query, key, value, resolved_scale).transpose(1, 2)
 
-    def entering(self, site: AttentionSite) -> Callable[..., None]:
-        """Forward pre-hook of a site's module."""
 
-        def enter(*_: object) -> None:
-            self._current = site
+def require_all_met(missed: Sequence[AttentionSite], total: int) -> None:
+    """Raise ModelError unless a forward met every site.
 
-        return enter
-
-    def leaving(self, *_: object) -> None:
-        """Forward hook of a site's module; runs after an exception too."""
-        self._current = None
-
-    def starting(self, *_: object) -> None:
-        """Forward pre-hook of the model."""
-        self._met.clear()
-
-    def checking(self, sites: Sequence[AttentionSite]) -> Callable[..., None]:
-        """Forward hook of the model."""
-
-        return lambda *_: require_all_met(sites, self._met)
-
-
-def require_all_met(sites: Sequence[AttentionSite], met: Collection[str]) -> None:
-    """Raise ModelError unless a forward met every site; `met` has the names."""
-    missed = [site.name for site in sites if site.name not in met]
+    Args:
+        missed: the sites that it did not meet.
+        total: how many there are.
+    """
     if missed:
         raise ModelError(
             "the model's attention",
             expected="a call of torch's scaled_dot_product_attention in every site",
-            actual=f"none in {len(missed)} of {len(sites)}, first {missed[0]}",
+            actual=f"none in {len(missed)} of {total}, first {missed[0].name}",
             remedy='reset diffusers\' attention backend: set_attention_backend("native")',
         )
 

@@ -22,13 +22,16 @@ or what `load_model` returned."""
 _REMEDY = "pass a directory, a diffusers transformer or a diffusers pipeline"
 
 
-def open_model(source: ModelSource, dtype: torch.dtype | None = None) -> LoadedModel:
+def open_model(
+    source: ModelSource, dtype: torch.dtype | None = None, **loading: Any
+) -> LoadedModel:
     """Open a model of any of the kinds that `ModelSource` lists.
 
     Args:
         source: the model. A live module or pipeline is used as it is, and put in eval mode.
         dtype: the floating-point type to load a directory in; None is float32. A live model has
             its own, and None or the same type is accepted.
+        loading: of a directory, `variant`, `lora` and `weights_in_files` as of `load_model`.
 
     Raises:
         ModelError: the model is of an unknown family, or of several transformers that only a
@@ -36,7 +39,14 @@ def open_model(source: ModelSource, dtype: torch.dtype | None = None) -> LoadedM
         ArgumentError: `source` is none of these, or a live model is of another type than `dtype`.
     """
     if isinstance(source, (str, PathLike)):
-        return load_model(source, dtype or torch.float32)
+        return load_model(source, dtype or torch.float32, **loading)
+    if loading.get("lora"):
+        raise ArgumentError(
+            "lora",
+            expected="a model's directory, whose weights it changes while they are read",
+            actual=f"a live {type(source).__name__}",
+            remedy="fuse it in diffusers first: fuse_lora(), then unload_lora_weights()",
+        )
     loaded = source if isinstance(source, LoadedModel) else _of_module(_transformer_of(source))
     if dtype not in (None, loaded.dtype):
         raise ArgumentError(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,11 +17,13 @@ from ..families.registry import family_for
 from ..families.shared.diffusers_range import check_diffusers
 from ..plan import ModelIdentity, model_identity
 from .conditioning import cast_inputs
+from .contents import first_line
 from .denoise import Velocity
-from .experts import Expert, ExpertRole, expert_at
-from .weights import first_line, read_json_object, read_weights, weight_files
-
-CONFIG_NAME = "config.json"
+from .directory import CONFIG_NAME, constructor_arguments, read_config, transformer_directory
+from .experts import Expert, ExpertRole, expert_at, partner_directory
+from .lora import LoraFile, with_adapters
+from .weight_files import weight_files
+from .weights import Checkpoint, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class LoadedModel:
         identity: class and config hash, as plans and ONNX files record them.
         dtype: floating-point type of weights, latents and conditioning.
         expert: its part of the schedule, where the pipeline has two transformers.
+        stored: the weights of a model that was loaded without them; the module's parameters are
+            fake tensors then, for tracing alone.
     """
 
     model: torch.nn.Module
@@ -46,9 +49,21 @@ class LoadedModel:
     identity: ModelIdentity
     dtype: torch.dtype = torch.float32
     expert: Expert | None = None
+    stored: Checkpoint | None = None
 
     def velocity(self, geometry: Geometry) -> Velocity:
-        """float32 prediction of the model as it is, dense attention, for `denoise`."""
+        """float32 prediction of the model as it is, dense attention, for `denoise`.
+
+        Raises:
+            ModelError: the weights were left in their files.
+        """
+        if self.stored is not None:
+            raise ModelError(
+                str(self.path),
+                expected="a model with its weights in memory",
+                actual="one that was loaded for tracing alone",
+                remedy="load it without weights_in_files",
+            )
         spec = self.family.conditioning_spec(self.config, geometry)
         constants = self.family.constants(self.config, geometry)
 
@@ -66,50 +81,58 @@ class LoadedModel:
         return predict
 
 
-def load_model(path: str | PathLike[str], dtype: torch.dtype = torch.float32) -> LoadedModel:
+def load_model(
+    path: str | PathLike[str],
+    dtype: torch.dtype = torch.float32,
+    *,
+    variant: str | None = None,
+    lora: Sequence[LoraFile] = (),
+    weights_in_files: bool = False,
+) -> LoadedModel:
     """Load a transformer from its directory, or from a pipeline directory containing it.
 
     Weights are safetensors files, whole or sharded. As in diffusers, modules that the model class
     keeps in float32 stay so at any dtype.
+
+    Args:
+        path: of the directory.
+        dtype: the floating-point type that weights are converted to.
+        variant: of the weight files, such as "fp16"; None takes those without one, or the only one.
+        lora: adapters to fuse into the weights.
+        weights_in_files: leave the weights where they are. The model can be traced, not run.
 
     Raises:
         ModelError: the directory, its config or its weights are missing, damaged, do not belong
             together, or the model is of an unknown family.
     """
     check_diffusers()
-    directory = _transformer_directory(Path(path))
-    raw = read_json_object(directory / CONFIG_NAME)
+    directory = transformer_directory(Path(path))
+    raw = read_config(directory)
     class_name = raw.get("_class_name")
     family = family_for(class_name if isinstance(class_name, str) else repr(class_name))
     model_class = _diffusers_class(str(class_name))
-    config = _full_config(model_class, raw)
+    config = constructor_arguments(model_class, raw, directory / CONFIG_NAME)
     family.check_config(config)
-    model = _build(directory, model_class, config, dtype)
+    checkpoint = _open_weights(directory, model_class, config, dtype, variant)
     expert = expert_at(directory)
+    if lora:
+        low_noise = expert is not None and expert.role is ExpertRole.LOW_NOISE
+        checkpoint = with_adapters(checkpoint, lora, family.name, low_noise=low_noise)
+    model = _construct_without_init(directory, model_class, config)
+    state = _only_buffers(model, checkpoint) if weights_in_files else checkpoint.read_all()
+    model.load_state_dict(state, assign=True)
+    model.requires_grad_(False).eval()
     identify = model_identity if expert is None else expert.identity
     identity = identify(str(class_name), config)
-    return LoadedModel(model, family, config, directory, identity, dtype, expert)
+    stored = checkpoint if weights_in_files else None
+    return LoadedModel(model, family, config, directory, identity, dtype, expert, stored)
 
 
 def load_partner(loaded: LoadedModel) -> LoadedModel | None:
     """The other expert of a pipeline of two; None where the model is alone."""
     if loaded.expert is None:
         return None
-    other = next(role for role in ExpertRole if role is not loaded.expert.role)
-    return load_model(loaded.path.resolve().parent / other.value, loaded.dtype)
-
-
-def _transformer_directory(path: Path) -> Path:
-    remedy = f"pass a diffusers transformer directory, which holds {CONFIG_NAME} and its weights"
-    if not path.is_dir():
-        actual = "a file" if path.exists() else "no such directory"
-        raise ModelError(str(path), expected="a model directory", actual=actual, remedy=remedy)
-    for directory in (path, path / "transformer"):
-        if (directory / CONFIG_NAME).exists():
-            return directory
-    raise ModelError(
-        str(path), expected=f"{CONFIG_NAME} in it", actual="a directory without it", remedy=remedy
-    )
+    return load_model(partner_directory(loaded.path, loaded.expert.role), loaded.dtype)
 
 
 def _diffusers_class(class_name: str) -> Any:
@@ -126,34 +149,48 @@ def _diffusers_class(class_name: str) -> Any:
         ) from error
 
 
-def _full_config(model_class: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments from a config.json; what a version adds or drops is not an error."""
-    parameters = inspect.signature(model_class.__init__).parameters
-    defaults = {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-    return {name: raw.get(name, default) for name, default in defaults.items()}
-
-
-def _build(
-    directory: Path, model_class: Any, config: Mapping[str, Any], dtype: torch.dtype
-) -> torch.nn.Module:
-    from diffusers.models.modeling_utils import no_init_weights
-
-    files = weight_files(directory)
+def _open_weights(
+    directory: Path,
+    model_class: Any,
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    variant: str | None,
+) -> Checkpoint:
+    files = weight_files(directory, variant)
     # Shapes come from a model without memory, so that a hostile config allocates nothing.
     with torch.device("meta"):
         state = _construct(directory, model_class, config).state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    weights = read_weights(files, shapes, model_class._keys_to_ignore_on_load_unexpected or ())
-    with no_init_weights():
-        model = _construct(directory, model_class, config)
     kept = model_class._keep_in_fp32_modules or ()
-    typed = {name: tensor.to(_dtype_of(name, dtype, kept)) for name, tensor in weights.items()}
-    model.load_state_dict(typed, assign=True)
-    return model.requires_grad_(False).eval()
+    dtypes = {
+        name: _dtype_of(name, dtype, kept) if tensor.is_floating_point() else tensor.dtype
+        for name, tensor in state.items()
+    }
+    ignored = model_class._keys_to_ignore_on_load_unexpected or ()
+    return open_checkpoint(files, state, dtypes, ignored)
+
+
+def _construct_without_init(
+    directory: Path, model_class: Any, config: Mapping[str, Any]
+) -> torch.nn.Module:
+    """Buffers are computed; parameters are allocated, and no page of them is touched."""
+    from diffusers.models.modeling_utils import no_init_weights
+
+    with no_init_weights():
+        return _construct(directory, model_class, config)
+
+
+def _only_buffers(model: torch.nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """A state whose parameters have a shape and a type and nothing else."""
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    # The exporter traces in this mode too, and its batch size is symbolic.
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    state = {name: checkpoint.read(name) for name, _ in model.named_buffers() if name in checkpoint}
+    with mode:
+        for name, parameter in model.named_parameters():
+            state[name] = torch.empty(parameter.shape, dtype=checkpoint.dtypes[name])
+    return state
 
 
 def _construct(directory: Path, model_class: Any, config: Mapping[str, Any]) -> torch.nn.Module:

@@ -38,10 +38,21 @@ def staging_directory(path: Path) -> Iterator[Path]:
 
 
 def save(model: Any, path: Path, *, external_data: bool) -> None:
-    """Write an IR model to `path` and, if asked, its weights to `path` + DATA_SUFFIX."""
+    """Write an IR model to `path` and, if asked, its weights to `path` + DATA_SUFFIX.
+
+    Raises:
+        ParoError: a weight that is read from a checkpoint now cannot be read.
+    """
     import onnx_ir
 
-    onnx_ir.save(model, path, external_data=path.name + DATA_SUFFIX if external_data else None)
+    try:
+        onnx_ir.save(model, path, external_data=path.name + DATA_SUFFIX if external_data else None)
+    except onnx_ir.serde.SerdeError as error:
+        # onnx_ir says where it was, several times over; what a reading of ours said is the cause.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, (ParoError, OSError)):
+            cause = cause.__cause__
+        raise cause or error from None
 
 
 def publish(staging: Path, directory: Path) -> None:

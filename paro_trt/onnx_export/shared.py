@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .publish import DATA_SUFFIX
+from .stored_weights import stored_weight
 
 SMALLEST_SHARED = 256
 """From this size in bytes, a tensor is moved out of the model's own file."""
@@ -25,7 +26,7 @@ class SharedWeights:
 
     def __init__(self, directory: Path, name: str) -> None:
         self.path = directory / (name + DATA_SUFFIX)
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self._places: dict[object, tuple[int, int]] = {}
 
     def take(self, model: Any) -> None:
         """Move an IR model's tensors into the file. A tensor that the file holds already is only
@@ -36,7 +37,7 @@ class SharedWeights:
             tensor = value.const_value
             if tensor is None or tensor.nbytes < SMALLEST_SHARED:
                 continue
-            offset, length = self._place(tensor.tobytes())
+            offset, length = self._place(tensor)
             value.const_value = onnx_ir.ExternalTensor(
                 self.path.name,
                 offset,
@@ -47,13 +48,19 @@ class SharedWeights:
                 base_dir=self.path.parent,
             )
 
-    def _place(self, content: bytes) -> tuple[int, int]:
-        """Offset and length of some bytes, which are written if the file does not hold them yet."""
-        digest = hashlib.sha256(content).digest()
-        if digest not in self._places:
+    def _place(self, tensor: Any) -> tuple[int, int]:
+        """Offset and length of a tensor's bytes, written if they are new."""
+        weight = stored_weight(tensor)
+        # A weight of the model is the same in each of its files; its name saves a second reading.
+        key = (
+            hashlib.sha256(tensor.tobytes()).digest()
+            if weight is None
+            else (weight.name, weight.order)
+        )
+        if key not in self._places:
             with self.path.open("ab") as file:
                 offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
                 file.write(b"\0" * (offset - file.tell()))
-                file.write(content)
-            self._places[digest] = (offset, len(content))
-        return self._places[digest]
+                tensor.tofile(file)
+            self._places[key] = (offset, tensor.nbytes)
+        return self._places[key]

@@ -16,6 +16,7 @@ from ..families.base import Geometry
 from ..models.apply import GeometryConstants
 from ..models.conditioning import BATCH, cast_inputs, example_inputs
 from ..models.load import LoadedModel
+from .stored_weights import refer_to_weights
 from .translate import translation_table
 
 LATENTS, TIMESTEP, MASK_BIN = "hidden_states", "timestep", "mask_bin"
@@ -78,10 +79,14 @@ def trace(module: torch.nn.Module, loaded: LoadedModel, geometry: Geometry, opse
             input_names=names,
             output_names=list(family.output_names),
             dynamic_shapes=({0: BATCH}, {0: BATCH}, tuple(shapes)),
+            optimize=False,
             verbose=False,
         )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
+        if program is None:
+            raise RuntimeError("torch.onnx.export returned no program")
+        # Before optimizing, which reads small weights to fold them.
+        refer_to_weights(program.model, loaded.stored)
+        program.optimize()
     return program.model
 
 

@@ -102,21 +102,54 @@ def external_files(model: onnx.ModelProto) -> list[str]:
 
 
 class Constants:
-    """Initializers of a file by name, external ones read on demand."""
+    """Initializers of a file by name, external ones read on demand.
+
+    They are read here and not by onnx, which refuses data files that have a second hard link or
+    are links, as stores of equal files make them.
+    """
 
     def __init__(self, path: Path, model: onnx.ModelProto) -> None:
-        self._directory = path.parent
+        self._path = path
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def get(self, name: str) -> NDArray[np.generic] | None:
-        """The values; None where no initializer has this name."""
+        """The values; None where no initializer has this name.
+
+        Raises:
+            OnnxFileError: external data is missing, or shorter or longer than its shape says.
+        """
+        import numpy as np
         import onnx
 
         tensor = self._tensors.get(name)
         if tensor is None:
             return None
-        array: NDArray[np.generic] = onnx.numpy_helper.to_array(tensor, str(self._directory))
-        return array
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            array: NDArray[np.generic] = onnx.numpy_helper.to_array(tensor)
+            return array
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        content = self._external(tensor)
+        expected = int(np.prod(tensor.dims, dtype=np.int64)) * dtype.itemsize
+        if len(content) != expected:
+            raise OnnxFileError(
+                f"{self._path}: {name}"[:200],
+                expected=f"{expected} bytes of external data",
+                actual=f"{len(content)}",
+                remedy="export again",
+            )
+        # ONNX data is little-endian.
+        return np.frombuffer(content, dtype.newbyteorder("<")).reshape(tuple(tensor.dims))
+
+    def _external(self, tensor: onnx.TensorProto) -> bytes:
+        location, end = _external_extent(self._path, tensor)
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        start = int(entries.get("offset", "0"))
+        try:
+            with (self._path.parent / location).open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+        except OSError as error:
+            raise file_error(self._path.parent / location, "external data", error) from error
 
 
 def _external_extent(path: Path, tensor: onnx.TensorProto) -> tuple[str, int]:

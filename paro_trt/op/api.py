@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Hashable
 from enum import Enum
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, BackendUnavailableError
-from .native import NativeLibrary, library_path, load_library
+from .native import (
+    LIBRARY_DIRECTORY_VARIABLE,
+    NativeLibrary,
+    RepeatedCall,
+    library_path,
+    load_library,
+)
 from .reference import paro_attention_reference
 from .spec import AttentionConfig, AttentionInputs
-from .validate import validate
+from .validate import AttentionShape, validate, validate_values
 
 
 class Implementation(str, Enum):
@@ -81,15 +90,63 @@ def paro_attention(
         query, key, value, token_order, head_order, block_mask, tile_order, channel_affine,
         mask_bin, key_length,
     )  # fmt: skip
-    config = AttentionConfig(block_q, block_k, qk_bits, pv_bits, bool(pool_dropped), scale)
+    attributes = (block_q, block_k, qk_bits, pv_bits, bool(pool_dropped), scale)
+    prepared = _prepared(inputs, attributes, impl)
+    if check_values:
+        validate_values(inputs, prepared.shape)
+    if prepared.native is None:
+        return paro_attention_reference(inputs, prepared.config)
+    if query.is_cuda:
+        _require_contiguous(inputs)
+    return prepared.native.forward(inputs)
+
+
+class _Prepared(NamedTuple):
+    """What a call needs beyond its tensors; native: None for the reference."""
+
+    config: AttentionConfig
+    shape: AttentionShape
+    native: RepeatedCall | None
+
+
+_PREPARED: dict[Hashable, _Prepared] = {}
+"""Calls by attributes, types, shapes and devices, whose checks cost more than a launch: a model
+repeats a few in every step."""
+
+_MOST_PREPARED = 1024
+
+
+def _prepared(
+    inputs: AttentionInputs, attributes: tuple[Any, ...], impl: str | Implementation
+) -> _Prepared:
+    """The checked call, which is checked once."""
+    directory = os.environ.get(LIBRARY_DIRECTORY_VARIABLE)
+    try:
+        key = (impl, directory, attributes, *[(x.dtype, x.shape, x.device) for x in inputs])
+        known = _PREPARED.get(key)
+    except (AttributeError, TypeError):
+        # An argument that is no tensor, or the symbols of a trace, which have no hash.
+        return _prepare(inputs, attributes, impl)
+    if known is None:
+        known = _prepare(inputs, attributes, impl)
+        if len(_PREPARED) >= _MOST_PREPARED:
+            _PREPARED.clear()
+        _PREPARED[key] = known
+    return known
+
+
+def _prepare(
+    inputs: AttentionInputs, attributes: tuple[Any, ...], impl: str | Implementation
+) -> _Prepared:
+    config = AttentionConfig(*attributes)
     implementation = parse_implementation(impl)
-    validate(inputs, config, check_values=check_values)
+    shape = validate(inputs, config, check_values=False)
     if implementation is Implementation.REFERENCE:
         check_devices(inputs, implementation)
-        return paro_attention_reference(inputs, config)
+        return _Prepared(config, shape, None)
     library = _library(implementation)
     check_devices(inputs, implementation)
-    return library.forward(inputs, config)
+    return _Prepared(config, shape, RepeatedCall(library, inputs, config))
 
 
 def parse_implementation(impl: str | Implementation) -> Implementation:
@@ -142,7 +199,15 @@ def check_devices(inputs: AttentionInputs, implementation: Implementation) -> No
                 actual=f"one on {tensor.device}",
                 remedy="move the inputs to one device",
             )
-        if on_gpu and not tensor.is_contiguous():
+    if on_gpu:
+        _require_contiguous(inputs)
+
+
+def _require_contiguous(inputs: AttentionInputs) -> None:
+    if all(tensor.is_contiguous() for tensor in inputs):
+        return
+    for name, tensor in inputs._asdict().items():
+        if not tensor.is_contiguous():
             raise ArgumentError(
                 name,
                 expected="a contiguous tensor",
@@ -151,8 +216,7 @@ def check_devices(inputs: AttentionInputs, implementation: Implementation) -> No
             )
 
 
-@torch.library.custom_op("paro::attention", mutates_args=())
-def attention_op(
+def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -171,7 +235,7 @@ def attention_op(
     pool_dropped: int,
     impl: str,
 ) -> Tensor:
-    """`paro_attention` as a torch op, which torch.export keeps whole.
+    """`paro_attention` as a torch op, which torch.export and torch.compile keep whole.
 
     It does not check the values of the plan's tensors: those of a loaded plan are already checked.
     """
@@ -182,6 +246,29 @@ def attention_op(
     )  # fmt: skip
 
 
-@attention_op.register_fake
 def _attention_shape(query: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(query)
+    # Contiguous whatever query's strides are, as the implementations have it.
+    return query.new_empty(query.shape)
+
+
+def _refuse_backward(*_: object) -> None:
+    raise BackendUnavailableError(
+        "paro::attention",
+        expected="a call for inference",
+        actual="a backward pass through it",
+        remedy="run the model under torch.no_grad(), or remove the plan to train",
+    )
+
+
+# Not torch.library.custom_op: its wrapper alone costs more than the whole call (docs/api.md).
+_OPS = torch.library.Library("paro", "FRAGMENT")
+_OPS.define(
+    "attention" + torch.library.infer_schema(_attention, mutates_args=()),
+    tags=(torch.Tag.needs_fixed_stride_order, torch.Tag.pt2_compliant_tag),
+)
+_OPS.impl("attention", _attention, "CompositeExplicitAutograd")
+torch.library.register_fake("paro::attention", _attention_shape, lib=_OPS)
+torch.library.register_autograd("paro::attention", _refuse_backward, lib=_OPS)
+
+attention_op = torch.ops.paro.attention.default
+"""The torch op `paro::attention`; arguments as of `_attention`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 
 import torch
 from torch import Tensor
@@ -35,8 +36,7 @@ def attention_call(
         names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
         raise ArgumentError("query", expected=names, actual=str(dtype))
     batch, tokens, heads, head_dim = inputs.query.shape
-    addresses = {name: tensor.data_ptr() for name, tensor in inputs._asdict().items()}
-    return CAttention(
+    sizes = CAttention(
         struct_size=ctypes.sizeof(CAttention),
         batch=batch,
         tokens=tokens,
@@ -52,9 +52,23 @@ def attention_call(
         pv_bits=config.pv_bits,
         pool_dropped=int(config.pool_dropped),
         scale=config.scale,
-        output=None if output is None else output.data_ptr(),
-        **addresses,
     )
+    return with_addresses(sizes, inputs, output)
+
+
+def with_addresses(
+    call: CAttention, inputs: AttentionInputs, output: Tensor | None = None
+) -> CAttention:
+    """A copy of a call, on the addresses of contiguous tensors of the same sizes."""
+    copy = CAttention.from_buffer_copy(call)
+    addresses = [tensor.data_ptr() for tensor in inputs]
+    addresses.append(0 if output is None else output.data_ptr())
+    _ADDRESSES.pack_into(copy, CAttention.query.offset, *addresses)
+    return copy
+
+
+_ADDRESSES = struct.Struct(f"{len(AttentionInputs._fields) + 1}P")
+"""Of the inputs and the output, the last fields of the structure."""
 
 
 def launch_on(

@@ -26,6 +26,7 @@ from .c_abi import (
     Status,
     attention_call,
     launch_on,
+    with_addresses,
 )
 from .spec import AttentionConfig, AttentionInputs
 
@@ -123,18 +124,7 @@ class NativeLibrary:
             BackendUnavailableError: the library lacks such a kernel, or finds no usable GPU.
             NativeError: the library refused, with its reason.
         """
-        inputs = AttentionInputs(*(tensor.contiguous() for tensor in inputs))
-        output = torch.empty_like(inputs.query)
-        device = inputs.query.device
-        count = torch.get_num_threads() if threads is None else threads
-        with _guard(device):
-            call = attention_call(inputs, config, output)
-            launch = launch_on(device, count, sm, max_workspace)
-            size = self.workspace_bytes_of(call, launch)
-            workspace = torch.empty(size + WORKSPACE_ALIGNMENT, dtype=torch.uint8, device=device)
-            address = -(-workspace.data_ptr() // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
-            self.forward_raw(call, launch, address, size)
-        return output
+        return RepeatedCall(self, inputs, config, threads, sm, max_workspace).forward(inputs)
 
     def workspace_bytes_of(self, call: CAttention, launch: CLaunch) -> int:
         """`workspace_bytes` for addresses, on the current device."""
@@ -191,6 +181,73 @@ class NativeLibrary:
                 remedy="paro-trt doctor says what is here; impl='cpu' needs no GPU",
             )
         raise NativeError(self.name, status, message)
+
+
+class RepeatedCall:
+    """Calls of one size on one device: what does not change is asked and filled in once.
+
+    A model makes the same few calls in every step, and asking anew would cost more than the launch.
+    Several threads may share one.
+
+    Args:
+        library: computes them.
+        inputs: of a call of this size.
+        config: the attributes.
+        threads, sm, max_workspace: as of `NativeLibrary.forward`.
+    """
+
+    def __init__(
+        self,
+        library: NativeLibrary,
+        inputs: AttentionInputs,
+        config: AttentionConfig,
+        threads: int | None = None,
+        sm: int = 0,
+        max_workspace: int = 0,
+    ) -> None:
+        self._library = library
+        self._device = inputs.query.device
+        self._call = attention_call(inputs, config)
+        self._threads, self._options = threads, (sm, max_workspace)
+        self._on_gpu = self._device.type == "cuda"
+        self._launches: dict[int, tuple[CLaunch, int]] = {}
+
+    def forward(self, inputs: AttentionInputs) -> Tensor:
+        """As `NativeLibrary.forward`, for inputs of this size and type."""
+        for tensor in inputs:
+            if not tensor.is_contiguous():
+                inputs = AttentionInputs(*(tensor.contiguous() for tensor in inputs))
+                break
+        output = torch.empty_like(inputs.query)
+        call = with_addresses(self._call, inputs, output)
+        count = torch.get_num_threads() if self._threads is None else self._threads
+        if self._on_gpu:
+            with torch.cuda.device(self._device):
+                self._run(call, count)
+        else:
+            self._run(call, count)
+        return output
+
+    def _run(self, call: CAttention, threads: int) -> None:
+        known = self._launches.get(threads)
+        if known is None or self._on_gpu:
+            # On a GPU the current stream may be another one.
+            launch = launch_on(self._device, threads, *self._options)
+            size = known[1] if known else self._library.workspace_bytes_of(call, launch)
+            known = self._launches[threads] = launch, size
+        try:
+            self._run_in(call, *known)
+        except NativeError as error:
+            # The environment variable of the CPU backend's instruction set may have changed.
+            if error.status != Status.WORKSPACE_TOO_SMALL:
+                raise
+            launch, _ = known
+            self._run_in(call, launch, self._library.workspace_bytes_of(call, launch))
+
+    def _run_in(self, call: CAttention, launch: CLaunch, size: int) -> None:
+        workspace = torch.empty(size + WORKSPACE_ALIGNMENT, dtype=torch.uint8, device=self._device)
+        address = -(-workspace.data_ptr() // WORKSPACE_ALIGNMENT) * WORKSPACE_ALIGNMENT
+        self._library.forward_raw(call, launch, address, size)
 
 
 @cache

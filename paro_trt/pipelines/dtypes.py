@@ -11,7 +11,7 @@ import torch
 
 from ..errors import ModelError
 from ..families.shared.diffusers_range import installed_release
-from ..models.weights import first_line
+from ..models.contents import first_line
 
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

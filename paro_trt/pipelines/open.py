@@ -13,9 +13,10 @@ import torch
 from ..errors import ArgumentError, ModelError, ParoError
 from ..families.registry import family_for
 from ..families.shared.diffusers_range import check_diffusers
+from ..models.contents import first_line, read_json_object
+from ..models.directory import CONFIG_NAME
 from ..models.experts import PIPELINE_INDEX, ExpertRole
-from ..models.load import CONFIG_NAME
-from ..models.weights import first_line, read_json_object, weight_files
+from ..models.weight_files import weight_files
 from .dtypes import dtype_argument, stored_dtype
 from .placement import Offload, parse_device, parse_offload, place_pipeline
 from .single_file import load_single_file

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..calibration.progress import Progress
 from ..errors import ArgumentError, ModelError, ParoError
-from ..models.weights import first_line
+from ..models.contents import first_line
 from .placement import execution_device
 
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")

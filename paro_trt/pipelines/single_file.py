@@ -9,8 +9,8 @@ import torch
 
 from ..errors import ModelError
 from ..families.registry import family_for
+from ..models.contents import read_json_object
 from ..models.experts import PIPELINE_INDEX, ExpertRole
-from ..models.weights import read_json_object
 from .dtypes import dtype_argument, stored_dtype
 from .source import find_pipeline
 

@@ -7,8 +7,8 @@ from os import PathLike
 from pathlib import Path
 
 from ..errors import ModelError
+from ..models.directory import CONFIG_NAME
 from ..models.experts import PIPELINE_INDEX
-from ..models.load import CONFIG_NAME
 
 CHECKPOINT_SUFFIX = ".safetensors"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

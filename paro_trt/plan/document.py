@@ -8,6 +8,7 @@ check the rest: the arrays, bits, blocks and names of orders.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import sys
 from collections.abc import Mapping
 from enum import Enum
@@ -145,24 +146,61 @@ class ModelIdentity(Record, frozen=True):
         checks.label("class_name", self.class_name)
 
 
-def model_identity(class_name: str, config: Mapping[str, Any]) -> ModelIdentity:
-    """Identify a model by its class and configuration.
+def model_identity(
+    class_name: str, config: Mapping[str, Any], expert: str | None = None
+) -> ModelIdentity:
+    """Identify a model by its class and what its configuration changes of the class's defaults.
+
+    An argument that equals its default does not count, nor one that the class does not take, so
+    that a plan stays with its model where another release of diffusers adds an argument.
 
     Args:
         class_name: the diffusers class, such as "WanTransformer3DModel".
         config: its configuration; keys that start with "_" (library version, path) do not count.
+            Where diffusers has no such class, every other key counts.
+        expert: the role of one of two transformers of one configuration.
 
     Raises:
         ArgumentError: the configuration holds what JSON cannot.
     """
     kept = {key: value for key, value in config.items() if not key.startswith("_")}
+    parameters = _constructor(class_name)
+    if parameters:
+        kept = {
+            key: value
+            for key, value in kept.items()
+            if key in parameters and _plain(value) != _plain(parameters[key].default)
+        }
+    return _hashed(class_name, kept, expert)
+
+
+def model_identity_of_all_keys(
+    class_name: str, config: Mapping[str, Any], expert: str | None = None
+) -> ModelIdentity:
+    """As `model_identity`, with defaults counted: how plans made before 2026-11-30 have it."""
+    kept = {key: value for key, value in config.items() if not key.startswith("_")}
+    return _hashed(class_name, kept, expert)
+
+
+def _hashed(class_name: str, kept: Mapping[str, Any], expert: str | None) -> ModelIdentity:
+    role = {} if expert is None else {"paro_expert": expert}
     try:
-        canonical = canonical_json(kept)
+        canonical = canonical_json({**kept, **role})
     except (TypeError, ValueError) as error:
         raise ArgumentError(
             "config", expected="values that JSON can hold", actual=shown(str(error))
         ) from error
     return ModelIdentity(class_name, hashlib.sha256(canonical).hexdigest())
+
+
+def _constructor(class_name: str) -> Mapping[str, inspect.Parameter]:
+    """Arguments of a diffusers class; none where diffusers or the class is not there."""
+    try:
+        import diffusers
+
+        return inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    except (ImportError, AttributeError, RuntimeError):
+        return {}
 
 
 class HeadRecord(Record, frozen=True):

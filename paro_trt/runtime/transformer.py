@@ -16,8 +16,8 @@ from ..errors import ModelError
 from ..families.base import Geometry
 from ..families.registry import family_for
 from ..models.calls import bins_of, fitted_call, named_arguments, returned
-from ..models.experts import Expert, ExpertRole
-from ..models.weights import read_json_object
+from ..models.contents import read_json_object
+from ..models.experts import ExpertRole, is_of_model
 from ..plan import ModelIdentity, model_identity
 from .session import Session
 from .tensorrt_session import TensorRtSession
@@ -128,13 +128,13 @@ def _diffusers_class(name: str) -> Any:
 
 def _check_model(model: ModelIdentity, config: Mapping[str, Any]) -> None:
     """Raise ModelError unless a configuration is the model's, alone or as one of two experts."""
-    known = {model_identity(model.class_name, config)}
-    known |= {Expert(role, 0.0).identity(model.class_name, config) for role in ExpertRole}
-    if model not in known:
+    name, roles = model.class_name, (None, *(role.value for role in ExpertRole))
+    known = [model_identity(name, config, role) for role in roles]
+    if not any(is_of_model(model, identity, config) for identity in known):
         raise ModelError(
             "config",
             expected=f"config hash {model.config_hash[:16]} of a {model.class_name}",
-            actual=model_identity(model.class_name, config).config_hash[:16],
+            actual=known[0].config_hash[:16],
             remedy="pass the configuration of the model that was exported",
         )
 

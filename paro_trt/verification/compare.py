@@ -14,7 +14,7 @@ from ..families.base import ConditioningInput, Geometry
 from ..models.apply import ParoTransformer
 from ..models.conditioning import complete_inputs, example_inputs
 from ..models.denoise import Velocity, denoise, noised, seeded_noise
-from ..models.experts import joint_velocity
+from ..models.experts import is_of_model, joint_velocity
 from ..models.load import LoadedModel, load_partner
 from ..models.prompts import Prompts
 from ..op.api import Implementation, parse_implementation
@@ -145,7 +145,7 @@ def check_same_model(
 ) -> None:
     """Raise ModelError unless the session was exported from this model, with this plan if any."""
     info = session.info
-    if info.model != model.identity:
+    if not is_of_model(info.model, model.identity, model.config):
         raise ModelError(
             f"{file}: model",
             expected=f"the one at {model.path}, {_short(model.identity.class_name, model)}",

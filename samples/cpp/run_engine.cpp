@@ -7,8 +7,14 @@
 // TensorRT itself says little when engine, GPU or plugin do not belong together.
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <memory>
 
@@ -67,11 +73,34 @@ std::string numpy_type(DataType type, const std::string& name) {
   }
 }
 
-std::vector<char> read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  require(file.good(), path + ": cannot be read");
-  return {std::istreambuf_iterator<char>(file), {}};
-}
+// An engine of tens of GB is mapped, not copied: TensorRT reads it once, and the pages are the
+// kernel's to drop.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::string& path) {
+    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    require(descriptor >= 0, path + ": cannot be read: " + std::strerror(errno));
+    struct stat status;
+    const bool found = fstat(descriptor, &status) == 0 && status.st_size > 0;
+    if (found) {
+      size_ = size_t(status.st_size);
+      address_ = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    }
+    close(descriptor);
+    require(found && address_ != MAP_FAILED, path + ": expected an engine file, got none or empty");
+    madvise(address_, size_, MADV_SEQUENTIAL);
+  }
+  ~MappedFile() { munmap(address_, size_); }
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const void* data() const { return address_; }
+  size_t size() const { return size_; }
+
+ private:
+  void* address_ = MAP_FAILED;
+  size_t size_ = 0;
+};
 
 size_t element_size(const std::string& type) { return size_t(type.back() - '0'); }
 
@@ -113,9 +142,10 @@ void run(const char* engine_path, const char* plugin, const std::string& from,
   // The engine refers to the plugin by name: it must be known before the engine is read.
   require(runtime->getPluginRegistry().loadLibrary(plugin) != nullptr,
           std::string(plugin) + ": expected a plugin library; TensorRT's log says why not");
-  const std::vector<char> plan = read_file(engine_path);
-  const std::unique_ptr<nvinfer1::ICudaEngine> engine(
-      runtime->deserializeCudaEngine(plan.data(), plan.size()));
+  const std::unique_ptr<nvinfer1::ICudaEngine> engine([&] {
+    const MappedFile plan(engine_path);  // TensorRT keeps no pointer into it
+    return runtime->deserializeCudaEngine(plan.data(), plan.size());
+  }());
   require(engine != nullptr, std::string(engine_path) + ": expected an engine of this TensorRT, " +
                                  "GPU and plugin; build it again: paro-trt build");
   const std::unique_ptr<nvinfer1::IExecutionContext> context(engine->createExecutionContext());

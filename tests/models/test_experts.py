@@ -11,8 +11,15 @@ from paro_trt.calibration import CalibrationSettings
 from paro_trt.cli.app import app
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.models.apply import check_plan_fits
-from paro_trt.models.experts import Expert, ExpertRole, joint_velocity
+from paro_trt.models.experts import (
+    Expert,
+    ExpertRole,
+    described_identity,
+    is_of_model,
+    joint_velocity,
+)
 from paro_trt.models.load import load_model, load_partner
+from paro_trt.plan.document import model_identity, model_identity_of_all_keys
 from paro_trt.verification.schedule import schedule_points
 from tests.support.calibrations import Schedule
 from tests.support.calibrations import calibrate_embeddings as calibrate
@@ -72,6 +79,20 @@ def test_each_timestep_goes_to_its_expert():
     assert velocity(None, torch.tensor([900.0]), {}) == "high"
     with pytest.raises(ModelError, match="timesteps of a batch"):
         velocity(None, torch.tensor([950.0, 100.0]), {})
+
+
+def test_identities_with_all_arguments_are_still_of_their_model(pipeline):
+    """As plans of before 2026-11-30 record them."""
+    high, low = (load_model(pipeline / name) for name in EXPERTS)
+    name = high.identity.class_name
+    recorded = model_identity_of_all_keys(name, high.config, "transformer")
+    assert recorded != high.identity
+    assert is_of_model(recorded, high.identity, high.config)
+    assert not is_of_model(recorded, low.identity, low.config)
+    assert "the expert transformer_2" in described_identity(low.identity, low.config)
+    alone = model_identity(name, high.config)
+    assert is_of_model(model_identity_of_all_keys(name, high.config), alone, high.config)
+    assert not is_of_model(recorded, alone, high.config)
 
 
 def test_verification_stays_where_the_expert_serves():

@@ -108,7 +108,7 @@ def test_config_that_is_no_object_or_names_no_class(directory, text):
 
 
 def test_config_too_large(directory, monkeypatch):
-    monkeypatch.setattr("paro_trt.models.weights.LARGEST_JSON", 100)
+    monkeypatch.setattr("paro_trt.models.contents.LARGEST_JSON", 100)
     with pytest.raises(ModelError, match="a larger file"):
         load_model(directory)
 

@@ -139,4 +139,4 @@ def test_inputs_off_the_cpu_are_refused(inputs):
     on_meta = AttentionInputs(*(t.to("meta") for t in inputs))
     sizes = {"block_q": CASE.config.block_q, "block_k": CASE.config.block_k}
     with pytest.raises(BackendUnavailableError, match="query"):
-        paro_attention(*on_meta, **sizes, qk_bits=16, pv_bits=16, check_values=False)
+        paro_attention(*on_meta, **sizes, qk_bits=16, pv_bits=16, impl="cpu", check_values=False)

@@ -223,6 +223,30 @@ def test_model_identity() -> None:
         model_identity("Tiny", {"dim": float("nan")})
 
 
+def test_arguments_at_their_defaults_do_not_change_the_identity() -> None:
+    name, config = "WanTransformer3DModel", {"num_layers": 7, "_diffusers_version": "0.36"}
+    identity = model_identity(name, config)
+    defaults = {"patch_size": [1, 2, 2], "eps": 1e-6, "image_dim": None}
+    assert model_identity(name, config | defaults | {"of_a_newer_release": 1}) == identity
+    assert model_identity(name, config | {"eps": 1e-5}) != identity
+    assert model_identity(name, config, "transformer_2") != identity
+
+
+def test_an_argument_that_a_release_adds_does_not_change_the_identity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import diffusers
+
+    name, config = "WanTransformer3DModel", {"num_layers": 7}
+    identity = model_identity(name, config)
+
+    def newer(self: object, num_layers: int = 40, new_option: object = None) -> None: ...
+
+    monkeypatch.setattr(diffusers.WanTransformer3DModel, "__init__", newer)
+    assert model_identity(name, config | {"new_option": None}) == identity
+    assert model_identity(name, config | {"new_option": "on"}) != identity
+
+
 def test_saving_refuses_a_header_no_reader_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

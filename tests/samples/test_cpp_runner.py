@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "samples" / "cpp" / "run_engine.cpp"
 STUB = Path(__file__).with_name("cpp_stub")
 GXX = ["g++", "-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
+
+_PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Runs a program and prints its largest resident size in kB."""
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +37,7 @@ def runner(tmp_path_factory):
         words = [str(word) for word in (program, *arguments)]
         return subprocess.run(words, capture_output=True, text=True, check=False)
 
+    run.program = program
     return run
 
 
@@ -90,6 +99,28 @@ def test_bad_input_is_one_line(runner, case):
     done = runner(folder / "model.engine", "plugin.txt", folder / "in", folder / "out")
     assert "expected a plugin library" in done.stderr
     assert runner().returncode == 2
+
+
+def test_engine_file_is_mapped_and_not_copied(runner, case):
+    """One of 2 GB, of the sanitizer's own memory a few hundred MB."""
+    folder, _, _ = case
+    os.truncate(folder / "model.engine", 2 << 30)
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, *map(str, (runner.program, *arguments(folder)))],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert "build it again" in done.stderr
+    assert int(done.stdout) < 500_000
+
+
+def test_an_empty_or_missing_engine_is_refused(runner, case):
+    folder, _, _ = case
+    (folder / "model.engine").write_bytes(b"")
+    assert "got none or empty" in runner(*arguments(folder)).stderr
+    (folder / "model.engine").unlink()
+    done = runner(*arguments(folder))
+    assert done.returncode == 2
+    assert "cannot be read: No such file" in done.stderr
 
 
 def test_compiles_against_the_real_headers():
