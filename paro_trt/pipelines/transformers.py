@@ -10,6 +10,7 @@ import torch
 from ..errors import ModelError
 from ..families.base import ModelFamily
 from ..families.registry import family_for
+from ..models import experts
 from ..models.apply import config_of
 from ..models.experts import ExpertRole
 
@@ -33,11 +34,9 @@ def transformers_of(pipe: Any) -> dict[ExpertRole, torch.nn.Module]:
     Raises:
         ModelError: there is none.
     """
-    found = {role: getattr(pipe, role.value, None) for role in ExpertRole}
     modules = {
-        role: uncompiled(module)
-        for role, module in found.items()
-        if isinstance(module, torch.nn.Module)
+        ExpertRole(name): uncompiled(module)
+        for name, module in experts.transformers_of(pipe).items()
     }
     if not modules:
         raise ModelError(

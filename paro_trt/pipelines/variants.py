@@ -11,7 +11,7 @@ import torch
 
 from ..errors import ArgumentError, ModelError
 from ..models.apply import config_of
-from ..models.experts import BOUNDARY_KEY, ExpertRole
+from ..models.experts import Expert, ExpertRole
 from ..models.in_place import apply, remove
 from ..op.api import Implementation, parse_implementation
 from ..plan import Grid, ParoPlan
@@ -125,7 +125,6 @@ def _executed(
     pipe: Any, sessions: Mapping[ExpertRole, Session], device: torch.device
 ) -> Iterator[None]:
     modules = transformers_of(pipe)
-    experts = len(modules) == 2 and getattr(pipe.config, BOUNDARY_KEY, None) is not None
     with ExitStack() as stack:
         for role, session in sessions.items():
             if role not in modules:
@@ -134,7 +133,17 @@ def _executed(
                     expected=f"a pipeline with a {role.value}",
                     actual=f"{type(pipe).__name__} without one",
                 )
-            config = config_of(modules[role]) | ({"paro_expert": role.value} if experts else {})
+            config = config_of(modules[role])
+            other = next(other for other in ExpertRole if other is not role)
+            if session.info.model == Expert(other, 0.0).identity(
+                session.info.model.class_name, config
+            ):
+                raise ModelError(
+                    f"the file for {role.value}",
+                    expected="one that was exported from that expert",
+                    actual=f"one of the expert {other.value}",
+                    remedy="exchange the two files",
+                )
             stack.enter_context(_replaced(pipe, role, EngineTransformer(session, config, device)))
         yield
 

@@ -45,6 +45,10 @@ FORBIDDEN = {
     "paro_trt.runtime.*": (
         "diffusers", "onnx", "onnxruntime", "paro_trt.calibration", "paro_trt.onnx_export",
     ),
+    "paro_trt.pipelines.*": (
+        "diffusers", "transformers", "imageio_ffmpeg", "PIL", "onnx", "onnxruntime", "matplotlib",
+        "paro_trt.verification",
+    ),
     "paro_trt.engine.*": (
         "torch", "diffusers", "onnx", "onnxruntime", "matplotlib", "paro_trt.models",
         "paro_trt.calibration", "paro_trt.onnx_export", "paro_trt.verification",

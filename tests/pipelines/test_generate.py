@@ -15,6 +15,7 @@ from PIL import Image
 import paro_trt
 from paro_trt.errors import ArgumentError, BackendUnavailableError, ModelError
 from paro_trt.models.experts import Expert, ExpertRole
+from paro_trt.onnx_export import export_onnx
 from paro_trt.pipelines.generate import fitted
 from paro_trt.pipelines.request import DEFAULT_FPS, Request, call_arguments, frames_per_second
 from paro_trt.pipelines.variants import Variant
@@ -150,6 +151,21 @@ def test_two_experts_take_a_plan_each(plan: ParoPlan, tmp_path: Path) -> None:
     assert only_one.quality.psnr < 200
     for module in (pipe.transformer, pipe.transformer_2):
         assert "forward" not in vars(module)
+
+
+def test_the_file_of_the_other_expert_is_refused(plan: ParoPlan, tmp_path: Path) -> None:
+    tiny = pipeline_of("wan").tiny
+    pipe = wan_pipeline(transformer_2=tiny.build(5), boundary_ratio=0.9)
+    identity = Expert(ExpertRole.LOW_NOISE, 900.0).identity(tiny.class_name, tiny.full_config)
+    path = tmp_path / "low.onnx"
+    loaded = dataclasses.replace(tiny.loaded(), identity=identity)
+    export_onnx(loaded, dataclasses.replace(plan, model=identity), path)
+    with pytest.raises(ModelError, match="exchange the two files"):
+        paro_trt.generate(pipe, PROMPT, tmp_path / "out.mp4", file=path, **QUICK)
+    report = paro_trt.generate(
+        pipe, PROMPT, tmp_path / "out.mp4", file_2=path, backend="cpu", compare=True, **QUICK
+    )
+    assert 20 < report.quality.psnr < 200
 
 
 def test_sizes_that_would_be_rounded_are_said(pipe: Any, plan: ParoPlan) -> None:
