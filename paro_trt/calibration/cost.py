@@ -75,10 +75,13 @@ def time_note(run: CalibrationRun, seconds_a_step: float) -> str:
     """An estimate from the first steps of the first dense run."""
     forward = seconds_a_step / run.source.forwards[0]
     seconds = count_forwards(run, None).total * forward
-    return (
+    note = (
         f"{seconds_a_step:.3g} s a step: about {_duration(seconds)} of forwards; the analysis of "
         "attention comes on top"
     )
+    if run.source.device.type == "cpu" and run.loaded.dtype is not torch.float32:
+        note += "; most CPUs are much faster in float32 (--dtype float32)"
+    return note
 
 
 def forward_flops(run: CalibrationRun) -> float:
