@@ -10,16 +10,12 @@ import onnx
 import pytest
 import torch
 
-from paro_trt.families.registry import FAMILIES
 from paro_trt.onnx_export import Body
-from tests.support.family_files import export_tiny
+from tests.support.family_files import EVERY_FAMILY, export_tiny
 from tests.support.tiny import all_variants
 from tests.tensorrt.environments import rtx_python
 
 from .conftest import with_attention
-
-# Seconds each; the graph of LTX-2 takes most of a minute.
-SLOW = {"ltx2"}
 
 
 @pytest.fixture
@@ -47,13 +43,7 @@ def check_built(built, layers):
     assert built.manifest["engine"]["bytes"] == built.path.stat().st_size > 100_000
 
 
-@pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(family.name, marks=pytest.mark.long if family.name in SLOW else ())
-        for family in FAMILIES
-    ],
-)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_every_family_becomes_an_engine_around_the_plugin(build_with_rtx, family_file, family):
     file = family_file(family)
     layers = sum(node.op_type == "PAROAttention" for node in onnx.load(file).graph.node)

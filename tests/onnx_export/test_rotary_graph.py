@@ -9,9 +9,8 @@ import onnx
 import pytest
 import torch
 
-from paro_trt.families.registry import FAMILIES
 from paro_trt.op.spec import OP_TYPE
-from tests.support.family_files import export_tiny
+from tests.support.family_files import EVERY_FAMILY, export_tiny
 from tests.support.tiny import all_variants
 
 PROJECTIONS = {"MatMul", "Gemm"}
@@ -47,7 +46,7 @@ def check_paths(model: onnx.ModelProto, transposes: int) -> None:
             assert counts["Transpose"] <= transposes, f"{node.name}, {tensor}: {counts}"
 
 
-@pytest.mark.parametrize("family", [family.name for family in FAMILIES])
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_rotary_embeddings_are_arithmetic(family_file, family):
     check_paths(onnx.load(family_file(family)), TRANSPOSES.get(family, 0))
 

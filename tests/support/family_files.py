@@ -23,6 +23,15 @@ DTYPES = {
 """By the family's name."""
 
 
+SLOW = {"ltx2"}
+"""Families whose export takes most of a minute: tests of them are long."""
+
+EVERY_FAMILY = [
+    pytest.param(family.name, marks=pytest.mark.long if family.name in SLOW else ())
+    for family in FAMILIES
+]
+
+
 def first_variant(family: str) -> TinyModel:
     """The tiny model that stands for a family; skips where diffusers has none."""
     tiny = variants_of(family)[0]
