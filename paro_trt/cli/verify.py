@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ArgumentError
 from . import output
 from .choices import DtypeName, ImplementationName
 from .paths import require_file
@@ -16,6 +18,7 @@ from .policy import UNMET
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..verification.layers import LayerCheck
     from ..verification.metrics import OutputErrors
     from ..verification.report import VerifyReport
 
@@ -75,6 +78,13 @@ def verify(
         list[str] | None,
         typer.Option(metavar="FILE[:SCALE]", help="A LoRA that was fused into the file."),
     ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare the weights and constants of this layer only, a tensor at a time, and "
+            "run nothing; repeatable. For models that do not fit the memory."
+        ),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Compare an exported model, in ONNX Runtime, with the dense model and the plan in PyTorch.
@@ -87,8 +97,25 @@ def verify(
 
     from .. import api
     from ..models.lora import parse_lora
+    from ..plan import load_plan
+    from ..verification.layers import verify_layers
 
     guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    if layer:
+        if model is None:
+            raise ArgumentError(
+                "--layer", expected="--model, whose weights to compare", actual="none"
+            )
+        with output.remarks().status("comparing"):
+            checks = verify_layers(
+                file,
+                model,
+                None if plan is None else load_plan(plan),
+                layer,
+                lora=[parse_lora(text) for text in lora or ()],
+            )
+        _show_layers(file, checks, as_json)
+        return
     with output.remarks().status("comparing"):
         report = api.verify(
             file,
@@ -114,6 +141,24 @@ def verify(
     else:
         _show(report)
     if not report.ok:
+        raise typer.Exit(UNMET)
+
+
+def _show_layers(file: Path, checks: tuple[LayerCheck, ...], as_json: bool) -> None:
+    ok = all(check.ok for check in checks)
+    if as_json:
+        layers = [{**dataclasses.asdict(check), "ok": check.ok} for check in checks]
+        output.print_json({"ok": ok, "file": str(file), "layers": layers})
+    else:
+        made = output.table(
+            f"weights of {file} against the checkpoint", "layer", "weights", "bytes", "different",
+            right=("weights", "bytes"),
+        )  # fmt: skip
+        for check in checks:
+            different = ", ".join(check.different) or "none"
+            made.add_row(check.name, str(check.weights), output.file_size(check.bytes), different)
+        output.results().print(made)
+    if not ok:
         raise typer.Exit(UNMET)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -118,7 +119,9 @@ def build_engine(
         timing_cache=read_timing_cache(timing_cache), progress=progress,
     )  # fmt: skip
     memory = MemoryRecord(built.memory.weights, built.memory.activations, parts.plugin_workspace)
-    manifest = _manifest(parts, settings, key, built.data, memory)
+    data = memoryview(built.data)
+    content = EngineFile(data.nbytes, hashlib.sha256(data).hexdigest())
+    manifest = _manifest(parts, settings, key, content, memory)
     _write(path, built.data, manifest)
     if timing_cache is not None and built.timing_cache:
         with atomic_write(timing_cache) as file:
@@ -151,8 +154,12 @@ def adopt_engine(
         raise EngineError(str(path), expected="an engine", actual="no such file")
     if parts.plugin is not None:
         load_plugin(parts.trt.module, parts.plugin)
-    data = path.read_bytes()
-    found = tensor_names(deserialize(parts.trt, str(path), data))
+    if not path.stat().st_size:
+        raise EngineError(str(path), expected="an engine", actual="an empty file")
+    # Mapped: an engine of tens of GB does not fit the memory a second time.
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = tensor_names(deserialize(parts.trt, str(path), data))
+        content = EngineFile(len(data), hashlib.sha256(data).hexdigest())
     wanted = [entry.name for entry in (*parts.source.inputs, *parts.source.outputs)]
     if sorted(found) != sorted(wanted):
         raise EngineError(
@@ -160,7 +167,7 @@ def adopt_engine(
             remedy=f"name the ONNX file it was built from, not {parts.source.path}",
         )  # fmt: skip
     memory = MemoryRecord(None, None, parts.plugin_workspace)
-    manifest = _manifest(parts, settings, engine_key(parts, settings), data, memory)
+    manifest = _manifest(parts, settings, engine_key(parts, settings), content, memory)
     _write_manifest(path, manifest)
     return BuildReport(path, manifest, reused=True)
 
@@ -228,15 +235,14 @@ def _is_current(path: Path, key: str) -> bool:
 
 
 def _manifest(
-    parts: _Parts, settings: BuildSettings, key: str, data: Any, memory: MemoryRecord
+    parts: _Parts, settings: BuildSettings, key: str, content: EngineFile, memory: MemoryRecord
 ) -> EngineManifest:
     plugin, source = parts.plugin, parts.source
-    content = memoryview(data)
     return EngineManifest(
         paro_engine=1,
         made_by=f"paro-trt {__version__}",
         key=key,
-        engine=EngineFile(content.nbytes, hashlib.sha256(content).hexdigest()),
+        engine=content,
         tensorrt=TensorRtRecord(
             parts.trt.flavour, parts.trt.version, parts.cuda, settings.weight_streaming
         ),

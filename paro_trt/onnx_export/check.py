@@ -73,7 +73,7 @@ def check_export(path: Path, plan: ParoPlan | None, body: Body) -> ExportReport:
     if plan is not None:
         constants = Constants(path, model)
         for node, name in zip(nodes, names, strict=True):
-            _check_node(path, node, plan.layer(name), plan, constants)
+            check_node(path, node, plan.layer(name), plan, constants)
     return ExportReport(
         path=path,
         bytes=path.stat().st_size,
@@ -105,9 +105,10 @@ def _check_free_batch(path: Path, model: onnx.ModelProto) -> None:
             )
 
 
-def _check_node(
+def check_node(
     path: Path, node: onnx.NodeProto, layer: LayerPlan, plan: ParoPlan, constants: Constants
 ) -> None:
+    """Raise OnnxFileError unless a node has the attributes and constants of its layer's plan."""
     attributes = attributes_of(node)
     names = sorted(entry.name for entry in ATTRIBUTES)
     _require_equal(path, f"attributes of {node.name}", sorted(attributes), names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,10 +123,11 @@ class Constants:
         import onnx
 
         tensor = self._tensors.get(name)
+        array: NDArray[np.generic]
         if tensor is None:
             return None
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            array: NDArray[np.generic] = onnx.numpy_helper.to_array(tensor)
+            array = onnx.numpy_helper.to_array(tensor)
             return array
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         content = self._external(tensor)
@@ -137,8 +139,9 @@ class Constants:
                 actual=f"{len(content)}",
                 remedy="export again",
             )
+        array = np.frombuffer(content, dtype).reshape(tuple(tensor.dims))
         # ONNX data is little-endian.
-        return np.frombuffer(content, dtype.newbyteorder("<")).reshape(tuple(tensor.dims))
+        return array.byteswap() if sys.byteorder == "big" else array
 
     def _external(self, tensor: onnx.TensorProto) -> bytes:
         location, end = _external_extent(self._path, tensor)

@@ -28,6 +28,8 @@ class Engine:
         weight_streaming_budget: bytes of weights to keep on the GPU, the others are streamed
             from host memory; for engines built with weight streaming. None keeps all.
         gpu: index of the GPU to run on, from any thread; None: the current one.
+        check_hash: compare the file with its manifest's SHA-256, which reads it once more than
+            loading does; False compares its size.
 
     Raises:
         EngineError: engine or manifest is missing, damaged, or for another plan, TensorRT, GPU
@@ -44,10 +46,13 @@ class Engine:
         cuda_graph: bool = False,
         weight_streaming_budget: int | None = None,
         gpu: int | None = None,
+        check_hash: bool = True,
     ) -> None:
         self.path = Path(path)
         with cuda.on_gpu(gpu):
-            self._loaded: LoadedEngine | None = load_engine(self.path, plan_hash=plan_hash)
+            self._loaded: LoadedEngine | None = load_engine(
+                self.path, plan_hash=plan_hash, check_hash=check_hash
+            )
             self._gpu = cuda.current_gpu().index
         self._manifest = self._loaded.manifest
         self._cuda_graph = cuda_graph

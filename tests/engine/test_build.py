@@ -181,6 +181,9 @@ def test_adopted_engine_of_trtexec(newest, half_onnx, tmp_path):
     newest.trt.refuse_load = "The engine plan file is not compatible with this version"
     with pytest.raises(EngineError, match="not compatible with this version"):
         adopt_engine(half_onnx, path)
+    path.write_bytes(b"")
+    with pytest.raises(EngineError, match="an empty file"):
+        adopt_engine(half_onnx, path)
 
 
 @pytest.mark.parametrize(

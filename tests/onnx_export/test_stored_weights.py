@@ -181,7 +181,8 @@ def watch():
 watcher = threading.Thread(target=watch)
 watcher.start()
 try:
-    paro_trt.export(sys.argv[1], load_plan(sys.argv[2]), sys.argv[3], dtype=torch.float16)
+    plan = load_plan(sys.argv[2])
+    paro_trt.export(sys.argv[1], plan, sys.argv[3], dtype=torch.float16, external_data=True)
 finally:
     finished = True
     watcher.join()

@@ -375,6 +375,19 @@ def test_engine_of_another_plan(engine_file):
         assert engine.manifest.info.plan_hash == "cd" * 32
 
 
+def test_the_hash_can_be_left_out(engine_file):
+    manifest = json.loads(manifest_path(engine_file).read_text())
+    manifest["engine"]["sha256"] = "0" * 64
+    manifest_path(engine_file).write_text(json.dumps(manifest))
+    with pytest.raises(EngineError, match="the file is damaged or of another build"):
+        Engine(engine_file)
+    with Engine(engine_file, check_hash=False) as engine:
+        assert engine.manifest.engine.sha256 == "0" * 64
+    engine_file.write_bytes(engine_file.read_bytes()[:-1])
+    with pytest.raises(EngineError, match="the file is damaged or of another build"):
+        Engine(engine_file, check_hash=False)
+
+
 def test_damaged_engine(newest, engine_file):  # noqa: F811
     content = engine_file.read_bytes()
     for damaged in (content[:-1], content[:-1] + b"?", b""):
