@@ -84,4 +84,6 @@ def dense_attention(
 
 def _padding(call: RecordedCall, device: torch.device) -> Tensor | None:
     """int64 [1], as `intercept_attention` takes it."""
-    return None if call.key_length is None else torch.tensor([call.key_length], device=device)
+    if call.key_length is None:
+        return None
+    return torch.full((1,), call.key_length, dtype=torch.int64, device=device)

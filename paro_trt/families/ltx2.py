@@ -23,7 +23,7 @@ from .base import (
     patched_grid,
     require_variant,
 )
-from .shared.adapt import ReplacedFunctions, replaced, tie_batches
+from .shared.adapt import ReplacedFunctions, constants_device, on_device_of, replaced, tie_batches
 from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _AUDIO_TEXT = "encoder_hidden_states", "audio_encoder_hidden_states"
@@ -109,7 +109,7 @@ class Ltx2Family(ModelFamily):
     def adapted(self, model: torch.nn.Module, geometry: Geometry) -> Iterator[None]:
         """Rotary embeddings, partly of float64, as constants; a squeeze that squeezes nothing."""
         anywhere: Any = model
-        grid, device = geometry.grid, next(model.parameters()).device
+        grid, device = geometry.grid, constants_device(model)
         sound = audio_tokens(anywhere.config, grid.frames)
         video_positions = anywhere.rope.prepare_video_coords(
             1, grid.frames, grid.height, grid.width, device, fps=_FRAMES_PER_SECOND
@@ -248,7 +248,8 @@ def _constant_rotary(rope: Any, positions: Tensor) -> Iterator[None]:
         tables = rope(positions)
 
     def rotary(coords: Tensor, device: object = None) -> tuple[Tensor, ...]:  # noqa: ARG001
-        return tuple(table.expand(coords.shape[0], *table.shape[1:]) for table in tables)
+        here = on_device_of(tables, coords)
+        return tuple(table.expand(coords.shape[0], *table.shape[1:]) for table in here)
 
     with replaced(rope, "forward", rotary):
         yield
