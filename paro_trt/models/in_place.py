@@ -26,10 +26,7 @@ _APPLIED = "_paro_applied"
 """Attribute of a transformer with a plan: an `_Applied`."""
 
 
-_WHY_EAGER = (
-    "a plan reads each call before the model computes; compile the model without fullgraph, or its "
-    "blocks with compile_repeated_blocks(fullgraph=True)"
-)
+_WHY_EAGER = "a plan reads the values of a call before the model computes"
 
 
 class _Read(NamedTuple):
