@@ -25,7 +25,7 @@ from .base import (
     require_integer,
     require_variant,
 )
-from .shared.adapt import ReplacedFunctions, constant_call, replaced
+from .shared.adapt import ReplacedFunctions, constant_call, constants_device, replaced
 from .shared.call_arguments import CallArguments, finished_call
 from .shared.edm_preconditioning import NoiseLevel, noise_level, noise_level_at
 
@@ -135,7 +135,7 @@ class CosmosFamily(ModelFamily):
         """Rotary embeddings as constants; learned positions for one sample, not each; keys and
         values not repeated."""
         config: Any = model.config
-        device = next(model.parameters()).device
+        device = constants_device(model)
         latents = torch.empty(1, *self.latent_shape(config, geometry), device=device)
         with ExitStack() as stack:
             stack.enter_context(

@@ -24,7 +24,7 @@ from .base import (
     patched_grid,
     require_variant,
 )
-from .shared.adapt import constant_call
+from .shared.adapt import constant_call, constants_device
 from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _POOLED, _GUIDANCE = "encoder_hidden_states", "pooled_projections", "guidance"
@@ -115,7 +115,7 @@ class FluxFamily(ModelFamily):
     def adapted(self, model: torch.nn.Module, geometry: Geometry) -> AbstractContextManager[object]:
         """Rotary embeddings, computed in float64 from the ids, as constants."""
         config: Any = model.config
-        device = next(model.parameters()).device
+        device = constants_device(model)
         constants = self.constants(config, geometry)
         ids = torch.cat([constants["txt_ids"], constants["img_ids"]]).to(device)
         return constant_call(model.pos_embed, "forward", ids)

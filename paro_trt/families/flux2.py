@@ -22,7 +22,7 @@ from .base import (
     joint_text_count,
     require_variant,
 )
-from .shared.adapt import replaced
+from .shared.adapt import constants_device, on_device_of, replaced
 from .shared.call_arguments import CallArguments, finished_call
 from .shared.diffusers_range import check_diffusers
 from .shared.packed_images import (
@@ -125,11 +125,15 @@ class Flux2Family(ModelFamily):
     def adapted(self, model: torch.nn.Module, geometry: Geometry) -> AbstractContextManager[object]:
         """Rotary embeddings, computed in float64 from the ids, as constants."""
         embed: Any = model.pos_embed
-        device = next(model.parameters()).device
+        device = constants_device(model)
         constants = self.constants({}, geometry)
         with torch.no_grad():
             image, text = (embed(constants[name].to(device)) for name in ("img_ids", "txt_ids"))
-        return replaced(embed, "forward", lambda ids: image if ids.is_floating_point() else text)
+
+        def rotary(ids: Tensor) -> Any:
+            return on_device_of(image if ids.is_floating_point() else text, ids)
+
+        return replaced(embed, "forward", rotary)
 
     def forward(
         self,

@@ -23,7 +23,7 @@ from .base import (
     patched_grid,
     require_variant,
 )
-from .shared.adapt import constant_call
+from .shared.adapt import constant_call, constants_device
 from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _MASK, _POOLED = "encoder_hidden_states", "encoder_attention_mask", "pooled_projections"
@@ -112,7 +112,7 @@ class HunyuanVideoFamily(ModelFamily):
     def adapted(self, model: torch.nn.Module, geometry: Geometry) -> AbstractContextManager[object]:
         """Rotary embeddings as constants."""
         config: Any = model.config
-        device = next(model.parameters()).device
+        device = constants_device(model)
         latents = torch.empty(1, *self.latent_shape(config, geometry), device=device)
         return constant_call(model.rope, "forward", latents)
 

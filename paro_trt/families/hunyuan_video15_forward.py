@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .base import Shape
-from .shared.adapt import replaced
+from .shared.adapt import constants_device, on_device_of, replaced
 from .shared.joint_attention import attend_text_last, project_heads
 
 _PROMPT, _GLYPH, _IMAGE = range(3)
@@ -30,7 +30,7 @@ def without_branches_on_data(model: Any, size: Shape, *, image_exists: bool) -> 
         size: frames, height and width of the latents.
         image_exists: whether samples have an image.
     """
-    channels, device = model.config.in_channels, next(model.parameters()).device
+    channels, device = model.config.in_channels, constants_device(model)
     with torch.no_grad():
         both = model.rope(torch.empty(1, channels, *size, device=device))
     # The model's tables repeat each angle for the two channels that it turns.
@@ -60,6 +60,7 @@ def _forward(
     return_dict: bool,  # noqa: ARG001
 ) -> tuple[Tensor]:
     """What the model's own forward computes, `return_dict` being False."""
+    rotary = on_device_of(rotary, hidden_states)
     frames, height, width = hidden_states.shape[2:]
     # By a call: where weights are offloaded, a hook of it brings them.
     kinds = model.cond_type_embed(torch.arange(3, device=hidden_states.device))

@@ -23,7 +23,7 @@ from .base import (
     patched_grid,
     require_variant,
 )
-from .shared.adapt import ReplacedFunctions, replaced, tie_batches
+from .shared.adapt import ReplacedFunctions, constants_device, on_device_of, replaced, tie_batches
 from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _AUDIO_TEXT = "encoder_hidden_states", "audio_encoder_hidden_states"
@@ -112,7 +112,7 @@ class Ltx2Family(ModelFamily):
         from diffusers.models.transformers import transformer_ltx2
 
         anywhere: Any = model
-        grid, device = geometry.grid, next(model.parameters()).device
+        grid, device = geometry.grid, constants_device(model)
         sound = audio_tokens(anywhere.config, grid.frames)
         video_positions = anywhere.rope.prepare_video_coords(
             1, grid.frames, grid.height, grid.width, device, fps=_FRAMES_PER_SECOND
@@ -252,7 +252,11 @@ def _constant_rotary(rope: Any, positions: Tensor) -> Iterator[None]:
         tables = rope(positions)
     if rope.rope_type == "split":
         tables = tuple(table.transpose(1, 2).contiguous() for table in tables)
-    with replaced(rope, "forward", lambda *_, **__: tables):
+
+    def rotary(coords: Tensor, device: object = None) -> Any:  # noqa: ARG001
+        return on_device_of(tables, coords)
+
+    with replaced(rope, "forward", rotary):
         yield
 
 

@@ -22,7 +22,7 @@ from .base import (
     patched_grid,
     require_variant,
 )
-from .shared.adapt import constant_call, tie_batches
+from .shared.adapt import constant_call, constants_device, tie_batches
 from .shared.call_arguments import CallArguments, finished_call
 
 _TEXT, _MASK = "encoder_hidden_states", "encoder_attention_mask"
@@ -85,7 +85,7 @@ class LtxVideoFamily(ModelFamily):
 
     def adapted(self, model: torch.nn.Module, geometry: Geometry) -> AbstractContextManager[object]:
         """Rotary embeddings, of one sample for the whole batch, as constants."""
-        anything = torch.empty(1, device=next(model.parameters()).device)
+        anything = torch.empty(1, device=constants_device(model))
         positions = (*_grid_size(geometry), self._position_scale())
         return constant_call(model.rope, "forward", anything, *positions)
 

@@ -25,7 +25,7 @@ from .base import (
     patched_grid,
     require_variant,
 )
-from .shared.adapt import constant_call, replaced
+from .shared.adapt import constant_call, constants_device, replaced
 from .shared.call_arguments import CallArguments, finished_call
 from .shared.joint_attention import attend_text_last, project_heads
 
@@ -106,7 +106,7 @@ class MochiFamily(ModelFamily):
         The rotary tables, of every token and head, stay computed: they outweigh the frequencies.
         """
         blocks: Any = model.transformer_blocks
-        grid, device = geometry.grid, next(model.parameters()).device
+        grid, device = geometry.grid, constants_device(model)
         size = (grid.frames, grid.height, grid.width)
         with ExitStack() as stack:
             stack.enter_context(

@@ -23,7 +23,7 @@ from .base import (
     joint_text_count,
     require_variant,
 )
-from .shared.adapt import ReplacedFunctions, replaced
+from .shared.adapt import ReplacedFunctions, constants_device, on_device_of, replaced
 from .shared.call_arguments import CallArguments, finished_call
 from .shared.diffusers_range import check_diffusers
 from .shared.joint_attention import attend_text_last, project_heads
@@ -119,15 +119,19 @@ class QwenImageFamily(ModelFamily):
         """Text behind the image; rotary embeddings as real constants."""
         blocks: Any = model.transformer_blocks
         embed: Any = model.pos_embed
-        device = next(model.parameters()).device
+        device = constants_device(model)
         with torch.no_grad():
             both = embed(_images(geometry), max_txt_seq_len=geometry.text.count, device=device)
         rotary = tuple(real_rotary(unit) for unit in both)
+
+        def same(*args: object, **kwargs: object) -> Any:
+            return on_device_of(rotary, *args, *kwargs.values())
+
         with ExitStack() as stack:
             if _references_are_at_time_zero(model):
                 chunk = {torch.chunk: sliced_chunk, Tensor.chunk: sliced_chunk}
                 stack.enter_context(ReplacedFunctions(chunk))
-            stack.enter_context(replaced(embed, "forward", lambda *_, **__: rotary))
+            stack.enter_context(replaced(embed, "forward", same))
             for block in blocks:
                 stack.enter_context(replaced(block.attn, "processor", _ImageFirstProcessor()))
             yield

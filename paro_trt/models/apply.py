@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ModelError
-from ..families.base import AttentionSite, Config, Geometry, ModelFamily
+from ..families.base import Config, Geometry, ModelFamily
 from ..families.shared.adapt import adapted_unless_exporting
 from ..op.api import Implementation, attention_op, parse_implementation
 from ..op.mask import tile_order
 from ..plan import LayerPlan, ModelIdentity, ParoPlan, mask_bins, model_identity
 from .conditioning import cast_inputs, example_shapes
 from .experts import described_identity, is_of_model
-from .intercept import intercept_attention
+from .intercept import SiteHandler, intercept_sites
 
 
 class PlannedAttention(torch.nn.Module):
@@ -116,25 +117,44 @@ class ParoTransformer(torch.nn.Module):
         self._check_call(latents, inputs)
         *conditioning, mask_bin = inputs
         named = dict(zip(self.conditioning, conditioning, strict=True))
-        key_length = self._key_length(named, mask_bin)
-        layers = {site.name: layer for site, layer in zip(self.sites, self.layers, strict=True)}
+        key_length = self.key_length(named, mask_bin)
+        with self.in_its_place(mask_bin, key_length):
+            return self.own_forward(latents, timestep, named)
 
-        def attend(
-            site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float
-        ) -> Tensor:
-            output: Tensor = layers[site.name](
-                query, key, value, self.token_order, mask_bin, key_length, scale
-            )
-            return output
+    @contextmanager
+    def in_its_place(self, mask_bin: Tensor, key_length: Tensor) -> Iterator[None]:
+        """Within the context forwards of the model compute the planned attention.
 
+        Args:
+            mask_bin: int32 [B], the schedule bin of each sample.
+            key_length: int32 [B], as the op has it.
+        """
+
+        def attended_by(layer: torch.nn.Module) -> SiteHandler:
+            def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+                output: Tensor = layer(
+                    query, key, value, self.token_order, mask_bin, key_length, scale
+                )
+                return output
+
+            return attend
+
+        handlers = {
+            site: attended_by(layer) for site, layer in zip(self.sites, self.layers, strict=True)
+        }
         padding = key_length if self.geometry.text.padded else None
         with (
             adapted_unless_exporting(self.family, self.model, self.geometry),
-            intercept_attention(self.model, self.sites, attend, padding),
+            intercept_sites(self.model, handlers, padding),
         ):
-            return self.family.forward(
-                self.model, self.geometry, latents, timestep, named | self.constants.named()
-            )
+            yield
+
+    def own_forward(
+        self, latents: Tensor, timestep: Tensor, conditioning: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """The family's forward with its constants; conditioning by name."""
+        named = {**conditioning, **self.constants.named()}
+        return self.family.forward(self.model, self.geometry, latents, timestep, named)
 
     @torch.no_grad()
     def velocity(
@@ -149,7 +169,7 @@ class ParoTransformer(torch.nn.Module):
         outputs: tuple[Tensor, ...] = self(latents.to(dtype), timestep, *inputs, mask_bin)
         return outputs[0].float()
 
-    def _key_length(self, conditioning: Mapping[str, Tensor], mask_bin: Tensor) -> Tensor:
+    def key_length(self, conditioning: Mapping[str, Tensor], mask_bin: Tensor) -> Tensor:
         """int32 [B]: tokens of each sample's reordered sequence that exist; padding is its end."""
         if not self.geometry.text.padded:
             return torch.full_like(mask_bin, self.geometry.tokens)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..families.base import TIMESTEPS, AttentionSite, Geometry, ModelFamily
+from ..families.base import TIMESTEPS, AttentionSite, Geometry, ModelCall, ModelFamily
 from ..families.registry import family_for
 from ..families.shared.adapt import replaced
 from ..op.api import Implementation
@@ -32,6 +32,14 @@ where text is never padded."""
 
 _APPLIED = "_paro_applied"
 """Attribute of a transformer with a plan: an `_Applied`."""
+
+
+_WHY_EAGER = "a plan reads the values of a call before the model computes"
+
+
+class _Read(NamedTuple):
+    arguments: Mapping[str, Any]
+    call: ModelCall
 
 
 @dataclass(frozen=True)
@@ -209,18 +217,33 @@ def _planned_forward(planned: ParoTransformer, own: Callable[..., Any]) -> Calla
     family, config = planned.family, planned.config
     boundaries, model = planned.plan.bin_boundaries, planned.model
 
-    @functools.wraps(own)
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def read(stack: ExitStack, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Read:
         arguments = named_arguments(own, args, kwargs)
-        read = family.read_call(config, arguments)
-        call = fitted_call(family, config, read, planned.geometry)
+        call = fitted_call(family, config, family.read_call(config, arguments), planned.geometry)
         planned.to(call.latents.device)
         vars(model)["placed"] = call.latents[:0]
-        inputs = (*call.inputs.values(), bins_of(call, boundaries))
-        outputs = planned(call.latents, call.timestep, *inputs)
+        mask_bin = bins_of(call, boundaries)
+        key_length = planned.key_length(call.inputs, mask_bin)
+        stack.enter_context(planned.in_its_place(mask_bin, key_length))
+        return _Read(arguments, call)
+
+    def answer(arguments: Mapping[str, Any], outputs: tuple[Tensor, ...]) -> Any:
         outputs = family.call_output(config, arguments, outputs)
         return returned(planned.plan.model.class_name, outputs, arguments)
 
+    # A compiled transformer compiles its own forward. What goes before and after reads values, and
+    # the contexts are entered and left outside of the graph.
+    read = torch.compiler.disable(read, reason=_WHY_EAGER)
+    answer = torch.compiler.disable(answer, reason=_WHY_EAGER)
+
+    @functools.wraps(own)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            arguments, call = read(stack, args, kwargs)
+            outputs = planned.own_forward(call.latents, call.timestep, call.inputs)
+        return answer(arguments, outputs)
+
+    forward = torch.compiler.disable(forward, recursive=False, reason=_WHY_EAGER)
     # Whoever asks for the signature must not see `self`.
     forward.__signature__ = inspect.signature(own.__get__(model))  # type: ignore[attr-defined]
     return forward

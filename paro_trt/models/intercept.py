@@ -6,8 +6,9 @@ attention backends and some directly, so that is where to step in.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
@@ -22,6 +23,9 @@ from ..families.shared.adapt import replaced
 
 AttentionHandler: TypeAlias = Callable[[AttentionSite, Tensor, Tensor, Tensor, float], Tensor]
 """(site, query [B, S, H, D], key and value [B, S, Hk, D], scale) -> output [B, S, H, D]."""
+
+SiteHandler: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""The same for one site."""
 
 
 @contextmanager
@@ -47,13 +51,28 @@ def intercept_attention(
         ModelError: a forward did not meet one of the sites, or a site's attention has a mask,
             dropout, causality or shapes that the handler could not know of.
     """
-    mode = _AttentionMode(handler, key_length)
-    running = [_RunningSite(site) for site in sites]
+    handlers = {site: functools.partial(handler, site) for site in sites}
+    with intercept_sites(model, handlers, key_length):
+        yield
+
+
+@contextmanager
+def intercept_sites(
+    model: torch.nn.Module,
+    handlers: Mapping[AttentionSite, SiteHandler],
+    key_length: Tensor | None = None,
+) -> Iterator[None]:
+    """`intercept_attention` with a handler for each site.
+
+    Blocks that torch.compile compiles share their code where their handlers share it: a handler
+    that asks for the name of its site has code of its own.
+    """
+    mode = _AttentionMode(key_length)
+    running = [_RunningSite(site, handler) for site, handler in handlers.items()]
     with ExitStack() as stack:
-        for site in running:
-            module = model.get_submodule(site.site.name)
-            own = mode.within(site, module.forward)
-            stack.enter_context(replaced(module, "forward", own))
+        for each in running:
+            module = model.get_submodule(each.site.name)
+            stack.enter_context(replaced(module, "forward", mode.within(each, module.forward)))
         stack.enter_context(replaced(model, "forward", _checking(model, running)))
         stack.enter_context(mode)
         yield
@@ -65,8 +84,9 @@ class _RunningSite:
     An object each, which torch.compile does not compare: compiled blocks can share their code.
     """
 
-    def __init__(self, site: AttentionSite) -> None:
+    def __init__(self, site: AttentionSite, handler: SiteHandler) -> None:
         self.site = site
+        self.handler = handler
         self.met = False
 
 
@@ -87,9 +107,8 @@ def _checking(model: torch.nn.Module, running: Sequence[_RunningSite]) -> Callab
 class _AttentionMode(TorchFunctionMode):
     """Redirects the attention of the running site, which the sites' modules record."""
 
-    def __init__(self, handler: AttentionHandler, key_length: Tensor | None) -> None:
+    def __init__(self, key_length: Tensor | None) -> None:
         super().__init__()
-        self._handler = handler
         self._key_length = key_length
         self._current: _RunningSite | None = None
 
@@ -146,7 +165,7 @@ class _AttentionMode(TorchFunctionMode):
         running.met = True
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
         resolved_scale = 1.0 / math.sqrt(site.head_dim) if scale is None else scale
-        return self._handler(site, query, key, value, resolved_scale).transpose(1, 2)
+        return running.handler(query, key, value, resolved_scale).transpose(1, 2)
 
 
 def require_all_met(missed: Sequence[AttentionSite], total: int) -> None:
@@ -167,29 +186,28 @@ def require_all_met(missed: Sequence[AttentionSite], total: int) -> None:
 
 def _check_mask(site: AttentionSite, mask: Tensor, tokens: int, key_length: Tensor | None) -> None:
     """Refuse a mask unless it cuts off each sample's keys from its `key_length` on."""
-    subject = f"attention mask of {site.name}"
     if key_length is None:
         raise ModelError(
-            subject,
+            f"attention mask of {site.name}",
             expected="no mask: the family declares no padded text",
             actual=f"{mask.dtype} {list(mask.shape)}",
             remedy="declare padded text in the family's text_layout, or leave the layer dense",
         )
     if mask.ndim != 4 or tuple(mask.shape[1:]) != (1, 1, tokens):
         raise ModelError(
-            subject,
+            f"attention mask of {site.name}",
             expected=f"a key-padding mask [B, 1, 1, {tokens}]",
             actual=f"{mask.dtype} {list(mask.shape)}",
             remedy="let the family's adapted() build a mask of that shape",
         )
     # A trace has no values to compare.
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_compiling():
         return
     kept = mask[:, 0, 0] if mask.dtype is torch.bool else mask[:, 0, 0] >= 0
     exists = torch.arange(tokens, device=mask.device) < key_length.to(mask.device)[:, None]
     if not torch.equal(kept.expand_as(exists), exists):
         raise ModelError(
-            subject,
+            f"attention mask of {site.name}",
             expected="padding of each sample at the end of the sequence, as text_length counts it",
             actual="a mask of other tokens",
             remedy="put the padding of a prompt's mask behind its tokens",

@@ -68,11 +68,37 @@ def constant_call(owner: object, method: str, *arguments: object) -> Iterator[No
     with torch.no_grad():
         result = getattr(owner, method)(*arguments)
 
-    def constant(*_: object, **__: object) -> object:
-        return result
+    def constant(*args: object, **kwargs: object) -> object:
+        return on_device_of(result, *args, *kwargs.values())
 
     with replaced(owner, method, constant):
         yield
+
+
+def constants_device(model: torch.nn.Module) -> torch.device:
+    """Where to compute constants of a model: with its weights, or on the CPU where an offloaded
+    model has none."""
+    device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def on_device_of(constant: Any, *arguments: object) -> Any:
+    """A constant, a tensor or tuple of tensors, on the device of a call's arguments.
+
+    Offloading moves a model's weights after its constants were computed, so that where these are
+    says nothing about where the call computes.
+
+    Args:
+        constant: unchanged if no argument has a device.
+        arguments: of the call; the first that is a tensor or a device decides.
+    """
+    for argument in arguments:
+        if isinstance(argument, (Tensor, torch.device)):
+            device = argument.device if isinstance(argument, Tensor) else argument
+            if isinstance(constant, Tensor):
+                return constant.to(device)
+            return tuple(on_device_of(part, device) for part in constant)
+    return constant
 
 
 class ReplacedFunctions(TorchFunctionMode):

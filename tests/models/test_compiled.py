@@ -1,0 +1,46 @@
+"""A plan in place under torch.compile: what the eager model computes, in as few graphs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from paro_trt.models.in_place import apply
+from tests.support.tiny import all_variants
+from tests.support.tiny.model import TinyModel
+
+WAN = next(tiny for tiny in all_variants() if tiny.name == "wan")
+
+
+def planned(tiny: TinyModel) -> tuple[torch.nn.Module, dict[str, torch.Tensor], torch.Tensor]:
+    """A model with a plan, a call and what the model makes of it."""
+    torch.compiler.reset()
+    model = tiny.build()
+    latents, timestep, conditioning = tiny.inputs(2)
+    apply(model, tiny.plan(density=0.4, bins=2))
+    call = {"hidden_states": latents, "timestep": timestep, **conditioning}
+    return model, call, model(**call).sample
+
+
+@pytest.mark.parametrize("how", ["in-place", "wrapped"])
+@torch.no_grad()
+def test_a_compiled_transformer_is_one_graph(how):
+    model, call, expected = planned(WAN)
+    counter = CompileCounter()
+    if how == "in-place":
+        model.compile(backend=counter, fullgraph=True)
+    compiled = torch.compile(model, backend=counter, fullgraph=True) if how == "wrapped" else model
+    for _ in range(2):
+        torch.testing.assert_close(compiled(**call).sample, expected)
+    assert counter.frame_count == 1
+
+
+@torch.no_grad()
+def test_compiled_blocks_share_one_graph_without_breaks():
+    """What diffusers recommends; the tiny model has two blocks."""
+    model, call, expected = planned(WAN)
+    counter = CompileCounter()
+    model.compile_repeated_blocks(backend=counter, fullgraph=True)
+    torch.testing.assert_close(model(**call).sample, expected)
+    assert counter.frame_count == 1
