@@ -49,15 +49,18 @@ class QuantizationChoice(NamedTuple):
 def channel_ranges(query: Tensor, key: Tensor, value: Tensor) -> Contribution:
     """Sums and extremes of each channel of query [S, H, D], key and value [S, Hk, D].
 
-    `*_low` are maxima of the negated values, so that captures combine by the maximum alone.
+    `*_low` are maxima of the negated values, so that captures combine by the maximum alone. Each
+    head is converted on its own: a layer's copies in FP64 would be larger than the layer.
     """
     tokens, kv_heads, channels = key.shape
-    peak = query.float().abs().view(tokens, kv_heads, -1, channels).amax(dim=(0, 2))
+    peak = query.abs().amax(dim=0).float().view(kv_heads, -1, channels).amax(dim=1)
     sums, maxima = {"tokens": np.array([float(tokens)])}, {"query_peak": _array(peak)}
-    for name, tensor in (("key", key.float()), ("value", value.float())):
-        sums[f"{name}_sum"] = _array(tensor.double().sum(dim=0))
-        maxima[f"{name}_high"] = _array(tensor.amax(dim=0))
-        maxima[f"{name}_low"] = _array((-tensor).amax(dim=0))
+    for name, tensor in (("key", key), ("value", value)):
+        sums[f"{name}_sum"] = np.stack(
+            [_array(tensor[:, head].double().sum(dim=0)) for head in range(kv_heads)]
+        )
+        maxima[f"{name}_high"] = _array(tensor.amax(dim=0).float())
+        maxima[f"{name}_low"] = _array(-tensor.amin(dim=0).float())
     return Contribution(sums, maxima)
 
 
