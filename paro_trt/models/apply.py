@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import ModelError
 from ..families.base import Config, Geometry, ModelFamily
 from ..families.shared.adapt import adapted_unless_exporting
-from ..op.api import Implementation, attention_op, parse_implementation
+from ..op.api import Implementation, attention_op, paro_attention, parse_implementation
 from ..op.mask import tile_order
 from ..plan import LayerPlan, ModelIdentity, ParoPlan, mask_bins, model_identity
 from .conditioning import cast_inputs, example_shapes
@@ -52,10 +52,21 @@ class PlannedAttention(torch.nn.Module):
         scale: float,
     ) -> Tensor:
         """[B, S, H, D] from query [B, S, H, D], key and value [B, S, Hk, D], in token order."""
-        output: Tensor = attention_op(
+        tensors = (
             query, key, value, token_order, self.head_order, self.block_mask, self.tile_order,
-            self.channel_affine, mask_bin, key_length, scale, self.block_q, self.block_k,
-            self.qk_bits, self.pv_bits, self.pool_dropped, self.impl,
+            self.channel_affine, mask_bin, key_length,
+        )  # fmt: skip
+        plain = type(query) is Tensor and not torch.is_grad_enabled()
+        if plain and not torch.compiler.is_compiling():
+            # Without a graph to build, torch's dispatcher adds as much to a call as all checks.
+            return paro_attention(
+                *tensors, scale=scale, block_q=self.block_q, block_k=self.block_k,
+                qk_bits=self.qk_bits, pv_bits=self.pv_bits, pool_dropped=self.pool_dropped,
+                impl=self.impl, check_values=False,
+            )  # fmt: skip
+        output: Tensor = attention_op(
+            *tensors, scale, self.block_q, self.block_k, self.qk_bits, self.pv_bits,
+            self.pool_dropped, self.impl,
         )  # fmt: skip
         return output
 
