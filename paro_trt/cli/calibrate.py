@@ -11,6 +11,7 @@ import typer
 from ..errors import ArgumentError
 from ..families.presets import DEFAULT_DENSITY
 from . import output
+from .call_arguments import call_arguments
 from .choices import (
     AllocationName,
     AutoDtypeName,
@@ -108,6 +109,13 @@ def calibrate(
     negative_prompt: Annotated[
         str | None, typer.Option(help="What to keep away from. [default: the pipeline's]")
     ] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Any other argument of the pipeline's call; VALUE is JSON or plain text.",
+        ),
+    ] = None,
     shift: Annotated[
         float | None,
         typer.Option(help="With embeddings: the schedule's shift. [default: the family's]"),
@@ -153,6 +161,7 @@ def calibrate(
     sampling = {
         "shift": shift, "steps": steps, "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt, "image": image,
+        "arguments": call_arguments(argument or ()) or None,
     }  # fmt: skip
     chosen: dict[str, Any] = {name: of for name, of in sampling.items() if of is not None}
     kept = f"finished work is kept in {plan}{WORK_SUFFIX}; the same command resumes it"

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import ArgumentError
 from . import output
+from .call_arguments import call_arguments
 from .choices import AutoDtypeName, GenerateBackendName, OffloadName
 from .paths import check_output, require_file
 from .policy import UNMET
@@ -108,7 +109,7 @@ def generate(
     request: dict[str, Any] = {
         **_size(video, size), "steps": steps, "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt, "image": image, "seed": seed, "fps": fps,
-        "arguments": _arguments(argument or ()),
+        "arguments": call_arguments(argument or ()),
     }  # fmt: skip
     file = _one_file("--onnx, --engine", onnx, engine)
     file_2 = _one_file("--onnx-2, --engine-2", onnx_2, engine_2)
@@ -164,20 +165,6 @@ def _one_file(options: str, onnx: Path | None, engine: Path | None) -> Path | No
         if path is not None:
             return require_file(path, what)
     return None
-
-
-def _arguments(texts: list[str] | tuple[()]) -> dict[str, Any]:
-    """NAME=VALUE pairs; a value that is not JSON is text."""
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise ArgumentError("--argument", expected="NAME=VALUE", actual=repr(text)[:80])
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-    return values
 
 
 def _show(report: GenerateReport) -> None:
