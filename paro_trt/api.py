@@ -118,14 +118,15 @@ def calibrate(
             settings["steps"] = settings.pop("num_inference_steps")
         request = Request("-", **(size | _taken(Request, settings)))
         options = _settings(CalibrationSettings, settings)
-        texts = load_texts(prompts)  # type: ignore[arg-type]
+        texts = load_texts(prompts)
         limit = options.prompt_limit or len(texts)
         unseen = texts[limit:] if heldout is None else load_texts(heldout)  # type: ignore[arg-type]
-        source: CallSource = open_source(
+        of_pipeline = open_source(
             model, texts[:limit], request, transformer=transformer, device=str(device),
             dtype=dtype or "auto", offload=offload, text_tokens=text_tokens,
         )  # fmt: skip
-        measured = source.with_texts(unseen[:1]) if unseen else None  # type: ignore[attr-defined]
+        source: CallSource = of_pipeline
+        measured: CallSource | None = of_pipeline.with_texts(unseen[:1]) if unseen else None
     else:
         schedule = _taken(Schedule, settings)
         options = _settings(CalibrationSettings, settings)
@@ -275,7 +276,7 @@ def _texts_and_embeddings(
     if prompts is None:
         return (), None
     if is_texts(prompts):
-        return load_texts(prompts), None  # type: ignore[arg-type]
+        return load_texts(prompts), None
     embedded = _prompts(prompts)  # type: ignore[arg-type]
     return embedded.texts, embedded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 
@@ -30,7 +30,7 @@ Texts: TypeAlias = "Sequence[str] | str | PathLike[str]"
 _EMBEDDINGS_SUFFIX = ".safetensors"
 
 
-def is_texts(prompts: object) -> bool:
+def is_texts(prompts: object) -> TypeGuard[Texts]:
     """Whether prompts are sentences, or a file of them, rather than embeddings."""
     if isinstance(prompts, (str, PathLike)):
         return Path(prompts).suffix != _EMBEDDINGS_SUFFIX
