@@ -95,7 +95,10 @@ def main(
     ),
 ) -> None:
     """Sample one video a prompt and judge it."""
-    scenes = [scene_of(text) for text in prompt] if prompt else list(HELDOUT_SCENES)
+    try:
+        scenes = [scene_of(text) for text in prompt] if prompt else list(HELDOUT_SCENES)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--prompt") from None
     # BF16 halves the time on CPUs that have it; the VAE costs little and keeps its precision.
     dtypes = {"transformer": torch.bfloat16, "default": torch.float32}
     pipe = WanPipeline.from_pretrained(pipeline, torch_dtype=dtypes if bf16 else None)
