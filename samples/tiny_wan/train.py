@@ -8,7 +8,6 @@ without --from-scratch, training continues from the pipeline's weights on whole 
 
 import copy
 import csv
-import math
 import os
 import time
 from dataclasses import asdict, astuple, dataclass, fields
@@ -32,10 +31,12 @@ CHECKPOINT = HERE / ".checkpoints" / "train.pt"
 PROMPT_DROPOUT = 0.1
 WARMUP_STEPS = 60
 EMA_DECAY = 0.998
+DECAY_FROM = 0.75
 FINAL_RATE = 0.02
 LOG_EVERY_STEPS = 50
 VALIDATE_EVERY_STEPS = 500
 SAVE_EVERY_SECONDS = 60
+LONGEST_STEP_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Stage:
 
 # Attention is cheap on a single frame, and every sample teaches colour, shape and size; motion and
 # persistence are learned on top. All stages have 4,096 tokens a step.
-CURRICULUM = (Stage(0.6, 1, 16), Stage(0.86, 4, 4), Stage(1.0, 8, 2))
+CURRICULUM = (Stage(0.49, 1, 16), Stage(0.77, 2, 8), Stage(0.92, 4, 4), Stage(1.0, 8, 2))
 CONTINUATION = (Stage(1.0, 8, 2),)
 
 
@@ -125,7 +126,7 @@ class Trainer:
     def train_step(self, progress: float) -> tuple[float, float]:
         """One optimizer step at `progress`, a share of the run; returns loss and learning rate."""
         stage = self.stage_at(progress)
-        rate = self.peak_rate * min(1.0, (self.step + 1) / WARMUP_STEPS) * _cosine(progress)
+        rate = self.peak_rate * min(1.0, (self.step + 1) / WARMUP_STEPS) * _rate_factor(progress)
         frames = pick_frames(stage.frames, self.generator)
         videos, scenes = draw(stage.batch_size, self.generator, frames)
         latents = self.space.encode(videos)
@@ -175,9 +176,10 @@ def _optimizers(model: torch.nn.Module, rate: float) -> list[torch.optim.Optimiz
     ]
 
 
-def _cosine(progress: float) -> float:
-    """Factor of the learning rate: 1 at the start, `FINAL_RATE` at the end."""
-    return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
+def _rate_factor(progress: float) -> float:
+    """Factor of the learning rate: 1, and from `DECAY_FROM` on linearly down to `FINAL_RATE`."""
+    left = min(1.0, (1 - progress) / (1 - DECAY_FROM))
+    return FINAL_RATE + (1 - FINAL_RATE) * left
 
 
 def run(trainer: Trainer, minutes: float, max_steps: int, checkpoint: Path) -> None:
@@ -205,7 +207,8 @@ def run(trainer: Trainer, minutes: float, max_steps: int, checkpoint: Path) -> N
             place = f"{row.minutes:6.1f} min  step {row.step}  {frames} frames"
             print(f"{place}  loss {row.loss:.4f}{words}", flush=True)
         now = time.monotonic()
-        trainer.seconds += now - last
+        # A process that was stopped for a while did not train in that time.
+        trainer.seconds += min(now - last, LONGEST_STEP_SECONDS)
         last = now
         if now - saved > SAVE_EVERY_SECONDS:
             trainer.save(checkpoint)

@@ -112,15 +112,19 @@ def build_vae() -> AutoencoderKLWan:
 
 
 class LatentSpace:
-    """The same encoding as one matrix product: latents as the transformer sees them."""
+    """The same encoding as one matrix product: latents as the transformer sees them.
+
+    The matrix is read from the weights of `build_vae`, so that training agrees with the pipeline's
+    files even where a change of the scenes would give other components.
+    """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
-        mean, vectors, _ = principal_components()
-        deviations = torch.tensor(vae.config.latents_std, dtype=torch.float64)
-        self._mean = mean.float()
-        self._matrix = (vectors / deviations).float()
+        conv, count = vae.encoder.conv_in, LATENT_CHANNELS
+        scale = LARGEST / SWING / torch.tensor(vae.config.latents_std)
+        self._matrix = (scale[:, None] * conv.weight[:count, :, -1, 1, 1].detach()).T
+        self._offset = scale * (conv.bias[:count].detach() - 1)
 
     def encode(self, videos: torch.Tensor) -> torch.Tensor:
         """[B, 16, F, 16, 16] of videos [B, 3, F, 64, 64], both f32."""
-        cells = patches(videos).movedim(1, -1) - self._mean
-        return (cells @ self._matrix).movedim(-1, 1).contiguous()
+        cells = patches(videos).movedim(1, -1) @ self._matrix + self._offset
+        return cells.movedim(-1, 1).contiguous()

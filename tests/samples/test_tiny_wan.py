@@ -38,8 +38,9 @@ SAMPLE_DIR = PIPELINE_DIR.parent
 SIZE_LIMIT = 24 * 2**20
 # Encoding 5 frames: AutoencoderKLWan encodes 4 k + 1.
 CLIP = range(5)
-# Rise of the loss when the word is wrong, in percent; measured ....
-LEAST_RISE = {"colour": 20.0, "size": 5.0, "shape": 2.0}
+# Rise of the loss when the word is wrong, in percent; measured 190, 48 and 54 on whole
+# videos.
+LEAST_RISE = {"colour": 60.0, "size": 15.0, "shape": 15.0}
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +79,15 @@ class TestScenes:
         ):
             scene_of("a pink ring")
 
-    def test_shape_stays_in_the_picture_and_the_background_is_still(
+    def test_whole_shape_is_in_every_frame_and_the_background_is_still(
         self, generator: torch.Generator
     ) -> None:
         videos, _ = draw(16, generator)
         assert videos.shape == (16, 3, FRAMES, FRAME_SIZE, FRAME_SIZE)
-        border = torch.ones(FRAME_SIZE, FRAME_SIZE, dtype=torch.bool)
-        border[1:-1, 1:-1] = False
-        ground = background()[:, None].expand(-1, FRAMES, -1, -1)
-        assert (videos[..., border] == ground[..., border]).all()
+        changes = (videos - background()[:, None]).norm(dim=1)
+        areas = (changes > 0.6).sum((2, 3)).float()
+        assert (areas.amax(1) / areas.amin(1)).max() < 1.2
+        assert (changes > 0).float().mean((2, 3)).max() < 0.35
 
 
 class TestPipeline:
