@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from paro_trt.calibration import calibrate
+from paro_trt.calibration.embeddings_source import EmbeddingsSource
 from paro_trt.calibration.orders import visual_order
 from paro_trt.calibration.statistics import Tiling
 from paro_trt.models.load import load_model
@@ -167,9 +168,8 @@ def test_paro_masks_are_those_of_calibrate(bench: Bench, model_path: Path, tmp_p
         EXTENT.settings(), density=0.4, qk_bits=16, pv_bits=16, time_attention=False
     )
     prompts = load_prompts(model_path / "prompts.safetensors")
-    plan = calibrate(
-        load_model(model_path), prompts, LATENT_SIZE, settings, tmp_path / "plan.paro.safetensors"
-    )
+    source = EmbeddingsSource(load_model(model_path), prompts, LATENT_SIZE, EXTENT.schedule)
+    plan = calibrate(source, settings, tmp_path / "plan.paro.safetensors")
     masks = make_policy(Configuration(Kind.PARO_POOLED, 0.4), bench.captures).select
     for index, layer in enumerate(plan.layers):
         assert masks.names[index] == tuple(head.order for head in layer.heads)

@@ -63,7 +63,7 @@ MUTANTS = {
         "return type == DataType::kFLOAT || type == DataType::kHALF ||",
     ),
     "clone forgets attributes": Mutant(
-        "plugin.cpp", "AttentionPlugin(attributes_);", "AttentionPlugin(Attributes{});"
+        "plugin.cpp", "AttentionPlugin(attributes_);", "AttentionPlugin(PluginAttributes{});"
     ),
     "clone is the object itself": Mutant(
         "plugin.cpp",
@@ -102,7 +102,7 @@ MUTANTS = {
     ),
     "empty batch refused": Mutant(
         "plugin.cpp",
-        "// Empty tensors may come with null pointers, and ask for nothing.\n"
+        "// An empty batch needs no work, and its pointers may be null.\n"
         "  if (call.batch == 0) return PARO_OK;",
         "",
     ),

@@ -218,8 +218,12 @@ void print_registry_line(int major, int register_creator, int get_all_creators) 
 // header knows only its own.
 void print_registry() {
 #ifdef PARO_TRT_ABI_SHIM
+  constexpr int kVersionsOfMajor = 10000;
   for (const paro::trt::RegistrySlots& known : paro::trt::kRegistrySlots) {
-    print_registry_line(known.major, known.register_creator, known.get_all_creators);
+    const int major = known.first_version / kVersionsOfMajor;
+    // TensorRT for RTX counts from 1 and has the slots of the TensorRT that it is made of.
+    if (major < 10) continue;
+    print_registry_line(major, known.register_creator, known.get_all_creators);
   }
 #else
   using RegisterCreator =
