@@ -128,4 +128,7 @@ class TinyModel:
         """Made-up prompts; where text is padded, each has padding."""
         made = self.inputs(count + 1, seed, odd=odd)[2]
         padded = {name: tensor[1:] for name, tensor in made.items()}
+        if (given := padded.get("condition_frames")) is not None:
+            # A frame is given or not; made-up numbers are neither.
+            padded["condition_frames"] = (torch.arange(given.shape[1]) < 1).float().expand_as(given)
         return Prompts(tuple(f"prompt {index}" for index in range(count)), padded)
