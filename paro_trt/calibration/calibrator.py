@@ -81,16 +81,19 @@ def calibrate(
     try:
         calibrator.prepare()
         with store.lock("finish", wait=True):
-            plan = calibrator.finish(measured)
-            save_plan(plan, output)
-            store.remove()
-    except (OSError, ParoError):
-        finished_elsewhere = not store.exists and output.exists()
-        if finished_elsewhere and output.stat().st_mtime >= started:
-            calibrator.progress.note(f"another process finished {output}")
-            return load_plan(output)
-        raise
-    return plan
+            if store.exists:
+                plan = calibrator.finish(measured)
+                save_plan(plan, output)
+                store.remove()
+                return plan
+    except (OSError, ParoError, KeyError):
+        # Whatever is missing in a directory that another process has removed.
+        if store.exists or not output.exists() or output.stat().st_mtime < started:
+            raise
+    calibrator.progress.note(f"another process finished {output}")
+    # Waiting for the lock has made the directory anew.
+    store.remove()
+    return load_plan(output)
 
 
 def _heldout_run(run: CalibrationRun, heldout: CallSource) -> CalibrationRun:

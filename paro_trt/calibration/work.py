@@ -75,8 +75,8 @@ class WorkDirectory:
         return (self.path / _FINGERPRINT_NAME).exists()
 
     def remove(self) -> None:
-        """Delete all states."""
-        shutil.rmtree(self.path)
+        """Delete all states. Harmless when repeated."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def call_file(self, prompt: int, step: int) -> Path:
         """Where the recorded call of one capture is kept."""

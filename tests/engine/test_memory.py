@@ -18,6 +18,7 @@ from paro_trt.onnx_file.source import read_source
 MEBIBYTE = 1 << 20
 
 
+@pytest.mark.long
 def test_real_builder_s_figures_are_recorded_and_grow_with_the_batch(build_with_rtx, family_file):
     """As of TensorRT for RTX's own log; the plugin's workspace is a part of the activations."""
     one, four = (

@@ -52,6 +52,7 @@ def assert_same_file(tiny: TinyModel, tmp_path: Path, dtype: torch.dtype) -> Non
     assert files[0] == files[1]
 
 
+@pytest.mark.long
 def test_file_is_the_same_as_of_a_model_in_memory(tmp_path: Path) -> None:
     assert_same_file(TINY, tmp_path, torch.float16)
 
