@@ -10,9 +10,8 @@ import onnx
 import pytest
 import torch
 
-from paro_trt.families.registry import FAMILIES
 from paro_trt.onnx_export import Body
-from tests.support.family_files import export_tiny
+from tests.support.family_files import EVERY_FAMILY, export_tiny
 from tests.support.tiny import all_variants
 from tests.tensorrt.environments import rtx_python
 
@@ -44,16 +43,7 @@ def check_built(built, layers):
     assert built.manifest["engine"]["bytes"] == built.path.stat().st_size > 100_000
 
 
-IN_THE_GATE = ("cogvideox", "flux", "qwen_image", "wan")
-
-
-@pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(family.name, marks=[pytest.mark.long] * (family.name not in IN_THE_GATE))
-        for family in FAMILIES
-    ],
-)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_every_family_becomes_an_engine_around_the_plugin(build_with_rtx, family_file, family):
     file = family_file(family)
     layers = sum(node.op_type == "PAROAttention" for node in onnx.load(file).graph.node)

@@ -23,11 +23,11 @@ DTYPES = {
 """By the family's name."""
 
 
-SLOW = {"ltx2"}
-"""Families whose export takes most of a minute: tests of them are long."""
+IN_THE_GATE = {"cogvideox", "flux", "qwen_image", "wan"}
+"""An export takes several seconds, and LTX-2's most of a minute: tests of the others are long."""
 
 EVERY_FAMILY = [
-    pytest.param(family.name, marks=pytest.mark.long if family.name in SLOW else ())
+    pytest.param(family.name, marks=() if family.name in IN_THE_GATE else pytest.mark.long)
     for family in FAMILIES
 ]
 
