@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..calibration.progress import Progress
-from ..errors import ModelError
+from ..errors import ArgumentError, ModelError
 from ..families.base import Config, ModelFamily
 from ..models.apply import config_of
 from .open import AUTO, PipelineSource, is_live, load_pipeline, open_pipeline
@@ -91,6 +91,14 @@ def fitted(pipe: Any, request: Request, variant: Variant) -> tuple[dict[str, Any
     role, family = next(iter(check_transformers(pipe).items()))
     config = config_of(transformers_of(pipe)[role])
     grids = set(variant.grids)
+    if not _has_usual_vae(pipe, family, config):
+        if grids and not arguments.keys() & set(_SIZES):
+            raise ArgumentError(
+                "the size", expected="given: the pipeline's VAE is not the family's usual one",
+                actual="none", remedy="pass the size that the plan was calibrated at",
+            )  # fmt: skip
+        # Only the pipeline knows its sizes. The plan refuses a call of another one.
+        return arguments, notes
     size = _size_asked(pipe, arguments)
     if grids and not arguments.keys() & set(_SIZES):
         size = size_of_grid(family, config, next(iter(grids)))
@@ -105,6 +113,14 @@ def fitted(pipe: Any, request: Request, variant: Variant) -> tuple[dict[str, Any
     known = call_parameters(pipe)
     sizes = zip(_SIZES, rounded, strict=True)
     return arguments | {name: value for name, value in sizes if name in known}, notes
+
+
+def _has_usual_vae(pipe: Any, family: ModelFamily, config: Config) -> bool:
+    """Whether sizes follow from the family: so many pixels a latent as its released VAEs have."""
+    time, height, width = family.pixels_per_latent(config)
+    own_time = getattr(pipe, "vae_scale_factor_temporal", time)
+    own_space = getattr(pipe, "vae_scale_factor_spatial", height)
+    return (own_time, own_space, own_space) == (time, height, width)
 
 
 def _size_asked(pipe: Any, arguments: Mapping[str, Any]) -> Size | None:

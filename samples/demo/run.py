@@ -40,7 +40,7 @@ def main(
     prompt = heldout.read_text(encoding="utf-8").splitlines()[0]
     # The weights are stored in half precision, in which CPUs are slow.
     sampling = ("--steps", steps, "--guidance-scale", GUIDANCE_SCALE, "--dtype", "float32")
-    compared = ("--prompt", prompt, "--seed", seed, "--compare", "--fps", 8, *sampling)
+    compared = ("--prompt", prompt, "--seed", seed, "--compare", "--fps", 8, *SIZE, *sampling)
 
     paro_trt("doctor")
     paro_trt(
