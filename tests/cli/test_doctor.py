@@ -192,6 +192,7 @@ def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
     assert parts["tensorrt_rtx"]["remedy"] == "pip install tensorrt-rtx --force-reinstall"
 
 
+@pytest.mark.long
 def test_tensorrt_for_rtx_builds_around_the_plugin(paro, stub_tensorrt):
     (stub_tensorrt / "site" / "tensorrt_rtx.py").write_text("__version__ = '1.7.1.116'")
     assert states(paro("doctor", "--json").document())["tensorrt_rtx"] == "runs"

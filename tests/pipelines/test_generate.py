@@ -153,6 +153,7 @@ def test_two_experts_take_a_plan_each(plan: ParoPlan, tmp_path: Path) -> None:
         assert "forward" not in vars(module)
 
 
+@pytest.mark.long
 def test_the_file_of_the_other_expert_is_refused(plan: ParoPlan, tmp_path: Path) -> None:
     tiny = pipeline_of("wan").tiny
     pipe = wan_pipeline(transformer_2=tiny.build(5), boundary_ratio=0.9)
