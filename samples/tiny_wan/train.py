@@ -10,6 +10,7 @@ import copy
 import csv
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -41,22 +42,27 @@ LONGEST_STEP_SECONDS = 60
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of the curriculum: up to `until`, a share of the run, `frames` frames of a video."""
+    """Part of the curriculum, up to `until`, a share of the run.
+
+    Steps take turns through `frames`, the number of frames of the videos of a step.
+    """
 
     until: float
-    frames: int
-    batch_size: int
+    frames: tuple[int, ...]
+    frames_a_step: int = 16
 
 
 # Attention is cheap on a single frame, and every sample teaches colour, shape and size; motion and
-# persistence are learned on top. All stages have 4,096 tokens a step.
-CURRICULUM = (Stage(0.49, 1, 16), Stage(0.77, 2, 8), Stage(0.92, 4, 4), Stage(1.0, 8, 2))
-CONTINUATION = (Stage(1.0, 8, 2),)
+# persistence are learned on top.
+CURRICULUM = (Stage(0.49, (1,)), Stage(0.77, (2,)), Stage(0.92, (4,)), Stage(1.0, (8,)))
+CONTINUATION = (Stage(0.8, (8, 1, 8, 4)), Stage(1.0, (8,)))
 
 
 @dataclass(frozen=True)
 class LossRow:
-    """One line of loss.csv: `loss` is the mean over the steps since the line before.
+    """One line of loss.csv. `loss`: mean over the steps with `frames` frames since the line before.
+
+    `frames`: the most that a step of the stage has. `minutes`: on the clock.
 
     `colour`, `size`, `shape`: by what share the loss on held-out scenes rises when that word is
     wrong, in percent; empty between validations.
@@ -77,7 +83,12 @@ class Trainer:
     """Model, average, optimizers and random state, with everything a checkpoint holds."""
 
     def __init__(
-        self, pipeline: WanPipeline, stages: tuple[Stage, ...], seed: int, rate: float
+        self,
+        pipeline: WanPipeline,
+        stages: tuple[Stage, ...],
+        seed: int,
+        rate: float,
+        earlier: Sequence[LossRow] = (),
     ) -> None:
         self.pipeline, self.stages, self.peak_rate = pipeline, stages, rate
         self.generator = torch.Generator().manual_seed(seed)
@@ -90,7 +101,9 @@ class Trainer:
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = _optimizers(self.model, rate)
         self.step, self.seconds = 0, 0.0
-        self.rows: list[LossRow] = []
+        self.rows = list(earlier)
+        # Steps and minutes of the runs that this one continues.
+        self.first = self.rows[-1] if self.rows else LossRow(0, 0.0, 0, 0.0, 0.0)
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint under a temporary name first: a killed process loses a minute."""
@@ -100,6 +113,7 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
             "stages": [asdict(stage) for stage in self.stages],
+            "first": asdict(self.first),
             "step": self.step,
             "seconds": self.seconds,
             "rows": [asdict(row) for row in self.rows],
@@ -117,25 +131,29 @@ class Trainer:
             optimizer.load_state_dict(part)
         self.generator.set_state(state["generator"])
         self.stages = tuple(Stage(**stage) for stage in state["stages"])
+        self.first = LossRow(**state["first"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.rows = [LossRow(**row) for row in state["rows"]]
 
     def stage_at(self, progress: float) -> Stage:
+        """The stage at `progress`, a share of the run."""
         return next((stage for stage in self.stages if progress < stage.until), self.stages[-1])
 
-    def train_step(self, progress: float) -> tuple[float, float]:
-        """One optimizer step at `progress`, a share of the run; returns loss and learning rate."""
+    def train_step(self, progress: float) -> tuple[int, float, float]:
+        """One optimizer step at `progress`; returns number of frames, loss and learning rate."""
         stage = self.stage_at(progress)
+        length = stage.frames[self.step % len(stage.frames)]
+        batch_size = stage.frames_a_step // length
         rate = self.peak_rate * min(1.0, (self.step + 1) / WARMUP_STEPS) * _rate_factor(progress)
-        frames = pick_frames(stage.frames, self.generator)
-        videos, scenes = draw(stage.batch_size, self.generator, frames)
+        frames = pick_frames(length, self.generator)
+        videos, scenes = draw(batch_size, self.generator, frames)
         latents = self.space.encode(videos)
         text = self.text[[self.numbers[scene] for scene in scenes]]
-        dropped = torch.rand(stage.batch_size, generator=self.generator) < PROMPT_DROPOUT
+        dropped = torch.rand(batch_size, generator=self.generator) < PROMPT_DROPOUT
         text[dropped] = self.text[-1]
         # Levels spread over the batch: one draw an interval of equal probability.
-        offsets = torch.rand(stage.batch_size, generator=self.generator)
-        sigma = shift_sigma((torch.arange(stage.batch_size) + offsets) / stage.batch_size)
+        offsets = torch.rand(batch_size, generator=self.generator)
+        sigma = shift_sigma((torch.arange(batch_size) + offsets) / batch_size)
         noise = torch.randn(latents.shape, generator=self.generator)
         with torch.autocast("cpu", torch.bfloat16):
             errors = velocity_errors(self.model, latents, text, noise, sigma, frames)
@@ -149,7 +167,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._update_average()
-        return loss.item(), rate
+        return length, loss.item(), rate
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -189,9 +207,10 @@ def run(trainer: Trainer, minutes: float, max_steps: int, checkpoint: Path) -> N
     last = saved = time.monotonic()
     while trainer.seconds < minutes * 60 and trainer.step < max_steps:
         progress = max(trainer.seconds / (minutes * 60), trainer.step / max_steps)
-        loss, rate = trainer.train_step(progress)
-        losses.append(loss)
-        frames = trainer.stage_at(progress).frames
+        length, loss, rate = trainer.train_step(progress)
+        frames = max(trainer.stage_at(progress).frames)
+        if length == frames:
+            losses.append(loss)
         if trainer.step % LOG_EVERY_STEPS == 0:
             found: dict[str, float] = {}
             if trainer.step % VALIDATE_EVERY_STEPS == 0:
@@ -199,7 +218,12 @@ def run(trainer: Trainer, minutes: float, max_steps: int, checkpoint: Path) -> N
                     validations[frames] = Validation(trainer.space, frames)
                 found = validations[frames].measure(trainer.average, trainer.text, trainer.numbers)
             row = LossRow(
-                trainer.step, trainer.seconds / 60, frames, rate, sum(losses) / len(losses), **found
+                trainer.first.step + trainer.step,
+                trainer.first.minutes + trainer.seconds / 60,
+                frames,
+                rate,
+                sum(losses) / max(1, len(losses)),
+                **found,
             )
             losses.clear()
             trainer.rows.append(row)
@@ -214,6 +238,23 @@ def run(trainer: Trainer, minutes: float, max_steps: int, checkpoint: Path) -> N
             trainer.save(checkpoint)
             saved = now
     trainer.save(checkpoint)
+
+
+def read_rows(path: Path) -> list[LossRow]:
+    """The lines of a loss.csv; none where there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            LossRow(
+                **{
+                    name: int(value) if name in ("step", "frames") else float(value)
+                    for name, value in line.items()
+                    if value
+                }
+            )
+            for line in csv.DictReader(file)
+        ]
 
 
 def export(trainer: Trainer, output: Path) -> None:
@@ -257,13 +298,15 @@ def main(
     torch.manual_seed(seed)
     if from_scratch:
         pipeline, stages, rate = build_pipeline(), CURRICULUM, rate or 3e-3
+        earlier: list[LossRow] = []
     else:
         pipeline, stages, rate = (
             WanPipeline.from_pretrained(PIPELINE_DIR),
             CONTINUATION,
             rate or 5e-4,
         )
-    trainer = Trainer(pipeline, stages, seed, rate)
+        earlier = read_rows(PIPELINE_DIR.parent / "loss.csv")
+    trainer = Trainer(pipeline, stages, seed, rate, earlier)
     if compiled:
         for block in trainer.model.blocks:
             block.compile(dynamic=False)

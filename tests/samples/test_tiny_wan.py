@@ -31,7 +31,7 @@ from samples.tiny_wan.scenes import (
     scene_of,
 )
 from samples.tiny_wan.text import LENGTH, PIPELINE_LENGTH, TEXT_DIM, embed
-from samples.tiny_wan.train import Stage, Trainer, export, run
+from samples.tiny_wan.train import Stage, Trainer, export, read_rows, run
 from samples.tiny_wan.vae import LATENT_CHANNELS, LatentSpace
 
 SAMPLE_DIR = PIPELINE_DIR.parent
@@ -228,7 +228,7 @@ def failures(verdict: Verdict) -> set[str]:
 
 
 class TestTraining:
-    STAGES = (Stage(0.5, 1, 2), Stage(1.0, 2, 2))
+    STAGES = (Stage(0.5, (1,), 2), Stage(1.0, (2, 1), 4))
 
     def trainer(self) -> Trainer:
         torch.manual_seed(0)
@@ -246,6 +246,14 @@ class TestTraining:
         assert second.step == whole.step == 2
         for name, tensor in whole.average.state_dict().items():
             torch.testing.assert_close(second.average.state_dict()[name], tensor, msg=name)
+
+    def test_continued_run_counts_on(self, tmp_path: Path) -> None:
+        earlier = read_rows(PIPELINE_DIR.parent / "loss.csv")
+        assert earlier[-1].step > 1000
+        trainer = Trainer(build_pipeline(), self.STAGES, 0, rate=1e-3, earlier=earlier)
+        export(trainer, tmp_path / "pipeline")
+        assert read_rows(tmp_path / "loss.csv") == earlier
+        assert trainer.first == earlier[-1]
 
     def test_export_writes_a_pipeline_with_the_averaged_weights(self, tmp_path: Path) -> None:
         trainer = self.trainer()
