@@ -46,10 +46,7 @@ class RecordedCall:
         Raises:
             ParoError: the file cannot be written.
         """
-        buffer = io.BytesIO()
-        torch.save(vars(self), buffer)
-        with atomic_write(path) as file:
-            file.write(buffer.getbuffer())
+        save_values(path, vars(self))
 
     @classmethod
     def load(cls, path: Path) -> RecordedCall:
@@ -58,15 +55,37 @@ class RecordedCall:
         Raises:
             ArgumentError: the file is missing or damaged.
         """
-        try:
-            return cls(**torch.load(path, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            raise ArgumentError(
-                str(path),
-                expected="a recorded call of the unfinished calibration",
-                actual=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
-                remedy="delete its directory and start again",
-            ) from error
+        return cls(**load_values(path))
+
+
+def save_values(path: Path, values: Mapping[str, Any]) -> None:
+    """Write tensors and plain values to a file, whole or not at all.
+
+    Raises:
+        ParoError: the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(values), buffer)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def load_values(path: Path) -> dict[str, Any]:
+    """Read what `save_values` wrote, onto the CPU; nothing in the file is executed.
+
+    Raises:
+        ArgumentError: the file is missing or damaged.
+    """
+    try:
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise ArgumentError(
+            str(path),
+            expected="a recorded call of the unfinished calibration",
+            actual=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            remedy="delete its directory and start again",
+        ) from error
+    return values
 
 
 @contextmanager

@@ -76,6 +76,7 @@ class EmbeddingsSource(CallSource):
         family, config = loaded.family, loaded.config
         self.loaded, self._prompts, self._schedule = loaded, prompts, schedule
         self._partner, self._latent_size = partner, latent_size
+        self.models = [loaded.model] if partner is None else [loaded.model, partner.model]
         self.texts, self.steps = prompts.texts, schedule.steps
         self.forwards = (2 if guided else 1,) * schedule.steps
         self.geometry = Geometry(

@@ -19,6 +19,7 @@ from ..models.calls import fitted_call
 from ..models.load import LoadedModel
 from .calls import RecordedCall, one_sample, watched_calls
 from .source import AllRecordedError, CallSource, OnStep
+from .unfinished import as_output
 
 _CALLBACK = "callback_on_step_end"
 
@@ -64,7 +65,7 @@ class PipelineSource(CallSource):
             raise ArgumentError("prompts", expected="at least one", actual="none")
         self._pipe, self.loaded, self.texts = pipe, loaded, tuple(prompts)
         self._partner = partner
-        self._models = [loaded.model] if partner is None else [loaded.model, partner]
+        self.models = [loaded.model] if partner is None else [loaded.model, partner]
         self._arguments = dict(arguments)
         self.device = torch.device(pipe._execution_device)
         rehearsed = self._rehearse(0)
@@ -99,7 +100,7 @@ class PipelineSource(CallSource):
             step += 1
             on_step(step)
 
-        with suppress(AllRecordedError), watched_calls(self._models, watch):
+        with suppress(AllRecordedError), watched_calls(self.models, watch):
             self._run(prompt, seed, next_step)
         if missing := sorted(set(wanted) - set(calls)):
             raise ModelError(
@@ -140,7 +141,7 @@ class PipelineSource(CallSource):
             return family.call_output(config, arguments, nothing)
 
         with ExitStack() as stack:
-            for model in self._models:
+            for model in self.models:
                 stack.enter_context(_answered(model, answer))
             self._run(prompt, 0, lambda: forwards.append(0))
         if first is None:
@@ -179,7 +180,7 @@ class PipelineSource(CallSource):
             seen.append(family.read_call(config, arguments).geometry)
             raise AllRecordedError
 
-        with suppress(AllRecordedError), watched_calls(self._models, watch):
+        with suppress(AllRecordedError), watched_calls(self.models, watch):
             self._run(prompt, 0, lambda: None)
         return seen[0]
 
@@ -224,14 +225,11 @@ def _answered(
     answer: Callable[[torch.nn.Module, Mapping[str, Any]], tuple[Tensor, ...]],
 ) -> Iterator[None]:
     """Within the context the model's forward returns what `answer` makes of its arguments."""
-    from diffusers.models.modeling_outputs import Transformer2DModelOutput
-
     signature = inspect.signature(type(model).forward)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(model, *args, **kwargs).arguments
-        outputs = answer(model, {name: bound[name] for name in list(bound)[1:]})
-        return outputs if bound.get("return_dict") is False else Transformer2DModelOutput(*outputs)
+        return as_output(bound, answer(model, {name: bound[name] for name in list(bound)[1:]}))
 
     with replaced(model, "forward", forward):
         yield

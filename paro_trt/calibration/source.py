@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -21,6 +21,7 @@ class CallSource(ABC):
 
     Args:
         loaded: the transformer that is planned.
+        models: every transformer that a run calls.
         texts: of the prompts, for people.
         geometry: tokens of a sample, the same for every prompt.
         steps: denoising steps of a run.
@@ -31,6 +32,7 @@ class CallSource(ABC):
     """
 
     loaded: LoadedModel
+    models: Sequence[torch.nn.Module]
     texts: tuple[str, ...]
     geometry: Geometry
     steps: int

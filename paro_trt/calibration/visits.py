@@ -20,6 +20,7 @@ from .fp16_guard import peak_arrays, recorded_peaks
 from .inputs import LayerInputs
 from .progress import Progress
 from .run import CalibrationRun, Capture
+from .unfinished import UnfinishedRun
 from .work import Contribution, WorkDirectory
 
 Learn: TypeAlias = Callable[[int, Capture, LayerInputs], Contribution]
@@ -46,25 +47,34 @@ class Visits:
 
         def of_prompt(prompt: int) -> None:
             peaks: dict[str, Tensor] = {}
-            started, finished = time.perf_counter(), 0
+            unfinished = UnfinishedRun(self._store.run_directory(prompt), peaks)
+            resumed, started = unfinished.calls > 0, time.perf_counter()
 
             def on_step(step: int) -> None:
-                nonlocal finished
-                finished = step
                 self._progress.advance()
-                if prompt == 0 and step == min(_TIMED_STEPS, steps):
+                if prompt == 0 and not resumed and step == min(_TIMED_STEPS, steps):
                     seconds = (time.perf_counter() - started) / step
                     self._progress.note(time_note(run, seconds))
 
-            with recorded_peaks(run.loaded.model, peaks):
+            with (
+                recorded_peaks(run.loaded.model, peaks),
+                unfinished.continued(run.source.models),
+            ):
                 calls = run.source.record(
                     prompt, run.settings.seed + prompt, run.recorded_steps(), on_step
                 )
+            try:
+                for step, call in calls.items():
+                    require_finite(call, step)
+            except ModelError:
+                # A run that goes on from these calls would be broken again.
+                unfinished.remove()
+                raise
             for step, call in calls.items():
-                require_finite(call, step)
                 call.save(self._store.call_file(prompt, step))
             learned = Contribution({}, peak_arrays(peaks))
             self._store.add(run_state(prompt), prompt, "run", learned)
+            unfinished.remove()
 
         def done(prompt: int) -> int:
             return steps if self._store.captures(run_state(prompt)) else 0

@@ -82,6 +82,10 @@ class WorkDirectory:
         """Where the recorded call of one capture is kept."""
         return self.path / f"call-prompt{prompt}-step{step}.pt"
 
+    def run_directory(self, prompt: int) -> Path:
+        """Where an unfinished dense run keeps what it has computed."""
+        return self.path / f"run-prompt{prompt}"
+
     @contextmanager
     def lock(self, name: str, *, wait: bool = False) -> Iterator[bool]:
         """Hold a named lock of the directory; whether it was free.

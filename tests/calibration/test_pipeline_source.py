@@ -7,7 +7,7 @@ import torch
 
 import paro_trt
 from paro_trt.calibration import CalibrationSettings, calibrate
-from paro_trt.calibration.calls import RecordedCall, one_sample
+from paro_trt.calibration.calls import RecordedCall, load_values, one_sample
 from paro_trt.calibration.capture import capture_attention
 from paro_trt.calibration.cost import count_forwards
 from paro_trt.calibration.embeddings_source import EmbeddingsSource, Schedule
@@ -165,6 +165,69 @@ def test_every_forward_was_announced(tmp_path):
     assert f"{announced.total} forwards in all" in notes[0]
 
 
+class InterruptionError(Exception):
+    pass
+
+
+class InterruptedAfter:
+    """A progress that raises when so many units are done."""
+
+    def __init__(self, units):
+        self._left = units
+
+    def start(self, *_):
+        pass
+
+    note = start
+
+    def advance(self):
+        self._left -= 1
+        if self._left == 0:
+            raise InterruptionError
+
+
+def test_an_interrupted_dense_run_goes_on_where_it_was(tmp_path):
+    """Also with two forwards a step, two transformers, and float16 peaks of the steps before."""
+    from diffusers import WanPipeline
+
+    tiny = pipeline_of("wan")
+
+    def experts():
+        parts = tiny.build().components | {"transformer_2": tiny.tiny.build(5)}
+        return WanPipeline(**parts, boundary_ratio=0.875)
+
+    def made(pipe):
+        return source(tiny, pipe, steps=8, transformer="transformer_2", guidance_scale=3.0)
+
+    calls = {}
+    straight = calibrate(made(experts()), SETTINGS, tmp_path / "straight")
+    for run, progress in (("first", InterruptedAfter(5)), ("second", None)):
+        pipe = experts()
+        calls[run] = counted(pipe)
+        if run == "first":
+            with pytest.raises(InterruptionError):
+                calibrate(made(pipe), SETTINGS, tmp_path / "plan", progress=progress)
+            assert len(calls["first"]) == 2 * 5
+            kept = tmp_path / "plan.work" / "run-prompt0"
+            assert len(list(kept.iterdir())) == 2 * 5
+            assert load_values(kept / "call9.pt")["peaks"]
+        else:
+            resumed = calibrate(made(pipe), SETTINGS, tmp_path / "plan")
+    assert resumed.content_hash() == straight.content_hash()
+    announced = count_forwards(CalibrationRun(made(experts()), SETTINGS), None).total
+    assert len(calls["second"]) == announced - 2 * 5
+    assert not (tmp_path / "plan.work").exists()
+
+
+def test_a_damaged_call_of_an_unfinished_run_is_named(tmp_path):
+    tiny = pipeline_of("wan")
+    with pytest.raises(InterruptionError):
+        calibrate(source(tiny), SETTINGS, tmp_path / "plan", progress=InterruptedAfter(2))
+    (tmp_path / "plan.work" / "run-prompt0" / "call0.pt").write_bytes(b"PK\x03\x04broken")
+    with pytest.raises(ArgumentError, match=r"run-prompt0/call0\.pt"):
+        calibrate(source(tiny), SETTINGS, tmp_path / "plan")
+
+
 def test_two_transformers_are_planned_one_by_one(tmp_path):
     from diffusers import WanPipeline
 
@@ -245,4 +308,5 @@ def test_nan_in_the_latents_is_refused_and_the_work_is_kept(tmp_path):
         next(iter(pipe.transformer.blocks[1].attn1.to_k.parameters())).fill_(float("nan"))
     with pytest.raises(ModelError, match="latents of the dense run at step"):
         calibrate(source(tiny, pipe), SETTINGS, tmp_path / "plan")
+    assert not list(tmp_path.glob("plan.work/run-prompt*"))
     assert not (tmp_path / "plan").exists()
