@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ModelError
-from ..families.base import Geometry, ModelCall
+from ..families.base import Geometry, ModelCall, ModelFamily
 from ..families.shared.adapt import replaced
 from ..models.calls import fitted_call
 from ..models.load import LoadedModel
@@ -173,16 +173,8 @@ class PipelineSource(CallSource):
 
     def _first_call(self, prompt: int) -> Geometry:
         """Of the first call that the pipeline makes for a prompt."""
-        seen: list[Geometry] = []
-
-        def watch(_model: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
-            family, config = self.loaded.family, self.loaded.config
-            seen.append(family.read_call(config, arguments).geometry)
-            raise AllRecordedError
-
-        with suppress(AllRecordedError), watched_calls(self.models, watch):
-            self._run(prompt, 0, lambda: None)
-        return seen[0]
+        call = {"prompt": self.texts[prompt], **self._arguments}
+        return first_geometry(self._pipe, self.models, self.loaded.family, call)
 
     def _recorded(self, arguments: Mapping[str, Any]) -> RecordedCall:
         family, config = self.loaded.family, self.loaded.config
@@ -217,6 +209,44 @@ class PipelineSource(CallSource):
             # Noise of a CPU generator is the same on every device.
             generator = torch.Generator("cpu").manual_seed(seed)
             pipe(prompt=self.texts[prompt], generator=generator, **arguments)
+
+
+def first_geometry(
+    pipe: Any,
+    models: Sequence[torch.nn.Module],
+    family: ModelFamily,
+    arguments: Mapping[str, Any],
+) -> Geometry:
+    """Tokens of the first call that a pipeline makes of its transformers; no transformer computes.
+
+    Args:
+        pipe: a diffusers pipeline.
+        models: its transformers.
+        family: theirs.
+        arguments: of the pipeline's call, without a generator.
+
+    Raises:
+        ModelError: it calls none of them.
+    """
+    seen: list[Geometry] = []
+
+    def watch(model: torch.nn.Module, call: Mapping[str, Any]) -> None:
+        config: Any = model.config
+        seen.append(family.read_call(dict(config), call).geometry)
+        raise AllRecordedError
+
+    with ExitStack() as stack:
+        stack.enter_context(suppress(AllRecordedError))
+        stack.enter_context(watched_calls(models, watch))
+        stack.enter_context(_quiet(pipe))
+        # Offloading waits for the end of a run, which this one has not.
+        stack.callback(pipe.maybe_free_model_hooks)
+        pipe(**arguments, generator=torch.Generator("cpu"))
+    if not seen:
+        raise ModelError(
+            f"a run of {type(pipe).__name__}", expected="calls of its transformer", actual="none"
+        )
+    return seen[0]
 
 
 @contextmanager

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from ..calibration.pipeline_source import first_geometry
 from ..calibration.progress import Progress
 from ..errors import ArgumentError, ModelError
 from ..families.base import Config, ModelFamily
 from ..models.apply import config_of
+from ..plan import Grid
 from .open import AUTO, PipelineSource, is_live, load_pipeline, open_pipeline
 from .placement import Offload, execution_device, parse_device, parse_offload, place_pipeline
 from .request import (
@@ -26,7 +28,7 @@ from .request import (
     seeded,
 )
 from .sampling import Sample, sample
-from .sizes import Size, grid_of_size, nearest_size, size_of_grid
+from .sizes import Size, grid_of_size, latents_of_grid, nearest_size, size_of_grid
 from .transformers import check_transformers, transformers_of
 from .variants import Variant
 
@@ -69,7 +71,7 @@ def opened(
         return
     assert isinstance(source, (str, PathLike))
     device, offload = parse_device(placement.device), parse_offload(placement.offload)
-    pipe = load_pipeline(source, placement.dtype, shells=variant.sessions)
+    pipe = load_pipeline(source, placement.dtype, device, shells=variant.sessions)
     with variant.within(pipe, device):
         place_pipeline(pipe, device, offload)
     yield pipe
@@ -93,10 +95,7 @@ def fitted(pipe: Any, request: Request, variant: Variant) -> tuple[dict[str, Any
     grids = set(variant.grids)
     if not _has_usual_vae(pipe, family, config):
         if grids and not arguments.keys() & set(_SIZES):
-            raise ArgumentError(
-                "the size", expected="given: the pipeline's VAE is not the family's usual one",
-                actual="none", remedy="pass the size that the plan was calibrated at",
-            )  # fmt: skip
+            arguments |= _size_that_calls(pipe, family, config, next(iter(grids)), arguments)
         # Only the pipeline knows its sizes. The plan refuses a call of another one.
         return arguments, notes
     size = _size_asked(pipe, arguments)
@@ -121,6 +120,36 @@ def _has_usual_vae(pipe: Any, family: ModelFamily, config: Config) -> bool:
     own_time = getattr(pipe, "vae_scale_factor_temporal", time)
     own_space = getattr(pipe, "vae_scale_factor_spatial", height)
     return (own_time, own_space, own_space) == (time, height, width)
+
+
+def _size_that_calls(
+    pipe: Any, family: ModelFamily, config: Config, grid: Grid, arguments: Mapping[str, Any]
+) -> dict[str, int]:
+    """The size at which a pipeline of another VAE than its family's calls with a plan's tokens.
+
+    Its own factors give candidates; that the pipeline makes the plan's tokens of one is seen by
+    running it up to the first call of its transformer.
+
+    Raises:
+        ArgumentError: no candidate does.
+    """
+    frames, *plane = latents_of_grid(family, config, grid)
+    time = getattr(pipe, "vae_scale_factor_temporal", 1)
+    height, width = (latents * getattr(pipe, "vae_scale_factor_spatial", 1) for latents in plane)
+    exact = 1 + (frames - 1) * time
+    known = call_parameters(pipe)
+    # Pipelines round the number of frames up to one more than a multiple; where every number is a
+    # multiple, diffusers makes one frame more than asked.
+    for count in (exact, exact - 1):
+        size = {"num_frames": count, "height": height, "width": width}
+        call = {**arguments, **{name: value for name, value in size.items() if name in known}}
+        models = list(transformers_of(pipe).values())
+        if count and first_geometry(pipe, models, family, call).grid == grid:
+            return {name: call[name] for name in size if name in call}
+    raise ArgumentError(
+        "the size", expected="given: the pipeline's VAE is not the family's usual one",
+        actual="none", remedy="pass the size that the plan was calibrated at",
+    )  # fmt: skip
 
 
 def _size_asked(pipe: Any, arguments: Mapping[str, Any]) -> Size | None:

@@ -31,6 +31,8 @@ PipelineSource: TypeAlias = "str | PathLike[str] | DiffusionPipeline"
 
 AUTO = "auto"
 
+_CPU = torch.device("cpu")
+
 
 def open_pipeline(
     source: PipelineSource,
@@ -49,7 +51,7 @@ def open_pipeline(
             must then have their defaults.
         device: "cpu", "cuda", "cuda:1"; "auto" is the GPU where there is one.
         dtype: of all weights; "auto" is the type that most of the transformer's weights have on
-            disk.
+            disk, and float32 in place of float16 on a CPU, which computes float16 far slower.
         offload: what leaves the device while it is not in use.
 
     Raises:
@@ -68,7 +70,7 @@ def open_pipeline(
                 remedy="call pipe.to(device, dtype) or pipe.enable_model_cpu_offload() first",
             )
         return source
-    pipe = load_pipeline(source, dtype)
+    pipe = load_pipeline(source, dtype, placed[0])
     place_pipeline(pipe, *placed)
     return pipe
 
@@ -89,6 +91,7 @@ def is_live(source: Any) -> bool:
 def load_pipeline(
     source: str | PathLike[str],
     dtype: str | torch.dtype = AUTO,
+    device: torch.device = _CPU,
     *,
     shells: Collection[ExpertRole] = (),
 ) -> DiffusionPipeline:
@@ -97,6 +100,7 @@ def load_pipeline(
     Args:
         source: a directory, a hub id or a checkpoint.
         dtype: of the weights.
+        device: where the pipeline will be placed.
         shells: transformers to load without weights, as modules on the meta device: something else
             takes their place before the pipeline runs.
     """
@@ -105,12 +109,13 @@ def load_pipeline(
     path = find_pipeline(source)
     if path.is_file():
         with _loading(path):
-            pipe = load_single_file(path, wanted)
+            pipe = load_single_file(path, wanted or _suited(stored_dtype([path]), device))
     else:
         roles = _check_index(path)
         modules = {role.value: _shell(path / role.value) for role in roles if role in shells}
         read = [path / role.value for role in roles if role not in shells]
-        wanted = wanted or _common_dtype(read or [path / role.value for role in roles])
+        stored = read or [path / role.value for role in roles]
+        wanted = wanted or _suited(_common_dtype(stored), device)
         with _loading(path):
             pipe = _pretrained(path, wanted, modules)
     check_transformers(pipe)
@@ -169,6 +174,10 @@ def _check_not_quantized(config: Path) -> None:
             actual=f"weights quantized by {str(method)[:80]}",
             remedy="use the model's bfloat16 or float16 weights",
         )
+
+
+def _suited(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    return torch.float32 if (stored, device.type) == (torch.float16, "cpu") else stored
 
 
 def _common_dtype(directories: list[Path]) -> torch.dtype:

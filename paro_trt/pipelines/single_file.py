@@ -11,13 +11,13 @@ from ..errors import ModelError
 from ..families.registry import family_for
 from ..models.contents import read_json_object
 from ..models.experts import PIPELINE_INDEX, ExpertRole
-from .dtypes import dtype_argument, stored_dtype
+from .dtypes import dtype_argument
 from .source import find_pipeline
 
 ROLE = ExpertRole.HIGH_NOISE.value
 
 
-def load_single_file(path: Path, dtype: torch.dtype | None) -> Any:
+def load_single_file(path: Path, dtype: torch.dtype) -> Any:
     """The pipeline that a checkpoint belongs to, its transformer from the file.
 
     diffusers tells from the names of the tensors which published pipeline it is. That pipeline's
@@ -25,16 +25,14 @@ def load_single_file(path: Path, dtype: torch.dtype | None) -> Any:
 
     Args:
         path: a .safetensors file.
-        dtype: of the weights; None takes the file's own.
+        dtype: of the weights.
 
     Raises:
         ModelError: diffusers does not know the file, or the pipeline is not in the cache.
     """
     import diffusers
 
-    options: dict[str, Any] = {
-        "local_files_only": True, **dtype_argument(dtype or stored_dtype([path]))
-    }  # fmt: skip
+    options: dict[str, Any] = {"local_files_only": True, **dtype_argument(dtype)}
     directory = _configuration(path)
     index = read_json_object(directory / PIPELINE_INDEX)
     entry = index.get(ROLE)

@@ -23,11 +23,20 @@ def size_of_grid(family: ModelFamily, config: Config, grid: Grid) -> Size:
     Raises:
         ModelError: no size of the family's has that grid.
     """
+    return _pixels(family, config, latents_of_grid(family, config, grid))
+
+
+def latents_of_grid(family: ModelFamily, config: Config, grid: Grid) -> Size:
+    """(frames, height, width) of the latents that a token grid is of.
+
+    Raises:
+        ModelError: no latents of the family's have that grid.
+    """
     tokens = (grid.frames, grid.height, grid.width)
     for patch in itertools.product(range(1, _LARGEST_PATCH + 1), repeat=3):
         latents = tuple(count * step for count, step in zip(tokens, patch, strict=True))
         if _grid_of(family, config, latents) == grid:  # type: ignore[arg-type]
-            return _pixels(family, config, latents)  # type: ignore[arg-type]
+            return latents  # type: ignore[return-value]
     raise ModelError(
         "the grid", expected=f"one of the family {family.name}", actual=str(grid),
         remedy="give the size, with --video or --size",

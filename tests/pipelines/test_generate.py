@@ -13,13 +13,17 @@ import torch
 from PIL import Image
 
 import paro_trt
+from paro_trt.calibration import CalibrationSettings, calibrate
 from paro_trt.errors import ArgumentError, BackendUnavailableError, ModelError
 from paro_trt.models.experts import Expert, ExpertRole
 from paro_trt.onnx_export import export_onnx
+from paro_trt.pipelines.calibrate import source_of
 from paro_trt.pipelines.generate import fitted
+from paro_trt.pipelines.open import open_pipeline
 from paro_trt.pipelines.request import DEFAULT_FPS, Request, call_arguments, frames_per_second
 from paro_trt.pipelines.variants import Variant
 from paro_trt.plan import ParoPlan
+from samples.tiny_wan.build import PIPELINE_DIR
 from tests.pipelines.conftest import VIDEO, wan_pipeline
 from tests.pipelines.test_media import read_video
 from tests.support.pipelines import PROMPT, pipeline_of
@@ -178,6 +182,21 @@ def test_sizes_that_would_be_rounded_are_said(pipe: Any, plan: ParoPlan) -> None
         fitted(pipe, Request(PROMPT), Variant())  # 480 x 832 is beyond this model's positions
     with pytest.raises(ModelError, match="expected 5 x 128 x 128"):
         fitted(pipe, Request(PROMPT, num_frames=9, height=128, width=128), Variant((plan,)))
+
+
+def test_the_size_of_a_plan_for_an_unusual_vae_is_what_the_pipeline_makes_of_it(
+    tmp_path: Path,
+) -> None:
+    """The included pipeline's VAE compresses 4 x 4 pixels and no time; 7 frames asked for are 8."""
+    pipe = open_pipeline(PIPELINE_DIR)
+    request = Request(PROMPT, num_frames=7, height=64, width=48, steps=2)
+    settings = CalibrationSettings(bins=1, captured_steps=1, block_q=64, candidate_orders=("fhw",))
+    plan = calibrate(source_of(pipe, [PROMPT], request), settings, tmp_path / "plan")
+    assert (plan.grid.frames, plan.grid.height, plan.grid.width) == (8, 16, 12)
+    arguments, _ = fitted(pipe, Request(PROMPT), Variant((plan,)))
+    assert [arguments[name] for name in ("num_frames", "height", "width")] == [7, 64, 48]
+    given, _ = fitted(pipe, Request(PROMPT, height=32), Variant((plan,)))
+    assert "width" not in given
 
 
 def test_a_prompt_that_is_cut_is_said() -> None:
