@@ -5,21 +5,30 @@ from __future__ import annotations
 import dataclasses
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from paro_trt.calibration import CalibrationSettings, calibrate
 from paro_trt.calibration.calls import RecordedCall
 from paro_trt.calibration.capture import capture_attention
 from paro_trt.calibration.inputs import LayerInputs
 from paro_trt.calibration.statistics import Tiling, block_statistics
 from paro_trt.families.base import AttentionSite
+from paro_trt.pipelines.calibrate import source_of
+from paro_trt.pipelines.request import Request
+from tests.support.device_on_cpu import device_on_cpu, to_device
 from tests.support.fake_device import fake_device, fake_mode, move_to_fake_device, on_fake_device
+from tests.support.pipelines import pipeline_of
 from tests.support.recorded_calls import recorded_calls
 from tests.support.tiny import all_variants
 from tests.support.tiny.model import TinyModel
 
+SETTINGS = CalibrationSettings(
+    block_q=64, captured_steps=1, candidate_orders=("fhw", "whf"), time_attention=False
+)
 ONE_EACH = {tiny.family.name: tiny for tiny in reversed(all_variants()) if tiny.available}.values()
 
 
@@ -73,6 +82,36 @@ def test_a_recorded_call_replays_on_a_gpu(tiny, offloaded, monkeypatch):
 
 def void(_: object) -> None:
     """A hook's result would be taken for the arguments."""
+
+
+END_TO_END = [
+    pytest.param(name, marks=() if name == "wan" else pytest.mark.long)
+    for name in ("wan", "cogvideox", "flux-schnell", "qwen_image", "ltx_video")
+]
+
+
+@pytest.mark.parametrize("name", END_TO_END)
+def test_a_pipeline_on_a_device_gives_the_plan_of_the_cpu(name, tmp_path):
+    """Every pass on real values; the device's sums may round otherwise."""
+    tiny, plans = pipeline_of(name), []
+    call = {key: value for key, value in tiny.call.items() if key != "num_inference_steps"}
+    sizes = {key: call.pop(key, None) for key in ("height", "width", "num_frames")}
+    request = Request("-", steps=4, **sizes, arguments=call)
+    for device in ("cpu", "device"):
+        with device_on_cpu() if device == "device" else nullcontext(), torch.no_grad():
+            pipe = tiny.build() if device == "cpu" else to_device(tiny.build())
+            source = source_of(pipe, ["a red ball", "a blue dog"], request)
+            assert (source.device == fake_device()) is (device == "device")
+            heldout = source.with_texts(["a yellow cat"])
+            plans.append(calibrate(source, SETTINGS, tmp_path / device, heldout=heldout))
+    here, there = plans
+    for one, other in zip(here.layers, there.layers, strict=True):
+        assert (one.block_mask == other.block_mask).all()
+        assert [head.order for head in one.heads] == [head.order for head in other.heads]
+        assert (one.qk_bits, one.pv_bits) == (other.qk_bits, other.pv_bits)
+        np.testing.assert_allclose(one.channel_affine, other.channel_affine, rtol=1e-4, atol=1e-5)
+    for key, value in here.calibration.measured.items():
+        assert there.calibration.measured[key] == pytest.approx(value, rel=1e-3)
 
 
 WAN_14B_720P = AttentionSite("blocks.0.attn1", heads=40, kv_heads=40, head_dim=128)
