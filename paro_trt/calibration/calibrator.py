@@ -77,7 +77,8 @@ def calibrate(
     calibrator = _Calibrator(run, store, progress or SilentProgress(), memory)
     if store.open(run.fingerprint()):
         calibrator.progress.note(f"resuming the unfinished work in {store.path}")
-    calibrator.progress.note(cost_note(run, measured))
+    for note in (*source.notes, cost_note(run, measured)):
+        calibrator.progress.note(note)
     try:
         calibrator.prepare()
         with store.lock("finish", wait=True):

@@ -17,6 +17,7 @@ from ..families.base import Geometry, ModelCall, ModelFamily
 from ..families.shared.adapt import replaced
 from ..models.calls import fitted_call
 from ..models.load import LoadedModel
+from ..models.pipeline_errors import refused_arguments
 from .calls import RecordedCall, one_sample, watched_calls
 from .source import AllRecordedError, CallSource, OnStep
 from .unfinished import as_output
@@ -46,6 +47,7 @@ class PipelineSource(CallSource):
         text_tokens: room for text where its padded tokens join the attention; None: those of the
             longest prompt.
         partner: the pipeline's other transformer, which serves a part of the schedule.
+        notes: what a user should know before it runs.
 
     Raises:
         ArgumentError: no prompts, or calls with arguments that the family does not serve.
@@ -60,11 +62,12 @@ class PipelineSource(CallSource):
         arguments: Mapping[str, Any],
         partner: torch.nn.Module | None = None,
         text_tokens: int | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         if not prompts:
             raise ArgumentError("prompts", expected="at least one", actual="none")
         self._pipe, self.loaded, self.texts = pipe, loaded, tuple(prompts)
-        self._partner = partner
+        self._partner, self.notes = partner, tuple(notes)
         self.models = [loaded.model] if partner is None else [loaded.model, partner]
         self._arguments = dict(arguments)
         self.device = torch.device(pipe._execution_device)
@@ -208,6 +211,7 @@ class PipelineSource(CallSource):
             stack.callback(pipe.maybe_free_model_hooks)
             # Noise of a CPU generator is the same on every device.
             generator = torch.Generator("cpu").manual_seed(seed)
+            stack.enter_context(refused_arguments(pipe))
             pipe(prompt=self.texts[prompt], generator=generator, **arguments)
 
 
@@ -241,6 +245,7 @@ def first_geometry(
         stack.enter_context(_quiet(pipe))
         # Offloading waits for the end of a run, which this one has not.
         stack.callback(pipe.maybe_free_model_hooks)
+        stack.enter_context(refused_arguments(pipe))
         pipe(**arguments, generator=torch.Generator("cpu"))
     if not seen:
         raise ModelError(

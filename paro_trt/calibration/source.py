@@ -29,6 +29,7 @@ class CallSource(ABC):
         served: the steps that the transformer serves: all, or an expert's.
         forwards: calls of any transformer in each step: two where guidance calls it twice.
         device: where the transformer computes.
+        notes: what a user should know before it runs.
     """
 
     loaded: LoadedModel
@@ -40,6 +41,7 @@ class CallSource(ABC):
     served: range
     forwards: tuple[int, ...]
     device: torch.device
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def record(

@@ -19,9 +19,10 @@ from ..models.apply import config_of
 from ..models.experts import BOUNDARY_KEY, Expert, ExpertRole
 from ..models.load import LoadedModel
 from ..plan import model_identity
+from .call_sizes import suited_size
 from .open import PipelineSource as PipelineName
 from .open import is_live, open_pipeline
-from .request import Request, call_arguments
+from .request import Request, call_arguments, cut_prompts
 from .transformers import transformers_of
 
 Texts: TypeAlias = "Sequence[str] | str | PathLike[str]"
@@ -166,8 +167,11 @@ def source_of(
     """An open pipeline as the source of calls; arguments as of `open_source`."""
     loaded, partner = planned_transformer(pipe, transformer)
     arguments = call_arguments(pipe, request)
+    cut = (note for text in texts for note in cut_prompts(pipe, {**arguments, "prompt": text}))
+    notes = list(dict.fromkeys(cut))
+    arguments, rounded = suited_size(pipe, arguments)
     del arguments["prompt"]
-    return PipelineSource(pipe, loaded, texts, arguments, partner, text_tokens)
+    return PipelineSource(pipe, loaded, texts, arguments, partner, text_tokens, [*notes, *rounded])
 
 
 def check_cpu_is_meant(run: CalibrationRun, device: str) -> None:

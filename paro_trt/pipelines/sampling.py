@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..calibration.progress import Progress
-from ..errors import ArgumentError, ModelError, ParoError
+from ..errors import ModelError, ParoError
 from ..models.contents import first_line
+from ..models.pipeline_errors import refused_arguments
 from .placement import execution_device
 
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
@@ -57,7 +58,7 @@ def sample(pipe: Any, arguments: Mapping[str, Any], stage: str, progress: Progre
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     began = clock.now()
-    with _shown_by(clock, pipe), _explained(pipe), torch.no_grad():
+    with _shown_by(clock, pipe), refused_arguments(pipe), _memory_explained(pipe), torch.no_grad():
         result = pipe(**arguments)
     seconds = clock.now() - began
     frames = _first_frames(result)
@@ -126,9 +127,8 @@ def _shown_by(clock: _StepClock, pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(pipe: Any) -> Iterator[None]:
-    """One error of ours for what goes wrong inside a pipeline on bad arguments or small memory."""
-    name = type(pipe).__name__
+def _memory_explained(pipe: Any) -> Iterator[None]:
+    """One error of ours where memory runs out inside a pipeline."""
     try:
         yield
     except ParoError:
@@ -138,14 +138,10 @@ def _explained(pipe: Any) -> Iterator[None]:
         if not memory and not any(said in str(error) for said in _OUT_OF_MEMORY):
             raise
         raise ModelError(
-            name,
+            type(pipe).__name__,
             expected="enough memory for this size",
             actual=first_line(error) if str(error) else "out of memory",
             remedy="use --offload model or group, a smaller size, or pipe.vae.enable_tiling()",
-        ) from error
-    except ValueError as error:
-        raise ArgumentError(
-            name, expected="arguments that the pipeline takes", actual=first_line(error)
         ) from error
 
 

@@ -173,12 +173,13 @@ class InterruptedAfter:
     """A progress that raises when so many units are done."""
 
     def __init__(self, units):
-        self._left = units
+        self._left, self.notes = units, []
 
     def start(self, *_):
         pass
 
-    note = start
+    def note(self, message):
+        self.notes.append(message)
 
     def advance(self):
         self._left -= 1
@@ -299,6 +300,26 @@ def test_bad_requests_are_refused_before_anything_runs(tmp_path):
             paro_trt.calibrate(pipe, tmp_path / name, output=tmp_path / "plan")
     assert computed == []
     assert not list(tmp_path.glob("plan*"))
+
+
+def test_what_the_pipeline_would_change_is_said(tmp_path):
+    """A size that it would round, and text that its encoder does not read."""
+    tiny = pipeline_of("wan")
+    made = source(tiny, texts=["word " * 40, "a cat"], height=130, width=120, num_frames=6)
+    said = "\n".join(made.notes)
+    assert "6 x 130 x 120 does not suit this model: 5 x 128 x 112 is made" in said
+    assert "tokens, of which UMT5EncoderModel reads 12" in said
+    assert len(made.notes) == 2
+    assert (made.geometry.grid.height, made.geometry.grid.width) == (8, 7)
+    progress = InterruptedAfter(1)
+    with pytest.raises(InterruptionError):
+        calibrate(made, SETTINGS, tmp_path / "plan", progress=progress)
+    assert progress.notes[:2] == list(made.notes)
+
+
+def test_a_value_that_the_pipeline_refuses_is_one_error():
+    with pytest.raises(ArgumentError, match="WanPipeline: expected arguments that the pipeline"):
+        source(pipeline_of("wan"), arguments={"callback_on_step_end_tensor_inputs": ["nothing"]})
 
 
 def test_nan_in_the_latents_is_refused_and_the_work_is_kept(tmp_path):
