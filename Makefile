@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long plugin emulated sass lint types format abi-check clean
+.PHONY: help demo test test-long plugin emulated wheel wheel-cuda sass lint types format abi-check clean
 
 help:
 	@echo "make demo       calibrate, export and run the included video model; pictures in out/demo"
@@ -26,6 +26,8 @@ help:
 	@echo "make test-long  the tests that are too long for every change"
 	@echo "make plugin     the CUDA kernels and TensorRT plugin (PRESET=plugin-local: this GPU's alone)"
 	@echo "make emulated   the CUDA kernels, run on the CPU: impl=\"emulated\""
+	@echo "make wheel      a wheel for other machines, in dist/: CPU backend and ONNX Runtime op"
+	@echo "make wheel-cuda the same with the TensorRT plugin, for the CUDA that compiles it"
 	@echo "make sass       the compiled kernels against their budgets (some minutes; needs nvcc)"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make types      mypy on the package"
@@ -57,6 +59,12 @@ plugin:
 
 emulated:
 	plugins/cmake/build_preset.sh emulated $(VENV) $(PYTHON) $(CMAKE_OPTIONS)
+
+wheel:
+	plugins/cmake/build_wheel.sh $(VENV) $(PYTHON)
+
+wheel-cuda: plugin
+	plugins/cmake/build_wheel.sh $(VENV) $(PYTHON) $(PRESET)
 
 sass:
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m plugins.kernels.sass.check

@@ -14,3 +14,7 @@ if(PARO_SANITIZE)
     -fsanitize=${PARO_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(paro_project_options INTERFACE -fsanitize=${PARO_SANITIZE})
 endif()
+
+# How libraries that leave this machine are linked: they run with any libstdc++. The static one's
+# unused parts are left out, and libgcc is the system's, as both would ask for a glibc of 2022.
+set(PARO_PORTABLE_LINK_OPTIONS -static-libstdc++ -shared-libgcc LINKER:--gc-sections)
