@@ -76,6 +76,12 @@ def test_random_calls_equal_the_reference(call, library, fresh_seed):
 def test_schedules_do_not_change_a_bit(sm, tmp_path, library, fresh_seed):
     """Late copies into poison and random schedules, in a process of their own."""
     cases = [SMALL.with_bits(*bits, True) for bits in ((8, 8), (16, 16), (4, 4))]
+    # One slot, which is loaded again as soon as it is free.
+    one_slot = replace(SMALL, heads=2, kv_heads=1, head_dim=128, config=AttentionConfig(128, 128))
+    cases += [
+        one_slot.with_bits(16, 8, True),
+        replace(one_slot, density=1.0).with_bits(16, 4, False),
+    ]
     calls = [(random_inputs(case, fresh_seed), case.config) for case in cases]
     expected = [library.forward(*call, sm=sm) for call in calls]
     modes = {

@@ -34,8 +34,6 @@ def check_source(tools: Toolchain, source: Path, target: str) -> Checked:
     faults = []
     compiled = tools.disassemble(source, target)
     for kernel, function in kernels_of(parse(compiled.listing)):
-        if not kernel.belongs_to(target):
-            continue
         where = f"sm_{target} {kernel.name}"
         missing = [opcode for opcode in kernel.wanted_opcodes() if not function.count(opcode)]
         faults += [f"{where}: no instruction matches {opcode}" for opcode in missing]
@@ -56,7 +54,12 @@ def check_sources(
         if unknown:
             known = ", ".join(source.stem for source in sources)
             raise ToolError(f"sources: expected some of {known}, got {', '.join(sorted(unknown))}")
-        pairs = [p for p in product(sources, targets) if not names or p[0].stem in names]
+        pairs = [
+            (source, target)
+            for source, target in product(sources, targets)
+            if (not names or source.stem in names)
+            and toolchain.is_compiled_for(source.stem, target)
+        ]
         results = pool.map(lambda pair: check_source(tools, *pair), pairs)
         measured: Measurements = {target: {} for target in targets}
         faults = []
