@@ -238,6 +238,25 @@ def test_occupancy_counts_registers_shared_memory_and_threads():
     assert resources_of("80", kernel, registers=40).blocks_an_sm == 6
 
 
+ONE_BLOCK = {
+    **dict.fromkeys(("86", "89", "120"), {"f16-f16", "s8-f16", "f16-s8", "f16-s4"}),
+    "80": {"f16-f16"},
+}
+"""Numbers of kernels with D = 128, block_q 128 and steps of 64, of which an SM has shared memory for
+one thread block alone; bfloat16 as float16. Registers allow two of all."""
+
+
+def test_the_main_kernels_have_as_many_blocks_as_their_launch_bounds():
+    for row in resources.all_resources(emulated_kernels().path):
+        name, sizes, *numbers = row.kernel.split()
+        if name != "sparse_attention" or sizes not in ("64x128x64", "128x128x64"):
+            continue
+        has_one = sizes == "128x128x64" and numbers[0].replace("bf", "f") in ONE_BLOCK.get(
+            row.target, set()
+        )
+        assert row.blocks_an_sm == (1 if has_one else 2), row
+
+
 @pytest.mark.parametrize("target", sorted(resources.SMS))
 def test_what_an_sm_cannot_hold_is_refused_by_name(target):
     """The sizes of resources.py are those of the kernels' own rule."""
