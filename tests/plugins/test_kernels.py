@@ -124,7 +124,7 @@ def test_huge_and_tiny_inputs(size, bits, library, fresh_seed):
 
 
 def test_threads_with_calls_of_different_lengths_do_not_disturb_each_other(library, fresh_seed):
-    """Both launch the same kernel, which needs more than 48 KB: its limit is one for all threads."""
+    """Both launch one kernel, which needs more than 48 KB: its limit is one for all threads."""
     wide = replace(SMALL, batch=1, heads=1, kv_heads=1, bins=1, head_dim=128)
     cases = [replace(wide, tokens=tokens).with_bits(16, 16, True) for tokens in (2100, 60)]
     calls = [(random_inputs(case, fresh_seed), case.config) for case in cases]

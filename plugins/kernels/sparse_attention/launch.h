@@ -44,7 +44,7 @@ struct Kernel {
   int threads;
   int blocks_an_sm;     // as in its __launch_bounds__
   size_t shared_bytes;  // of a thread block, without the words of the span mask
-  void (*function)(AttentionParams);  // null where no target of the build has its instructions
+  void (*function)(AttentionParams) = nullptr;  // null: no target of the build has its instructions
   DeviceSet* allowed;  // devices that let it have all the shared memory of a thread block
 
   size_t shared_bytes_with(int span_mask_words) const {

@@ -101,7 +101,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 
 inline cudaError_t cudaDriverGetVersion(int* version) {
   *version = fake_cuda::from_environment("FAKE_DRIVER");
-  return cudaSuccess;
+  return *version >= 0 ? cudaSuccess : fake_cuda::report(cudaErrorInvalidValue);
 }
 
 inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {

@@ -206,6 +206,16 @@ void refused_by_the_builder() {
   if (!runs) expect(std::strstr(paro_last_error(), "on sm_89") != nullptr, paro_last_error());
 }
 
+void no_device() {
+  for (const char* driver : {"12080", "0", "-1"}) {
+    setenv("FAKE_ERROR", "35", 1);
+    setenv("FAKE_DRIVER", driver, 1);
+    expect(PARO_NO_DEVICE, prepare(few_tokens), "prepare without a GPU");
+    expect(PARO_NO_DEVICE, forward(few_tokens), "a launch without a GPU");
+    expect(fake_cuda::last_error == cudaSuccess, "an error was left behind without a GPU");
+  }
+}
+
 void built_without_a_gpu() {
   setenv("FAKE_ERROR", "100", 1);
   expect(configure(PARO_MAX_TOKENS) == 0, "configure: refused without a GPU");
@@ -222,6 +232,7 @@ constexpr struct {
               {"error_of_others", error_of_others},
               {"too_many_tokens", too_many_tokens},
               {"refused_by_the_builder", refused_by_the_builder},
+              {"no_device", no_device},
               {"built_without_a_gpu", built_without_a_gpu}};
 
 }  // namespace
