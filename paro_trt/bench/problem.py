@@ -16,6 +16,9 @@ from .case import OpCase
 SAMPLED_BLOCKS = 5
 """Query blocks whose rows are verified, from the first to the last."""
 
+ROW_SPREAD = 0.3
+"""Standard deviation of the logarithm of the blocks that heads keep, and again of their rows."""
+
 CACHES_ROTATED = 4
 """The sets of inputs and outputs together are at least this many times the L2 cache."""
 
@@ -27,7 +30,8 @@ class Problem:
     sets: query, key and value [1,S,H,D] each, zero-mean: where outputs average out, an error in P
     or in the mask is as large as they are. token_order: int32 [R,S] on the CPU; heads use its rows
     in turn, and row 0 leaves the tokens in place. ranks: int16 [H,NQ,NK], the order in which the
-    blocks of a row enter the mask; the diagonal comes first.
+    blocks of a row enter the mask; the diagonal comes first. row_shares: float32 [H,NQ], how many
+    blocks a row keeps, of the mean; 1 on average.
     """
 
     case: OpCase
@@ -35,6 +39,7 @@ class Problem:
     sets: tuple[tuple[Tensor, Tensor, Tensor], ...]
     token_order: Tensor
     ranks: Tensor
+    row_shares: Tensor
 
     @property
     def head_order(self) -> list[int]:
@@ -48,19 +53,22 @@ class Problem:
         sets = tuple((q.to(dtype), k.to(dtype), v.to(dtype)) for q, k, v in self.sets)
         return replace(self, case=replace(self.case, dtype=dtype), sets=sets)
 
-    def kept_blocks(self, density: float) -> int:
-        """Key blocks of each mask row."""
+    def kept_blocks(self, density: float) -> Tensor:
+        """Key blocks of each mask row, int16 [H,NQ]: unequally many below density 1, as in
+        calibrated masks."""
         if not 0 < density <= 1:
             raise ArgumentError("density", expected="a share in (0, 1]", actual=str(density))
-        return max(1, round(density * self.ranks.shape[2]))
+        blocks = self.ranks.shape[2]
+        shares = torch.ones_like(self.row_shares) if density == 1 else self.row_shares
+        return (density * blocks * shares).round().clamp(1, blocks).to(self.ranks.dtype)
 
     def reached_density(self, density: float) -> float:
         """Share of blocks that `mask` has."""
-        return self.kept_blocks(density) / self.ranks.shape[2]
+        return float(self.kept_blocks(density).double().mean()) / self.ranks.shape[2]
 
     def mask(self, density: float) -> Tensor:
-        """bool [H,NQ,NK]: the diagonal and random blocks, equally many in each row."""
-        return self.ranks < self.kept_blocks(density)
+        """bool [H,NQ,NK]: the diagonal and random blocks."""
+        return self.ranks < self.kept_blocks(density)[..., None]
 
     def inputs(self, mask: Tensor) -> list[AttentionInputs]:
         """The op's inputs with this mask, one for each set; they share the plan's tensors."""
@@ -152,7 +160,11 @@ def make_problem(
     ranks = draws.argsort(dim=2).argsort(dim=2).to(torch.int16)
     if token_order is None:
         token_order = torch.arange(case.tokens, dtype=torch.int32)[None]
-    return Problem(case, device, sets, token_order, ranks)
+    shares = torch.ones(case.heads, query_blocks, device=device)
+    for size in ((case.heads, 1), (case.heads, query_blocks)):
+        drawn = torch.randn(size, generator=generator, device=device)
+        shares *= torch.exp(ROW_SPREAD * drawn)
+    return Problem(case, device, sets, token_order, ranks, shares / shares.mean())
 
 
 def _affine(key: Tensor, value: Tensor) -> Tensor:

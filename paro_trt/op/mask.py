@@ -28,16 +28,30 @@ def unpack_block_mask(words: NDArray[np.int32], key_blocks: int) -> NDArray[np.b
     return bits[..., :key_blocks].astype(bool)
 
 
+SHARED_TAIL = 1024
+"""Tiles at the end of a schedule that heads share: three for each thread block that the largest
+GPUs run at once."""
+
+
 def tile_order(words: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Longest-first schedule of the (head, query block) pairs of each bin.
+    """Schedule of the (head, query block) pairs of each bin.
+
+    Heads come one after the other, so that a head's keys and values stay in the cache while its
+    query blocks run. Within a head, those with most attended key blocks come first. The
+    `SHARED_TAIL` shortest pairs of all heads come last, again the longest first, so that all
+    thread blocks end at nearly the same time.
 
     Args:
         words: packed block mask int32 [T, H, NQ, W].
 
     Returns:
-        int32 [T, H*NQ]: indices h*NQ + query_block, most attended key blocks first; ties keep
-        their natural order. A schedule only; it has no effect on the op's result.
+        int32 [T, H*NQ]: indices h*NQ + query_block; ties keep their natural order. A schedule only;
+        it has no effect on the op's result.
     """
     attended = np.bitwise_count(words.view(np.uint32)).sum(axis=-1, dtype=np.int64)
-    flat = attended.reshape(attended.shape[0], -1)
-    return np.argsort(-flat, axis=-1, kind="stable").astype(np.int32)
+    bins, heads, query_blocks = attended.shape
+    shortest_last = -attended.reshape(bins, -1)
+    tail = np.argsort(shortest_last, axis=-1, kind="stable")[:, -SHARED_TAIL:]
+    group = np.tile(np.repeat(np.arange(heads), query_blocks), (bins, 1))
+    np.put_along_axis(group, tail, heads, axis=-1)
+    return np.lexsort((shortest_last, group), axis=-1).astype(np.int32)

@@ -70,13 +70,15 @@ target_compile_options(
             # -Wpedantic and -Wconversion object to what nvcc itself generates.
             -Xcompiler=-Wall,-Wextra,-Wshadow,-Werror,-Wno-unknown-pragmas
 )
-foreach(target IN LISTS PARO_CUDA_TARGETS)
-  target_compile_options(
-    paro_cuda_options INTERFACE -gencode=arch=compute_${target},code=sm_${target}
-  )
-endforeach()
-if(PARO_CUDA_PTX)
-  target_compile_options(
-    paro_cuda_options INTERFACE -gencode=arch=compute_${PARO_CUDA_PTX},code=compute_${PARO_CUDA_PTX}
-  )
-endif()
+
+# Sets nvcc's options to `result` that compile for GPUs, and to PTX of `ptx` unless it is empty.
+function(paro_gencode targets ptx result)
+  set(options "")
+  foreach(target IN LISTS targets)
+    list(APPEND options -gencode=arch=compute_${target},code=sm_${target})
+  endforeach()
+  foreach(target IN LISTS ptx)
+    list(APPEND options -gencode=arch=compute_${target},code=compute_${target})
+  endforeach()
+  set(${result} ${options} PARENT_SCOPE)
+endfunction()

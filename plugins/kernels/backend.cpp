@@ -79,6 +79,18 @@ paro_status choose_units(const paro_attention& call, const paro_launch& launch, 
   return PARO_OK;
 }
 
+// The span mask grows with the tokens, and GPUs differ in the shared memory of a thread block.
+paro_status check_shared_memory(const paro_attention& call, const Choice& choice) {
+  const size_t most = sparse_attention::shared_bytes_a_block(choice.sm);
+  if (choice.shared_bytes <= most) return PARO_OK;
+  const size_t words = (most - choice.kernel->shared_bytes) / sizeof(uint32_t);
+  return fail(PARO_UNSUPPORTED,
+              "tokens: expected at most %zu, whose mask fits the %zu bytes of shared memory of a "
+              "thread block on sm_%d, got %d, which needs %zu bytes",
+              words * 32 * static_cast<size_t>(choice.kernel->selection.span_keys), most, choice.sm,
+              call.tokens, choice.shared_bytes);
+}
+
 paro_status choose_kernel(const paro_attention& call, Choice* choice) {
   choice->against_wgmma = reason_against_wgmma(call, choice->sm);
   const bool has_four_bit = call.qk_bits == 4 || call.pv_bits == 4;
@@ -96,9 +108,9 @@ paro_status choose_kernel(const paro_attention& call, Choice* choice) {
     return fail(PARO_UNSUPPORTED, "bits: expected a combination with a kernel, got QK %d, PV %d",
                 call.qk_bits, call.pv_bits);
   }
-  choice->shared_bytes = choice->kernel->shared_bytes(
+  choice->shared_bytes = choice->kernel->shared_bytes_with(
       span_mask_words(choice->shape.key_blocks, call.block_k, selection.span_keys));
-  return PARO_OK;
+  return check_shared_memory(call, *choice);
 }
 
 paro_status choose(const paro_attention* call, const paro_launch* launch, bool runs_here,
@@ -112,12 +124,9 @@ paro_status choose(const paro_attention* call, const paro_launch* launch, bool r
   return choose_kernel(*call, choice);
 }
 
-paro_status allow_shared(const Choice& choice) {
-  if (choice.kernel->allow(choice.shared_bytes) != LaunchStatus::ok) {
-    return fail(PARO_UNSUPPORTED, "tokens: expected what fits %zu bytes of shared memory: %s",
-                choice.shared_bytes, last_launch_message());
-  }
-  return PARO_OK;
+paro_status prepare_stage2(const Choice& choice) {
+  if (sparse_attention::prepare(*choice.kernel) == LaunchStatus::ok) return PARO_OK;
+  return fail(PARO_RUNTIME_ERROR, "stage 2: its kernel does not load: %s", last_launch_message());
 }
 
 paro_status check_rows(const char* name, const void* pointer) {
@@ -205,11 +214,7 @@ LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
   const int samples = (geometry.first_unit + geometry.units - 1) / geometry.kv_heads -
                       geometry.first_unit / geometry.kv_heads + 1;
   const auto blocks = static_cast<unsigned>(call.heads * choice.shape.query_blocks * samples);
-  return choice.kernel->launch(
-      attention, {.grid = dim3(blocks),
-                  .block = dim3(static_cast<unsigned>(choice.kernel->threads)),
-                  .shared_bytes = choice.shared_bytes,
-                  .stream = stream});
+  return sparse_attention::launch(*choice.kernel, attention, blocks, choice.shared_bytes, stream);
 }
 
 }  // namespace
@@ -265,7 +270,7 @@ paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) 
                                    call->pool_dropped != 0) != LaunchStatus::ok) {
     return fail(PARO_RUNTIME_ERROR, "stage 1: its kernels do not load: %s", last_launch_message());
   }
-  return allow_shared(choice);
+  return prepare_stage2(choice);
 }
 
 paro_status paro_forward(const paro_attention* call, const paro_launch* launch, void* workspace,
@@ -274,7 +279,7 @@ paro_status paro_forward(const paro_attention* call, const paro_launch* launch, 
   PARO_RETURN_IF_ERROR(choose(call, launch, true, &choice));
   const Workspace cut = cut_workspace(*call, choice.shape, choice.units, workspace);
   PARO_RETURN_IF_ERROR(check_memory(*call, workspace, workspace_bytes, cut.bytes));
-  PARO_RETURN_IF_ERROR(allow_shared(choice));
+  PARO_RETURN_IF_ERROR(prepare_stage2(choice));
   const Geometry all = geometry_of(*call, choice.shape);
   for (int32_t first = 0; first < all.units; first += choice.units) {
     Geometry group = all;

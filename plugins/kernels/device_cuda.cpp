@@ -26,9 +26,10 @@ bool is_built_for(int32_t sm) {
 }
 
 paro_status no_device(cudaError_t error) {
-  (void)cudaGetLastError();
   int driver = 0;
-  if (error != cudaErrorInsufficientDriver || cudaDriverGetVersion(&driver) != cudaSuccess) {
+  const bool has_version = cudaDriverGetVersion(&driver) == cudaSuccess;
+  (void)cudaGetLastError();  // else the thread's next caller of CUDA would find it
+  if (error != cudaErrorInsufficientDriver || !has_version) {
     return fail(PARO_NO_DEVICE, "device: expected a usable GPU, CUDA says: %s",
                 cudaGetErrorString(error));
   }

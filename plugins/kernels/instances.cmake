@@ -1,15 +1,37 @@
 # Writes the source files that instantiate all kernels. A project calls paro_kernel_instances. As a
 # script, cmake -DFOLDER=... -P instances.cmake writes one file for each pair of number types.
+#
+# The end of a file's name says which targets have its instructions (paro_unit_targets): "_native",
+# 4-bit products of tensor cores, before sm_90; "_unpacked", 4-bit codes multiplied as 8 bits, from
+# sm_90 on; "_wgmma", sm_90a alone; all others, every target.
 
 # Pairs of number types of stage 2, "QK-PV", grouped by the source file that holds them. The images
 # of one source file are compressed together, and kernels with equal value products share most of
 # their code: with one file for each pair the library was 1.7 times as large.
-set(PARO_SOURCES values_16bit values_s8 values_s4)
-set(PARO_PAIRS_values_16bit f16-f16 s8-f16 s4-f16 bf16-bf16 s8-bf16 s4-bf16)
-set(PARO_PAIRS_values_s8 f16-s8 bf16-s8 s8-s8 s4-s8)
-set(PARO_PAIRS_values_s4 f16-s4 bf16-s4 s8-s4 s4-s4)
+set(PARO_SOURCES values_16bit values_s8 4bit_native 4bit_unpacked)
+set(PARO_PAIRS_values_16bit f16-f16 s8-f16 bf16-bf16 s8-bf16)
+set(PARO_PAIRS_values_s8 f16-s8 bf16-s8 s8-s8)
+set(PARO_PAIRS_4bit_native s4-f16 s4-bf16 s4-s8 f16-s4 bf16-s4 s8-s4 s4-s4)
+set(PARO_PAIRS_4bit_unpacked ${PARO_PAIRS_4bit_native})
+
+# Of `targets`, such as 80 or 90a, those that have the instructions of a source file.
+function(paro_unit_targets name targets result)
+  if(name MATCHES "_native$")
+    list(FILTER targets INCLUDE REGEX "^8")
+  elseif(name MATCHES "_unpacked$")
+    list(FILTER targets EXCLUDE REGEX "^8")
+  elseif(name MATCHES "_wgmma$")
+    list(FILTER targets INCLUDE REGEX "^90a$")
+  endif()
+  set(${result} ${targets} PARENT_SCOPE)
+endfunction()
 
 function(paro_write_stage2 file)
+  get_filename_component(name ${file} NAME_WE)
+  set(four_bit native)
+  if(name MATCHES "_unpacked$")
+    set(four_bit unpacked)
+  endif()
   set(content "#include \"kernels/sparse_attention/sm80/instance.cuh\"\n")
   foreach(pair IN LISTS ARGN)
     string(REPLACE "-" ";" numbers ${pair})
@@ -17,7 +39,8 @@ function(paro_write_stage2 file)
     list(GET numbers 1 pv)
     string(APPEND content "
 template std::span<const paro::kernels::sparse_attention::Kernel>
-paro::kernels::sparse_attention::mma_sync_kernels<paro::kernels::Number::${qk}, paro::kernels::Number::${pv}>();
+paro::kernels::sparse_attention::mma_sync_kernels<paro::kernels::Number::${qk}, paro::kernels::Number::${pv},
+                                                  paro::kernels::FourBit::${four_bit}>();
 ")
   endforeach()
   file(CONFIGURE OUTPUT ${file} CONTENT "${content}" @ONLY)
@@ -51,8 +74,9 @@ if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)
   paro_write_stage1(${FOLDER}/reorder_quantize.cu)
   paro_write_stage2_wgmma(${FOLDER}/sparse_attention_wgmma.cu)
   foreach(source IN LISTS PARO_SOURCES)
+    string(REGEX MATCH "_(native|unpacked)$" ending ${source})
     foreach(pair IN LISTS PARO_PAIRS_${source})
-      paro_write_stage2(${FOLDER}/sparse_attention_${pair}.cu ${pair})
+      paro_write_stage2(${FOLDER}/sparse_attention_${pair}${ending}.cu ${pair})
     endforeach()
   endforeach()
 endif()

@@ -56,10 +56,13 @@ cudaError_t time_runs(int blocks, cudaStream_t stream, float* milliseconds) {
   *milliseconds = 1e30f;
   for (int run = 0; run <= runs && error == cudaSuccess; run++) {
     cudaEventRecord(clock.start, stream);
-    multiply_in_registers<<<static_cast<unsigned>(blocks), threads, 0, stream>>>(nullptr);
+    int32_t* sink = nullptr;
+    void* arguments[] = {&sink};
+    error = cudaLaunchKernel(reinterpret_cast<const void*>(multiply_in_registers),
+                             dim3(static_cast<unsigned>(blocks)), dim3(threads), arguments, 0,
+                             stream);
     cudaEventRecord(clock.end, stream);
-    error = cudaEventSynchronize(clock.end);
-    if (error == cudaSuccess) error = cudaGetLastError();
+    if (error == cudaSuccess) error = cudaEventSynchronize(clock.end);
     float elapsed = 0.0f;
     if (error == cudaSuccess) error = cudaEventElapsedTime(&elapsed, clock.start, clock.end);
     if (run > 0) *milliseconds = std::min(*milliseconds, elapsed);  // the first one warms up
@@ -83,6 +86,7 @@ paro_status measure_peak(void* stream, double* operations_per_second) noexcept {
     error = time_runs(blocks, static_cast<cudaStream_t>(stream), &milliseconds);
   }
   if (error != cudaSuccess) {
+    (void)cudaGetLastError();  // else the thread's next caller of CUDA would find it
     return fail(PARO_RUNTIME_ERROR, "launch: %s", cudaGetErrorString(error));
   }
   const double products = static_cast<double>(blocks) * (threads / 32) * chains * repeats;

@@ -17,7 +17,8 @@ PTX_FN float exp2_approx(float x) {
 #endif
 }
 
-// lg2.approx: absolute error below 2^-22 for x in [0.5, 2^8], exact for powers of two.
+// lg2.approx: for normal x an absolute error up to 2^-22 in (0.5, 2), a relative one elsewhere (PTX
+// ISA). Powers of two may not be exact.
 PTX_FN float log2_approx(float x) {
 #if PARO_EMULATED
   return std::log2(x);

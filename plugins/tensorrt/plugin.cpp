@@ -27,9 +27,8 @@ paro_launch launch_in(cudaStream_t stream, const PluginAttributes& attributes) {
           .max_workspace = static_cast<size_t>(attributes.max_workspace_mib) << 20};
 }
 
-// What a builder asks has the same answer on every GPU and is asked for the oldest one, so that
-// engines are built where there is no GPU, or another. The device is checked when an engine is
-// attached to a context.
+// The workspace has the same size on every GPU and is asked of the oldest one, so that engines are
+// built where there is no GPU.
 constexpr int32_t kAnySm = 80;
 
 paro_status workspace_on_any_gpu(const paro_attention& call, const PluginAttributes& attributes,
@@ -37,6 +36,15 @@ paro_status workspace_on_any_gpu(const paro_attention& call, const PluginAttribu
   paro_launch launch = launch_in(nullptr, attributes);
   launch.sm = kAnySm;
   return paro_workspace_bytes(&call, &launch, &bytes);
+}
+
+// Where a builder has a GPU, what its kernels cannot run is refused before the engine exists, rather
+// than at the first enqueue.
+paro_status check_on_this_gpu(const paro_attention& call, const PluginAttributes& attributes) {
+  const paro_launch launch = launch_in(nullptr, attributes);
+  size_t bytes = 0;
+  const paro_status status = paro_workspace_bytes(&call, &launch, &bytes);
+  return status == PARO_NO_DEVICE ? PARO_OK : status;
 }
 
 constexpr int64_t kUnknownSize = -1;
@@ -107,7 +115,6 @@ InputShapes one_token(int64_t head_dim) {
 // Loads the kernels of every type and head size, since neither is known before the first shapes;
 // what this GPU cannot run is refused when the shapes ask for it.
 paro_status prepare_all_kernels(const PluginAttributes& attributes) {
-  // One token fits any limit.
   const paro_launch launch = launch_in(nullptr, PluginAttributes{});
   for (const paro_dtype dtype : {PARO_FLOAT16, PARO_BFLOAT16}) {
     for (const int32_t head_dim : {64, 128}) {
@@ -206,9 +213,9 @@ int32_t AttentionPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int3
     PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::at(bound, in), call));
     if (call.batch == 0) continue;
     size_t bytes = 0;
-    if (const paro_status status = workspace_on_any_gpu(call, attributes_, bytes)) {
-      return refuse_as_kernels_did(status, "configure");
-    }
+    paro_status status = workspace_on_any_gpu(call, attributes_, bytes);
+    if (status == PARO_OK) status = check_on_this_gpu(call, attributes_);
+    if (status != PARO_OK) return refuse_as_kernels_did(status, "configure");
   }
   return PARO_OK;
 }

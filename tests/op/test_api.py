@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from paro_trt.op import api
-from paro_trt.op.mask import pack_block_mask, tile_order, unpack_block_mask
+from paro_trt.op.mask import pack_block_mask, unpack_block_mask
 from paro_trt.op.reference import paro_attention_reference
 from tests.support.cases import OpCase, random_inputs
 
@@ -56,19 +56,3 @@ def test_mask_round_trip_and_bit_places(fresh_seed):
     only = np.zeros((1, 1, 1, 70), bool)
     only[..., 37] = True
     assert pack_block_mask(only).tolist() == [[[[0, 1 << 5, 0]]]]
-
-
-def test_tile_order_is_longest_first_and_stable():
-    mask = np.zeros((1, 2, 3, 40), bool)
-    for head, block, count in ((0, 0, 1), (0, 1, 5), (0, 2, 40), (1, 0, 5), (1, 1, 2), (1, 2, 1)):
-        mask[0, head, block, :count] = True
-    assert tile_order(pack_block_mask(mask)).tolist() == [[2, 1, 3, 4, 0, 5]]
-
-
-def test_tile_order_does_not_change_the_result(fresh_seed):
-    inputs = random_inputs(CASE, fresh_seed)
-    reversed_schedule = inputs._replace(tile_order=inputs.tile_order.flip(1))
-    assert torch.equal(
-        paro_attention_reference(inputs, CASE.config),
-        paro_attention_reference(reversed_schedule, CASE.config),
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -219,6 +220,43 @@ def test_the_installed_library():
     except BackendUnavailableError:
         pytest.skip("libparo_attention.so is not built (make plugin)")
     check_library(path)
+
+
+@pytest.mark.parametrize(
+    ("targets", "ptx", "native", "unpacked", "wgmma"),
+    [
+        ("80;86;89;90a;100;120", "120", {"80", "86", "89"}, {"90a", "100", "120"}, {"90a"}),
+        ("89", "", {"89"}, set(), set()),
+        ("120", "120", set(), {"120"}, set()),
+    ],
+)
+def test_no_kernel_is_compiled_for_a_gpu_without_its_instructions(
+    targets, ptx, native, unpacked, wgmma, tmp_path
+):
+    """Where no target has them, the unit has the rows of its kernels alone."""
+    require("cmake", "g++", "nvcc")
+    options = [f"-DPARO_CUDA_TARGETS={targets}", f"-DPARO_CUDA_PTX={ptx}", "-DPARO_BUILD_CPU=OFF"]
+    options += ["-DPARO_BUILD_CUDA=ON", "-DPARO_BUILD_EMULATOR=OFF", "-DPARO_TRT_ABI_SHIM=ON"]
+    run(["cmake", "-S", PLUGINS, "-B", tmp_path, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *options])
+    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    units = {Path(entry["file"]).stem: entry["command"] for entry in commands}
+    wanted = {
+        "sparse_attention_4bit_native": native,
+        "sparse_attention_4bit_unpacked": unpacked,
+        "sparse_attention_wgmma": wgmma,
+        "sparse_attention_values_s8": set(targets.split(";")),
+        "reorder_quantize": set(targets.split(";")),
+    }
+    for unit, compiled in wanted.items():
+        found = set(re.findall(r"code=sm_(\w+)", units[unit]))
+        assert ("PARO_ROWS_ALONE" in units[unit]) == (not compiled)
+        assert found == (compiled or {targets.split(";")[0]})
+        for_later = re.findall(r"code=compute_(\w+)", units[unit])
+        has_later = bool(ptx) and unit not in (
+            "sparse_attention_4bit_native",
+            "sparse_attention_wgmma",
+        )
+        assert for_later == ([ptx] if has_later else [])
 
 
 @pytest.mark.long

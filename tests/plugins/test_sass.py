@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 
-from plugins.kernels.sass import budget, toolchain
+from plugins.kernels.sass import budget, resources, toolchain
 from plugins.kernels.sass.budget import Budget
 from plugins.kernels.sass.kernels import Measured, kernels_of
 from plugins.kernels.sass.listing import parse
 from tests.native_builds import PLUGINS, require
+
+from .kernel_library import emulated_kernels
 
 SASS = PLUGINS / "kernels" / "sass"
 
@@ -171,9 +174,6 @@ def test_a_wgmma_kernel_is_counted_by_its_shapes():
     text = listing(*hot, *cold).replace(MANGLED, name)
     ((kernel, function),) = kernels_of(parse(text))
     assert kernel.name == "sparse_attention_wgmma 64x128x64"
-    assert kernel.belongs_to("90a")
-    assert not kernel.belongs_to("90")
-    assert not kernel.belongs_to("100")
     assert kernel.measure(function, 168) == Measured(168, 0, 1.0)
     missing = [wanted for wanted in kernel.wanted_opcodes() if not function.count(wanted)]
     assert [line.split("\\")[0] for line in missing] == ["UBLKCP", "SYNCS", "USETMAXREG"]
@@ -199,3 +199,89 @@ def test_an_unknown_source_is_refused():
     result = gate("--sources", "sparse_attention_s9")
     assert result.returncode == 2
     assert "sparse_attention_s8-s8" in result.stderr
+
+
+def test_resources_are_recorded():
+    """Every kernel of stage 2 on every target: registers, shared memory, thread blocks of an SM."""
+    found = resources.table(emulated_kernels().path)
+    assert found == resources.FILE.read_text(), resources.UPDATE
+    rows = list(resources.all_resources(emulated_kernels().path))
+    recorded = budget.load().kernels
+    stage2 = {(t, name) for t in recorded for name in recorded[t] if "attention" in name}
+    assert {(row.target, row.kernel) for row in rows} == stage2
+    for row in rows:
+        assert row.blocks_an_sm >= 1, row
+        assert row.shared_bytes <= resources.SMS[row.target].block_shared_bytes, row
+
+
+def resources_of(
+    target: str, kernel: str, tokens: int = resources.TOKENS, registers: int = 255
+) -> resources.Resources:
+    describer = resources.Describer(emulated_kernels().path)
+    return resources.resources_of(describer, target, kernel, registers, tokens)
+
+
+@pytest.mark.parametrize("target", ["86", "89", "120"])
+def test_two_blocks_of_the_main_kernel_share_100_kb(target):
+    """Up to 147,456 tokens: their mask fills what the tiles leave."""
+    kernel = "sparse_attention 128x128x64 s8-s8"
+    assert resources_of(target, kernel, 147_456).blocks_an_sm == 2
+    assert resources_of(target, kernel, 147_457).blocks_an_sm == 1
+
+
+def test_occupancy_counts_registers_shared_memory_and_threads():
+    kernel = "sparse_attention 64x128x64 s8-s8"  # 128 threads, 25 KB
+    assert (row := resources_of("80", kernel)).limit == "registers"
+    assert row.blocks_an_sm == 2
+    few = resources_of("86", kernel, registers=40)
+    assert (few.blocks_an_sm, few.limit) == (3, "shared memory")
+    assert resources_of("80", kernel, registers=40).blocks_an_sm == 6
+
+
+_LARGE = {"f16-f16", "s8-f16", "f16-s8", "f16-s4"}
+ONE_BLOCK = {"80": {"f16-f16"}, "86": _LARGE, "89": _LARGE, "120": _LARGE}
+"""Numbers of kernels with D = 128, block_q 128 and steps of 64, of which an SM has shared memory
+for one thread block alone; bfloat16 as float16. Registers allow two of all."""
+
+
+def test_the_main_kernels_have_as_many_blocks_as_their_launch_bounds():
+    for row in resources.all_resources(emulated_kernels().path):
+        name, sizes, *numbers = row.kernel.split()
+        if name != "sparse_attention" or sizes not in ("64x128x64", "128x128x64"):
+            continue
+        large = numbers[0].replace("bf", "f") in ONE_BLOCK.get(row.target, ())
+        has_one = sizes == "128x128x64" and large
+        assert row.blocks_an_sm == (1 if has_one else 2), row
+
+
+@pytest.mark.parametrize("target", sorted(resources.SMS))
+def test_what_an_sm_cannot_hold_is_refused_by_name(target):
+    """The sizes of resources.py are those of the kernels' own rule."""
+    most = resources.SMS[target].block_shared_bytes
+    describer = resources.Describer(emulated_kernels().path)
+
+    def said(kernel: str, tokens: int) -> str:
+        sm = resources.generation_of(kernel, target)
+        return describer.describe(resources.call_of(kernel, tokens), sm)
+
+    refused = 0
+    for kernel in (name for name in budget.load().kernels[target] if "attention" in name):
+        try:
+            text = said(kernel, 1 << 24)
+        except ValueError as error:
+            text = str(error)
+        if not text.startswith("tokens"):
+            assert int(re.findall(r"(\d+) bytes of shared", text)[0]) <= most
+            continue
+        refused += 1
+        found = re.fullmatch(
+            rf"tokens: expected at most (\d+), whose mask fits the {most} bytes of shared memory of"
+            rf" a thread block on sm_\d+, got {1 << 24}, which needs (\d+) bytes",
+            text,
+        )
+        assert found is not None, text
+        assert int(found[2]) > most
+        said(kernel, int(found[1]))
+        with pytest.raises(ValueError, match="tokens: expected at most"):
+            said(kernel, int(found[1]) + 1)
+    assert (refused > 0) == (most < 128 * 1024)

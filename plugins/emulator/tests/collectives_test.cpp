@@ -205,8 +205,9 @@ TEST(illegal_launches_are_refused) {
   CHECK_FAULT(launch, "exceed the 49152", nothing, {1, 32, 49153});
   CHECK_RUNS(nothing, {1, 32, 49152, 4});
   CHECK_FAULT(launch, "no room for 5 blocks", nothing, {1, 32, 49152, 5});
-  CHECK(allow_shared_bytes(nothing, 232449) == LaunchStatus::failed);
-  CHECK(allow_shared_bytes(nothing, 232448) == LaunchStatus::ok);
+  CHECK(!emulator::set_max_shared_bytes(reinterpret_cast<const void*>(nothing), 232449));
+  DeviceSet allowed;
+  CHECK(allow_all_shared_bytes(nothing, allowed) == LaunchStatus::ok);
   CHECK_RUNS(nothing, {1, 32, 232448});
 }
 

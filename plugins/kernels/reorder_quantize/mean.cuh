@@ -7,6 +7,8 @@ namespace paro::kernels::reorder_quantize {
 
 // Adds halves of the block until one row is left, which is the reference's order of FP32 sums, and
 // divides by the number of tokens that exist. At 16 bits the mean is rounded to the inputs' type.
+// __fadd_rn: the compiler may fuse a plain sum with the product that made one of its terms (apply in
+// load.cuh), which would round once instead of twice.
 template <Number Source, int D, int BlockK>
 DEVICE_FN void store_mean(const ReorderParams& p, Side side, const Unit& unit, int block,
                           const TileMap<D, BlockK>& map,
@@ -23,14 +25,15 @@ DEVICE_FN void store_mean(const ReorderParams& p, Side side, const Unit& unit, i
 #pragma unroll
     for (int half = Map::rows_per_thread / 2; half > 0; half /= 2) {
 #pragma unroll
-      for (int i = 0; i < half; i++) sums[i] += sums[i + half];
+      for (int i = 0; i < half; i++) sums[i] = __fadd_rn(sums[i], sums[i + half]);
     }
     shared.row_sums[map.first_row][map.first_channel + channel] = sums[0];
   }
   for (int half = Map::row_stride / 2; half > 0; half /= 2) {
     __syncthreads();  // sync: rows of this level are written
     for (int i = thread; i < half * D; i += threads) {
-      shared.row_sums[i / D][i % D] += shared.row_sums[i / D + half][i % D];
+      float& sum = shared.row_sums[i / D][i % D];
+      sum = __fadd_rn(sum, shared.row_sums[i / D + half][i % D]);
     }
   }
   __syncthreads();  // sync: the last level is written

@@ -6,7 +6,8 @@
 
 For each kernel: the wanted instructions are there, local memory is touched only where the file
 gives a reason, registers and instructions of the hot loop per score are at most 3 % above the
-record. Exit status 0 where all that holds, 1 where not, 2 where a tool is missing or fails.
+record, and nothing touches the registers of wgmma products that still run.
+Exit status 0 where all that holds, 1 where not, 2 where a tool is missing or fails.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-from . import budget, toolchain
+from . import budget, products_in_flight, toolchain
 from .budget import Budget, Measurements
 from .kernels import Measured, kernels_of
 from .listing import parse
@@ -34,11 +35,14 @@ def check_source(tools: Toolchain, source: Path, target: str) -> Checked:
     faults = []
     compiled = tools.disassemble(source, target)
     for kernel, function in kernels_of(parse(compiled.listing)):
-        if not kernel.belongs_to(target):
-            continue
         where = f"sm_{target} {kernel.name}"
         missing = [opcode for opcode in kernel.wanted_opcodes() if not function.count(opcode)]
         faults += [f"{where}: no instruction matches {opcode}" for opcode in missing]
+        if kernel.uses_wgmma:
+            faults += [f"{where}: {hazard}" for hazard in products_in_flight.hazards(function)]
+            between = products_in_flight.between_products(function)
+            if between > products_in_flight.MOST_BETWEEN:
+                faults.append(f"{where}: {between} instructions between products of a group")
         try:
             costs[kernel.name] = kernel.measure(function, compiled.registers[function.mangled_name])
         except ValueError as error:
@@ -56,7 +60,12 @@ def check_sources(
         if unknown:
             known = ", ".join(source.stem for source in sources)
             raise ToolError(f"sources: expected some of {known}, got {', '.join(sorted(unknown))}")
-        pairs = [p for p in product(sources, targets) if not names or p[0].stem in names]
+        pairs = [
+            (source, target)
+            for source, target in product(sources, targets)
+            if (not names or source.stem in names)
+            and toolchain.is_compiled_for(source.stem, target)
+        ]
         results = pool.map(lambda pair: check_source(tools, *pair), pairs)
         measured: Measurements = {target: {} for target in targets}
         faults = []

@@ -62,12 +62,6 @@ class Kernel:
         """Whether it is stage 2 for Hopper."""
         return self.name.startswith("sparse_attention_wgmma ")
 
-    def belongs_to(self, target: str) -> bool:
-        """Whether it does work on this target, or has an empty body there."""
-        if self.uses_wgmma:
-            return target == "90a"
-        return not self.four_bit or (self.four_bit == "native") == (_sm(target) < 90)
-
     def wanted_opcodes(self) -> list[str]:
         """Patterns of instructions that it cannot do without."""
         if not self.has_products:
@@ -161,7 +155,3 @@ def _enumerators(header: str, name: str) -> list[str]:
 
 def _is_product(opcode: str) -> bool:
     return re.match(_PRODUCT, opcode) is not None
-
-
-def _sm(target: str) -> int:
-    return int(target.rstrip("a"))

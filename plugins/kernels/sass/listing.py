@@ -24,11 +24,13 @@ class Function:
     """A function as it lies in the listing.
 
     opcodes: of its instructions, in order, without predicates and operands.
+    operands: of the same instructions, as text.
     loops: every backward branch, outer and inner.
     """
 
     mangled_name: str
     opcodes: list[str] = field(default_factory=list)
+    operands: list[str] = field(default_factory=list)
     loops: list[Loop] = field(default_factory=list)
 
     def count(self, pattern: str) -> int:
@@ -67,6 +69,7 @@ def parse(text: str) -> list[Function]:
 def _add(function: Function, labels: dict[str, int], opcode: str, operands: str) -> None:
     place = len(function.opcodes)
     function.opcodes.append(opcode)
+    function.operands.append(operands.strip())
     target = _TARGET.search(operands)
     # A branch to itself fills the end of every function.
     if opcode.startswith("BRA") and target and labels.get(target[1], place) < place:

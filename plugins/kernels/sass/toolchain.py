@@ -64,6 +64,16 @@ def targets() -> list[str]:
     return re.findall(r"set\(PARO_CUDA_TARGETS\s+([\w ]+)", cmake)[0].split()
 
 
+def is_compiled_for(source: str, target: str) -> bool:
+    """Whether a target has the instructions of a source file, by the end of the file's name as in
+    plugins/kernels/instances.cmake."""
+    if source.endswith("_wgmma"):
+        return target == "90a"
+    if source.endswith(("_native", "_unpacked")):
+        return source.endswith("_native") == target.startswith("8")
+    return True
+
+
 def sources(folder: Path) -> list[Path]:
     """Writes the source files that instantiate all kernels."""
     script = PLUGINS / "kernels" / "instances.cmake"

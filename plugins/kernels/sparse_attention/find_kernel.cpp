@@ -5,15 +5,24 @@ namespace {
 
 using KernelTable = std::span<const Kernel> (*)();
 
+template <Number Qk, Number Pv>
+constexpr KernelTable native = mma_sync_kernels<Qk, Pv, FourBit::native>;
+template <Number Qk, Number Pv>
+constexpr KernelTable unpacked = mma_sync_kernels<Qk, Pv, FourBit::unpacked>;
+
 // One table for each pair of number types (QK, PV), then the wgmma kernels.
 constexpr KernelTable tables[] = {
-    mma_sync_kernels<Number::f16, Number::f16>, mma_sync_kernels<Number::f16, Number::s8>,
-    mma_sync_kernels<Number::f16, Number::s4>,  mma_sync_kernels<Number::bf16, Number::bf16>,
-    mma_sync_kernels<Number::bf16, Number::s8>, mma_sync_kernels<Number::bf16, Number::s4>,
-    mma_sync_kernels<Number::s8, Number::f16>,  mma_sync_kernels<Number::s8, Number::bf16>,
-    mma_sync_kernels<Number::s8, Number::s8>,   mma_sync_kernels<Number::s8, Number::s4>,
-    mma_sync_kernels<Number::s4, Number::f16>,  mma_sync_kernels<Number::s4, Number::bf16>,
-    mma_sync_kernels<Number::s4, Number::s8>,   mma_sync_kernels<Number::s4, Number::s4>,
+    native<Number::f16, Number::f16>,   native<Number::f16, Number::s8>,
+    native<Number::bf16, Number::bf16>, native<Number::bf16, Number::s8>,
+    native<Number::s8, Number::f16>,    native<Number::s8, Number::bf16>,
+    native<Number::s8, Number::s8>,
+    native<Number::f16, Number::s4>,    unpacked<Number::f16, Number::s4>,
+    native<Number::bf16, Number::s4>,   unpacked<Number::bf16, Number::s4>,
+    native<Number::s8, Number::s4>,     unpacked<Number::s8, Number::s4>,
+    native<Number::s4, Number::f16>,    unpacked<Number::s4, Number::f16>,
+    native<Number::s4, Number::bf16>,   unpacked<Number::s4, Number::bf16>,
+    native<Number::s4, Number::s8>,     unpacked<Number::s4, Number::s8>,
+    native<Number::s4, Number::s4>,     unpacked<Number::s4, Number::s4>,
     wgmma_kernels,
 };
 

@@ -101,7 +101,8 @@ template __global__ void hopper_products<128>(int32_t*, const uint32_t*);
 template __global__ void hopper_products<256>(int32_t*, const uint32_t*);
 
 LaunchStatus launch_all(const uint4* in, uint32_t* out, Stream stream) {
-  if (allow_shared_bytes(hopper_copies, 100000) != LaunchStatus::ok) return LaunchStatus::failed;
+  DeviceSet none;
+  if (allow_all_shared_bytes(hopper_copies, none) != LaunchStatus::ok) return LaunchStatus::failed;
   launch(hopper_copies, {1, 32, 100000, stream}, out);
   return launch(ampere, {dim3(1), dim3(64), 8192, stream}, in, out, 1.0f, 1);
 }

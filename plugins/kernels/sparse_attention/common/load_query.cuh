@@ -2,7 +2,7 @@
 // equalized, quantized, and written to shared memory. A query row belongs to one query block alone,
 // so stage 1 would only write the result to memory for stage 2 to read it again.
 //
-// Grid: x runs over all pairs of a query block of a head and a sample, longest first.
+// Grid: x runs over all pairs of a query block of a head and a sample, in the order of tile_order.
 #pragma once
 
 #include "kernels/quantize.cuh"

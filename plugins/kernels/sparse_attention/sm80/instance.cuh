@@ -1,5 +1,7 @@
 // The kernels of one pair of number types as a table. The generated translation units include this
-// file and instantiate mma_sync_kernels (instances.cmake).
+// file and instantiate mma_sync_kernels (instances.cmake). Where none of the build's targets has the
+// instructions of a unit, PARO_ROWS_ALONE makes the rows without the kernels: calls are then still
+// described for GPUs that have them.
 #pragma once
 
 #include <array>
@@ -11,7 +13,12 @@ namespace paro::kernels::sparse_attention {
 namespace sm80 {
 
 template <class V>
+inline DeviceSet allowed_devices;
+
+template <class V>
 constexpr Kernel kernel_of() {
+  static_assert(sizeof(SharedMemory<V>) + sizeof(uint32_t) * 32 <= least_shared_bytes_a_block,
+                "with short sequences at least, the variant runs on every GPU");
   return {
       .selection = {.instructions = Instructions::mma_sync,
                     .head_dim = V::head_dim,
@@ -21,11 +28,12 @@ constexpr Kernel kernel_of() {
                     .pv = V::pv,
                     .four_bit = V::four_bit},
       .threads = V::compute_threads,
-      .shared_bytes = [](int words) { return sizeof(SharedMemory<V>) + sizeof(uint32_t) * words; },
-      .allow = [](size_t bytes) { return allow_shared_bytes(sparse_attention<V>, bytes); },
-      .launch = [](const AttentionParams& params, const LaunchShape& shape) {
-        return launch(sparse_attention<V>, shape, params);
-      }};
+      .blocks_an_sm = blocks_an_sm<V>,
+      .shared_bytes = sizeof(SharedMemory<V>),
+#if !defined(PARO_ROWS_ALONE)
+      .function = sparse_attention<V>,
+#endif
+      .allowed = &allowed_devices<V>};
 }
 
 // Every head_dim and block_q.
@@ -37,25 +45,20 @@ constexpr void add_sizes(Kernel*& end) {
   *end++ = kernel_of<Variant<128, 128, StepKeys, Qk, Pv, Four>>();
 }
 
-template <Number Qk, Number Pv>
+template <Number Qk, Number Pv, FourBit Four>
 constexpr auto kernel_table() {
-  constexpr bool has_four_bit = Qk == Number::s4 || Pv == Number::s4;
-  std::array<Kernel, 4 * (is_integer(Pv) ? 2 : 1) * (has_four_bit ? 2 : 1)> table{};
+  std::array<Kernel, is_integer(Pv) ? 8 : 4> table{};
   Kernel* end = table.data();
-  add_sizes<64, Qk, Pv, FourBit::native>(end);
-  if constexpr (is_integer(Pv)) add_sizes<128, Qk, Pv, FourBit::native>(end);
-  if constexpr (has_four_bit) {
-    add_sizes<64, Qk, Pv, FourBit::unpacked>(end);
-    if constexpr (is_integer(Pv)) add_sizes<128, Qk, Pv, FourBit::unpacked>(end);
-  }
+  add_sizes<64, Qk, Pv, Four>(end);
+  if constexpr (is_integer(Pv)) add_sizes<128, Qk, Pv, Four>(end);
   return table;
 }
 
 }  // namespace sm80
 
-template <Number Qk, Number Pv>
+template <Number Qk, Number Pv, FourBit Four>
 std::span<const Kernel> mma_sync_kernels() {
-  static constexpr auto table = sm80::kernel_table<Qk, Pv>();
+  static constexpr auto table = sm80::kernel_table<Qk, Pv, Four>();
   return table;
 }
 

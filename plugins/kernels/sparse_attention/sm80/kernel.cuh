@@ -1,15 +1,35 @@
 // Stage 2 for every generation from sm_80, by mma.sync. One thread block computes one query block
-// of one head: it walks the spans on its mask row, with cp.async filling a ring of two slots, and
-// scatters its rows.
+// of one head: it walks the spans on its mask row, with cp.async filling a ring of slots, and scatters
+// its rows.
 #pragma once
 
 #include "kernels/sparse_attention/sm80/attend_step.cuh"
 
 namespace paro::kernels::sparse_attention::sm80 {
 
+// Steps between a load and its use.
+template <class V>
+constexpr int ahead = Layout<V>::slots - 1;
+
+// Waits until a step's tiles have landed, and starts the load of the step `ahead` of it.
+template <class V, class Load>
+DEVICE_FN void await_tiles(const Load& load) {
+  if constexpr (ahead<V> == 0) {
+    __syncthreads();  // sync: every thread has left the only slot, which this load overwrites
+    load();
+    ptx::cp_async_wait_all();
+    __syncthreads();  // sync: every thread's part of the slot has landed
+  } else {
+    ptx::cp_async_wait<ahead<V> - 1>();
+    // sync: every thread's part of this slot has landed, and every thread has left the slot that
+    // the next load overwrites
+    __syncthreads();
+    load();
+  }
+}
+
 template <class V>
 PTX_FN void attend_query_block(const AttentionParams& p) {
-  constexpr int ahead = Layout<V>::slots - 1;  // steps between a load and its use
   DYN_SMEM(memory);
   auto& shared = *reinterpret_cast<SharedMemory<V>*>(memory);
   const Work& work = shared.work;
@@ -33,12 +53,12 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
     }
     // A step of the hot loop is plain, and so is the span that it loads. The last plain spans are
     // therefore computed by the second loop, which asks how many tokens a key stands for.
-    hot_steps = max(count.plain - ahead, 0);
+    hot_steps = max(count.plain - ahead<V>, 0);
     __syncthreads();  // sync: `work` is written
   }
   const Ring<V> ring{p.prepared, shared, ptx::shared_u32(shared.tiles.slots)};
   SpanWalk walk(mask);
-  for (int step = 0; step < ahead; step++) ring.load_any(step, mask, walk);
+  for (int step = 0; step < ahead<V>; step++) ring.load_any(step, mask, walk);
   load_query<V>(p, work.query, shared.tiles.query, shared.row_factors);
   __syncthreads();  // sync: the query tile and its factors are written
 
@@ -51,24 +71,19 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   ptx::hold(zero.registers, ptx::biased_zero);
 #pragma unroll 1
   for (int step = 0; step < hot_steps; step++) {
-    ptx::cp_async_wait<ahead - 1>();
-    // sync: every thread's part of this slot has landed, and every thread has left the slot that
-    // the next load overwrites
-    __syncthreads();
-    ring.load_plain(step + ahead, walk);
+    await_tiles<V>([&] { ring.load_plain(step + ahead<V>, walk); });
     attend_step<V, true>(query_tile, lane_factors, ring.key_tile(step), ring.extras(step), zero,
                          state);
   }
-  for (int step = max(hot_steps, ahead); step < work.count.plain; step++) {
+  for (int step = max(hot_steps, ahead<V>); step < work.count.plain; step++) {
     for (int i = static_cast<int>(threadIdx.x); i < V::step_keys; i += V::compute_threads) {
       ring.extras(step).tokens[i] = 1;
     }
   }
 #pragma unroll 1
   for (int step = hot_steps; step < work.count.total; step++) {
-    ptx::cp_async_wait<ahead - 1>();
-    __syncthreads();  // sync: as in the hot loop, and `tokens` is written
-    ring.load_any(step + ahead, mask, walk);
+    // Its barrier also says that `tokens` is written.
+    await_tiles<V>([&] { ring.load_any(step + ahead<V>, mask, walk); });
     attend_step<V, false>(query_tile, lane_factors, ring.key_tile(step), ring.extras(step), zero,
                           state);
   }
@@ -78,24 +93,15 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   store_output<V>(p, work.query, state.rows, state.out, shared.output);
 }
 
-// Whether the target's tensor cores compute 4-bit products as the variant does. Other targets get
-// an empty body.
 template <class V>
-constexpr bool is_for_this_target() {
-#if defined(__CUDA_ARCH__)
-  constexpr bool has_four_bit = __CUDA_ARCH__ < 900;
-  constexpr bool uses_four_bit = V::qk == Number::s4 || V::pv == Number::s4;
-  return !uses_four_bit || (V::four_bit == FourBit::native) == has_four_bit;
-#else
-  return true;
-#endif
-}
-
-// At 255 registers a thread, two thread blocks of 128 threads or four of 64 fill an SM.
-template <class V>
-__global__ void __launch_bounds__(V::compute_threads, 256 / V::compute_threads)
+__global__ void __launch_bounds__(V::compute_threads, blocks_an_sm<V>)
     sparse_attention(const AttentionParams p) {
-  if constexpr (is_for_this_target<V>()) attend_query_block<V>(p);
+#if defined(__CUDA_ARCH__)
+  static_assert((V::qk != Number::s4 && V::pv != Number::s4) ||
+                    (V::four_bit == FourBit::native) == (__CUDA_ARCH__ < 900),
+                "the target's tensor cores compute 4-bit products as the variant does");
+#endif
+  attend_query_block<V>(p);
 }
 
 }  // namespace paro::kernels::sparse_attention::sm80

@@ -11,11 +11,12 @@
 
 namespace paro::kernels::sparse_attention::sm80 {
 
-// What a step needs in addition to its tiles.
+// What a step needs in addition to its tiles. Only copies of 16 bytes need an alignment: without it
+// there is room for 147,456 tokens where two thread blocks of 8 bits and D = 128 share 100 KB.
 template <class V>
-struct alignas(16) StepExtras {
+struct StepExtras {
   float key_scale;
-  alignas(16) float value_scale[(Layout<V>::value_scales + 3) / 4 * 4];
+  alignas(V::pv == Number::s4 ? 16 : 4) float value_scale[Layout<V>::value_scales];
   uint8_t tokens[V::step_keys];  // that each key stands for; written for steps that are not plain
 };
 
@@ -59,6 +60,16 @@ struct alignas(16) SharedMemory {
                     sizeof(Slot<V>) % swizzle_alignment == 0,
                 "every tile starts at a whole period of the swizzle");
 };
+
+// Thread blocks on an SM with room for them. At 255 registers a thread, two of 128 threads or four of
+// 64 fill the register file. The largest SM has 228 KB of shared memory and reserves 1 KB of it for
+// each thread block; how many fit every GPU is in sass/resources.csv.
+template <class V>
+constexpr int blocks_an_sm = [] {
+  constexpr int by_registers = 256 / V::compute_threads;
+  constexpr int by_memory = 228 * 1024 / (sizeof(SharedMemory<V>) + 1024);
+  return by_registers < by_memory ? by_registers : by_memory;
+}();
 
 // cp.async of a dense tile by all threads of the block. A warp takes consecutive bytes, so that
 // what one lane copies lies close enough together for the offsets that the instruction can hold.

@@ -52,8 +52,11 @@ struct Layout {
   static constexpr int value_scales = V::pv == Number::s4 ? V::head_dim : 1;
 
   // Two slots: the arithmetic of a step takes longer than the next step's tiles take to arrive from
-  // L2, and with steps of 64 keys two thread blocks must fit an SM with 100 KB of shared memory.
-  static constexpr int slots = 2;
+  // L2. Where a thread block with two does not fit the GPUs that give it the least shared memory,
+  // 99 KB, it has one, and only other thread blocks hide its loads: 16-bit keys of D = 128 with
+  // steps of 128.
+  static constexpr int two_slots_bytes = query_bytes + 2 * (key_bytes + value_bytes);
+  static constexpr int slots = two_slots_bytes <= 96 * 1024 ? 2 : 1;
 };
 
 }  // namespace paro::kernels::sparse_attention::sm80

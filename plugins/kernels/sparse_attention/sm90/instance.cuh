@@ -1,5 +1,5 @@
-// The wgmma kernels as a table. One generated translation unit includes this file
-// (instances.cmake).
+// The wgmma kernels as a table. One generated translation unit includes this file (instances.cmake).
+// PARO_ROWS_ALONE: see sm80/instance.cuh.
 #pragma once
 
 #include "kernels/sparse_attention/launch.h"
@@ -9,7 +9,12 @@ namespace paro::kernels::sparse_attention {
 namespace sm90 {
 
 template <class V>
+inline DeviceSet allowed_devices;
+
+template <class V>
 constexpr Kernel kernel_of() {
+  static_assert(Layout<V>::blocks_an_sm * (sizeof(SharedMemory<V>) + 1024) <= shared_bytes_an_sm(90),
+                "as many thread blocks as are meant fit an SM");
   return {
       .selection = {.instructions = Instructions::wgmma,
                     .head_dim = V::head_dim,
@@ -19,13 +24,12 @@ constexpr Kernel kernel_of() {
                     .pv = V::pv,
                     .four_bit = FourBit::native},
       .threads = Layout<V>::threads,
-      .shared_bytes = [](int words) { return sizeof(SharedMemory<V>) + sizeof(uint32_t) * words; },
-      .allow = [](size_t bytes) { return allow_shared_bytes(sparse_attention_wgmma<V>, bytes); },
-      .launch = [](const AttentionParams& params, const LaunchShape& shape) {
-        LaunchShape sharing = shape;
-        sharing.blocks_an_sm = Layout<V>::blocks_an_sm;
-        return launch(sparse_attention_wgmma<V>, sharing, params);
-      }};
+      .blocks_an_sm = Layout<V>::blocks_an_sm,
+      .shared_bytes = sizeof(SharedMemory<V>),
+#if !defined(PARO_ROWS_ALONE)
+      .function = sparse_attention_wgmma<V>,
+#endif
+      .allowed = &allowed_devices<V>};
 }
 
 }  // namespace sm90

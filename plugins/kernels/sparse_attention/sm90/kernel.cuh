@@ -60,7 +60,7 @@ DEVICE_FN void attend_query_block(const AttentionParams& p) {
 
 #endif  // PARO_HAS_WGMMA
 
-// Targets other than sm_90a get an empty body.
+// Compiled for sm_90a alone; nvcc's pass for the host has no body.
 template <class V>
 __global__ void __launch_bounds__(Layout<V>::threads, Layout<V>::blocks_an_sm)
     sparse_attention_wgmma(const __grid_constant__ AttentionParams p) {
