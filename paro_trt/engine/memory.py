@@ -27,21 +27,27 @@ class BuilderMemory:
 
     Args:
         weights: bytes.
-        activations: bytes of one context at the profile's largest shapes, workspaces included.
+        activations: bytes of one context at the largest shapes of each profile, in their order,
+            workspaces included.
     """
 
     weights: int | None = None
-    activations: int | None = None
+    activations: tuple[int, ...] = ()
+
+    @property
+    def largest_activations(self) -> int | None:
+        """Bytes of one context, which serves every profile."""
+        return max(self.activations, default=None)
 
 
 def builder_memory(messages: Iterable[str]) -> BuilderMemory:
     """The figures in a build's log."""
-    found: dict[str, int] = {}
+    found: dict[str, list[int]] = {"Activation": [], "Weights": []}
     for message in messages:
         line = re.match(r"Total (Activation|Weights) Memory: (\d+) bytes", message)
         if line:
-            found[line[1]] = int(line[2])
-    return BuilderMemory(found.get("Weights"), found.get("Activation"))
+            found[line[1]].append(int(line[2]))
+    return BuilderMemory(max(found["Weights"], default=None), tuple(found["Activation"]))
 
 
 def plugin_workspace(library: Path, source: OnnxSource, settings: BuildSettings) -> int:

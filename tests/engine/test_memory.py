@@ -33,9 +33,13 @@ def test_real_builder_s_figures_are_recorded_and_grow_with_the_batch(build_with_
 
 def test_builder_s_lines():
     lines = ["Total Host Persistent Memory: 80 bytes", "Total Activation Memory: 12 bytes"]
-    assert builder_memory(lines).activations == 12
+    assert builder_memory(lines).activations == (12,)
     assert builder_memory(lines).weights is None
-    assert builder_memory([]).activations is None
+    assert builder_memory([]).largest_activations is None
+    # One line for each profile, in their order.
+    several = [f"Total Activation Memory: {size} bytes" for size in (12, 30, 7)]
+    assert builder_memory(several).activations == (12, 30, 7)
+    assert builder_memory(several).largest_activations == 30
 
 
 def test_gpus_that_hold_it():
