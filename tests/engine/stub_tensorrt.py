@@ -329,6 +329,7 @@ class Builder(Guarded):
         def work() -> None:
             libc.pthread_mutex_lock(mutex)
             locked.set()
+            time.sleep(0.1)  # until the calling thread waits, and no longer in Python
             try:
                 done.append(self._report(monitor))
             finally:
