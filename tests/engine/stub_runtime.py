@@ -148,19 +148,21 @@ class IExecutionContext(Guarded):
         if captures and (streams or self._trt.refuse_capture):
             return False
         shapes, addresses = dict(self._shapes), dict(self._addresses)
-        self._trt.cuda.enqueue(stream_handle, lambda: self._compute(shapes, addresses))
+        session = self._engine._session  # the work keeps neither context nor engine
+        self._trt.cuda.enqueue(stream_handle, lambda: _compute(session, shapes, addresses))
         self._trt.executions += 1
         return True
 
-    def _compute(self, shapes: dict[str, Any], addresses: dict[str, int]) -> None:
-        inputs = {
-            entry.name: _array(addresses[entry.name], shapes[entry.name], _DTYPES[entry.type])
-            for entry in self._engine._inputs
-        }
-        results = self._engine._session.run(None, inputs)
-        for entry, result in zip(self._engine._outputs, results, strict=True):
-            target = _array(addresses[entry.name], result.shape, _DTYPES[entry.type])
-            target[...] = result
+
+def _compute(session: Any, shapes: dict[str, Any], addresses: dict[str, int]) -> None:
+    inputs = {
+        entry.name: _array(addresses[entry.name], shapes[entry.name], _DTYPES[entry.type])
+        for entry in session.get_inputs()
+    }
+    results = session.run(None, inputs)
+    for entry, result in zip(session.get_outputs(), results, strict=True):
+        target = _array(addresses[entry.name], result.shape, _DTYPES[entry.type])
+        target[...] = result
 
 
 def _array(address: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:

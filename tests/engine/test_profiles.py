@@ -10,7 +10,8 @@ from paro_trt.engine.build import adopt_engine, build_engine
 from paro_trt.engine.manifest import manifest_path
 from paro_trt.errors import ArgumentError
 from paro_trt.runtime.engine import Engine
-from tests.runtime.test_engine import expected, random_inputs
+
+from .running import expected, random_inputs
 
 TEXT = SizeRange(1, 8, 32)
 BATCHES = (SizeRange(1, 1, 1), SizeRange(4, 4, 6))
