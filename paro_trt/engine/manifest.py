@@ -234,7 +234,8 @@ class RefitRecord(_Record, frozen=True):
 
     Args:
         weights: those that can be replaced.
-        fixed: first 16 digits of the SHA-256 of each other weight, by its name in the model.
+        fixed: first 16 digits of the SHA-256 of each other weight or constant, by its name in the
+            model.
         made_from: the weights it was refitted with; "" before.
     """
 

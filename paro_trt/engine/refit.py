@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from .manifest import EngineManifest, RefitRecord, RefitWeight
 from .publish import engine_file, write_engine
 from .record import weight_digest
 
-_GROUP_BYTES = 1 << 30
+GROUP_BYTES = 1 << 30
 """Weights that are in memory at a time, so that refitting a large engine does not take it twice."""
 
 _DATA_TYPES = {"float16": "HALF", "bfloat16": "BF16", "float32": "FLOAT"}
@@ -111,7 +111,7 @@ def _record(path: Path, manifest: EngineManifest) -> RefitRecord:
 def _check_weights(path: Path, record: RefitRecord, weights: WeightSource) -> None:
     """Refuse weights that do not fit, before the engine is loaded."""
     shapes = weights.shapes
-    missing = [name for name in _names(record) if name not in shapes]
+    missing = [weight.name for weight in record.weights if weight.name not in shapes]
     if missing:
         raise EngineError(
             f"{path}: {missing[0]}",
@@ -128,7 +128,8 @@ def _check_weights(path: Path, record: RefitRecord, weights: WeightSource) -> No
                 remedy="pass weights of the same architecture",
             )
     for name, digest in record.fixed.items():
-        if weight_digest(weights.read(name)) != digest:
+        # A model's file has constants, too, which no checkpoint has.
+        if name in shapes and weight_digest(weights.read(name)) != digest:
             raise EngineError(
                 f"{path}: {name}",
                 expected="the values that the engine was built with, as it is not of a linear "
@@ -136,11 +137,6 @@ def _check_weights(path: Path, record: RefitRecord, weights: WeightSource) -> No
                 actual="others",
                 remedy="export and build a new engine of these weights",
             )
-
-
-def _names(record: RefitRecord) -> Iterator[str]:
-    yield from (weight.name for weight in record.weights)
-    yield from record.fixed
 
 
 class _Refit:
@@ -165,7 +161,7 @@ class _Refit:
             )
 
     def replace(self, weights: Sequence[RefitWeight]) -> None:
-        """Set all weights, as many at a time as `_GROUP_BYTES` holds."""
+        """Set all weights, as many at a time as `GROUP_BYTES` holds."""
         left = {WEIGHT_PREFIX + weight.name: weight for weight in weights}
         while left:
             refitter, held, size = self._refitter(), [], 0
@@ -177,7 +173,7 @@ class _Refit:
                     size += values.nbytes
                 # Weights that TensorRT keeps as one must come together.
                 wanted = [name for name in refitter.get_missing_weights() if name in left]
-                if not wanted and size < _GROUP_BYTES:
+                if not wanted and size < GROUP_BYTES:
                     wanted = list(left)[:1]
             if not refitter.refit_cuda_engine():
                 raise self.refusal("weights that the engine takes")

@@ -71,6 +71,6 @@ class Refitter(Guarded):
             size = weights.size * _ITEM_SIZES[weights.dtype.name]
             values = ctypes.string_at(weights._pointer, size)
             self._engine._content["weights"][name] = base64.b64encode(values).decode()
-        self._engine._open()
+        self._engine._session = None
         self._trt.refits += 1
         return True

@@ -148,6 +148,8 @@ class IExecutionContext(Guarded):
         if captures and (streams or self._trt.refuse_capture):
             return False
         shapes, addresses = dict(self._shapes), dict(self._addresses)
+        if self._engine._session is None:  # it was refitted
+            self._engine._open()
         session = self._engine._session  # the work keeps neither context nor engine
         self._trt.cuda.enqueue(stream_handle, lambda: _compute(session, shapes, addresses))
         self._trt.executions += 1
