@@ -14,6 +14,7 @@ from .paths import check_output, require_file
 
 if TYPE_CHECKING:
     from ..engine.build import BuildReport
+    from ..engine.manifest import MemoryRecord
     from ..engine.settings import BuildSettings, SizeRange
 
 MEBIBYTE = 1 << 20
@@ -133,7 +134,16 @@ def _make(
         return build_engine(
             model, target, settings, dense=dense, timing_cache=timing_cache,
             cache=EngineCache(cache) if cache is not None else None, progress=bars,
+            announce=_announce,
         )  # fmt: skip
+
+
+def _announce(memory: MemoryRecord) -> None:
+    """Say before a build, which may take an hour, what its engine will take."""
+    from ..engine.manifest import memory_facts
+
+    facts = ", ".join(f"{name}: {value}" for name, value in memory_facts(memory).items())
+    output.remarks().print(f"estimated, not measured: {facts}", markup=False, soft_wrap=True)
 
 
 def _trtexec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,8 +13,10 @@ from ..files import atomic_write
 from ..onnx_file.source import read_source
 from .cache import EngineCache
 from .errors import EngineError
+from .estimate import estimate_memory
 from .manifest import (
     EngineManifest,
+    MemoryRecord,
     is_undamaged,
     manifest_path,
     read_manifest,
@@ -54,6 +57,7 @@ def build_engine(
     timing_cache: Path | None = None,
     cache: EngineCache | None = None,
     progress: BuildProgress | None = None,
+    announce: Callable[[MemoryRecord], None] | None = None,
 ) -> BuildReport:
     """Build the engine of an exported model, with its manifest `path` + ".json" next to it.
 
@@ -65,6 +69,7 @@ def build_engine(
         timing_cache: file of measured kernel times, read if it is there and written back.
         cache: engines of earlier builds; None looks only at `path`.
         progress: receives the progress of the build.
+        announce: told before a build what the engine is estimated to take of a GPU's memory.
 
     Raises:
         OnnxFileError: the file cannot be built from.
@@ -84,6 +89,8 @@ def build_engine(
     if cache is not None and (found := cache.find(key)) is not None:
         cache.copy(found, path)
         return BuildReport(path, read_manifest(manifest_path(path)), reused=True)
+    if announce is not None:
+        announce(estimate_memory(parts.source.proto, settings, parts.plugin_workspace))
     if parts.plugin is not None:
         load_plugin(parts.trt.module, parts.plugin)
     built = build_network(

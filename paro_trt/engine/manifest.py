@@ -403,7 +403,7 @@ def summary(manifest: EngineManifest) -> Mapping[str, object]:
         **_profile_facts(manifest),
         "weight streaming": "yes" if manifest.tensorrt.weight_streaming else "no",
         **_refit_facts(manifest.refit),
-        **_memory_facts(manifest.memory),
+        **memory_facts(manifest.memory),
     }
 
 
@@ -419,7 +419,8 @@ def _refit_facts(refit: RefitRecord | None) -> Mapping[str, object]:
     return {"refit": f"{len(refit.weights)} weights of linear layers{made}"}
 
 
-def _memory_facts(memory: MemoryRecord | None) -> Mapping[str, object]:
+def memory_facts(memory: MemoryRecord | None) -> Mapping[str, object]:
+    """What an engine takes and which GPUs hold it, in words."""
     if memory is None:
         return {}
     parts = {

@@ -73,7 +73,9 @@ def gather_parts(source: OnnxSource, settings: BuildSettings) -> BuildParts:
     here = settings.target is None
     gpu = current_gpu() if here else Gpu(0, "", settings.target or 0)
     cuda = bindings_version() if here else ""
-    workspace = plugin_workspace(plugin.path, source, settings) if plugin else None
+    workspace = None
+    if plugin is not None:
+        workspace = plugin_workspace(plugin.path, source.path, source.proto, settings)
     if settings.refit and not here:
         _require_gpu(settings)
     weights = _refittable(source) if settings.refit else ()
