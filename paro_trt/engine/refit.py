@@ -72,7 +72,7 @@ def refit_engine(
             or differs where the engine cannot follow, or TensorRT refuses. Nothing is written.
         BackendUnavailableError: as `load_engine`.
     """
-    record = _record(path, check_engine_file(path))
+    record = refit_record(path, check_engine_file(path))
     _check_weights(path, record, weights)
     loaded = load_engine(path, check_hash=check_hash)
     refitted = _Refit(path, loaded, weights)
@@ -97,7 +97,8 @@ def refit_engine(
     )
 
 
-def _record(path: Path, manifest: EngineManifest) -> RefitRecord:
+def refit_record(path: Path, manifest: EngineManifest) -> RefitRecord:
+    """What can be replaced in an engine; EngineError where nothing can."""
     if manifest.refit is None:
         raise EngineError(
             str(path),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..engine.load import check_engine_file
 from ..engine.manifest import EngineManifest
-from ..engine.refit import RefitReport, refit_engine
+from ..engine.refit import RefitReport, refit_engine, refit_record
 from ..errors import ArgumentError, ModelError
 from ..models.experts import is_of_model
 from ..models.load import LoadedModel, load_model
@@ -50,6 +50,7 @@ def refit(
     if target.is_dir():
         raise ArgumentError(str(target), expected="a file name", actual="a directory")
     manifest = check_engine_file(path)
+    refit_record(path, manifest)
     dtype = getattr(torch, manifest.inputs[0].dtype)
     loaded = load_model(model, dtype, lora=lora, weights_in_files=True)
     _check_model(path, manifest, loaded)

@@ -135,7 +135,9 @@ def test_estimate_counts_what_lives_together():
     model = onnx.helper.make_model(graph)
     found = estimate_memory(model, settings(4), None)
     assert found.weights == 16
-    assert found.activations == 4 * 100 * 2 + 12 * 100 * 2
+    # With the margin for what a builder does otherwise.
+    assert found.activations == round((4 * 100 * 2 + 12 * 100 * 2) * 4 / 3)
+    assert estimate_memory(model, settings(4), 7).activations == found.activations + 7
     del graph.value_info[2]
     model.graph.CopyFrom(graph)
     assert estimate_memory(model, settings(4), None).activations is None
