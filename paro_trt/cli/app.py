@@ -15,6 +15,7 @@ from . import (
     export,
     generate,
     inspect,
+    refit,
     report,
     run,
     triton,
@@ -59,6 +60,7 @@ app.command("inspect")(inspect.inspect)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("build")(build.build)
+app.command("refit")(refit.refit)
 app.command("verify")(verify.verify)
 app.command("generate")(generate.generate)
 app.command("run")(run.run)

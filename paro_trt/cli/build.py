@@ -14,6 +14,7 @@ from .paths import check_output, require_file
 
 if TYPE_CHECKING:
     from ..engine.build import BuildReport
+    from ..engine.manifest import MemoryRecord
     from ..engine.settings import BuildSettings, SizeRange
 
 MEBIBYTE = 1 << 20
@@ -23,8 +24,13 @@ def build(
     model: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="An exported model.")],
     target: Annotated[Path, typer.Option("-o", "--output", help="The engine file to write.")],
     batch: Annotated[
-        str, typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes the engine takes.")
-    ] = "1,1,1",
+        list[str] | None,
+        typer.Option(
+            metavar="MIN,OPT,MAX",
+            help="Batch sizes the engine takes. Repeated: a profile each, tuned for its OPT. "
+            "[default: 1,1,1]",
+        ),
+    ] = None,
     size: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=MIN,OPT,MAX", help="Another free size, such as L=1,512,512."),
@@ -44,6 +50,9 @@ def build(
     ] = None,
     weight_streaming: Annotated[
         bool, typer.Option("--weight-streaming", help="Weights may stay in host memory.")
+    ] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Weights of linear layers can be replaced: refit.")
     ] = False,
     profiling: Annotated[
         bool, typer.Option("--profiling", help="Layers keep details for profilers.")
@@ -89,11 +98,12 @@ def build(
 
     settings = BuildSettings(
         flavour=Flavour(tensorrt),
-        sizes={"B": _range("--batch", batch), **_sizes(size or [])},
+        sizes={"B": _batches(batch or ["1,1,1"]), **_sizes(size or [])},
         builder_level=level,
         workspace=workspace and workspace * MEBIBYTE,
         max_aux_streams=max_aux_streams,
         weight_streaming=weight_streaming,
+        refit=refit,
         profiling=profiling,
         target=sm,
         function_body=function_body,
@@ -124,7 +134,16 @@ def _make(
         return build_engine(
             model, target, settings, dense=dense, timing_cache=timing_cache,
             cache=EngineCache(cache) if cache is not None else None, progress=bars,
+            announce=_announce,
         )  # fmt: skip
+
+
+def _announce(memory: MemoryRecord) -> None:
+    """Say before a build, which may take an hour, what its engine will take."""
+    from ..engine.manifest import memory_facts
+
+    facts = ", ".join(f"{name}: {value}" for name, value in memory_facts(memory).items())
+    output.remarks().print(f"estimated, not measured: {facts}", markup=False, soft_wrap=True)
 
 
 def _trtexec(
@@ -132,7 +151,7 @@ def _trtexec(
 ) -> str:
     from ..engine import Flavour
     from ..engine.parser_input import check_plugin_dtypes
-    from ..engine.profile import input_profiles
+    from ..engine.profile import optimization_profiles
     from ..engine.trtexec import as_line, plugin_for_trtexec, trtexec_command
     from ..onnx_file.source import read_source
 
@@ -151,7 +170,7 @@ def _trtexec(
     source = read_source(model, dense=dense)
     check_plugin_dtypes(source)
     words = trtexec_command(
-        model, target, input_profiles(source.inputs, settings), settings,
+        model, target, optimization_profiles(source.inputs, settings), settings,
         plugin=None if dense else plugin_for_trtexec(), timing_cache=timing_cache,
     )  # fmt: skip
     return as_line(words)
@@ -167,6 +186,10 @@ def _show(report: BuildReport, adopted: bool) -> None:
         "next": f"paro-trt run {report.path} --inputs IN.safetensors -o OUT.safetensors",
     }
     output.print_facts(f"{done} {report.path}", facts)
+
+
+def _batches(options: list[str]) -> tuple[SizeRange, ...]:
+    return tuple(_range("--batch", option) for option in options)
 
 
 def _sizes(options: list[str]) -> dict[str, SizeRange]:

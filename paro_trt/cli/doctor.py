@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import __version__
 from . import output
+from .engine_memory import engine_memory
 from .policy import BAD_INPUT
 
 if TYPE_CHECKING:
     from ..doctor import Diagnosis
 
 
-def doctor(as_json: output.JsonOption = False) -> None:
+def doctor(
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="An exported model or an engine: what it takes of a GPU."),
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
     """Say what is here, which backends will run, what is missing and the command that fixes it.
 
     Exit status 0 if calibrate, export, verify and run work on this machine's CPU, else 2.
     """
     from ..doctor import examine
 
+    memory = {} if file is None else engine_memory(file)
     with output.remarks().status("looking at this machine"):
         diagnosis = examine()
     if as_json:
         output.print_json(
             {"paro_trt": __version__, "cpu_chain": diagnosis.cpu_chain, **asdict(diagnosis)}
+            | ({"file": memory} if file is not None else {})
         )
     else:
         show(diagnosis)
+        if file is not None:
+            output.print_facts(f"{file.name} on a GPU, at batch 1", memory)
     if not diagnosis.cpu_chain:
         raise typer.Exit(BAD_INPUT)
 

@@ -9,12 +9,19 @@ import typer
 
 from ..errors import ArgumentError
 from . import output
+from .engine_memory import engine_memory
 from .paths import check_output, require_file
 
 
 def report(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan to show.")],
     target: Annotated[Path, typer.Option("-o", "--output", help="The HTML page to write.")],
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", help="The plan's exported model or engine: print what it takes of a GPU."
+        ),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write a plan as one self-contained HTML page that works without a network."""
@@ -24,6 +31,8 @@ def report(
         raise ArgumentError(
             f"-o {target}", expected="a file to write the page to", actual="the plan itself"
         )
+    memory = {} if file is None else engine_memory(file)
+
     from ..plan import load_plan
     from ..report import write_report
 
@@ -38,12 +47,14 @@ def report(
                 "cells_before": [before.rows, before.columns],
                 "cells_after": [after.rows, after.columns],
             }
+            | ({"memory": memory} if file is not None else {})
         )
         return
     facts = {
         "size": output.file_size(written.bytes),
         "pictures": f"{before.rows} x {before.columns} cells before the reorder, "
         f"{after.rows} x {after.columns} after",
+        **memory,
         "next": "open it in a browser; it needs no network",
     }
     output.print_facts(f"wrote {target}", facts)

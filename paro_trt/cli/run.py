@@ -12,6 +12,7 @@ from ..errors import ArgumentError
 from . import output
 from .choices import BackendName
 from .paths import check_output, require_file
+from .sizes import parse_budget
 
 if TYPE_CHECKING:
     from ..runtime.session import Arrays
@@ -30,6 +31,17 @@ def run(
         typer.Option(help="Who executes it. [default: tensorrt for an engine, else ort]"),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the backend.")] = None,
+    weight_streaming_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE|auto",
+            help="Of an engine that streams its weights: what stays on the GPU, such as 8GB.",
+        ),
+    ] = None,
+    no_hash: Annotated[
+        bool,
+        typer.Option("--no-hash", help="Do not compare an engine with its manifest's hash."),
+    ] = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Run an exported model once on given inputs."""
@@ -39,7 +51,10 @@ def run(
     from ..runtime.backends import default_backend, open_session
 
     backend = backend or default_backend(model).value
-    with open_session(model, backend, threads) as session:
+    budget = None if weight_streaming_budget is None else parse_budget(weight_streaming_budget)
+    with open_session(
+        model, backend, threads, weight_streaming_budget=budget, check_hash=not no_hash
+    ) as session:
         started = time.perf_counter()
         with output.remarks().status(f"running {model.name}"):
             outputs = session.run(arrays)

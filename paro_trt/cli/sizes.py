@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from ..errors import ArgumentError
 
@@ -42,3 +43,8 @@ def parse_bytes(option: str, text: str) -> int:
     if match is None or float(match[1]) == 0:
         raise ArgumentError(option, expected="a size such as 512MB or 2GB", actual=repr(text))
     return round(float(match[1]) * (10**9 if match[2].upper() == "GB" else 10**6))
+
+
+def parse_budget(text: str) -> int | Literal["auto"]:
+    """Bytes of a weight streaming budget, or "auto"; ArgumentError if it is neither."""
+    return "auto" if text == "auto" else parse_bytes("--weight-streaming-budget", text)

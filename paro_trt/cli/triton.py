@@ -10,6 +10,7 @@ import typer
 from ..errors import ArgumentError
 from . import output
 from .paths import require_file
+from .sizes import parse_budget
 
 
 def triton(
@@ -28,6 +29,13 @@ def triton(
     cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="Capture and replay CUDA graphs.")
     ] = False,
+    weight_streaming_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE|auto",
+            help="Weights on the GPU, such as 8GB; the server's Python needs this package.",
+        ),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write a model repository for Triton Inference Server."""
@@ -41,6 +49,9 @@ def triton(
         gpus=_gpus(gpus),
         max_queue_delay_us=queue_delay,
         cuda_graphs=cuda_graphs,
+        weight_streaming_budget=None
+        if weight_streaming_budget is None
+        else parse_budget(weight_streaming_budget),
     )
     written = write_repository(engine, repository, options)
     schema = "parsed by Triton's schema" if written.checked else (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from .cuda import Gpu, current_gpu
 from .errors import EngineError
+from .file_hash import engine_sha256
 from .logger import LogKeeper, make_logger
 from .manifest import EngineManifest, manifest_path, read_manifest
 from .plugin_library import PluginFile, find_plugin, load_plugin
@@ -27,6 +27,47 @@ class LoadedEngine:
     trt: TensorRt
 
 
+def check_engine_file(path: Path, plan_hash: str | None = None) -> EngineManifest:
+    """The manifest of an engine whose file has the size that it says; nothing of it is read.
+
+    Args:
+        path: the engine; its manifest is next to it.
+        plan_hash: the plan it must have been built with; None for any.
+
+    Raises:
+        EngineError: a file is missing, or does not match.
+    """
+    if not path.is_file():
+        raise EngineError(
+            str(path),
+            expected="an engine",
+            actual="a directory" if path.is_dir() else "no such file",
+            remedy="paro-trt build makes one from an exported model",
+        )
+    manifest = read_manifest(manifest_path(path))
+    _check_plan(path, manifest, plan_hash)
+    if not manifest.engine.bytes == path.stat().st_size:
+        raise _damaged(path, manifest, f"{path.stat().st_size} bytes")
+    return manifest
+
+
+def check_machine(path: Path, manifest: EngineManifest) -> tuple[TensorRt, PluginFile | None]:
+    """The TensorRT and the plugin that run an engine here, on a GPU that it was built for.
+
+    Raises:
+        EngineError: one of them is not what the engine was built with.
+        BackendUnavailableError: one of them is missing.
+    """
+    trt = load_tensorrt(manifest.tensorrt.flavour)
+    _check_tensorrt(path, manifest, trt)
+    _check_gpu(path, manifest, current_gpu())
+    if manifest.plugin is None:
+        return trt, None
+    plugin = find_plugin()
+    _check_plugin(path, manifest, plugin)
+    return trt, plugin
+
+
 def load_engine(
     path: Path, *, plan_hash: str | None = None, check_hash: bool = True
 ) -> LoadedEngine:
@@ -38,39 +79,24 @@ def load_engine(
     Args:
         path: the engine; its manifest is next to it.
         plan_hash: the plan it must have been built with; None for any.
-        check_hash: compare the file's SHA-256, which reads all of it once more; False compares its
-            size alone, for files whose storage is trusted.
+        check_hash: compare the file's SHA-256, which reads all of it, once in a process; False
+            compares its size alone, for files whose storage is trusted.
 
     Raises:
         EngineError: any of them does not match, with the remedy.
         BackendUnavailableError: TensorRT, CUDA, a GPU or the plugin is missing.
     """
-    if not path.is_file():
-        raise EngineError(
-            str(path),
-            expected="an engine",
-            actual="a directory" if path.is_dir() else "no such file",
-            remedy="paro-trt build makes one from an exported model",
-        )
-    manifest = read_manifest(manifest_path(path))
-    _check_plan(path, manifest, plan_hash)
-    with path.open("rb") as file:
-        if not manifest.engine.bytes == path.stat().st_size:
-            raise _damaged(path, manifest, f"{path.stat().st_size} bytes")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if check_hash:
-                digest = hashlib.sha256(data).hexdigest()
-                if digest != manifest.engine.sha256:
-                    raise _damaged(path, manifest, f"SHA-256 {digest[:16]}")
-            trt = load_tensorrt(manifest.tensorrt.flavour)
-            _check_tensorrt(path, manifest, trt)
-            _check_gpu(path, manifest, current_gpu())
-            if manifest.plugin is not None:
-                plugin = find_plugin()
-                _check_plugin(path, manifest, plugin)
-                load_plugin(trt.module, plugin)
-            engine = deserialize(trt, str(path), data)
+    manifest = check_engine_file(path, plan_hash)
+    if check_hash and (digest := engine_sha256(path)) != manifest.engine.sha256:
+        raise _damaged(path, manifest, f"SHA-256 {digest[:16]}")
+    trt, plugin = check_machine(path, manifest)
+    if plugin is not None:
+        load_plugin(trt.module, plugin)
+    # Mapped: an engine of tens of GB does not fit the memory a second time.
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        engine = deserialize(trt, str(path), data)
     _check_tensors(path, manifest, engine)
+    check_profiles(path, engine, max(1, len(manifest.profiles)), _REBUILD)
     return LoadedEngine(engine, manifest, trt)
 
 
@@ -93,6 +119,16 @@ def deserialize(trt: TensorRt, name: str, data: Any) -> Any:
             remedy=_REBUILD,
         )
     return engine
+
+
+def check_profiles(path: Path, engine: Any, expected: int, remedy: str) -> None:
+    """Raise EngineError unless an engine has so many optimization profiles."""
+    found = int(engine.num_optimization_profiles)
+    if found != expected:
+        raise EngineError(
+            f"{path}: optimization profiles", expected=str(expected), actual=str(found),
+            remedy=remedy,
+        )  # fmt: skip
 
 
 def tensor_names(engine: Any) -> list[str]:

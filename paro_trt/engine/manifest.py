@@ -15,17 +15,19 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..documents import Sha256, convert_document, shown, strict_json
-from ..errors import OnnxFileError
-from ..files import sha256_of_files
+from ..errors import ArgumentError, OnnxFileError
 from ..onnx_file.info import ExportInfo
 from ..onnx_file.tensors import TensorSpec
 from .errors import EngineError
+from .file_hash import engine_sha256
 from .gpu_memory import fits
+from .settings import BATCH, MAX_PROFILES
 from .tensorrt_api import Flavour
 
 FORMAT = 1
 SUFFIX = ".json"
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 22
+"""A list of every linear weight of a large model takes half a megabyte."""
 
 _REBUILD = "build the engine again: paro-trt build"
 
@@ -186,6 +188,67 @@ class MemoryRecord(_Record, frozen=True):
         return self.weights + self.activations
 
 
+class BatchProfile(_Record, frozen=True):
+    """An optimization profile: batches that a part of the engine is tuned for.
+
+    Args:
+        min: smallest batch.
+        opt: the batch it is tuned for.
+        max: largest batch.
+        activations: bytes of a context at the largest batch, as `MemoryRecord.activations`; None
+            where it is not known.
+    """
+
+    min: Size
+    opt: Size
+    max: Size
+    activations: Bytes | None = None
+
+    def __post_init__(self) -> None:
+        if not self.min <= self.opt <= self.max:
+            raise EngineError("profiles", expected="min <= opt <= max", actual=str(self)[:200])
+
+    def __str__(self) -> str:
+        sizes = f"{self.min}" if self.min == self.max else f"{self.min} to {self.max}"
+        return f"{sizes}, tuned for {self.opt}"
+
+
+class RefitWeight(_Record, frozen=True):
+    """A weight or bias of a linear layer that can be replaced in the engine.
+
+    Args:
+        name: in the model.
+        dtype: as `EngineTensor.dtype`.
+        shape: in the model.
+        transposed: the engine holds the transpose.
+    """
+
+    name: Line
+    dtype: Dtype
+    shape: Sizes
+    transposed: bool
+
+
+class RefitRecord(_Record, frozen=True):
+    """What can be replaced in an engine that was built with `refit`.
+
+    Args:
+        weights: those that can be replaced.
+        fixed: first 16 digits of the SHA-256 of each other weight or constant, by its name in the
+            model.
+        made_from: the weights it was refitted with; "" before.
+    """
+
+    weights: Annotated[tuple[RefitWeight, ...], Meta(min_length=1, max_length=1 << 16)]
+    fixed: dict[str, str]
+    made_from: OptionalLine = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for text in (*self.fixed, *self.fixed.values()):
+            _check_printable("fixed", text)
+
+
 Tensors = Annotated[tuple[EngineTensor, ...], Meta(min_length=1, max_length=256)]
 
 
@@ -204,6 +267,8 @@ class EngineManifest(_Record, frozen=True):
         inputs: in the ONNX file's order.
         outputs: in the ONNX file's order.
         memory: None in manifests of earlier releases.
+        profiles: of an engine with several, in its order; () where there is one.
+        refit: None where no weight can be replaced.
     """
 
     paro_engine: Literal[1]
@@ -217,6 +282,8 @@ class EngineManifest(_Record, frozen=True):
     inputs: Tensors
     outputs: Tensors
     memory: MemoryRecord | None = None
+    profiles: Annotated[tuple[BatchProfile, ...], Meta(max_length=MAX_PROFILES)] = ()
+    refit: RefitRecord | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -231,6 +298,25 @@ class EngineManifest(_Record, frozen=True):
     def info(self) -> ExportInfo:
         """Model, grid, plan and bins of the ONNX file."""
         return self.onnx.info()
+
+    def profile_of(self, sizes: Mapping[str, int]) -> int:
+        """Index of the optimization profile for inputs of these free sizes.
+
+        Raises:
+            ArgumentError: the batch is in none of them.
+        """
+        batch = sizes.get(BATCH, 1)
+        for index, profile in enumerate(self.profiles):
+            if profile.min <= batch <= profile.max:
+                return index
+        if not self.profiles:
+            return 0
+        raise ArgumentError(
+            BATCH,
+            expected="a batch of " + ", or of ".join(map(str, self.profiles)),
+            actual=str(batch),
+            remedy=f"paro-trt build with another --batch {batch},{batch},{batch}",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The document as JSON values."""
@@ -247,7 +333,7 @@ def is_undamaged(path: Path, manifest: EngineManifest) -> bool:
     """Whether the engine file has the size and the hash in its manifest."""
     expected = manifest.engine
     has_size = path.is_file() and path.stat().st_size == expected.bytes
-    return has_size and sha256_of_files(path) == expected.sha256
+    return has_size and engine_sha256(path) == expected.sha256
 
 
 def read_manifest(path: str | PathLike[str]) -> EngineManifest:
@@ -314,12 +400,27 @@ def summary(manifest: EngineManifest) -> Mapping[str, object]:
         "bins": len(info.bin_boundaries or ()) + 1,
         "from": f"{onnx.file} ({onnx.sha256[:16]})",
         "PAROAttention": f"{onnx.attention} layers by {how}" if onnx.attention else "none",
+        **_profile_facts(manifest),
         "weight streaming": "yes" if manifest.tensorrt.weight_streaming else "no",
-        **_memory_facts(manifest.memory),
+        **_refit_facts(manifest.refit),
+        **memory_facts(manifest.memory),
     }
 
 
-def _memory_facts(memory: MemoryRecord | None) -> Mapping[str, object]:
+def _profile_facts(manifest: EngineManifest) -> Mapping[str, object]:
+    profiles = [str(profile) for profile in manifest.profiles]
+    return {"batches": "; ".join(profiles)} if profiles else {}
+
+
+def _refit_facts(refit: RefitRecord | None) -> Mapping[str, object]:
+    if refit is None:
+        return {}
+    made = f"; now {refit.made_from}" if refit.made_from else ""
+    return {"refit": f"{len(refit.weights)} weights of linear layers{made}"}
+
+
+def memory_facts(memory: MemoryRecord | None) -> Mapping[str, object]:
+    """What an engine takes and which GPUs hold it, in words."""
     if memory is None:
         return {}
     parts = {

@@ -7,13 +7,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError, OnnxFileError
 from ..onnx_file.read import attributes_of, is_attention
-from ..onnx_file.source import OnnxSource
 from ..op.c_structs import DTYPE_CODES, CAttention, CLaunch, Status
 from ..op.spec import INPUTS
 from .settings import BATCH, MEBIBYTE, BuildSettings
+
+if TYPE_CHECKING:
+    import onnx
 
 _ANY_SM = 80
 """The workspace is the same on every GPU; without one to ask, it is asked for the oldest."""
@@ -27,31 +30,40 @@ class BuilderMemory:
 
     Args:
         weights: bytes.
-        activations: bytes of one context at the profile's largest shapes, workspaces included.
+        activations: bytes of one context at the largest shapes of each profile, in their order,
+            workspaces included.
     """
 
     weights: int | None = None
-    activations: int | None = None
+    activations: tuple[int, ...] = ()
+
+    @property
+    def largest_activations(self) -> int | None:
+        """Bytes of one context, which serves every profile."""
+        return max(self.activations, default=None)
 
 
 def builder_memory(messages: Iterable[str]) -> BuilderMemory:
     """The figures in a build's log."""
-    found: dict[str, int] = {}
+    found: dict[str, list[int]] = {"Activation": [], "Weights": []}
     for message in messages:
         line = re.match(r"Total (Activation|Weights) Memory: (\d+) bytes", message)
         if line:
-            found[line[1]] = int(line[2])
-    return BuilderMemory(found.get("Weights"), found.get("Activation"))
+            found[line[1]].append(int(line[2]))
+    return BuilderMemory(max(found["Weights"], default=None), tuple(found["Activation"]))
 
 
-def plugin_workspace(library: Path, source: OnnxSource, settings: BuildSettings) -> int:
+def plugin_workspace(
+    library: Path, path: Path, model: onnx.ModelProto, settings: BuildSettings
+) -> int:
     """Bytes of workspace of the layer that needs most, at the largest batch.
 
     TensorRT lends one workspace to one layer after the other.
 
     Args:
         library: the plugin.
-        source: the file; constants of its PAROAttention nodes have the sizes.
+        path: the file, for messages.
+        model: its content; constants of its PAROAttention nodes have the sizes.
         settings: the largest batch, and the limit of the workspace.
 
     Raises:
@@ -64,14 +76,14 @@ def plugin_workspace(library: Path, source: OnnxSource, settings: BuildSettings)
     limit = settings.max_workspace or 0
     launch = CLaunch(struct_size=ctypes.sizeof(CLaunch), sm=_ANY_SM, max_workspace=limit)
     needed = 0
-    for call in _calls(source, settings.range_of(BATCH).max):
+    for call in _calls(path, model, settings.range_of(BATCH).max):
         size = ctypes.c_size_t()
         status = ask.paro_workspace_bytes(
             ctypes.byref(call), ctypes.byref(launch), ctypes.byref(size)
         )
         if status != Status.OK:
             raise ArgumentError(
-                "max_workspace" if limit else str(source.path),
+                "max_workspace" if limit else str(path),
                 expected="a call that the plugin's kernels take",
                 actual=ask.paro_last_error().decode(),
                 remedy="pass a larger --max-workspace, or none" if limit else "export again",
@@ -88,11 +100,14 @@ def plugin_workspace(library: Path, source: OnnxSource, settings: BuildSettings)
     return needed
 
 
-def _calls(source: OnnxSource, batch: int) -> Iterable[CAttention]:
+def _calls(path: Path, model: onnx.ModelProto, batch: int) -> Iterable[CAttention]:
     """The op's calls without pointers, one for each node."""
-    shapes = {entry.name: tuple(entry.dims) for entry in source.proto.graph.initializer}
-    dtype = DTYPE_CODES[source.inputs[0].dtype]
-    for node in source.proto.graph.node:
+    from onnx import helper
+
+    shapes = {entry.name: tuple(entry.dims) for entry in model.graph.initializer}
+    latents = model.graph.input[0].type.tensor_type.elem_type
+    dtype = DTYPE_CODES[str(helper.tensor_dtype_to_np_dtype(latents))]
+    for node in model.graph.node:
         if not is_attention(node):
             continue
         names = dict(zip((entry.name for entry in INPUTS), node.input, strict=True))
@@ -100,7 +115,7 @@ def _calls(source: OnnxSource, batch: int) -> Iterable[CAttention]:
         ranks = [len(entry.shape) for entry in INPUTS if entry.name in _CONSTANTS]
         if [len(shape) for shape in sizes] != ranks:
             raise OnnxFileError(
-                f"{source.path}: {node.name}",
+                f"{path}: {node.name}",
                 expected=f"{', '.join(_CONSTANTS)} as constants of the file",
                 actual=f"shapes {', '.join(map(str, sizes))}",
                 remedy="export again with paro-trt export",

@@ -5,18 +5,15 @@ The same calls, found by name, work with TensorRT 10.x, 11.x and TensorRT for RT
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ..errors import BackendUnavailableError
 from ..onnx_file.source import OnnxSource
 from .errors import BuildError
+from .interrupt import StoppableProgress
 from .logger import LogKeeper, make_logger
 from .memory import BuilderMemory, builder_memory
 from .parser_input import for_function_body, for_plugin
@@ -25,7 +22,7 @@ from .progress import BuildProgress, make_monitor
 from .settings import BuildSettings
 from .tensorrt_api import TensorRt
 
-_STRONGLY_TYPED = "STRONGLY_TYPED"
+_STRONGLY_TYPED, _REFIT = "STRONGLY_TYPED", "REFIT_INDIVIDUAL"
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,10 @@ class BuiltEngine:
 def build_network(
     trt: TensorRt,
     source: OnnxSource,
-    profiles: tuple[InputProfile, ...],
+    profiles: Sequence[Sequence[InputProfile]],
     settings: BuildSettings,
     *,
+    refittable: Sequence[str] = (),
     timing_cache: bytes = b"",
     progress: BuildProgress | None = None,
 ) -> BuiltEngine:
@@ -59,8 +57,9 @@ def build_network(
     Args:
         trt: the TensorRT of settings.flavour.
         source: the file.
-        profiles: shapes of the inputs with free sizes.
+        profiles: shapes of the inputs with free sizes, for each optimization profile.
         settings: how to build.
+        refittable: names of the weights that can be replaced in the engine.
         timing_cache: of an earlier build; empty for none.
         progress: receives the progress; Ctrl-C stops it between two steps.
 
@@ -82,11 +81,13 @@ def build_network(
         _check_attention(trt, network, source)
     config = builder.create_builder_config()
     _configure(trt, config, settings)
-    _add_profile(builder, config, profiles, keeper)
+    _mark_refittable(trt, network, config, source, refittable, keeper)
+    for profile in profiles:
+        _add_profile(builder, config, profile, keeper)
     cache = _attach_cache(config, timing_cache)
-    with _stoppable(progress) as watched:
-        if watched is not None:
-            config.progress_monitor = make_monitor(trt.module, watched)
+    watched = StoppableProgress(progress)
+    config.progress_monitor = make_monitor(trt.module, watched)
+    with watched.catching():
         data = builder.build_serialized_network(network, config)
     if data is None:
         raise BuildError(
@@ -169,13 +170,37 @@ def _set_target(trt: TensorRt, config: Any, target: int) -> None:
     config.set_compute_capability(capability, 0)
 
 
-def _add_profile(
-    builder: Any, config: Any, profiles: tuple[InputProfile, ...], keeper: LogKeeper
-) -> None:
-    if not profiles:
+def _mark_refittable(
+    trt: TensorRt, network: Any, config: Any, source: OnnxSource, names: Sequence[str],
+    keeper: LogKeeper,
+) -> None:  # fmt: skip
+    """Mark single weights: with REFIT alone every constant would be one that may change."""
+    if not names:
         return
+    flag = getattr(trt.module.BuilderFlag, _REFIT, None)
+    if flag is None:
+        raise BackendUnavailableError(
+            f"{trt.flavour.label} {trt.version}",
+            expected=f"a release that can mark single weights for refitting ({_REFIT})",
+            actual="one that cannot",
+            remedy=f"pip install 'tensorrt>={trt.major}.16', or build without --refit",
+        )
+    config.set_flag(flag)
+    for name in names:
+        if not network.mark_weights_refittable(name):
+            raise BuildError(
+                f"{source.path}: {name}",
+                expected=f"a weight that {trt.flavour.label} {trt.version} can refit",
+                actual=keeper.explain("a refusal without a reason"),
+                remedy="build without --refit",
+            )
+
+
+def _add_profile(
+    builder: Any, config: Any, shapes: Sequence[InputProfile], keeper: LogKeeper
+) -> None:
     profile = builder.create_optimization_profile()
-    for entry in profiles:
+    for entry in shapes:
         profile.set_shape(entry.name, entry.min, entry.opt, entry.max)
     if config.add_optimization_profile(profile) < 0:
         raise BuildError(
@@ -197,43 +222,6 @@ def _attach_cache(config: Any, content: bytes) -> Any:
 def _serialized(cache: Any) -> bytes | None:
     memory = cache.serialize() if cache is not None else None
     return None if memory is None else bytes(memory)
-
-
-class _Stoppable:
-    """Progress that ends the build at the next step once `stopped` is set."""
-
-    def __init__(self, progress: BuildProgress) -> None:
-        self._progress = progress
-        self.stopped = threading.Event()
-
-    def phase_started(self, phase: str, parent: str | None, steps: int) -> None:
-        self._progress.phase_started(phase, parent, steps)
-
-    def step_done(self, phase: str, step: int) -> bool:
-        return self._progress.step_done(phase, step) and not self.stopped.is_set()
-
-    def phase_finished(self, phase: str) -> None:
-        self._progress.phase_finished(phase)
-
-
-@contextmanager
-def _stoppable(progress: BuildProgress | None) -> Iterator[_Stoppable | None]:
-    """Turn Ctrl-C into the end of the build, because no exception can pass through TensorRT."""
-    if progress is None or threading.current_thread() is not threading.main_thread():
-        yield None if progress is None else _Stoppable(progress)
-        return
-    watched = _Stoppable(progress)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        watched.stopped.set()
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield watched
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if watched.stopped.is_set():
-        raise KeyboardInterrupt
 
 
 def read_timing_cache(path: Path | None) -> bytes:

@@ -1,4 +1,4 @@
-"""The optimization profile: the shapes that each input may have."""
+"""Optimization profiles: the shapes that each input may have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import ArgumentError
 from ..onnx_file.tensors import TensorSpec
-from .settings import BuildSettings
+from .settings import BATCH, BuildSettings, SizeRange
 
 Shape = tuple[int, ...]
 
@@ -22,10 +22,12 @@ class InputProfile:
     max: Shape
 
 
-def input_profiles(
+def optimization_profiles(
     inputs: Sequence[TensorSpec], settings: BuildSettings
-) -> tuple[InputProfile, ...]:
-    """The profile of every input that has a free size, in the file's order.
+) -> tuple[tuple[InputProfile, ...], ...]:
+    """One profile for each range of the batch: every input that has a free size, in order.
+
+    A file without free sizes has none.
 
     Raises:
         ArgumentError: settings name a free size that no input has.
@@ -39,20 +41,37 @@ def input_profiles(
             actual="no input has it",
         )
 
+    if not symbols:
+        return ()
     return tuple(
-        InputProfile(entry.name, *shape_range(entry, settings))
-        for entry in inputs
-        if any(isinstance(size, str) for size in entry.shape)
+        tuple(
+            InputProfile(entry.name, *shape_range(entry, settings, batch))
+            for entry in inputs
+            if any(isinstance(size, str) for size in entry.shape)
+        )
+        for batch in settings.batches
     )
 
 
-def shape_range(spec: TensorSpec, settings: BuildSettings) -> tuple[Shape, Shape, Shape]:
-    """Smallest, likeliest and largest shape of a tensor."""
+def shape_range(
+    spec: TensorSpec, settings: BuildSettings, batch: SizeRange | None = None
+) -> tuple[Shape, Shape, Shape]:
+    """Smallest, likeliest and largest shape of a tensor, in one profile or in all of them.
 
-    def shape(bound: str) -> Shape:
-        return tuple(
-            getattr(settings.range_of(size), bound) if isinstance(size, str) else size
-            for size in spec.shape
-        )
+    Args:
+        spec: the tensor.
+        settings: ranges of free sizes.
+        batch: that of the profile; None for all.
+    """
+
+    def bound(size: int | str, name: str) -> int:
+        if isinstance(size, int):
+            return size
+        of = batch if batch is not None and size == BATCH else settings.range_of(size)
+        found: int = getattr(of, name)
+        return found
+
+    def shape(name: str) -> Shape:
+        return tuple(bound(size, name) for size in spec.shape)
 
     return shape("min"), shape("opt"), shape("max")

@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ArgumentError
 from ..files import atomic_write
@@ -24,6 +24,13 @@ from .tensorrt_api import Flavour
 
 BACKEND = "tensorrt"
 MODEL_FILE = "model.plan"
+STREAMING_BACKEND, STREAMING_FILES = "python", ("model.engine", "model.py")
+"""Triton's TensorRT backend has no budget for weights: `runtime.triton_backend` runs the engine."""
+
+_MODEL_PY = """from paro_trt.runtime.triton_backend import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+"""
 VERSION = "1"
 CONFIG_FILE, README_FILE = "config.pbtxt", "README.md"
 
@@ -49,6 +56,8 @@ class TritonOptions:
         gpus: indices; empty for all.
         max_queue_delay_us: microseconds that a request may wait for others to share its batch.
         cuda_graphs: the backend captures and replays CUDA graphs.
+        weight_streaming_budget: bytes of weights on the GPU, or "auto"; None keeps all. The server
+            then needs this package in its Python.
 
     Raises:
         ArgumentError: the name is no file name, or a number is out of range.
@@ -59,6 +68,7 @@ class TritonOptions:
     gpus: tuple[int, ...] = ()
     max_queue_delay_us: int = 0
     cuda_graphs: bool = False
+    weight_streaming_budget: int | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", self.name):
@@ -95,7 +105,8 @@ def write_repository(engine: Path, directory: Path, options: TritonOptions) -> T
 
     Raises:
         EngineError: the engine or its manifest is missing or damaged, or of TensorRT for RTX.
-        ArgumentError: the repository has a model of this name.
+        ArgumentError: the repository has a model of this name, or a budget or CUDA graphs are asked
+            for that the engine cannot have.
         ParoError: a file cannot be written.
     """
     manifest = read_manifest(manifest_path(engine))
@@ -111,6 +122,7 @@ def write_repository(engine: Path, directory: Path, options: TritonOptions) -> T
             actual="another file" if engine.is_file() else "no such file",
             remedy="build the engine again: paro-trt build",
         )  # fmt: skip
+    _check_streaming(manifest, options)
     config = config_text(manifest, options)
     checked = check_config(config)
     model = directory / options.name
@@ -118,13 +130,19 @@ def write_repository(engine: Path, directory: Path, options: TritonOptions) -> T
         raise ArgumentError(
             str(model), expected="no model of this name", actual="one", remedy="choose another name"
         )
-    command = server_command(manifest, directory)
+    streams = options.weight_streaming_budget is not None
+    command = server_command(manifest, directory, streams=streams)
     (model / VERSION).mkdir(parents=True)
-    _link(engine, model / VERSION / MODEL_FILE)
-    for name, text in (
-        (CONFIG_FILE, config),
-        (README_FILE, _readme(manifest, options, command)),
-    ):
+    texts = {CONFIG_FILE: config, README_FILE: _readme(manifest, options, command)}
+    if streams:
+        engine_name, code = STREAMING_FILES
+        target = model / VERSION / engine_name
+        _link(engine, target)
+        _link(manifest_path(engine), manifest_path(target))
+        texts[f"{VERSION}/{code}"] = _MODEL_PY
+    else:
+        _link(engine, model / VERSION / MODEL_FILE)
+    for name, text in texts.items():
         with atomic_write(model / name) as file:
             file.write(text.encode())
     return TritonRepository(directory, model / CONFIG_FILE, checked, command)
@@ -134,16 +152,21 @@ def config_text(manifest: EngineManifest, options: TritonOptions) -> str:
     """config.pbtxt. Requests share a batch; each sample has its own mask_bin."""
     batch = {entry.max[0] for entry in manifest.inputs if entry.shape[:1] == (BATCH,)}
     batched = all(entry.shape[:1] == (BATCH,) for entry in (*manifest.inputs, *manifest.outputs))
+    streams = options.weight_streaming_budget is not None
     lines = [
         f'name: "{options.name}"',
-        f'backend: "{BACKEND}"',
-        f'default_model_filename: "{MODEL_FILE}"',
+        f'backend: "{STREAMING_BACKEND if streams else BACKEND}"',
+        f'default_model_filename: "{STREAMING_FILES[1] if streams else MODEL_FILE}"',
         f"max_batch_size: {max(batch) if batched else 0}",
     ]
     for kind, entries in (("input", manifest.inputs), ("output", manifest.outputs)):
         lines += [line for entry in entries for line in _tensor(kind, entry, batched)]
     gpus = f" gpus: [ {', '.join(map(str, options.gpus))} ]" if options.gpus else ""
-    lines.append(f"instance_group [ {{ count: {options.instances} kind: KIND_GPU{gpus} }} ]")
+    # The backend uses the profiles that are named here, and chooses among them by the shapes.
+    names = ", ".join(f'"{index}"' for index in range(len(manifest.profiles)))
+    profiles = f" profile: [ {names} ]" if names and not streams else ""
+    group = f"count: {options.instances} kind: KIND_GPU{gpus}{profiles}"
+    lines.append(f"instance_group [ {{ {group} }} ]")
     if batched:
         delay = f" max_queue_delay_microseconds: {options.max_queue_delay_us} "
         lines.append(f"dynamic_batching {{{delay if options.max_queue_delay_us else ''}}}")
@@ -154,6 +177,8 @@ def config_text(manifest: EngineManifest, options: TritonOptions) -> str:
         "paro_plan_hash": manifest.info.plan_hash or "",
         "paro_bin_boundaries": ",".join(map(str, manifest.info.bin_boundaries or ())),
     }
+    if streams:
+        facts["weight_streaming_budget"] = str(options.weight_streaming_budget)
     lines += [
         f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}'
         for name, value in facts.items()
@@ -182,13 +207,35 @@ def check_config(text: str) -> bool:
     return True
 
 
-def server_command(manifest: EngineManifest, directory: Path) -> str:
-    """The command that starts the server. It loads the plugin if the engine needs it."""
+def server_command(manifest: EngineManifest, directory: Path, *, streams: bool = False) -> str:
+    """The command that starts the server. It loads the plugin if the engine needs it.
+
+    A model that streams weights loads the plugin itself.
+    """
     words = ["tritonserver", f"--model-repository={directory.resolve()}"]
-    if manifest.plugin is not None:
+    if manifest.plugin is not None and not streams:
         library = f"libparo_{AUTOREG_LIBRARY}.so"
         words.append(f"--backend-config={BACKEND},plugins=/path/to/{library}")
     return " ".join(words)
+
+
+def _check_streaming(manifest: EngineManifest, options: TritonOptions) -> None:
+    budget = options.weight_streaming_budget
+    if budget is None:
+        return
+    if not manifest.tensorrt.weight_streaming:
+        raise ArgumentError(
+            "weight_streaming_budget",
+            expected="none: this engine cannot stream its weights",
+            actual=str(budget),
+            remedy="paro-trt build --weight-streaming",
+        )
+    if options.cuda_graphs:
+        raise ArgumentError(
+            "cuda_graphs",
+            expected="none: an engine that streams its weights cannot be captured",
+            actual="CUDA graphs and a weight streaming budget",
+        )
 
 
 def _tensor(kind: str, entry: EngineTensor, batched: bool) -> list[str]:

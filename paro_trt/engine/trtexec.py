@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from .profile import InputProfile, Shape
@@ -14,7 +15,7 @@ MEBIBYTE = 1 << 20
 def trtexec_command(
     onnx_file: Path,
     engine: Path,
-    profiles: tuple[InputProfile, ...],
+    profiles: Sequence[Sequence[InputProfile]],
     settings: BuildSettings,
     *,
     plugin: Path | None,
@@ -26,7 +27,7 @@ def trtexec_command(
         onnx_file: the exported model; with TensorRT before 10.7 export it with `--body none`,
             for there a function in the file goes before the plugin.
         engine: to write.
-        profiles: shapes of the inputs with free sizes.
+        profiles: shapes of the inputs with free sizes, for each optimization profile.
         settings: of a build by TensorRT.
         plugin: its library; None for a model without PAROAttention.
         timing_cache: read and written.
@@ -35,9 +36,11 @@ def trtexec_command(
     words += ["--skipInference"]
     if plugin is not None:
         words.append(f"--dynamicPlugins={plugin}")
-    for bound in ("min", "opt", "max"):
-        shapes = [f"{entry.name}:{_times(getattr(entry, bound))}" for entry in profiles]
-        if shapes:
+    for index, profile in enumerate(profiles):
+        # trtexec takes the three options that follow for this profile's.
+        words += [f"--profile={index}"] if len(profiles) > 1 else []
+        for bound in ("min", "opt", "max"):
+            shapes = [f"{entry.name}:{_times(getattr(entry, bound))}" for entry in profile]
             words.append(f"--{bound}Shapes={','.join(shapes)}")
     if settings.builder_level is not None:
         words.append(f"--builderOptimizationLevel={settings.builder_level}")
@@ -49,6 +52,8 @@ def trtexec_command(
         words.append(f"--memPoolSize={','.join(limits)}")
     if settings.weight_streaming:
         words.append("--allowWeightStreaming")
+    if settings.refit:
+        words.append("--refit")
     if settings.profiling:
         words.append("--profilingVerbosity=detailed")
     if timing_cache is not None:

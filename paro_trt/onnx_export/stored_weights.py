@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..onnx_file.weights import WEIGHT_PREFIX
+
 if TYPE_CHECKING:
     import onnx_ir
     from torch import Tensor
 
     from ..models.weights import Checkpoint
-
-_MODEL = "model."
-"""What traced modules call the transformer within them."""
 
 
 class StoredWeight:
@@ -67,7 +66,7 @@ def refer_to_weights(model: Any, stored: Checkpoint | None) -> None:
     for value in model.graph.initializers.values():
         traced = value.const_value
         raw = getattr(traced, "raw", None)
-        name = value.name.removeprefix(_MODEL)
+        name = value.name.removeprefix(WEIGHT_PREFIX)
         if isinstance(raw, FakeTensor) and stored is not None:
             source: Any = stored
         elif isinstance(raw, nn.Parameter):

@@ -12,6 +12,7 @@ from .session import Session
 
 if TYPE_CHECKING:
     from .onnxruntime_session import OrtSession
+    from .weight_streaming import Budget
 
 
 class Backend(str, Enum):
@@ -34,15 +35,22 @@ ENGINE_SUFFIXES = (".engine", ".plan")
 
 
 def open_session(
-    path: str | PathLike[str], backend: str | Backend | None = None, threads: int | None = None
+    path: str | PathLike[str],
+    backend: str | Backend | None = None,
+    threads: int | None = None,
+    *,
+    weight_streaming_budget: Budget = None,
+    check_hash: bool = True,
 ) -> Session:
     """Load an exported model or an engine.
 
     Args:
         path: an ONNX file, or an engine with its manifest next to it.
-            backend: who executes it, without a fallback to another. None: "tensorrt" for an engine,
+        backend: who executes it, without a fallback to another. None: "tensorrt" for an engine,
             by its name, and "ort" for anything else.
-            threads: CPU threads; None leaves the choice to the backend.
+        threads: CPU threads; None leaves the choice to the backend.
+        weight_streaming_budget: of an engine, as `Engine` takes it.
+        check_hash: of an engine, as `Engine` takes it.
 
     Raises:
         ArgumentError: no backend of that name, or one that does not take such a file.
@@ -61,10 +69,18 @@ def open_session(
             remedy="leave the backend to be chosen" if is_engine else "paro-trt build makes one",
         )
     if chosen in _ONNX_RUNTIME:
+        if weight_streaming_budget is not None:
+            raise ArgumentError(
+                "weight_streaming_budget", expected="none: it is an engine's",
+                actual=str(weight_streaming_budget),
+            )  # fmt: skip
         return ort_session(path, chosen, threads)
+    from .engine import Engine
     from .tensorrt_session import TensorRtSession
 
-    return TensorRtSession(path)
+    return TensorRtSession(
+        Engine(path, weight_streaming_budget=weight_streaming_budget, check_hash=check_hash)
+    )
 
 
 def default_backend(path: str | PathLike[str]) -> Backend:

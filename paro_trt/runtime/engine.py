@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..engine import cuda
-from ..engine.load import LoadedEngine, load_engine
+from ..engine.load import LoadedEngine, check_engine_file, check_machine, load_engine
 from ..engine.manifest import EngineManifest
-from ..errors import ArgumentError, BackendUnavailableError
-from .engine_context import DeviceMemory, EngineContext
+from ..errors import ArgumentError
+from .engine_context import LOG, DeviceMemory, EngineContext
+from .weight_streaming import Budget, check_budget, engine_attribute, stream_weights
 
-_STREAMING, _MEMORY = "weight_streaming_budget_v2", "device_memory_size_v2"
-_SINCE = "TensorRT 10.3 or later"
+_MEMORY = "device_memory_size_v2"
+
+
+class EngineTurns:
+    """Engines that share a GPU's memory: one is loaded at a time, the others when they run.
+
+    Pass one to every `Engine` that takes turns: the two experts of a pipeline, for example, of
+    which the second begins when the first has done its steps.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        """Held while an engine of these loads or runs."""
+        self._holder: Engine | None = None
+
+    def take(self, engine: Engine) -> None:
+        """Unload the engine that is loaded, if it is another."""
+        if self._holder is not None and self._holder is not engine:
+            self._holder.unload()
+        self._holder = engine
 
 
 class Engine:
@@ -25,15 +46,18 @@ class Engine:
         path: the engine; its manifest is next to it and is checked first.
         plan_hash: the plan it must have been built with; None for any.
         cuda_graph: `run` captures a CUDA graph and replays it while shapes stay: `EngineContext`.
+            An engine that streams its weights cannot be captured, and is not.
         weight_streaming_budget: bytes of weights to keep on the GPU, the others are streamed
-            from host memory; for engines built with weight streaming. None keeps all.
+            from host memory; for engines built with weight streaming. "auto": what TensorRT
+            chooses by the memory that is free when the engine is loaded. None keeps all.
         gpu: index of the GPU to run on, from any thread; None: the current one.
         check_hash: compare the file with its manifest's SHA-256, which reads it once more than
-            loading does; False compares its size.
+            loading does, once in a process; False compares its size.
+        turns: engines that share the GPU's memory; the engine is then loaded when it first runs.
 
     Raises:
         EngineError: engine or manifest is missing, damaged, or for another plan, TensorRT, GPU
-            or plugin.
+            or plugin. With `turns`, the content is checked when it is loaded.
         BackendUnavailableError: TensorRT, CUDA, a GPU or the plugin is missing.
         ArgumentError: a budget for an engine that cannot stream its weights; no such GPU.
     """
@@ -44,22 +68,30 @@ class Engine:
         *,
         plan_hash: str | None = None,
         cuda_graph: bool = False,
-        weight_streaming_budget: int | None = None,
+        weight_streaming_budget: Budget = None,
         gpu: int | None = None,
         check_hash: bool = True,
+        turns: EngineTurns | None = None,
     ) -> None:
         self.path = Path(path)
-        with cuda.on_gpu(gpu):
-            self._loaded: LoadedEngine | None = load_engine(
-                self.path, plan_hash=plan_hash, check_hash=check_hash
-            )
-            self._gpu = cuda.current_gpu().index
-        self._manifest = self._loaded.manifest
+        self._plan_hash, self._check_hash = plan_hash, check_hash
         self._cuda_graph = cuda_graph
+        self._wanted_budget = weight_streaming_budget
+        self._turns = turns
+        self._loaded: LoadedEngine | None = None
+        self._closed = False
+        self._gpu: int | None = gpu
         self._contexts: list[EngineContext] = []
         self._own: EngineContext | None = None
-        if weight_streaming_budget is not None:
-            self._stream_weights(self._loaded, weight_streaming_budget)
+        self._budget: int | None = None
+        self._manifest = check_engine_file(self.path, plan_hash)
+        check_budget(self._manifest, weight_streaming_budget)
+        with cuda.on_gpu(gpu):
+            if turns is None:
+                self.load()
+            else:
+                check_machine(self.path, self._manifest)
+            self._gpu = cuda.current_gpu().index
 
     @property
     def manifest(self) -> EngineManifest:
@@ -69,20 +101,50 @@ class Engine:
     @property
     def device_memory_bytes(self) -> int:
         """Bytes of activations that a context needs; BackendUnavailableError before 10.3."""
-        return int(_attribute(self._open(), _MEMORY))
+        return int(engine_attribute(self._open(), _MEMORY))
+
+    @property
+    def weight_streaming_budget(self) -> int | None:
+        """Bytes of weights that are kept on the GPU; None where all are, or none is loaded."""
+        return self._budget
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the engine takes memory of the GPU."""
+        return self._loaded is not None
+
+    def load(self) -> None:
+        """Load the engine, where `unload` or another engine's turn released it. Else nothing."""
+        if self._closed:
+            raise ArgumentError(str(self.path), expected="an open engine", actual="a closed one")
+        if self._loaded is not None:
+            return
+        with self._turn(), cuda.on_gpu(self._gpu):
+            if self._turns is not None:
+                self._turns.take(self)
+            loaded = load_engine(self.path, plan_hash=self._plan_hash, check_hash=self._check_hash)
+            self._budget = stream_weights(loaded, self._wanted_budget)
+            self._loaded, self._manifest = loaded, loaded.manifest
+
+    def unload(self) -> None:
+        """Release the GPU's memory; contexts are closed. The next run loads the engine again."""
+        for context in self._contexts:
+            context.close()
+        self._contexts, self._own, self._loaded, self._budget = [], None, None, None
 
     def run(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Outputs by name; see `EngineContext.run`."""
-        if self._own is None:
-            self._own = self.context(cuda_graph=self._cuda_graph)
-        return self._own.run(inputs, outputs)
+        with self._turn():
+            if self._own is None:
+                self._own = self.context(cuda_graph=self._cuda_graph)
+            return self._own.run(inputs, outputs)
 
     def context(
         self, *, cuda_graph: bool = False, device_memory: DeviceMemory | None = None
     ) -> EngineContext:
-        """Another context, on a stream of its own; closed with the engine.
+        """Another context, on a stream of its own; closed when the engine is closed or unloaded.
 
         Raises:
             ArgumentError: the memory lent is too small.
@@ -95,18 +157,21 @@ class Engine:
                 expected=f"at least {self.device_memory_bytes} bytes",
                 actual=str(device_memory.size),
             )
+        if cuda_graph and self._budget is not None:
+            LOG.info("%s streams its weights, which no CUDA graph can capture", self.path)
+        assert self._gpu is not None
         with cuda.on_gpu(self._gpu):
             made = EngineContext(
-                loaded, self._gpu, cuda_graph=cuda_graph, device_memory=device_memory
-            )
+                loaded, self._gpu, cuda_graph=cuda_graph and self._budget is None,
+                device_memory=device_memory,
+            )  # fmt: skip
         self._contexts.append(made)
         return made
 
     def close(self) -> None:
-        """Release the engine and its contexts. Harmless when repeated."""
-        for context in self._contexts:
-            context.close()
-        self._contexts, self._own, self._loaded = [], None, None
+        """Release the engine and its contexts for good. Harmless when repeated."""
+        self.unload()
+        self._closed = True
 
     def __enter__(self) -> Engine:
         return self
@@ -120,31 +185,9 @@ class Engine:
         self.close()
 
     def _open(self) -> LoadedEngine:
-        if self._loaded is None:
-            raise ArgumentError(str(self.path), expected="an open engine", actual="a closed one")
+        self.load()
+        assert self._loaded is not None
         return self._loaded
 
-    def _stream_weights(self, loaded: LoadedEngine, budget: int) -> None:
-        if not self._manifest.tensorrt.weight_streaming:
-            raise ArgumentError(
-                "weight_streaming_budget",
-                expected="none: this engine cannot stream its weights",
-                actual=str(budget),
-                remedy="paro-trt build --weight-streaming",
-            )
-        _attribute(loaded, _STREAMING)
-        total = int(loaded.engine.streamable_weights_size)
-        if not 0 <= budget <= total:
-            raise ArgumentError(
-                "weight_streaming_budget", expected=f"0 to {total} bytes", actual=str(budget)
-            )
-        loaded.engine.weight_streaming_budget_v2 = budget
-
-
-def _attribute(loaded: LoadedEngine, name: str) -> Any:
-    value = getattr(loaded.engine, name, None)
-    if value is None:
-        raise BackendUnavailableError(
-            f"{loaded.trt.flavour.label} {loaded.trt.version}", expected=_SINCE, actual=f"no {name}"
-        )
-    return value
+    def _turn(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._turns is None else self._turns.lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 from ..engine import cuda
 from ..engine.errors import EngineError
 from ..engine.load import LoadedEngine
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ParoError
 from ..onnx_file.tensors import check_names
 from .dlpack import TensorView, empty_like
 from .engine_checks import input_views, output_shape, output_view
+
+LOG = logging.getLogger("paro_trt.runtime")
 
 ALIGNMENT = 256
 
@@ -48,7 +51,8 @@ class EngineContext:
         gpu: index of its GPU.
         cuda_graph: the second run in a row with the same shapes captures a CUDA graph, which
             later ones replay. Tensors on the GPU are then copied to and from buffers of the
-            context's own, since a graph holds for its addresses alone.
+            context's own, since a graph holds for its addresses alone. Where a capture fails, one
+            warning says so, and this and later runs go without.
         device_memory: lent for activations; None lets TensorRT allocate.
     """
 
@@ -66,6 +70,8 @@ class EngineContext:
         self._graph: tuple[Any, Any] | None = None
         """Addresses and shapes it was captured with, and the executable graph."""
         self._state_before: Any = None
+        # An engine of several profiles has none that its contexts begin with for sure.
+        self._profile = 0 if not self._manifest.profiles else None
         self._buffers: dict[str, Any] = {}
         self._in_flight: list[TensorView] = []
         self._copied_out: list[tuple[TensorView, int]] = []
@@ -107,8 +113,10 @@ class EngineContext:
         # A second run would overwrite the staging buffers of one still in flight.
         self.synchronize()
         views, sizes = input_views(self._manifest.inputs, inputs, self._gpu, self._address)
+        profile = self._manifest.profile_of(sizes)
         made, made_views = self._outputs(inputs, outputs, sizes)
         self._copied_out = []
+        self._choose_profile(profile)
         state = self._bind(views, made_views)
         self._execute(state)
         for view, address in self._copied_out:
@@ -151,6 +159,14 @@ class EngineContext:
             views[entry.name] = output_view(entry, value, shape, self._gpu, self._address)
         return made, views
 
+    def _choose_profile(self, index: int) -> None:
+        if index == self._profile:
+            return
+        # On the stream of the runs, so that nothing else must wait for it. Shapes are set anew.
+        chosen = self._context.set_optimization_profile_async(index, self._address)
+        self._require(f"optimization profile {index}", chosen)
+        self._profile, self._graph, self._state_before = index, None, None
+
     def _bind(self, inputs: Mapping[str, TensorView], outputs: Mapping[str, TensorView]) -> Any:
         """Give TensorRT shapes and addresses; host tensors go by buffers on the device, and all do
         for a CUDA graph."""
@@ -188,18 +204,25 @@ class EngineContext:
             return
         if self._graph is None or self._graph[0] != state:
             self._graph = None
-            self._graph = (state, self._captured())
+            try:
+                self._graph = (state, self._captured())
+            except ParoError as error:
+                self._enqueue()  # raises where it is not the capture that is refused
+                self._use_graph = False
+                LOG.warning("no CUDA graph: its capture failed, runs go without: %s", error)
+                return
         self._graph[1].launch(self.stream)
 
     def _captured(self) -> Any:
         """The graph of one execution, ready to launch."""
-        builder = self.stream.create_graph_builder()
-        try:
-            builder.begin_building("thread_local")
-            self._enqueue()
-            return builder.end_building().complete()
-        finally:
-            builder.close()
+        with cuda.our_errors():
+            builder = self.stream.create_graph_builder()
+            try:
+                builder.begin_building("thread_local")
+                self._enqueue()
+                return builder.end_building().complete()
+            finally:
+                builder.close()
 
     def _enqueue(self) -> None:
         self._require("execution", self._context.execute_async_v3(self._address))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os import PathLike
 from typing import TYPE_CHECKING
 
 from ..onnx_file.info import ExportInfo
@@ -17,13 +16,12 @@ if TYPE_CHECKING:
 class TensorRtSession(Session):
     """A TensorRT engine that runs on NumPy arrays; `run_tensors` takes torch's where they are.
 
-    Args and errors: as `Engine`.
+    Args:
+        engine: closed with the session.
     """
 
-    def __init__(
-        self, path: str | PathLike[str], *, plan_hash: str | None = None, cuda_graph: bool = False
-    ) -> None:
-        self.engine = Engine(path, plan_hash=plan_hash, cuda_graph=cuda_graph)
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

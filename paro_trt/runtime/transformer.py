@@ -19,9 +19,11 @@ from ..models.calls import bins_of, fitted_call, named_arguments, returned
 from ..models.contents import read_json_object
 from ..models.experts import ExpertRole, is_of_model
 from ..plan import ModelIdentity, model_identity
+from .engine import Engine, EngineTurns
 from .session import Session
 from .tensorrt_session import TensorRtSession
 from .velocity import LATENTS, MASK_BIN, TIMESTEP
+from .weight_streaming import Budget
 
 _POSITIONS = ("rope", "audio_rope")
 """What LTX-2's pipeline asks its transformer for, to compute positions outside."""
@@ -69,10 +71,38 @@ class EngineTransformer(torch.nn.Module):
         config_file: str | PathLike[str],
         *,
         cuda_graph: bool = True,
+        weight_streaming_budget: Budget = None,
+        gpu: int | None = None,
+        check_hash: bool = True,
+        turns: EngineTurns | None = None,
     ) -> EngineTransformer:
-        """From an engine file and the model's config.json; tensors live on the current GPU."""
+        """From an engine file and the model's config.json; tensors live on the engine's GPU.
+
+        Args:
+            engine: the file; its manifest is next to it.
+            config_file: of the model that it was exported from.
+            cuda_graph: capture and replay, unless weights are streamed.
+            weight_streaming_budget: bytes of weights on the GPU, or "auto".
+            gpu: index of the GPU; None: the current one.
+            check_hash: compare the file with its manifest's hash.
+            turns: shared with another engine, of which one is loaded at a time.
+
+        Raises: as `Engine`, and ModelError where the configuration is another model's.
+        """
         config = read_json_object(Path(config_file))
-        return cls(TensorRtSession(engine, cuda_graph=cuda_graph), config, "cuda")
+        opened = Engine(
+            engine, cuda_graph=cuda_graph, weight_streaming_budget=weight_streaming_budget,
+            gpu=gpu, check_hash=check_hash, turns=turns,
+        )  # fmt: skip
+        return cls(TensorRtSession(opened), config, "cuda" if gpu is None else f"cuda:{gpu}")
+
+    def unload(self) -> None:
+        """Release the GPU's memory until the next call, which loads the engine again.
+
+        A session of ONNX Runtime stays as it is.
+        """
+        if isinstance(self._session, TensorRtSession):
+            self._session.engine.unload()
 
     @property
     def dtype(self) -> torch.dtype:

@@ -22,10 +22,9 @@ from ..models.lora import LoraFile
 from ..onnx_export.check import check_node
 from ..onnx_file.read import Constants, read_onnx
 from ..onnx_file.source import read_source
+from ..onnx_file.weights import WEIGHT_PREFIX
 from ..op.spec import OP_TYPE
 from ..plan import ParoPlan
-
-_MODEL = "model."
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def verify_layers(
             check_node(path, nodes[layer], plan.layer(layer), plan, constants)
         count, size, different = 0, 0, []
         for name in names:
-            stored = name.removeprefix(_MODEL)
+            stored = name.removeprefix(WEIGHT_PREFIX)
             if loaded.stored is None or stored not in loaded.stored:
                 continue
             if stored.startswith(f"{_block(layer)}."):

@@ -45,12 +45,76 @@ def test_build_inspect_run(paro, newest, half_onnx, tmp_path):  # noqa: F811, AR
     np.testing.assert_array_equal(*outputs)
 
 
+def test_profiles_streaming_and_memory(paro, newest, half_onnx, tmp_path):  # noqa: F811
+    engine = tmp_path / "a.engine"
+    options = ("--batch", "1,1,1", "--batch", "2,2,4", "--size", "text_tokens=1,8,32")
+    built = paro("build", half_onnx, "-o", engine, *options, "--weight-streaming")
+    assert built.status == 0, built.stderr
+    assert "batches" in built.stdout
+    assert "1, tuned for 1; 2 to 4, tuned for 2" in built.stdout
+    assert "estimated, not measured: memory: weights" in built.stderr
+    inputs = {
+        "hidden_states": np.ones((3, 4, 2, 16, 16), np.float16),
+        "timestep": np.full(3, 100, np.float32),
+        "encoder_hidden_states": np.ones((3, 3, 16), np.float16),
+        "mask_bin": np.zeros(3, np.int32),
+    }
+    save_file(inputs, tmp_path / "in.safetensors")
+    words = ("--inputs", tmp_path / "in.safetensors", "-o", tmp_path / "out.safetensors")
+    for budget in ("auto", "0.0005MB"):
+        ran = paro("run", engine, *words, "--weight-streaming-budget", budget, "--no-hash")
+        assert ran.status == 0, ran.stderr
+    refused = paro("run", engine, *words, "--weight-streaming-budget", "some")
+    refused.assert_refused("a size such as 512MB")
+    paro("run", half_onnx, *words, "--weight-streaming-budget", "1GB").assert_refused("an engine's")
+    assert newest.trt.executions == 2
+
+
+def test_what_a_file_takes_of_a_gpu(paro, half_onnx, plan_file, tmp_path):  # noqa: F811
+    shown = paro("doctor", "--file", half_onnx)
+    assert "model.onnx on a GPU" in shown.stdout
+    assert "estimated, not measured" in " ".join(shown.stdout.split())
+    written = paro("report", plan_file, "-o", tmp_path / "a.html", "--file", half_onnx, "--json")
+    assert any("estimated" in name for name in written.document()["memory"])
+    words = ("report", plan_file, "-o", tmp_path / "b.html", "--file", tmp_path / "no.onnx")
+    paro(*words).assert_refused("no such file")
+    assert not (tmp_path / "b.html").exists()
+
+
+@pytest.mark.long
+def test_refit_on_the_command_line(paro, newest, model_dir, plan_file, tmp_path):  # noqa: F811
+    half, engine = tmp_path / "half.onnx", tmp_path / "half.engine"
+    words = (model_dir, "--plan", plan_file, "-o", half, "--dtype", "float16", "--body", "dense")
+    assert paro("export", *words).status == 0
+    assert paro("build", half, "-o", engine, "--refit").status == 0
+    other = tmp_path / "other.engine"
+    done = paro("refit", engine, "--weights", model_dir, "-o", other, "--json")
+    assert done.document()["replaced"] > 10
+    assert newest.trt.refits == 1
+    assert "now " in paro("inspect", f"{other}.json").stdout
+
+
+def test_refit_of_what_is_none(paro, newest, half_onnx, model_dir, tmp_path):  # noqa: F811, ARG001
+    engine = tmp_path / "a.engine"
+    assert paro("build", half_onnx, "-o", engine).status == 0
+    refit = ("refit", engine, "--weights", model_dir)
+    paro(*refit).assert_refused("paro-trt build --refit")
+    (tmp_path / "style.safetensors").write_bytes(b"")
+    only = ("refit", engine, "--weights", f"{tmp_path / 'style.safetensors'}:0.5")
+    paro(*only).assert_refused("pass --weights MODEL --weights LORA.safetensors")
+    paro(*refit, "--weights", tmp_path / "none.safetensors").assert_refused("no such file")
+    paro("refit", tmp_path / "no.engine", "--weights", model_dir).assert_refused("no such file")
+    built = paro("build", half_onnx, "-o", tmp_path / "b.engine", "--refit")
+    built.assert_refused("weights of linear layers by their names")
+    assert not (tmp_path / "b.engine").exists()
+
+
 @pytest.mark.long
 def test_verify_an_engine(paro, newest, model_dir, plan_file, prompts_file, tmp_path):  # noqa: F811, ARG001
     half, engine = tmp_path / "half.onnx", tmp_path / "half.engine"
     words = (model_dir, "--plan", plan_file, "-o", half, "--dtype", "float16")
     assert paro("export", *words).status == 0
-    assert paro("build", half, "-o", engine).status == 0
+    assert paro("build", half, "-o", engine, "--batch", "1,2,2").status == 0
     options = ("--prompts", prompts_file, "--samples", "1", "--steps", "2", "--min-cosine", "0.5")
     report = paro("verify", engine, "--model", model_dir, *options, "--json").document()
     assert report["file"] == str(engine)
@@ -72,6 +136,14 @@ def test_print_trtexec_builds_nothing(paro, half_onnx, tmp_path):  # noqa: F811
         "--allowWeightStreaming", "--profilingVerbosity=detailed", "--timingCacheFile=t.cache",
     }  # fmt: skip
     assert any(line.startswith("--dynamicPlugins=") for line in lines)
+    profiles = ("--batch", "1,1,1", "--batch", "2,2,4", "--refit", "--print-trtexec")
+    shown = paro("build", half_onnx, "-o", target, *profiles)
+    words = [line.strip().removesuffix(" \\") for line in shown.stdout.splitlines()]
+    # trtexec reads a profile's three options right after its number.
+    second = words.index("--profile=1")
+    assert words.index("--profile=0") == second - 4
+    assert words[second + 3].startswith("--maxShapes=hidden_states:4x")
+    assert "--refit" in words
     assert not list(tmp_path.iterdir())
 
 
@@ -90,6 +162,7 @@ def test_export_scripts_are_the_same_command(half_onnx, tmp_path):  # noqa: F811
     [
         (("--batch", "1,2"), "--batch"),
         (("--batch", "2,1,4"), "1 <= min <= opt <= max"),
+        (("--batch", "1,1,2", "--batch", "2,2,4"), "pass ranges that do not overlap"),
         (("--size", "text_tokens"), "NAME=MIN,OPT,MAX"),
         (("--size", "K=1,1,1"), "size K"),
         (("--level", "9"), "builder_level"),

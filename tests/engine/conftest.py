@@ -16,6 +16,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from paro_trt.engine import BuildSettings
+from paro_trt.engine.build import build_engine
 from paro_trt.onnx_export import Body
 from paro_trt.onnx_export.bodies import attention_function
 from paro_trt.op.native import library_path
@@ -24,6 +26,7 @@ from tests.native_builds import ROOT
 from tests.tensorrt.environments import rtx_python
 from tests.tensorrt.harness import emulated_build
 
+from .running import SIZES
 from .stub_cuda import StubCuda
 from .stub_tensorrt import SURFACE, StubTensorRt
 
@@ -72,6 +75,15 @@ def half_onnx(tmp_path_factory):
     """A float16 model with one PAROAttention node added to small_onnx's arithmetic."""
     path = tmp_path_factory.mktemp("half") / "model.onnx"
     onnx.save(with_attention(TensorProto.FLOAT16), path)
+    return path
+
+
+@pytest.fixture
+def engine_file(newest, half_onnx, tmp_path):
+    """An engine with weight streaming, built on the newest release."""
+    path = tmp_path / "model.engine"
+    build_engine(half_onnx, path, BuildSettings(sizes=SIZES, weight_streaming=True))
+    newest.cuda.calls.clear()
     return path
 
 

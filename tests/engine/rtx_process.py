@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from typing import Any
 
 from paro_trt.engine import BuildSettings, Flavour, SizeRange
 from paro_trt.engine.build import build_engine
@@ -28,13 +29,18 @@ class _Kept(logging.Handler):
             self.complaints.append(f"{severity}: {record.getMessage()}")
 
 
+def _ranges(bounds: list[Any]) -> SizeRange | tuple[SizeRange, ...]:
+    several = isinstance(bounds[0], list)
+    return tuple(SizeRange(*part) for part in bounds) if several else SizeRange(*bounds)
+
+
 def main(model: str, engine: str, sm: str, settings: str) -> None:
     """Build and print."""
     kept = _Kept()
     LOG.addHandler(kept)
     LOG.setLevel(logging.DEBUG)
     options = json.loads(settings)
-    sizes = {name: SizeRange(*bounds) for name, bounds in options.pop("sizes", {}).items()}
+    sizes = {name: _ranges(bounds) for name, bounds in options.pop("sizes", {}).items()}
     report = build_engine(
         model, engine,
         BuildSettings(flavour=Flavour.TENSORRT_RTX, target=int(sm), sizes=sizes, **options),

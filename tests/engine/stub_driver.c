@@ -135,7 +135,7 @@ CALL(cuStreamGetCaptureInfo)(Stream *stream, int *status, uint64_t *id, void **g
 }
 CALL(cuStreamEndCapture)(Stream *stream, void **graph) {
   if (graph) *graph = stream->captured;
-  return stream->captured = 0, OK;
+  return stream->captured = 0, note("cuStreamEndCapture", 0);
 }
 /* cuda.core keeps what a graph needs alive by an object of the driver; here nothing is freed. */
 NOTHING(cuUserObjectCreate)

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import signal
+import threading
+import time
+import weakref
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,7 +20,8 @@ import onnx
 
 from .guarded import Choice, Guarded
 from .stub_cuda import StubCuda
-from .stub_runtime import Runtime
+from .stub_refit import Refitter, Weights
+from .stub_runtime import ICudaEngine, Runtime
 from .surface import FILE
 
 SURFACE: dict[str, dict[str, dict[str, Any]]] = json.loads(FILE.read_text())
@@ -40,6 +46,7 @@ class StubTensorRt:
         self.refuse_start = ""
         self.refuse_build = ""
         self.refuse_load = ""
+        self.refuse_capture = False
         self.function_first = False
         self.config: Any = None
         self.parsed = b""
@@ -53,7 +60,17 @@ class StubTensorRt:
         self.profile_shapes: dict[str, Any] = {}
         self.cache_content: bytes | None = None
         """As of the last configuration, like the three above."""
-        self.engine: Any = None
+        self.loaded: weakref.WeakSet[ICudaEngine] = weakref.WeakSet()
+        """Engines that take memory of the GPU."""
+        self.automatic_budget = 400
+        self.report_from_thread = False
+        """The builder reports its progress from another thread than the one that waits for it."""
+        self.interrupt = False
+        """Ctrl-C is pressed before the first step."""
+        self.steps = 0
+        self.coupled: set[str] = set()
+        """Weights that an engine keeps as one: to replace one of them takes all of them."""
+        self.refits = 0
         self.lent_memory: tuple[int, int] | None = None
         self.executions = 0
 
@@ -63,6 +80,12 @@ class StubTensorRt:
         self.creators.append(
             SimpleNamespace(name="PAROAttention", plugin_version=version, field_names=fields)
         )
+
+    @property
+    def engine(self) -> Any:
+        """The engine that is loaded."""
+        (found,) = self.loaded
+        return found
 
     def module(self) -> ModuleType:
         """The module to import."""
@@ -78,8 +101,16 @@ class StubTensorRt:
         made.Builder = lambda logger: Builder(self, logger, made)
         made.OnnxParser = lambda network, logger: OnnxParser(self, network, logger, made)
         made.Runtime = lambda logger: Runtime(self, logger, made)
+        made.Refitter = lambda engine, logger: Refitter(self, engine, logger, made)
+        made.Weights = lambda type, ptr, count: Weights(self, type, ptr, count)
         self.names = made
         return made
+
+
+def press_ctrl_c() -> None:
+    """As a terminal does. The signal comes to whichever thread the system chooses, in its time."""
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
 
 
 class Subclassed:
@@ -112,6 +143,8 @@ class IOptimizationProfile(Guarded):
         self._shapes: dict[str, Any] = {}
 
     def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        ordered = all(a <= b <= c for a, b, c in zip(min, opt, max, strict=True))
+        assert ordered, f"{input}: {min}, {opt}, {max} are in no order"
         self._shapes[input] = (tuple(min), tuple(opt), tuple(max))
         self._trt.profile_shapes = dict(self._shapes)
 
@@ -157,6 +190,17 @@ class INetworkDefinition(Guarded):
         self._layers: list[Any] = []
         self._path = ""
         self._inputs: dict[str, list[int]] = {}
+        self._logger: Any = None
+        self._names: Any = None
+        self._weights: dict[str, Any] = {}
+        self._refittable: list[str] = []
+
+    def mark_weights_refittable(self, name: str) -> bool:
+        if name in self._weights:
+            self._refittable.append(name)
+            return True
+        self._logger.log(self._names.Severity.ERROR, f"There are no weights named {name}.")
+        return False
 
     @property
     def num_layers(self) -> int:
@@ -183,6 +227,7 @@ class OnnxParser(Guarded):
         super().__init__(trt)
         assert logger._constructed
         self._network, self._names, self._errors = network, names, []
+        self._logger = logger
 
     @property
     def num_errors(self) -> int:
@@ -195,6 +240,8 @@ class OnnxParser(Guarded):
         proto = onnx.load_from_string(model)
         self._trt.parsed = model
         self._network._path = path
+        self._network._logger, self._network._names = self._logger, self._names
+        self._network._weights = {entry.name: entry for entry in proto.graph.initializer}
         self._network._inputs = {
             entry.name: [size.dim_value or -1 for size in entry.type.tensor_type.shape.dim]
             for entry in proto.graph.input
@@ -234,16 +281,23 @@ class Builder(Guarded):
 
     def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
         self._trt.config = config
-        shapes = config._profiles[0]._shapes if config._profiles else {}
+        profiles = [profile._shapes for profile in config._profiles]
         for name, sizes in network._inputs.items():
-            if -1 in sizes and name not in shapes:
-                return self._refuse(f"{name} has no shapes in the profile")
+            if -1 in sizes and not (profiles and all(name in shapes for shapes in profiles)):
+                return self._refuse(f"{name} has no shapes in a profile")
+        # A mark has no effect without the flag, and the flag none without a mark.
+        assert bool(network._refittable) is ("REFIT_INDIVIDUAL" in self._trt.flags)
         if self._trt.refuse_build:
             return self._refuse(self._trt.refuse_build)
         monitor = object.__getattribute__(config, "__dict__").get("progress_monitor")
-        if monitor is not None and not self._report(monitor):
+        report = self._report_from_thread if self._trt.report_from_thread else self._report
+        if monitor is not None and not report(monitor):
             return None
-        content = {"version": self._trt.version, "path": network._path}
+        content = {
+            "version": self._trt.version, "path": network._path, "profiles": profiles,
+            "refittable": network._refittable, "streams": "WEIGHT_STREAMING" in self._trt.flags,
+            "weights": {},
+        }  # fmt: skip
         return json.dumps(content).encode()
 
     def _refuse(self, reason: str) -> None:
@@ -253,8 +307,38 @@ class Builder(Guarded):
         assert monitor._constructed
         monitor.phase_start("Building", None, 3)
         monitor.phase_start("Timing", "Building", 2)
-        done = [monitor.step_complete("Timing", 0), monitor.step_complete("Timing", 1)]
+        steps = [("Timing", 0), ("Timing", 1), *(("Building", step) for step in range(3))]
+        if self._trt.interrupt:
+            press_ctrl_c()
+        done = True
+        while done and steps:
+            done = monitor.step_complete(*steps.pop(0))
+            self._trt.steps += 1
         monitor.phase_finish("Timing")
-        done += [monitor.step_complete("Building", step) for step in range(3)]
         monitor.phase_finish("Building")
-        return all(done)
+        return done
+
+    def _report_from_thread(self, monitor: Any) -> bool:
+        """The calling thread waits in C, where Python runs no handler of a signal.
+
+        A mutex, since no signal ends the wait for one.
+        """
+        libc, mutex, done = ctypes.CDLL(None), ctypes.create_string_buffer(64), []
+        locked = threading.Event()
+
+        def work() -> None:
+            libc.pthread_mutex_lock(mutex)
+            locked.set()
+            time.sleep(0.1)  # until the calling thread waits, and no longer in Python
+            try:
+                done.append(self._report(monitor))
+            finally:
+                libc.pthread_mutex_unlock(mutex)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        locked.wait()
+        libc.pthread_mutex_lock(mutex)
+        libc.pthread_mutex_unlock(mutex)
+        thread.join()
+        return done == [True]

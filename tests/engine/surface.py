@@ -29,7 +29,8 @@ USED = {
         "__init__", "create_network", "create_builder_config", "create_optimization_profile",
         "build_serialized_network",
     ],
-    "BuilderFlag": ["WEIGHT_STREAMING", "FP16"],
+    "BuilderFlag": ["WEIGHT_STREAMING", "FP16", "REFIT", "REFIT_INDIVIDUAL"],
+    "DataType": ["BF16", "FLOAT", "HALF"],
     "ExecutionContextAllocationStrategy": ["STATIC", "USER_MANAGED"],
     "IBuilderConfig": [
         "add_optimization_profile", "builder_optimization_level", "create_timing_cache",
@@ -37,14 +38,17 @@ USED = {
         "set_memory_pool_limit", "set_timing_cache",
     ],
     "ICudaEngine": [
-        "create_execution_context", "device_memory_size_v2", "get_tensor_name", "num_io_tensors",
-        "streamable_weights_size", "weight_streaming_budget_v2", "weight_streaming_budget",
+        "create_execution_context", "device_memory_size_v2", "get_tensor_name",
+        "get_weight_streaming_automatic_budget", "num_io_tensors", "num_optimization_profiles",
+        "refittable", "serialize", "streamable_weights_size", "weight_streaming_budget_v2",
+        "weight_streaming_budget",
     ],
     "IExecutionContext": [
-        "execute_async_v3", "set_device_memory", "set_input_shape", "set_tensor_address",
+        "execute_async_v3", "set_device_memory", "set_input_shape",
+        "set_optimization_profile_async", "set_tensor_address",
     ],
     "ILogger": ["__init__", "log"],
-    "INetworkDefinition": ["get_layer", "num_layers"],
+    "INetworkDefinition": ["get_layer", "mark_weights_refittable", "num_layers"],
     "IOptimizationProfile": ["set_shape"],
     "IPluginRegistry": ["all_creators", "get_creator", "load_library", "plugin_creator_list"],
     "IProgressMonitor": ["__init__", "phase_start", "step_complete", "phase_finish"],
@@ -55,8 +59,13 @@ USED = {
     "OnnxParser": ["__init__", "parse", "get_error", "num_errors"],
     "ParserError": ["desc", "node_name"],
     "ProfilingVerbosity": ["DETAILED"],
+    "Refitter": [
+        "__init__", "get_all_weights", "get_missing_weights", "get_weights_prototype",
+        "refit_cuda_engine", "set_named_weights",
+    ],
     "Runtime": ["__init__", "deserialize_cuda_engine"],
     "Severity": ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"],
+    "Weights": ["__init__", "dtype", "size"],
 }  # fmt: skip
 """Names that the package uses, and names that it must not use because only one major has them."""
 

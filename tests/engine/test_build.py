@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 
 import onnx
@@ -18,12 +17,13 @@ from paro_trt.runtime.engine import Engine
 
 from .conftest import with_attention
 from .stub_cuda import NO_DEVICE
+from .stub_tensorrt import press_ctrl_c
 
 TEXT = {"B": SizeRange(1, 2, 4), "text_tokens": SizeRange(1, 8, 32)}
 
 
 class Watcher:
-    """Collects what a build reports; stops it at a phase, or presses Ctrl-C there."""
+    """Collects what a build reports, and presses Ctrl-C at its first step."""
 
     def __init__(self, interrupt: bool = False) -> None:
         self.seen: list[object] = []
@@ -34,12 +34,12 @@ class Watcher:
 
     def step_done(self, phase, step):
         self.seen.append((phase, step))
-        if self.interrupt:
-            os.kill(os.getpid(), signal.SIGINT)
+        if self.interrupt and len([entry for entry in self.seen if len(entry) == 2]) == 1:
+            press_ctrl_c()
         return True
 
     def phase_finished(self, phase):
-        self.seen.append(phase)
+        self.seen.append((phase,))
 
 
 def test_build_on_every_release(machine, half_onnx, tmp_path):
@@ -130,13 +130,26 @@ def test_timing_cache_is_written_and_one_of_another_release_left_aside(
     assert machine.trt.cache_content == timing.read_bytes()
 
 
-@pytest.mark.usefixtures("newest")
-def test_interrupt_ends_the_build_and_leaves_nothing(half_onnx, tmp_path):
+@pytest.mark.parametrize("thread", [False, True], ids=["the waiting thread", "another thread"])
+def test_interrupt_ends_the_build_and_leaves_nothing(newest, half_onnx, tmp_path, thread):
+    """Also where the main thread waits in TensorRT, and another one reports the steps."""
+    newest.trt.report_from_thread = thread
     handler = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
+    watcher = Watcher(interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        build_engine(half_onnx, tmp_path / "a.engine", progress=Watcher(interrupt=True))
+        build_engine(half_onnx, tmp_path / "a.engine", progress=watcher)
+    assert [entry for entry in watcher.seen if len(entry) == 2] == [("Timing", 0)]
     assert not list(tmp_path.glob("a.engine*"))
     assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_interrupt_of_a_build_that_no_one_watches(newest, half_onnx, tmp_path):
+    newest.trt.report_from_thread = newest.trt.interrupt = True
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(half_onnx, tmp_path / "a.engine")
+    assert newest.trt.steps == 1
+    assert not list(tmp_path.glob("a.engine*"))
 
 
 def test_a_tensorrt_that_does_not_start(newest, half_onnx, tmp_path):
@@ -314,5 +327,5 @@ def test_manifest_is_one_json_document_of_known_values(half_onnx, tmp_path):
     assert document["paro_engine"] == 1
     assert set(document) == {
         "paro_engine", "made_by", "key", "engine", "tensorrt", "gpu", "onnx", "plugin",
-        "inputs", "outputs", "memory",
+        "inputs", "outputs", "memory", "profiles", "refit",
     }  # fmt: skip

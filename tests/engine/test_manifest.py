@@ -43,6 +43,17 @@ def document():
              "min": [1, *latents], "opt": [1, *latents], "max": [2, *latents]},
         ],
         "memory": {"weights": 5_000_000_000, "activations": None, "plugin_workspace": 0},
+        "profiles": [
+            {"min": 1, "opt": 1, "max": 1, "activations": 7},
+            {"min": 2, "opt": 2, "max": 2, "activations": None},
+        ],
+        "refit": {
+            "weights": [
+                {"name": "proj_out.weight", "dtype": "bfloat16", "shape": [64, 32],
+                 "transposed": True},
+            ],
+            "fixed": {"norm.weight": "ab" * 8}, "made_from": "tuned + style:0.5",
+        },
     }  # fmt: skip
 
 
@@ -51,7 +62,10 @@ def test_round_trip():
     written = json.dumps(manifest.to_json())
     assert json.loads(written) == document()
     assert parse_manifest("m", written) == manifest
-    assert summary(manifest)["on"] == "SM 89 (NVIDIA L4)"
+    shown = summary(manifest)
+    assert shown["on"] == "SM 89 (NVIDIA L4)"
+    assert shown["batches"] == "1, tuned for 1; 2, tuned for 2"
+    assert shown["refit"] == "1 weights of linear layers; now tuned + style:0.5"
 
 
 def set_value(*path_and_value):
@@ -101,6 +115,12 @@ def set_value(*path_and_value):
         (set_value("inputs", 0, "min", 0, 3), "min <= opt <= max"),
         (set_value("inputs", 0, "max", 1, 5), "equal where a size is fixed"),
         (set_value("inputs", 0, "max", [2]), "as many sizes"),
+        (set_value("profiles", 0, "max", 0), r"profiles\[0\].max: expected an integer >= 1"),
+        (set_value("profiles", 0, "min", 2), "profiles.*min <= opt <= max"),
+        (set_value("profiles", [{"min": 1, "opt": 1, "max": 1}] * 17), "length <= 16"),
+        (set_value("refit", "weights", []), "refit.weights: expected a list of length >= 1"),
+        (set_value("refit", "weights", 0, "transposed", 1), "true or false"),
+        (set_value("refit", "fixed", "norm.weight", "a\x1b"), "a line of printable text"),
         (set_value("inputs", 0, "shape", ["B"] * 9), "shape: expected a list of length <= 8"),
     ],
 )
@@ -120,8 +140,9 @@ def test_every_value_is_needed():
         for key in path[:-1]:
             owner = owner[key]
         del owner[path[-1]]
-        if path == ("memory",) or (path[:1] == ("onnx",) and len(path) > 2):
-            continue  # earlier releases recorded none; the metadata has its own tests
+        optional = (("memory",), ("profiles",), ("refit",), ("refit", "made_from"))
+        if path in optional or len(path) > 2:
+            continue  # earlier releases recorded none; metadata has its own tests
         with pytest.raises(EngineError):
             parse_manifest("m", json.dumps(values))
 

@@ -10,18 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from paro_trt.engine import BuildSettings, EngineError, SizeRange, cuda
+from paro_trt.engine import BuildSettings, EngineError, cuda
 from paro_trt.engine.build import build_engine
 from paro_trt.engine.manifest import manifest_path
 from paro_trt.errors import ArgumentError, BackendUnavailableError
 from paro_trt.runtime import open_session
 from paro_trt.runtime.engine import Engine
 from paro_trt.runtime.engine_context import DeviceMemory
-from paro_trt.runtime.onnxruntime_session import OrtSession
 from tests.engine import stub_runtime
-from tests.engine.conftest import half_onnx, machine, newest  # noqa: F401 (fixtures)
-
-SIZES = {"B": SizeRange(1, 2, 4), "text_tokens": SizeRange(1, 8, 32)}
+from tests.engine.conftest import engine_file, half_onnx, machine, newest  # noqa: F401 (fixtures)
+from tests.engine.running import SIZES, expected, random_inputs
 
 
 class OnGpu:
@@ -44,30 +42,6 @@ class OnGpu:
         address = get_pointer(capsule, b"dltensor")
         (ctypes.c_int32 * 2).from_address(address + 8)[:] = self.device
         return capsule
-
-
-@pytest.fixture
-def engine_file(newest, half_onnx, tmp_path):  # noqa: F811
-    """An engine with weight streaming, built on the newest release."""
-    path = tmp_path / "model.engine"
-    build_engine(half_onnx, path, BuildSettings(sizes=SIZES, weight_streaming=True))
-    newest.cuda.calls.clear()
-    return path
-
-
-def random_inputs(batch, seed=None, text=5):
-    rng = np.random.default_rng(seed)
-    return {
-        "hidden_states": rng.normal(0.3, 1, (batch, 4, 2, 16, 16)).astype(np.float16),
-        "timestep": rng.uniform(0, 1000, batch).astype(np.float32),
-        "encoder_hidden_states": rng.normal(-0.2, 1, (batch, text, 16)).astype(np.float16),
-        "mask_bin": rng.integers(0, 3, batch).astype(np.int32),
-    }
-
-
-def expected(onnx_file, inputs):
-    with OrtSession(onnx_file, threads=1) as session:
-        return session.run(inputs)["sample"]
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -131,7 +105,7 @@ def test_torch_tensors_in_torch_tensors_out(engine_file, half_onnx, fresh_seed):
 
 def test_cuda_graph_is_replayed_while_shapes_stay(
     newest,  # noqa: F811
-    engine_file,
+    engine_file,  # noqa: F811
     half_onnx,  # noqa: F811
     fresh_seed,
 ):
@@ -173,7 +147,7 @@ def test_shapes_that_do_not_come_back_are_not_captured(newest, engine_file, half
 
 def test_a_refusal_during_capture_leaves_the_stream_usable(
     newest,  # noqa: F811
-    engine_file,
+    engine_file,  # noqa: F811
     half_onnx,  # noqa: F811
     fresh_seed,
     monkeypatch,
@@ -341,7 +315,7 @@ def test_wrong_outputs_are_refused(newest, engine_file, output, said):  # noqa: 
     assert newest.cuda.copies == []
 
 
-def test_closed_engines_refuse(engine_file):
+def test_closed_engines_refuse(engine_file):  # noqa: F811
     engine = Engine(engine_file)
     context = engine.context()
     engine.close()
@@ -368,14 +342,14 @@ def test_engine_of_another_machine(newest, engine_file):  # noqa: F811
     assert newest.trt.contexts == 0
 
 
-def test_engine_of_another_plan(engine_file):
+def test_engine_of_another_plan(engine_file):  # noqa: F811
     with pytest.raises(EngineError, match="export and build with this plan"):
         Engine(engine_file, plan_hash="ef" * 32)
     with Engine(engine_file, plan_hash="cd" * 32) as engine:
         assert engine.manifest.info.plan_hash == "cd" * 32
 
 
-def test_the_hash_can_be_left_out(engine_file):
+def test_the_hash_can_be_left_out(engine_file):  # noqa: F811
     manifest = json.loads(manifest_path(engine_file).read_text())
     manifest["engine"]["sha256"] = "0" * 64
     manifest_path(engine_file).write_text(json.dumps(manifest))
