@@ -38,7 +38,7 @@ from .manifest import (
 from .memory import plugin_workspace
 from .network import build_network, read_timing_cache
 from .parser_input import check_plugin_dtypes
-from .plugin_library import PluginFile, find_plugin, load_plugin
+from .plugin_library import PluginFile, check_plugin_driver, find_plugin, load_plugin
 from .profile import InputProfile, input_profiles, shape_range
 from .progress import BuildProgress
 from .settings import OLDEST_PLUGIN_TARGET, BuildSettings
@@ -199,6 +199,8 @@ def _gather(source: OnnxSource, settings: BuildSettings) -> _Parts:
     plugin = _plugin(settings) if uses_plugin else None
     here = settings.target is None
     gpu = current_gpu() if here else Gpu(0, "", settings.target or 0)
+    if here and plugin is not None:
+        check_plugin_driver(plugin)
     cuda = bindings_version() if here else ""
     workspace = plugin_workspace(plugin.path, source, settings) if plugin else None
     return _Parts(source, profiles, trt, plugin, gpu, cuda, workspace)

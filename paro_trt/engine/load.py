@@ -12,7 +12,7 @@ from .cuda import Gpu, current_gpu
 from .errors import EngineError
 from .logger import LogKeeper, make_logger
 from .manifest import EngineManifest, manifest_path, read_manifest
-from .plugin_library import PluginFile, find_plugin, load_plugin
+from .plugin_library import PluginFile, check_plugin_driver, find_plugin, load_plugin
 from .tensorrt_api import TensorRt, load_tensorrt, same_release
 
 _REBUILD = "build it again here: paro-trt build"
@@ -67,6 +67,7 @@ def load_engine(
             _check_gpu(path, manifest, current_gpu())
             if manifest.plugin is not None:
                 plugin = find_plugin()
+                check_plugin_driver(plugin)
                 _check_plugin(path, manifest, plugin)
                 load_plugin(trt.module, plugin)
             engine = deserialize(trt, str(path), data)
