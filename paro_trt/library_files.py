@@ -21,6 +21,7 @@ BUILD_COMMANDS = {
     "attention": "make plugin",
     "attention_autoreg": "make plugin",
     "emulated": "make emulated",
+    "onnxruntime_cuda": "make plugin",
 }
 """For libraries that the wheel does not carry."""
 

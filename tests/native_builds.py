@@ -22,7 +22,7 @@ PLUGINS = ROOT / "plugins"
 # the time of the build. Of the CPU backend, which the wheel has whole, one instruction set.
 _OPTIONS = (
     "-DCMAKE_CXX_COMPILER=g++", "-DCMAKE_BUILD_TYPE=Test", "-DCMAKE_CXX_FLAGS_TEST=-O1",
-    "-DPARO_BUILD_TESTS=ON", "-DPARO_BUILD_EMULATOR=ON", "-DPARO_BUILD_ONNXRUNTIME=OFF",
+    "-DPARO_BUILD_TESTS=ON", "-DPARO_BUILD_EMULATOR=ON",
     "-DPARO_BUILD_TENSORRT_HOST=ON", "-DPARO_TRT_ABI_SHIM=ON", "-DPARO_CPU_GENERIC_ONLY=ON",
 )  # fmt: skip
 

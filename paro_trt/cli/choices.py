@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 OrderMetricName: TypeAlias = Literal["output-error", "mass", "paper"]
 MaskMetricName: TypeAlias = Literal["output-error", "mass"]
 AllocationName: TypeAlias = Literal["model", "layer", "head"]
-BackendName: TypeAlias = Literal["ort", "cpu", "tensorrt"]
+BackendName: TypeAlias = Literal["ort", "cpu", "cuda", "tensorrt"]
 TensorRtName: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
 BodyName: TypeAlias = Literal["sparse", "dense", "none"]

@@ -67,6 +67,8 @@ def show(diagnosis: Diagnosis) -> None:
     for part in diagnosis.missing_for_engines:
         line = f"for TensorRT engines: {part.name} ({part.detail}): {part.remedy}"
         console.print(line, style="yellow", markup=False, soft_wrap=True)
+    for line in diagnosis.mismatches:
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
     if diagnosis.cpu_chain:
         console.print("The whole chain (calibrate, export, verify, run) works on this CPU.")
 
@@ -82,9 +84,9 @@ def _machine(diagnosis: Diagnosis) -> dict[str, object]:
         sizes = (machine["memory_bytes"], machine["memory_available_bytes"])
         facts["memory"] = "{}, {} available".format(*map(output.file_size, sizes))
     gpus = [
-        f"{gpu['name']}, compute capability {gpu['compute_cap']}, {gpu['memory.total']}, "
-        f"driver {gpu['driver_version']}"
+        f"{gpu['name']}, SM {gpu['sm']}, {output.file_size(gpu['memory'])}"
         for gpu in machine["gpus"]
     ]
+    facts["NVIDIA driver"] = machine["driver"] or "none found (needed for TensorRT engines only)"
     facts["NVIDIA GPUs"] = "; ".join(gpus) or "none found (needed for TensorRT engines only)"
     return facts

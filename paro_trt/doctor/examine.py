@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from . import libraries, probes, tensorrt
+from . import driver, libraries, probes, tensorrt
 from .probes import Component
 
 CHAIN = {
@@ -49,14 +49,16 @@ class Diagnosis:
     """What `examine` found.
 
     Args:
-        machine: cpu, cores, features, memory and gpus.
+        machine: cpu, cores, features, memory, driver and gpus.
         components: what is here and what is not.
         backends: what will run.
+        mismatches: what is here and does not go together, a line each that says the fix.
     """
 
     machine: dict[str, Any]
     components: tuple[Component, ...]
     backends: tuple[Backend, ...]
+    mismatches: tuple[str, ...] = ()
 
     @property
     def cpu_chain(self) -> bool:
@@ -81,24 +83,33 @@ class Diagnosis:
 
 def examine() -> Diagnosis:
     """Look at this machine: some seconds, most of them imports in other processes."""
-    gpus = probes.gpus()
     with ThreadPoolExecutor() as pool:
+        found_driver = pool.submit(driver.find_driver)
         packages = pool.submit(probes.packages, CHAIN)
         native = pool.submit(libraries.examine_libraries)
-        engines = pool.submit(tensorrt.components, gpus)
+        engines = pool.submit(tensorrt.components)
+    here, why_no_driver = found_driver.result()
     components = (
         probes.python_component(),
         *packages.result(),
         *native.result(),
         *engines.result(),
+        *driver.components(here, why_no_driver),
         *(probes.unloaded_package(name, purpose) for name, purpose in OPTIONAL.items()),
         probes.tool("nvcc", "compiling the CUDA kernels; make plugin gets its own", ""),
     )
-    machine = {**probes.cpu_facts(), **probes.memory_facts(), "gpus": list(gpus)}
-    return Diagnosis(machine, components, _backends({part.name: part for part in components}))
+    machine = {
+        **probes.cpu_facts(),
+        **probes.memory_facts(),
+        "driver": here.described if here else "",
+        "gpus": [asdict(gpu) for gpu in here.gpus] if here else [],
+    }
+    mismatches = driver.mismatches(here, components)
+    parts = {part.name: part for part in components}
+    return Diagnosis(machine, components, _backends(parts, mismatches), mismatches)
 
 
-def _backends(parts: dict[str, Component]) -> tuple[Backend, ...]:
+def _backends(parts: dict[str, Component], mismatches: tuple[str, ...]) -> tuple[Backend, ...]:
     def needs(*names: str) -> tuple[State, str]:
         lacking = [name for name in names if not parts[name].present]
         remedy = parts[lacking[0]].remedy if len(lacking) == 1 else ""
@@ -116,6 +127,8 @@ def _backends(parts: dict[str, Component]) -> tuple[Backend, ...]:
     native, why_not_native = needs("torch", "onnxruntime", "libparo_cpu", "libparo_onnxruntime")
     ort, why_no_ort = needs("onnx", "onnxruntime", "numpy")
     engines, why_no_engines = needs(*tensorrt.RUNTIME_PARTS)
+    if mismatches and engines is State.RUNS:
+        engines, why_no_engines = State.MISSING, mismatches[0]
     rtx, why_no_rtx = needs(*tensorrt.RTX_PARTS)
     return (
         Backend("reference", reference, why_not or "the op in eager PyTorch: the specification"),

@@ -12,7 +12,7 @@ from ..errors import ParoError
 from ..library_files import library_path
 from .probes import Component, in_process
 
-PLUGIN, AUTOREG = "attention", "attention_autoreg"
+PLUGIN, AUTOREG, ORT_CUDA = "attention", "attention_autoreg", "onnxruntime_cuda"
 
 _INSTALL = "install g++ 11 or later, then: python -m pip install --force-reinstall --no-deps -e ."
 _MAKE_EMULATED = "make emulated; or set PARO_LIBRARY_DIR to its directory"
@@ -22,6 +22,7 @@ KNOWN = {
     "cpu": ("the op on the CPU, fast", _INSTALL),
     "onnxruntime": ("the same in ONNX Runtime", _INSTALL),
     "emulated": ("the CUDA kernels run on the CPU, for tests", _MAKE_EMULATED),
+    ORT_CUDA: ("the op in ONNX Runtime on a GPU, by the plugin's kernels", _MAKE_PLUGIN),
     PLUGIN: ("CUDA kernels and plugin: Python, C++, trtexec --dynamicPlugins", _MAKE_PLUGIN),
     AUTOREG: ("the same for trtexec --staticPlugins, Polygraphy, Triton, ORT", _MAKE_PLUGIN),
 }
@@ -61,7 +62,7 @@ def _component(name: str) -> Component:
 def _tried(name: str, path: Path) -> tuple[bool, str]:
     if name == "onnxruntime":
         return in_process(_TRIAL, "register_custom_op")
-    if name != AUTOREG:
+    if name not in (AUTOREG, ORT_CUDA):
         return in_process(_TRIAL, "describe_plugin" if name == PLUGIN else "describe", name)
     core = path.with_name(f"libparo_{PLUGIN}.so")
     return (True, str(path)) if core.is_file() else (False, f"{path}: no {core.name} next to it")

@@ -120,14 +120,6 @@ def memory_facts() -> dict[str, object]:
     }
 
 
-def gpus() -> tuple[dict[str, str], ...]:
-    """Name, compute capability, memory and driver of each NVIDIA GPU, by nvidia-smi."""
-    names = ("name", "compute_cap", "memory.total", "driver_version")
-    output = _output("nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader")
-    rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines()]
-    return tuple(dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names))
-
-
 def tool(name: str, purpose: str, remedy: str) -> Component:
     """A program on PATH, with the last line that speaks of its version."""
     path = shutil.which(name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from . import probes
 from .probes import Component
 
-RUNTIME_PARTS = ("tensorrt", "cuda.core", "GPU", "libparo_attention")
+RUNTIME_PARTS = ("tensorrt", "cuda.core", "cuda.bindings", "driver", "GPU", "libparo_attention")
 """Without one of them no engine with the plugin is built or run."""
 
 RTX_PARTS = ("tensorrt_rtx", "libparo_attention")
@@ -39,14 +39,15 @@ sys.exit("not on the loader's path")
 """
 
 
-def components(gpus: tuple[dict[str, str], ...]) -> tuple[Component, ...]:
-    """Every part of the way to engines but the plugin; packages load in processes of their own."""
+def components() -> tuple[Component, ...]:
+    """Every part of the way to engines but the plugin and the driver; packages load in processes of
+    their own."""
     return (
         _package("tensorrt", "engines with the plugin", "pip install tensorrt"),
         _package("tensorrt_rtx", "engines for GeForce and RTX GPUs", "pip install tensorrt-rtx"),
         _on_loader_path(),
         _package("cuda.core", "running engines", "pip install cuda-core cuda-bindings"),
-        _gpu(gpus),
+        _package("cuda.bindings", "cuda.core's calls of the driver", "pip install cuda-bindings"),
         _headers(),
         probes.tool("trtexec", "building engines from the shell", "install the TensorRT SDK"),
     )
@@ -65,12 +66,6 @@ def _on_loader_path() -> Component:
     folder = "$(python -c 'import tensorrt_libs; print(tensorrt_libs.__path__[0])')"
     remedy = "" if found else f"export LD_LIBRARY_PATH={folder}"
     return Component("libnvinfer", found, detail, "Polygraphy --plugins", remedy)
-
-
-def _gpu(gpus: tuple[dict[str, str], ...]) -> Component:
-    found = ", ".join(f"{gpu['name']} (SM {gpu['compute_cap'].replace('.', '')})" for gpu in gpus)
-    remedy = "" if gpus else "run on a machine with an NVIDIA GPU, SM 80 or later, and its driver"
-    return Component("GPU", bool(gpus), found or "none found", "building and running", remedy)
 
 
 def _headers() -> Component:

@@ -12,7 +12,7 @@ from .errors import EngineError
 from .file_hash import engine_sha256
 from .logger import LogKeeper, make_logger
 from .manifest import EngineManifest, manifest_path, read_manifest
-from .plugin_library import PluginFile, find_plugin, load_plugin
+from .plugin_library import PluginFile, check_plugin_driver, find_plugin, load_plugin
 from .tensorrt_api import TensorRt, load_tensorrt, same_release
 
 _REBUILD = "build it again here: paro-trt build"
@@ -64,6 +64,7 @@ def check_machine(path: Path, manifest: EngineManifest) -> tuple[TensorRt, Plugi
     if manifest.plugin is None:
         return trt, None
     plugin = find_plugin()
+    check_plugin_driver(plugin)
     _check_plugin(path, manifest, plugin)
     return trt, plugin
 

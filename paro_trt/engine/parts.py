@@ -13,7 +13,7 @@ from ..onnx_file.weights import NamedWeight, named_weights
 from .cuda import Gpu, bindings_version, current_gpu
 from .memory import plugin_workspace
 from .parser_input import check_plugin_dtypes
-from .plugin_library import PluginFile, find_plugin
+from .plugin_library import PluginFile, check_plugin_driver, find_plugin
 from .profile import InputProfile, optimization_profiles
 from .settings import OLDEST_PLUGIN_TARGET, BuildSettings
 from .tensorrt_api import Flavour, TensorRt, load_tensorrt
@@ -72,6 +72,8 @@ def gather_parts(source: OnnxSource, settings: BuildSettings) -> BuildParts:
     plugin = _plugin(settings) if uses_plugin else None
     here = settings.target is None
     gpu = current_gpu() if here else Gpu(0, "", settings.target or 0)
+    if here and plugin is not None:
+        check_plugin_driver(plugin)
     cuda = bindings_version() if here else ""
     workspace = None
     if plugin is not None:

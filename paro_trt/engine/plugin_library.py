@@ -10,6 +10,8 @@ from typing import Any
 from ..errors import BackendUnavailableError
 from ..files import sha256_of_files
 from ..library_files import ABI_VERSION, library_path
+from ..nvidia.driver import ask_driver
+from ..nvidia.toolkits import built_for, check_driver
 from ..op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from .errors import EngineError
 
@@ -94,6 +96,24 @@ def describe_plugin(path: Path) -> PluginFile:
             remedy="build the plugin of this release: make plugin",
         )
     return PluginFile(path, sha256_of_files(path), name, abi)
+
+
+def check_plugin_driver(plugin: PluginFile) -> None:
+    """That this machine's driver runs what the plugin was compiled to.
+
+    Raises:
+        BackendUnavailableError: there is no driver, or it is of an older CUDA than the plugin.
+    """
+    cuda = built_for(plugin.name)
+    if cuda is None:  # the emulated kernels, which need no driver
+        return
+    driver = ask_driver()
+    check_driver(
+        driver,
+        cuda,
+        f"{plugin.path} of CUDA {cuda}",
+        f"build the plugin with nvcc of CUDA {driver.cuda[0]}: CUDACXX=.../nvcc make plugin",
+    )
 
 
 def load_plugin(trt: Any, plugin: PluginFile) -> None:

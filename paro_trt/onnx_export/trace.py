@@ -16,6 +16,7 @@ from ..families.base import Geometry
 from ..models.apply import GeometryConstants
 from ..models.conditioning import BATCH, cast_inputs, example_inputs
 from ..models.load import LoadedModel
+from .optimize import optimize
 from .stored_weights import refer_to_weights
 from .translate import translation_table
 
@@ -86,7 +87,7 @@ def trace(module: torch.nn.Module, loaded: LoadedModel, geometry: Geometry, opse
             raise RuntimeError("torch.onnx.export returned no program")
         # Before optimizing, which reads small weights to fold them.
         refer_to_weights(program.model, loaded.stored)
-        program.optimize()
+        optimize(program)
     return program.model
 
 

@@ -24,11 +24,14 @@ class Backend(str, Enum):
     CPU = "cpu"
     """ONNX Runtime, PAROAttention by the native CPU kernels."""
 
+    CUDA = "cuda"
+    """ONNX Runtime on a GPU (onnxruntime-gpu), PAROAttention by the plugin's CUDA kernels."""
+
     TENSORRT = "tensorrt"
     """A TensorRT engine of it, on a GPU."""
 
 
-_ONNX_RUNTIME = (Backend.ORT, Backend.CPU)
+_ONNX_RUNTIME = (Backend.ORT, Backend.CPU, Backend.CUDA)
 
 ENGINE_SUFFIXES = (".engine", ".plan")
 """Names of engine files; any other file is taken for an ONNX model."""
@@ -91,23 +94,26 @@ def default_backend(path: str | PathLike[str]) -> Backend:
 def ort_session(
     path: str | PathLike[str], backend: str | Backend = Backend.CPU, threads: int | None = None
 ) -> OrtSession:
-    """Load an exported model in ONNX Runtime on the CPU.
+    """Load an exported model in ONNX Runtime.
 
     Args:
         path: an ONNX file.
-        backend: "cpu": PAROAttention by the native CPU kernels; "ort": by the function that the
-            file carries. There is no fallback to the other.
+        backend: "cpu": PAROAttention by the native CPU kernels; "cuda": the model on ONNX Runtime's
+            CUDA provider, PAROAttention by the CUDA kernels; "ort": on the CPU, by the function
+            that the file carries. There is no fallback to another.
         threads: of one operator; None leaves the choice to the backend.
 
     Raises:
         ArgumentError: no such backend, or threads is not positive.
-        BackendUnavailableError: the native op was not built.
+        BackendUnavailableError: the native op was not built, or ONNX Runtime lacks its provider.
         OnnxFileError: the file cannot be loaded.
     """
+    from .custom_op import NativeOp
     from .onnxruntime_session import OrtSession
 
     chosen = _known(backend, _ONNX_RUNTIME)
-    return OrtSession(path, threads, native_op=chosen is Backend.CPU)
+    native_op = None if chosen is Backend.ORT else NativeOp(chosen.value)
+    return OrtSession(path, threads, native_op=native_op)
 
 
 def _known(name: str | Backend, choices: tuple[Backend, ...]) -> Backend:

@@ -1,4 +1,4 @@
-"""Exported ONNX files in ONNX Runtime on the CPU, with or without the native op."""
+"""Exported ONNX files in ONNX Runtime, with or without a native op."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import ArgumentError, OnnxFileError
 from ..onnx_file.info import ExportInfo
 from ..onnx_file.read import file_error, read_onnx
 from ..onnx_file.tensors import TensorSpec
-from .custom_op import register_custom_op, unsupported_call
+from .custom_op import NativeOp, check_provider, register_custom_op, unsupported_call
 from .session import Arrays, Session
 
 _DTYPES = {
@@ -27,17 +27,17 @@ _FATAL_ONLY = 4
 
 
 class OrtSession(Session):
-    """An exported ONNX file, ready to run on the CPU.
+    """An exported ONNX file, ready to run on the CPU or on ONNX Runtime's CUDA provider.
 
     Args:
         path: the .onnx file; its external data is next to it.
         threads: of one operator; None leaves the choice to ONNX Runtime and to the native op.
-        native_op: PAROAttention is computed by the native CPU kernels; False: by the function that
-            the file carries.
+        native_op: PAROAttention is computed by these kernels; None: by the function that the file
+            carries, on the CPU.
 
     Raises:
-        BackendUnavailableError: the native op was not built; or, from `run`, its kernels lack what
-            the file asks for.
+        BackendUnavailableError: the native op was not built, or this ONNX Runtime lacks its
+            provider; or, from `run`, its kernels lack what the file asks for.
         OnnxFileError: the file or its external data is missing, damaged, not runnable, or not
             from this package's exporter.
         ArgumentError: threads is not positive.
@@ -48,7 +48,7 @@ class OrtSession(Session):
         path: str | PathLike[str],
         threads: int | None = None,
         *,
-        native_op: bool = False,
+        native_op: NativeOp | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise ArgumentError("threads", expected="at least 1", actual=str(threads))
@@ -86,7 +86,8 @@ class OrtSession(Session):
         try:
             values = self._session.run(None, inputs)
         except Exception as error:  # ONNX Runtime's errors share no narrower base
-            if self._native_op and (refusal := unsupported_call(error)):
+            op = self._native_op
+            if op is not None and (refusal := unsupported_call(error, op)):
                 raise refusal from error
             raise file_error(self.path, "a graph that runs on these inputs", error) from error
         return {spec.name: value for spec, value in zip(self._outputs, values, strict=True)}
@@ -109,18 +110,21 @@ class _Loaded(NamedTuple):
     metadata: dict[str, str]
 
 
-def _load(path: Path, threads: int | None, native_op: bool) -> _Loaded:
+def _load(path: Path, threads: int | None, native_op: NativeOp | None) -> _Loaded:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
-    if native_op:
-        register_custom_op(options, threads)
+    providers = ["CPUExecutionProvider"]
+    if native_op is not None:
+        check_provider(native_op)
+        register_custom_op(options, threads, native_op)
+        providers = native_op.providers
     try:
         session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            path, options, providers=providers, enable_fallback=0
         )
         inputs, outputs = (
             [_Node(node.name, node.type, node.shape) for node in nodes]

@@ -16,20 +16,16 @@ pip_install() {
   "$venv/bin/python" -m pip install --quiet "$@"
 }
 
-# Prints the nvcc to use, if there is one: CUDACXX, the PATH's, the toolkit's, the venv's.
-find_nvcc() {
-  local nvcc
-  for nvcc in "${CUDACXX:-}" "$(command -v nvcc)" "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" \
-    "$venv"/lib/python3*/site-packages/nvidia/cu13/bin/nvcc; do
-    if [ -x "$nvcc" ]; then
-      echo "$nvcc"
-      return
-    fi
-  done
+# Prints the nvcc to use (CUDACXX, the PATH's, the toolkit's, the venv's), or nothing where it is to
+# be installed. Versions and the driver are checked here, before anything is compiled.
+choose_nvcc() {
+  "$python" -m paro_trt.nvidia.choose_nvcc "${CUDACXX:-}" "$(command -v nvcc)" \
+    "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" \
+    "$venv"/lib/python3*/site-packages/nvidia/cu13/bin/nvcc
 }
 
 install_nvcc() {
-  echo "nvcc: none found; installing CUDA 13.0's from PyPI into $venv (276 MB)"
+  echo "nvcc: none of 12.8 or later; installing CUDA 13.0's from PyPI into $venv (276 MB)"
   pip_install -r plugins/cmake/cuda-wheels.txt || return
   local toolkit
   for toolkit in "$venv"/lib/python3*/site-packages/nvidia/cu13; do
@@ -46,10 +42,15 @@ if ! command -v cmake >/dev/null; then
 fi
 case $preset in
 plugin*)
-  test -n "$(find_nvcc)" || install_nvcc ||
-    refuse nvcc "12.8 or later" "install the CUDA toolkit (package cuda-toolkit-13-0 of NVIDIA's \
-repositories), set CUDACXX to its nvcc, or let pip reach a package index"
-  CUDACXX=$(find_nvcc)
+  nvcc=$(choose_nvcc)
+  if [ -z "$nvcc" ]; then
+    install_nvcc ||
+      refuse nvcc "12.8 or later" "install the CUDA toolkit (package cuda-toolkit-13-0 of NVIDIA's \
+repositories, cuda-toolkit-12-9 for drivers before 580), set CUDACXX to its nvcc, or let pip reach a \
+package index"
+    nvcc=$(choose_nvcc)
+  fi
+  CUDACXX=$nvcc
   export CUDACXX
   ;;
 esac

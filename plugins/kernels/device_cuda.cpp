@@ -1,5 +1,7 @@
 #include <cuda_runtime.h>
 
+#include <array>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -44,7 +46,16 @@ paro_status no_device(cudaError_t error) {
 
 }  // namespace
 
-const char* library_name() noexcept { return "paro-cuda " PARO_VERSION; }
+// The CUDA that the library is built for: paro_trt.nvidia holds it against the driver's.
+const char* library_name() noexcept {
+  static const auto name = [] {
+    std::array<char, 64> text{};
+    std::snprintf(text.data(), text.size(), "paro-cuda %s, CUDA %d.%d", PARO_VERSION,
+                  CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    return text;
+  }();
+  return name.data();
+}
 
 bool runs_any_sm() noexcept { return false; }
 

@@ -31,7 +31,7 @@ template <class Declared, class Result, class... Real>
 constexpr bool kSameForm<Declared, Result (*)(Real...) noexcept> =
     kSameForm<Declared, Result (*)(Real...)>;
 
-static_assert(kApiVersion <= ORT_API_VERSION);
+static_assert(kDeviceApiVersion <= ORT_API_VERSION);
 static_assert(kFail == int{ORT_FAIL});
 static_assert(kInvalidArgument == int{ORT_INVALID_ARGUMENT});
 static_assert(kNotImplemented == int{ORT_NOT_IMPLEMENTED});
@@ -69,10 +69,19 @@ PARO_SAME(Api, OrtApi, KernelContext_GetOutput);
 PARO_SAME(Api, OrtApi, ReleaseStatus);
 PARO_SAME(Api, OrtApi, ReleaseTensorTypeAndShapeInfo);
 PARO_SAME(Api, OrtApi, ReleaseCustomOpDomain);
+PARO_SAME(Api, OrtApi, ReleaseAllocator);
+PARO_SAME(Api, OrtApi, KernelContext_GetGPUComputeStream);
 PARO_SAME(Api, OrtApi, HasSessionConfigEntry);
 PARO_SAME(Api, OrtApi, GetSessionConfigEntry);
 PARO_SAME(Api, OrtApi, ShapeInferContext_GetInputTypeShape);
 PARO_SAME(Api, OrtApi, ShapeInferContext_SetOutputTypeShape);
+PARO_SAME(Api, OrtApi, KernelContext_GetScratchBuffer);
+PARO_SAME(Api, OrtApi, KernelInfoGetAllocator);
+
+static_assert(offsetof(Allocator, version) == offsetof(OrtAllocator, version));
+PARO_SAME(Allocator, OrtAllocator, Alloc);
+PARO_SAME(Allocator, OrtAllocator, Free);
+PARO_SAME(Allocator, OrtAllocator, Info);
 
 static_assert(offsetof(CustomOp, version) == offsetof(OrtCustomOp, version));
 PARO_SAME(CustomOp, OrtCustomOp, CreateKernel);

@@ -1,19 +1,12 @@
 #include "attention_op.h"
 
+#include <memory>
 #include <new>
 
 #include "call.h"
 
 namespace paro::ort {
 namespace {
-
-// What the op keeps of a node between executions.
-struct AttentionKernel {
-  const Api& api;
-  Attributes attributes;
-  paro_dtype dtype;
-  int32_t threads;
-};
 
 const AttentionOp& self(const CustomOp* op) { return *static_cast<const AttentionOp*>(op); }
 
@@ -72,15 +65,21 @@ Status* create_kernel(const CustomOp* op, const Api* api, const KernelInfo* info
                       void** kernel) noexcept {
   Attributes attributes;
   if (Status* const status = read_attributes(*api, info, attributes)) return status;
-  *kernel = new (std::nothrow) AttentionKernel{
-      .api = *api, .attributes = attributes, .dtype = self(op).dtype, .threads = self(op).threads};
-  if (*kernel == nullptr) return refuse(*api, kFail, "memory: expected room for a node, got none");
+  const AttentionOp& own = self(op);
+  std::unique_ptr<Node> node(new (std::nothrow) Node{.api = *api,
+                                                     .backend = own.backend,
+                                                     .attributes = attributes,
+                                                     .dtype = own.dtype,
+                                                     .threads = own.threads,
+                                                     .workspaces = {}});
+  if (node == nullptr) return refuse(*api, kFail, "memory: expected room for a node, got none");
+  if (Status* const status = node->workspaces.open(*api, own.backend, info)) return status;
+  *kernel = node.release();
   return nullptr;
 }
 
 Status* compute(void* kernel, KernelContext* context) noexcept {
-  const AttentionKernel& own = *static_cast<const AttentionKernel*>(kernel);
-  return run_call(own.api, context, own.attributes, own.dtype, own.threads);
+  return run_call(*static_cast<const Node*>(kernel), context);
 }
 
 ElementType input_type(const CustomOp* op, size_t index) {
@@ -99,12 +98,17 @@ Status* infer_output(const CustomOp* op, ShapeContext* context) {
 
 }  // namespace
 
-AttentionOp::AttentionOp(const Api& runtime, ElementType element_type, paro_dtype same_dtype,
-                         int32_t thread_count) noexcept
-    : CustomOp{}, api(runtime), element(element_type), dtype(same_dtype), threads(thread_count) {
+AttentionOp::AttentionOp(const Api& runtime, const Backend& computes, ElementType element_type,
+                         paro_dtype same_dtype, int32_t thread_count) noexcept
+    : CustomOp{},
+      api(runtime),
+      backend(computes),
+      element(element_type),
+      dtype(same_dtype),
+      threads(thread_count) {
   version = kApiVersion;
   GetName = [](const CustomOp*) { return "PAROAttention"; };
-  GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU
+  GetExecutionProviderType = [](const CustomOp* op) { return self(op).backend.provider; };
   GetInputType = input_type;
   GetInputTypeCount = [](const CustomOp*) { return size_t{kInputCount}; };
   GetOutputType = [](const CustomOp* op, size_t) { return self(op).element; };
@@ -118,7 +122,7 @@ AttentionOp::AttentionOp(const Api& runtime, ElementType element_type, paro_dtyp
   GetVariadicOutputHomogeneity = [](const CustomOp*) { return 0; };
   CreateKernelV2 = create_kernel;
   KernelComputeV2 = compute;
-  KernelDestroy = [](void* kernel) { delete static_cast<AttentionKernel*>(kernel); };
+  KernelDestroy = [](void* kernel) { delete static_cast<Node*>(kernel); };
   InferOutputShapeFn = infer_output;
   GetStartVersion = [](const CustomOp*) { return 1; };
   GetEndVersion = [](const CustomOp*) { return 1; };

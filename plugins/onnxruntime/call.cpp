@@ -4,26 +4,24 @@
 #include <array>
 #include <cstdarg>
 #include <cstdio>
-#include <memory>
-#include <new>
+
+#include "../common/error.h"
 
 namespace paro::ort {
 namespace {
-
-constexpr std::align_val_t kWorkspaceAlignment{256};
 
 struct Tensors {
   InputShapes shapes;
   std::array<const void*, kInputCount> addresses;
 };
 
-// Turns a status of the C ABI into one of ONNX Runtime.
-Status* of_paro(const Api& api, paro_status status) {
+// Turns a status of the C ABI into one of ONNX Runtime, with the message of who returned it.
+Status* of_paro(const Api& api, paro_status status, const char* message) {
   if (status == PARO_OK) return nullptr;
   const ErrorCode code = status == PARO_INVALID_ARGUMENT ? kInvalidArgument
                          : status == PARO_UNSUPPORTED    ? kNotImplemented
                                                          : kFail;
-  return api.CreateStatus(code, paro_last_error());
+  return api.CreateStatus(code, message);
 }
 
 // Stores a wrong rank unchanged, because describe_call refuses it.
@@ -64,39 +62,48 @@ Status* take_output(const Api& api, KernelContext* context, const TensorShape& q
 }
 
 // Each call has its own workspace, because calls of one session may run at the same time.
-Status* forward(const Api& api, const paro_attention& call, const paro_launch& launch,
-                size_t bytes) {
-  const auto release = [](void* memory) { ::operator delete(memory, kWorkspaceAlignment); };
-  const std::unique_ptr<void, decltype(release)> workspace(
-      ::operator new(bytes, kWorkspaceAlignment, std::nothrow), release);
-  if (workspace == nullptr) {
-    return refuse(api, kFail, "memory: expected %zu bytes of workspace, got none", bytes);
+Status* forward(const Node& node, KernelContext* context, const paro_attention& call,
+                const paro_launch& launch, size_t bytes) {
+  Workspace workspace;
+  if (Status* const status = node.workspaces.take(context, launch.stream, bytes, workspace)) {
+    return status;
   }
-  return of_paro(api, paro_forward(&call, &launch, workspace.get(), bytes));
+  const paro_status status = node.backend.forward(&call, &launch, workspace.aligned, bytes);
+  Status* const result = of_paro(node.api, status, node.backend.last_error());
+  // On a GPU the kernels may still run: the memory stays with their stream.
+  node.workspaces.give_back(workspace);
+  return result;
 }
 
 }  // namespace
 
-Status* run_call(const Api& api, KernelContext* context, const Attributes& attributes,
-                 paro_dtype dtype, int32_t threads) noexcept {
+Status* run_call(const Node& node, KernelContext* context) noexcept {
+  const Api& api = node.api;
   Tensors tensors{};
   for (size_t index = 0; index < kInputCount; ++index) {
     if (Status* const status = read_input(api, context, index, tensors)) return status;
   }
+  void* stream = nullptr;
+  if (node.backend.uses_provider) {
+    if (Status* const status = api.KernelContext_GetGPUComputeStream(context, &stream)) {
+      return status;
+    }
+  }
   paro_attention call;
   const paro_launch launch = {.struct_size = sizeof(paro_launch),
-                              .stream = nullptr,
-                              .threads = threads,
+                              .stream = stream,
+                              .threads = node.threads,
                               .sm = 0,
                               .max_workspace = 0};
+  paro_status status = describe_call(node.attributes, node.dtype, tensors.shapes, call);
+  if (status != PARO_OK) return of_paro(api, status, last_error());
   size_t workspace = 0;
-  paro_status status = describe_call(attributes, dtype, tensors.shapes, call);
-  if (status == PARO_OK) status = paro_workspace_bytes(&call, &launch, &workspace);
-  if (status != PARO_OK) return of_paro(api, status);
+  status = node.backend.workspace_bytes(&call, &launch, &workspace);
+  if (status != PARO_OK) return of_paro(api, status, node.backend.last_error());
   void* output = nullptr;
   if (Status* const error = take_output(api, context, tensors.shapes[kQuery], &output)) return error;
   point_to(tensors.addresses, output, call);
-  return forward(api, call, launch, workspace);
+  return forward(node, context, call, launch, workspace);
 }
 
 bool discard(const Api& api, Status* status) noexcept {

@@ -12,6 +12,9 @@ namespace paro::ort {
 // The oldest version of the interface that has everything below. ONNX Runtime 1.17 introduced it.
 constexpr uint32_t kApiVersion = 17;
 
+// The same for a provider of its own memory, which needs the entries from `GetScratchBuffer` on.
+constexpr uint32_t kDeviceApiVersion = 18;
+
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kNotImplemented = 9 };
 
 enum ElementType : int { kFloat = 1, kInt32 = 6, kFloat16 = 10, kBFloat16 = 16 };
@@ -29,7 +32,16 @@ struct CustomOpDomain;
 struct KernelInfo;
 struct KernelContext;
 struct ShapeContext;
+struct MemoryInfo;
 struct CustomOp;
+
+// A provider's memory. Later entries are not used here.
+struct Allocator {
+  uint32_t version;
+  void* (*Alloc)(Allocator* self, size_t size);
+  void (*Free)(Allocator* self, void* memory);
+  const MemoryInfo* (*Info)(const Allocator* self);
+};
 
 // The function table. The entries `slots_*` are not used here.
 struct Api {
@@ -60,7 +72,12 @@ struct Api {
   void (*ReleaseTensorTypeAndShapeInfo)(TensorInfo* info);
   void* slot_100;
   void (*ReleaseCustomOpDomain)(CustomOpDomain* domain);
-  void* slots_102[135];
+  void* slots_102[30];
+  void (*ReleaseAllocator)(Allocator* allocator);
+  void* slots_133[60];
+  // Sets `out` to null on a provider without streams.
+  Status* (*KernelContext_GetGPUComputeStream)(const KernelContext* context, void** out);
+  void* slots_194[43];
   Status* (*HasSessionConfigEntry)(const SessionOptions* options, const char* key, int* out);
   Status* (*GetSessionConfigEntry)(const SessionOptions* options, const char* key, char* value,
                                    size_t* size);
@@ -70,6 +87,12 @@ struct Api {
   void* slot_269;
   Status* (*ShapeInferContext_SetOutputTypeShape)(const ShapeContext* context, size_t index,
                                                   const TensorInfo* info);
+  void* slots_271[6];
+  // From here on since version 18. The context must have a stream, to which the memory belongs:
+  // once freed, it is lent to the same stream, and to others after they have waited for it.
+  Status* (*KernelContext_GetScratchBuffer)(const KernelContext* context, const MemoryInfo* memory,
+                                            size_t bytes, void** out);
+  Status* (*KernelInfoGetAllocator)(const KernelInfo* info, MemoryType type, Allocator** out);
 };
 
 struct ApiBase {
@@ -128,10 +151,14 @@ PARO_ORT_SLOT(KernelContext_GetOutput, 91);
 PARO_ORT_SLOT(ReleaseStatus, 93);
 PARO_ORT_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
 PARO_ORT_SLOT(ReleaseCustomOpDomain, 101);
+PARO_ORT_SLOT(ReleaseAllocator, 132);
+PARO_ORT_SLOT(KernelContext_GetGPUComputeStream, 193);
 PARO_ORT_SLOT(HasSessionConfigEntry, 237);
 PARO_ORT_SLOT(GetSessionConfigEntry, 238);
 PARO_ORT_SLOT(ShapeInferContext_GetInputTypeShape, 268);
 PARO_ORT_SLOT(ShapeInferContext_SetOutputTypeShape, 270);
+PARO_ORT_SLOT(KernelContext_GetScratchBuffer, 277);
+PARO_ORT_SLOT(KernelInfoGetAllocator, 278);
 #undef PARO_ORT_SLOT
 
 }  // namespace paro::ort

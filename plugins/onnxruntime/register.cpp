@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "attention_op.h"
+#include "backend.h"
 #include "call.h"
 
 namespace paro::ort {
@@ -18,10 +19,10 @@ constexpr int32_t kMaxThreads = 4096;
 
 // The domain "paro" with its overloads, for one runtime and one number of threads.
 struct Registration {
-  Registration(const Api& api, int32_t threads)
-      : overloads{AttentionOp(api, kFloat, PARO_FLOAT32, threads),
-                  AttentionOp(api, kFloat16, PARO_FLOAT16, threads),
-                  AttentionOp(api, kBFloat16, PARO_BFLOAT16, threads)} {}
+  Registration(const Api& api, const Backend& backend, int32_t threads)
+      : overloads{AttentionOp(api, backend, kFloat, PARO_FLOAT32, threads),
+                  AttentionOp(api, backend, kFloat16, PARO_FLOAT16, threads),
+                  AttentionOp(api, backend, kBFloat16, PARO_BFLOAT16, threads)} {}
 
   std::array<AttentionOp, 3> overloads;
   CustomOpDomain* domain = nullptr;
@@ -30,9 +31,9 @@ struct Registration {
 // ONNX Runtime does not report when the last session of an options object ends. Registrations are
 // therefore kept, one for each requested number of threads. They are never destroyed, because
 // sessions may outlive this library's static objects at exit.
-Registration& registration_of(const Api& api, int32_t threads) {
+Registration& registration_of(const Api& api, const Backend& backend, int32_t threads) {
   static auto& kept = *new std::map<std::pair<const Api*, int32_t>, Registration>;
-  return kept.try_emplace({&api, threads}, api, threads).first->second;
+  return kept.try_emplace({&api, threads}, api, backend, threads).first->second;
 }
 
 Status* read_threads(const Api& api, const SessionOptions* options, int32_t& threads) {
@@ -67,12 +68,12 @@ Status* create_domain(const Api& api, Registration& registration) {
   return nullptr;
 }
 
-Status* add_to(const Api& api, SessionOptions* options) {
+Status* add_to(const Api& api, const Backend& backend, SessionOptions* options) {
   int32_t threads = 0;
   if (Status* const status = read_threads(api, options, threads)) return status;
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
-  Registration& registration = registration_of(api, threads);
+  Registration& registration = registration_of(api, backend, threads);
   if (registration.domain == nullptr) {
     if (Status* const status = create_domain(api, registration)) return status;
   }
@@ -85,15 +86,19 @@ Status* add_to(const Api& api, SessionOptions* options) {
 extern "C" __attribute__((visibility("default"))) paro::ort::Status* RegisterCustomOps(
     paro::ort::SessionOptions* options, const paro::ort::ApiBase* base) noexcept {
   using namespace paro::ort;
-  const Api* const api = base->GetApi(kApiVersion);
+  // Every version of the interface has CreateStatus.
+  const Api& oldest = *base->GetApi(1);
+  const char* message = nullptr;
+  const Backend* const backend = find_backend(&message);
+  if (backend == nullptr) return refuse(oldest, kFail, "%s", message);
+  const Api* const api = base->GetApi(backend->api_version);
   if (api == nullptr) {
-    // Every version of the interface has CreateStatus.
-    return refuse(*base->GetApi(1), kNotImplemented,
-                  "ONNX Runtime: expected version 1.%u or later, got %s", kApiVersion,
+    return refuse(oldest, kNotImplemented,
+                  "ONNX Runtime: expected version 1.%u or later, got %s", backend->api_version,
                   base->GetVersionString());
   }
   try {
-    return add_to(*api, options);
+    return add_to(*api, *backend, options);
   } catch (const std::exception& error) {
     return refuse(*api, kFail, "PAROAttention: expected to be registered, got %s", error.what());
   }

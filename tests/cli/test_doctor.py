@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
+import subprocess
 
 import pytest
 
@@ -11,6 +13,7 @@ from paro_trt import doctor, library_files
 from paro_trt.doctor import libraries, probes
 from paro_trt.errors import BackendUnavailableError
 from paro_trt.op.native import library_path
+from tests.support.fake_driver import fake_driver
 
 
 @pytest.fixture
@@ -56,8 +59,15 @@ def test_table_names_components_and_backends(paro, found_here, monkeypatch):
     monkeypatch.setattr(doctor, "examine", lambda: found_here)
     outcome = paro("doctor")
     assert outcome.status == 0
-    for word in ("onnxruntime", "reference", "libparo_emulated", "NVIDIA GPUs"):
+    for word in ("onnxruntime", "reference", "libparo_emulated", "NVIDIA GPUs", "NVIDIA driver"):
         assert word in outcome.stdout
+
+
+def test_a_mismatch_is_printed(paro, found_here, monkeypatch):
+    line = "cuda-bindings 13: expected a driver of CUDA 13, got 12; fix: pip install ..."
+    found = dataclasses.replace(found_here, mismatches=(line,))
+    monkeypatch.setattr(doctor, "examine", lambda: found)
+    assert line in paro("doctor").stdout
 
 
 def test_a_missing_package_is_named_with_its_remedy(paro, without):
@@ -142,6 +152,20 @@ def test_a_library_that_needs_a_torch_that_does_not_load_says_so(tmp_path, monke
     assert (part.present, part.detail) == (False, "ImportError: libtorch.so: cannot open")
 
 
+def compile_library(path, name):
+    """A library of the C ABI with another name: the CPU backend's calls behind its own."""
+    source = path.with_suffix(".c")
+    source.write_text(
+        f'const char *paro_library_name(void) {{ return "{name}"; }}\n'
+        "unsigned paro_abi_version(void) { return 2; }\n"
+        'const char *paro_last_error(void) { return ""; }\n'
+        "int paro_workspace_bytes(void) { return 4; }\nint paro_prepare(void) { return 4; }\n"
+        "int paro_describe(void) { return 4; }\nint paro_forward(void) { return 4; }\n"
+        "int paro_measure_peak(void) { return 4; }\n"
+    )
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", path, source], check=True)
+
+
 @pytest.fixture
 def stub_tensorrt(tmp_path, monkeypatch):
     """A machine with everything that engines need, down to a plugin (the CPU library's copy)."""
@@ -149,11 +173,14 @@ def stub_tensorrt(tmp_path, monkeypatch):
     (site / "cuda").mkdir(parents=True)
     (site / "cuda" / "__init__.py").touch()
     (site / "cuda" / "core.py").write_text("__version__ = '1.2.2'")
+    (site / "cuda" / "bindings.py").write_text("__version__ = '13.5.0'")
     (site / "tensorrt.py").write_text("__version__ = '10.16.1.11'")
     (site / "tensorrt_rtx.py").write_text("raise ImportError('libtensorrt_rtx.so: not found')")
     (tmp_path / "loader").mkdir()
     shutil.copy(library_path("cpu"), tmp_path / "loader" / "libnvinfer.so.11")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path / "loader"))
+    for name, value in fake_driver((13, 0), "580.65.06").items():
+        monkeypatch.setenv(name, value)
     for name in ("attention", "attention_autoreg", "cpu", "onnxruntime"):
         source = library_path("cpu" if name.startswith("attention") else name)
         shutil.copy(source, tmp_path / f"libparo_{name}.so")
@@ -162,9 +189,6 @@ def stub_tensorrt(tmp_path, monkeypatch):
         "#define TRT_MAJOR_ENTERPRISE 11\n#define NV_TENSORRT_MAJOR TRT_MAJOR_ENTERPRISE\n"
         "#define NV_TENSORRT_MINOR 1\n"
     )
-    gpu = {"name": "NVIDIA L4", "compute_cap": "8.9", "memory.total": "24 GB",
-           "driver_version": "580"}  # fmt: skip
-    monkeypatch.setattr(probes, "gpus", lambda: (gpu,))
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", str(site))
     monkeypatch.setenv("PARO_LIBRARY_DIR", str(tmp_path))
@@ -179,7 +203,10 @@ def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
     assert parts["tensorrt"]["detail"] == "10.16.1.11"
     assert parts["cuda.core"]["detail"] == "1.2.2"
     assert parts["libnvinfer"]["detail"] == "libnvinfer.so.11"
-    assert parts["GPU"]["detail"] == "NVIDIA L4 (SM 89)"
+    assert parts["cuda.bindings"]["detail"] == "13.5.0"
+    assert parts["driver"]["detail"] == "580.65.06, CUDA 13.0"
+    assert parts["GPU"]["detail"] == "Fake GPU 0 (SM 89)"
+    assert document["mismatches"] == []
     assert parts["TensorRT headers"]["detail"] == f"11.1 in {stub_tensorrt / 'include'}"
     assert "ABI 2" in parts["libparo_attention"]["detail"]
     assert parts["libparo_attention_autoreg"]["present"]
@@ -190,6 +217,35 @@ def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
     assert not cuda["detail"].startswith("needs")
     assert "does not load: libtensorrt_rtx.so" in parts["tensorrt_rtx"]["detail"]
     assert parts["tensorrt_rtx"]["remedy"] == "pip install tensorrt-rtx --force-reinstall"
+
+
+def test_what_does_not_go_with_the_driver_is_said_with_the_fix(paro, stub_tensorrt, monkeypatch):
+    """A driver of CUDA 12, the rest of CUDA 13, and too old a GPU."""
+    site = stub_tensorrt / "site"
+    (site / "tensorrt_cu13-10.16.1.11.dist-info").mkdir()
+    (site / "tensorrt_cu13-10.16.1.11.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tensorrt_cu13\nVersion: 10.16.1.11\n"
+    )
+    compile_library(stub_tensorrt / "libparo_attention.so", "paro-cuda 0.1.0, CUDA 13.0")
+    for name, value in fake_driver((12, 8), "570.86.15", (75,)).items():
+        monkeypatch.setenv(name, value)
+    document = paro("doctor", "--json").document()
+    refused = "expected a driver of CUDA 13, 580.65.06 or later, got 570.86.15, CUDA 12.8; fix: "
+    assert [line.partition(refused)[::2] for line in document["mismatches"][1:]] == [
+        ("tensorrt 10.16.1.11 of CUDA 13: ", "update the driver, or pip install tensorrt-cu12"),
+        (
+            "cuda-bindings 13.5.0: ",
+            "update the driver, or pip install 'cuda-bindings<13'",
+        ),
+        (
+            "libparo_attention of CUDA 13: ",
+            "update the driver, or build the plugin with nvcc of CUDA 12: "
+            "CUDACXX=.../nvcc make plugin",
+        ),
+    ]
+    assert document["mismatches"][0].startswith("Fake GPU 0: expected SM 80 or later")
+    assert states(document)["tensorrt"] == "missing"
+    assert document["cpu_chain"]  # needs none of it
 
 
 @pytest.mark.long

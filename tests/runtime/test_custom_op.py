@@ -299,7 +299,7 @@ def test_backends_by_name(single: Path, fresh_seed: int) -> None:
     ):
         with opened as session:
             np.testing.assert_array_equal(session.run(inputs)["sample"], native_sample)
-    with pytest.raises(ArgumentError, match="one of ort, cpu, got 'tensorrt'"):
+    with pytest.raises(ArgumentError, match="one of ort, cpu, cuda, got 'tensorrt'"):
         ort_session(single, "tensorrt")
 
 

@@ -93,7 +93,10 @@ def test_in_the_family_s_own_pipeline(tiny, tmp_path):
         pipeline.register_modules(**engines)
         actual = tiny.run(pipeline)
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
-    assert not torch.equal(dense, expected)
+    # What the plan changes is far above rounding, and the engines change the same.
+    change, error = (dense - expected).norm(), (actual - expected).norm()
+    assert change > 1e-3 * expected.norm()
+    assert error < 0.02 * change
 
 
 def test_what_was_not_exported_is_refused(stub, fresh_seed):

@@ -66,8 +66,8 @@ def test_backend_that_does_not_take_an_onnx_file(onnx_file):
 
 
 def test_unknown_backend_lists_the_known(onnx_file):
-    with pytest.raises(ArgumentError, match="ort, cpu, tensorrt"):
-        open_session(onnx_file, "cuda")
+    with pytest.raises(ArgumentError, match="ort, cpu, cuda, tensorrt"):
+        open_session(onnx_file, "rocm")
 
 
 def test_file_without_metadata(tmp_path):

@@ -77,7 +77,7 @@ PIPELINES = (
         "cosmos",
         "cosmos-predict2-image",
         _text_to_image,
-        _CALL,
+        _CALL | {"height": 256},
         loaded_with={"safety_checker": NoGuardrail()},
         around=resizing,
     ),

@@ -26,13 +26,14 @@ def _variant(
     *,
     since: tuple[int, int] = OLDEST,
     untrained: tuple[str, ...] = (),
+    height: int = 16,
     **config: object,
 ) -> TinyModel:
     return TinyModel(
         name=name,
         class_name="CosmosTransformer3DModel",
         config=_CONFIG | config,
-        latent_size=(frames, 16, 16),
+        latent_size=(frames, height, 16),
         odd_latent_size=(3 if frames > 1 else 1, 14, 10),
         untrained=untrained,
         oldest_diffusers=since,
@@ -41,7 +42,8 @@ def _variant(
 
 VARIANTS = (
     _variant("cosmos-predict2-video", 2),
-    _variant("cosmos-predict2-image", 1, in_channels=4),
+    # Two blocks of tokens: a plan leaves one out only where there are several.
+    _variant("cosmos-predict2-image", 1, height=32, in_channels=4),
     _variant(
         "cosmos-predict2.5",
         2,
