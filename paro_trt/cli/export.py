@@ -9,7 +9,7 @@ import typer
 
 from . import output
 from .choices import BodyName, DtypeName
-from .paths import check_output, require_file
+from .paths import ForceOption, Kind, check_output, expand_home, require_file
 
 if TYPE_CHECKING:
     from ..onnx_export import ExportReport
@@ -58,12 +58,17 @@ def export(
     ] = None,
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE[:SCALE]", help="A LoRA to fuse into the weights; repeatable."),
+        typer.Option(
+            metavar="FILE[:SCALE]",
+            parser=expand_home,
+            help="A LoRA to fuse into the weights; repeatable.",
+        ),
     ] = None,
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write the model with its plan as one ONNX file, and check what was written."""
-    check_output(target)
+    check_output(target, Kind.ONNX, force=force, reads=plan)
     for file in plan:
         require_file(file, "a plan file")
 
@@ -72,7 +77,7 @@ def export(
     from .. import api
     from ..models.lora import parse_lora
 
-    with output.remarks().status("loading the model") as status:
+    with output.status("loading the model") as say:
         reports = api.export(
             model,
             plan,
@@ -84,14 +89,16 @@ def export(
             external_data=external_data,
             variant=variant,
             lora=[parse_lora(text) for text in lora or ()],
-            progress=status.update,
+            progress=say,
         )
     if as_json:
         documents = [_describe(report) for report in reports]
         output.print_json(documents[0] if len(documents) == 1 else {"files": documents})
         return
     for report, file in zip(reports, plan, strict=True):
-        output.print_facts(f"wrote {report.path}", _facts(report, model, file))
+        planned = ("--plan", file) if report.layers else ()
+        following = output.command_line("verify", report.path, "--model", model, *planned)
+        output.print_facts(f"wrote {report.path}", _facts(report), following)
 
 
 def _describe(report: ExportReport) -> dict[str, Any]:
@@ -106,7 +113,7 @@ def _describe(report: ExportReport) -> dict[str, Any]:
     }
 
 
-def _facts(report: ExportReport, model: Path, plan: Path) -> dict[str, object]:
+def _facts(report: ExportReport) -> dict[str, object]:
     size = output.file_size(report.bytes)
     if report.external_bytes:
         size += f" + {output.file_size(report.external_bytes)} of weights next to it"
@@ -118,6 +125,4 @@ def _facts(report: ExportReport, model: Path, plan: Path) -> dict[str, object]:
         "PAROAttention": f"{count} nodes, body: {report.body.value}" if count else "none: dense",
         "checked": "full ONNX check"
         + (", attributes and constants equal to the plan's" if count else ""),
-        "next": f"paro-trt verify {report.path} --model {model}"
-        + (f" --plan {plan}" if count else ""),
     }

@@ -7,27 +7,23 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ArgumentError
 from . import output
-from .paths import check_output, require_file
+from .paths import ForceOption, Kind, check_output, require_file
 
 
 def report(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan to show.")],
     target: Annotated[Path, typer.Option("-o", "--output", help="The HTML page to write.")],
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write a plan as one self-contained HTML page that works without a network."""
-    check_output(target)
+    check_output(target, Kind.PAGE, force=force, reads=(plan,))
     require_file(plan, "a plan file")
-    if target.exists() and target.samefile(plan):
-        raise ArgumentError(
-            f"-o {target}", expected="a file to write the page to", actual="the plan itself"
-        )
     from ..plan import load_plan
     from ..report import write_report
 
-    with output.remarks().status("drawing the plan"):
+    with output.status("drawing the plan"):
         written = write_report(load_plan(plan), plan.name, plan.stat().st_size, target)
     before, after = written.before, written.after
     if as_json:

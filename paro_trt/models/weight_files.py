@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +107,31 @@ def _files_of(saved: _Saved) -> tuple[Path, ...]:
     left = [shard for shard in shards if shard.exists()]
     if not left:
         return (saved.whole,)
+    return _newer(saved.whole, saved.index, shards, left)
+
+
+def _newer(
+    whole: Path, index: Path, shards: tuple[Path, ...], left: list[Path]
+) -> tuple[Path, ...]:
+    """Of two checkpoints the one that was written after the other, with a warning.
+
+    Raises:
+        ModelError: their times do not tell.
+    """
+    wrote = whole.stat().st_mtime_ns
+    times = [file.stat().st_mtime_ns for file in (index, *left)]
+    both = f"{whole.name}, and {index.name} with {len(left)} shards"
+    if wrote > max(times):
+        warnings.warn(f"{index.parent} has {both}; the whole file is newer, taken", stacklevel=2)
+        return (whole,)
+    if wrote < min(times) and len(left) == len(shards):
+        warnings.warn(f"{index.parent} has {both}; the shards are newer, taken", stacklevel=2)
+        return shards
     raise ModelError(
-        str(saved.index.parent),
+        str(index.parent),
         expected="one checkpoint, whole or in shards",
-        actual=f"{saved.whole.name}, and {saved.index.name} with {len(left)} shards",
-        remedy="remove the older of the two",
+        actual=f"{both}, of which neither is the newer",
+        remedy="remove the one that is out of date",
     )
 
 

@@ -19,7 +19,7 @@ from ..models.load import LoadedModel, load_partner
 from ..models.prompts import Prompts
 from ..op.api import Implementation, parse_implementation
 from ..plan import ParoPlan, mask_bins
-from ..runtime.backends import open_session
+from ..runtime.backends import session_for
 from ..runtime.session import Session
 from ..runtime.velocity import session_velocity
 from .criteria import find_failures
@@ -82,6 +82,8 @@ def verify_model(
     plan: ParoPlan | None,
     prompts: Prompts | None,
     settings: VerifySettings | None = None,
+    *,
+    backend: str | None = None,
 ) -> VerifyReport:
     """Compare an exported model with the dense model and, given the plan, with the plan in PyTorch.
 
@@ -91,13 +93,15 @@ def verify_model(
     is loaded too and does its part, dense.
 
     Args:
-        target: an ONNX file, run in ONNX Runtime, or an open session.
+        target: an ONNX file or an engine, or an open session.
         model: the model it was exported from.
         plan: the plan it was exported with; None leaves out the comparison with PyTorch, and what
             is needed of the plan is read from the file.
         prompts: what to sample; None makes one up, of use for comparing numbers, not for judging
             videos.
         settings: None means defaults.
+        backend: who runs the file, as of `open_session`; of an ONNX file "ort", the default, or
+            "cpu".
 
     Returns:
         The report. It fails where anything is NaN or infinite, where a velocity's cosine with the
@@ -108,10 +112,9 @@ def verify_model(
         ModelError: the file is of another model or plan.
         OnnxFileError: the file cannot be loaded.
     """
-    if not isinstance(target, Session):
-        with open_session(target) as session:
-            return _verify(session, str(target), model, plan, prompts, settings)
-    return _verify(target, type(target).__name__, model, plan, prompts, settings)
+    file = type(target).__name__ if isinstance(target, Session) else str(target)
+    with session_for(target, backend) as session:
+        return _verify(session, file, model, plan, prompts, settings)
 
 
 def _verify(

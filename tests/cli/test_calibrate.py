@@ -62,7 +62,7 @@ def test_options_reach_the_plan(calibrate, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "word"),
     [
-        (("--density", "0.5", "--mass", "0.9"), "either a density or a mass"),
+        (("--density", "0.5", "--mass", "0.9"), "--density, --mass"),
         (("--density", "1.5"), "(0, 1]"),
         (("--qk-bits", "7"), "qk_bits"),
         (("--block-q", "96"), "block_q"),

@@ -92,15 +92,30 @@ def test_pickled_weights_are_named(
     assert "use_safetensors=False" in message
 
 
-def test_a_whole_checkpoint_next_to_shards_is_refused_until_one_is_gone(
+def written_at(second: int, *files: Path) -> None:
+    for file in files:
+        os.utime(file, (second, second))
+
+
+def test_of_a_whole_checkpoint_and_shards_the_newer_is_taken_and_both_are_named(
     model: torch.nn.Module, other: torch.nn.Module, tmp_path: Path
 ) -> None:
     other.save_pretrained(tmp_path / "old", max_shard_size=SHARDS)
     model.save_pretrained(tmp_path / "new")
     shutil.copy(tmp_path / "new" / WEIGHTS, tmp_path / "old")
-    message = refusal(tmp_path / "old")
-    assert f"{WEIGHTS}, and {INDEX}" in message
-    for shard in (tmp_path / "old").glob("*-of-*"):
+    whole, shards = tmp_path / "old" / WEIGHTS, sorted((tmp_path / "old").glob("*-of-*"))
+    both = f"{WEIGHTS}, and {INDEX}"
+    written_at(100, tmp_path / "old" / INDEX, *shards)
+    written_at(101, whole)
+    with pytest.warns(UserWarning, match=f"{both} .*whole file is newer"):
+        assert_loads(tmp_path / "old", model)
+    written_at(99, whole)
+    with pytest.warns(UserWarning, match=f"{both} .*shards are newer"):
+        assert_loads(tmp_path / "old", other)
+    for time in (100, 101):
+        written_at(time, whole, shards[0])
+        assert both in refusal(tmp_path / "old")
+    for shard in shards:
         shard.unlink()
     assert_loads(tmp_path / "old", model)
 
