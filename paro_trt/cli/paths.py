@@ -39,13 +39,17 @@ class Kind(Enum):
             start = file.read(_READ)
         if self is Kind.PLAN:
             return start[8:].startswith(_PLAN)
+        # The length of a safetensors header comes first, and may begin like an ONNX model.
+        tensors = start[8:9] == b"{"
         if self is Kind.TENSORS:
-            return start[8:9] == b"{" and not start[8:].startswith(_PLAN)
+            return tensors and not start[8:].startswith(_PLAN)
+        if self is Kind.ONNX:
+            return start[:1] == b"\x08" and not tensors
         if self is Kind.ENGINE:
             return path.with_name(f"{path.name}.json").is_file()
         if self is Kind.MEDIA:
             return start[4:8] == b"ftyp" or start.startswith(b"\x89PNG")
-        begins = {Kind.ONNX: b"\x08", Kind.PAGE: b"<!DOCTYPE html>", Kind.TABLE: b"group,tokens,"}
+        begins = {Kind.PAGE: b"<!DOCTYPE html>", Kind.TABLE: b"group,tokens,"}
         return start.startswith(begins[self])
 
 

@@ -19,13 +19,16 @@ WITHOUT_OUTPUT = {"doctor", "inspect", "verify", "triton"}
 def results(plan_file: Path, onnx_file: Path, prompts_file: Path, paro, tmp_path) -> dict:
     """A result of each kind."""
     page = tmp_path / "page.html"
-    paro("report", plan_file, "-o", page)
+    assert paro("report", plan_file, "-o", page).status == 0
     engine, manifest = tmp_path / "a.engine", tmp_path / "a.engine.json"
     engine.write_bytes(b"ftrt")
     manifest.write_text("{}")
     table, picture = tmp_path / "rows.csv", tmp_path / "picture.png"
-    paro("bench", "--tokens", "64", "--head-dim", "64", "--heads", "1", "--density", "1",
-         "--rounds", "1", "--no-flex", "--csv", table, "--plot", picture)  # fmt: skip
+    bench = paro(
+        "bench", "--tokens", "64", "--head-dim", "64", "--heads", "1", "--density", "1",
+        "--rounds", "1", "--no-flex", "--csv", table, "--plot", picture,
+    )  # fmt: skip
+    assert bench.status == 0
     return {
         Kind.PLAN: plan_file, Kind.TENSORS: prompts_file, Kind.ONNX: onnx_file, Kind.PAGE: page,
         Kind.ENGINE: engine, Kind.TABLE: table, Kind.MEDIA: picture,
