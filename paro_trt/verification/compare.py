@@ -21,7 +21,7 @@ from ..op.api import Implementation, parse_implementation
 from ..plan import ParoPlan, mask_bins
 from ..runtime.backends import session_for
 from ..runtime.session import Session
-from ..runtime.velocity import session_velocity
+from ..runtime.velocity import LATENTS, session_velocity
 from .criteria import find_failures
 from .metrics import SSIM_WINDOW, output_errors, psnr, ssim
 from .report import SampleCheck, VelocityCheck, VerifyReport
@@ -185,6 +185,8 @@ class _Verification:
         if plan is not None:
             paro = ParoTransformer(model.model, model.family, plan, settings.impl, model.identity)
             self.eager = paro.velocity
+        latents = {spec.name: spec for spec in session.inputs}[LATENTS]
+        self.largest_batch = latents.size_range(0)[1]
         self.boundaries = session.info.bin_boundaries or ()
         self.unit = _float_unit(session, model)
         geometry = Geometry(session.info.grid, session.info.text)
@@ -219,11 +221,16 @@ class _Verification:
         return tuple(checks)
 
     def velocity_checks(self) -> tuple[VelocityCheck, ...]:
-        """Compare single evaluations: each timestep alone, then pairs from both ends."""
+        """Compare single evaluations: each timestep alone, then pairs from both ends.
+
+        An engine for one sample at a time is not asked for pairs.
+        """
         half = len(self.points) // 2
         pairs = zip(self.points[:half], reversed(self.points[half:]), strict=True)
         batches: list[tuple[float, ...]] = [(point,) for point in self.points]
-        return tuple(self._velocity_check(timesteps) for timesteps in (*batches, *pairs))
+        if self.largest_batch is None or self.largest_batch >= 2:
+            batches.extend(pairs)
+        return tuple(self._velocity_check(timesteps) for timesteps in batches)
 
     def eager_bound(self) -> float | None:
         """Relative L2 that rounding can explain: what a change of the latents in their last bits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from paro_trt.cli import output
 from paro_trt.cli.app import app
+from tests.support.tiny import variants_of
 
 VERBS = ("calibrate", "export", "build", "verify", "generate", "run", "bench", "triton")
 UNDECODABLE = os.fsdecode(b"caf\xe9 \xff")
@@ -150,12 +153,26 @@ def test_the_next_command_is_one_line_that_a_shell_reads_back(columns, capsys, m
     assert shlex.split(last)[1:] == ["paro-trt", *map(str, words)]
 
 
-def test_errors_name_the_option_that_was_typed(paro, model_dir, prompts_file, tmp_path):
-    def calibrate(*words):
-        output = tmp_path / "p.safetensors"
-        return paro("calibrate", model_dir, "--prompts", prompts_file, "-o", output, *words)
+def test_errors_of_the_python_api_name_options_as_they_are_typed(paro, model_dir, tmp_path):
+    def ended(*words):
+        plan = tmp_path / "plan.safetensors"
+        return paro("calibrate", model_dir, "-o", plan, *words)
 
-    calibrate("--latent", "2,16,16", "--density", "30").assert_refused("--density", "0.3")
-    calibrate("--latent", "2,16,16", "--block-q", "65").assert_refused("--block-q")
-    calibrate("--latent", "2,16,16", "--captured-steps", "0").assert_refused("--captured-steps")
-    calibrate("--latent", "2,16,16", "--guidance-scale", "3").assert_refused("--guidance-scale")
+    prompts = ("--prompts", tmp_path / "gone.safetensors")
+    ended(*prompts, "--latent", "2,16,16", "--captured-steps", "0").assert_refused(
+        "error: --captured-steps: expected at least 1"
+    )
+    ended(*prompts, "--video", "832x480x81").assert_refused("error: --video: ", "81,480,832")
+
+
+def test_guidance_of_distilled_models_is_explained(paro, tmp_path):
+    (tiny,) = variants_of("flux")[:1]
+    model, prompts = tmp_path / "model", tmp_path / "prompts.safetensors"
+    tiny.build(0).save_pretrained(model)
+    made = tiny.prompts(1)
+    save_file(dict(made.tensors), prompts, metadata={"prompts": json.dumps(list(made.texts))})
+    latent = ",".join(map(str, tiny.latent_size))
+    words = ("--prompts", prompts, "--latent", latent, "--guidance-scale", "3.5")
+    paro("calibrate", model, "-o", tmp_path / "a.safetensors", *words).assert_refused(
+        "--guidance-scale", "tensor guidance"
+    )
