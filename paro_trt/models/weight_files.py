@@ -19,7 +19,7 @@ _INDEX = re.compile(rf"{STEM}\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.jso
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-_ADAPTER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+ADAPTER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
 @dataclass
@@ -160,8 +160,9 @@ def _explain_absence(directory: Path) -> None:
     files = sorted(file.name for file in directory.iterdir())
     pickled = [name for name in files if name.endswith(_PICKLED)]
     shards = [name for name in files if name.startswith(STEM) and _SHARD.search(name)]
-    adapters = [name for name in files if name in _ADAPTER_FILES]
-    others = [name for name in files if name.endswith((".safetensors", ".gguf"))]
+    adapters = [name for name in files if name in ADAPTER_FILES]
+    quantized = [name for name in files if name.endswith(".gguf")]
+    others = [name for name in files if name.endswith(".safetensors")]
     if shards and not pickled:
         actual = f"{len(shards)} shards without their index"
         remedy = f"copy {WEIGHTS_NAME}.index.json too"
@@ -171,6 +172,9 @@ def _explain_absence(directory: Path) -> None:
             "convert them where you trust them: CLASS.from_pretrained(DIRECTORY, "
             "use_safetensors=False).save_pretrained(DIRECTORY)"
         )
+    elif quantized and not others:
+        actual = f"a GGUF file, whose weights are quantized, {quantized[0]}"
+        remedy = "use the checkpoint in bfloat16 or float16"
     elif adapters:
         actual = f"a LoRA adapter, {adapters[0]}"
         remedy = "pass the model's directory, and the adapter by --lora"
@@ -179,7 +183,8 @@ def _explain_absence(directory: Path) -> None:
         remedy = "rename it if it was saved by diffusers, else convert it: diffusers' "
         remedy += "CLASS.from_single_file(FILE).save_pretrained(DIRECTORY)"
     else:
-        actual, remedy = "no such file", "copy every weight file"
+        there = f", but {', '.join(files[:4])}" if files else ""
+        actual, remedy = f"no such file{there}", "copy every weight file"
     raise ModelError(
         str(directory / WEIGHTS_NAME),
         expected="a safetensors weight file",
