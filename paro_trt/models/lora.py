@@ -229,11 +229,11 @@ def _in_diffusers_names(
 
 def _alpha(path: Path, header: Mapping[str, str]) -> float | None:
     """Of PEFT's settings, which diffusers writes into the file and PEFT itself next to it."""
-    beside = path.with_name(_PEFT_SETTINGS)
+    own_file = path.with_name(_PEFT_SETTINGS)
     try:
         settings = json.loads(header.get("lora_adapter_metadata", "{}"))
-        if path.name == _PEFT_FILE and beside.is_file():
-            settings = read_json_object(beside)
+        if path.name == _PEFT_FILE and own_file.is_file():
+            settings = read_json_object(own_file)
         own = {key.removeprefix(_OWN): value for key, value in settings.items()}
         alpha = own.get("lora_alpha")
         alpha = None if alpha is None else float(alpha)

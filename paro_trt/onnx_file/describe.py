@@ -15,10 +15,10 @@ from ..op.spec import INPUTS, OP_TYPE, block_count
 from .read import (
     Constants,
     attributes_of,
-    beside_its_data,
     body_of,
     external_files,
     is_attention,
+    next_to_its_data,
     read_onnx,
 )
 
@@ -38,7 +38,7 @@ def describe_onnx(path: str | PathLike[str]) -> dict[str, Any]:
     model = read_onnx(path)
     graph = model.graph
     constants = Constants(path, model)
-    external, data = external_files(model), beside_its_data(path, model).parent
+    external, data = external_files(model), next_to_its_data(path, model).parent
     try:
         attention = [_attention(node, constants) for node in graph.node if is_attention(node)]
     except Exception as error:  # whatever decoding a hostile tensor or attribute raises

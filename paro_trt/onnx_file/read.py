@@ -52,7 +52,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             location, end = _external_extent(path, tensor)
             needed[location] = max(needed.get(location, 0), end)
-    folder = beside_its_data(path, model).parent
+    folder = next_to_its_data(path, model).parent
     for location, end in needed.items():
         data = folder / location
         if not data.is_file() or data.stat().st_size < end:
@@ -103,7 +103,7 @@ def external_files(model: onnx.ModelProto) -> list[str]:
     return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
-def beside_its_data(path: Path, model: onnx.ModelProto) -> Path:
+def next_to_its_data(path: Path, model: onnx.ModelProto) -> Path:
     """`path`, or what it links to where the external data is next to that file alone."""
     names, real = external_files(model), path.resolve()
     there = all((path.parent / name).exists() for name in names)
@@ -118,7 +118,7 @@ class Constants:
     """
 
     def __init__(self, path: Path, model: onnx.ModelProto) -> None:
-        self._path = beside_its_data(path, model)
+        self._path = next_to_its_data(path, model)
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def get(self, name: str) -> NDArray[np.generic] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ArgumentError, OnnxFileError
 from ..onnx_file.info import ExportInfo
-from ..onnx_file.read import beside_its_data, external_files, file_error, read_onnx
+from ..onnx_file.read import external_files, file_error, next_to_its_data, read_onnx
 from ..onnx_file.tensors import TensorSpec
 from .custom_op import register_custom_op, unsupported_call
 from .session import Arrays, Session
@@ -148,7 +148,7 @@ def _loadable(path: Path, model: onnx.ModelProto, options: Any) -> Path | bytes:
     ONNX Runtime reads external data next to the model or next to what the model's name links to,
     and refuses links that lead elsewhere.
     """
-    path = beside_its_data(path, model)
+    path = next_to_its_data(path, model)
     data = {name: (path.parent / name).resolve() for name in external_files(model)}
     homes = {file.parent for file in data.values()}
     if homes <= {path.parent.resolve(), path.resolve().parent}:
