@@ -75,20 +75,19 @@ def options(
     """Options of the program itself."""
 
 
-for verb in (
-    doctor.doctor,
-    calibrate.calibrate,
-    inspect.inspect,
-    report.report,
-    export.export,
-    build.build,
-    verify.verify,
-    generate.generate,
-    run.run,
-    bench.bench,
-    triton.triton,
-):
-    app.command(verb.__name__, cls=PolicyCommand)(verb)
+app.command("doctor")(doctor.doctor)
+app.command("calibrate")(calibrate.calibrate)
+app.command("inspect")(inspect.inspect)
+app.command("report")(report.report)
+app.command("export")(export.export)
+app.command("build")(build.build)
+app.command("verify")(verify.verify)
+app.command("generate")(generate.generate)
+app.command("run")(run.run)
+app.command("bench")(bench.bench)
+app.command("triton")(triton.triton)
+for verb in app.registered_commands:
+    verb.cls = PolicyCommand
 
 
 def main() -> None:

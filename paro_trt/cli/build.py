@@ -84,8 +84,8 @@ def build(
 ) -> None:
     """Build a TensorRT engine from an exported model, with a manifest next to it."""
     require_file(model, "an exported ONNX model")
-    if not (adopt or print_trtexec):
-        check_output(target, Kind.ENGINE, force=force, reads=(model,))
+    kept = adopt or print_trtexec
+    check_output(target, Kind.ENGINE, force=force or kept, reads=(model,))
 
     from ..engine import BuildSettings, Flavour
 
@@ -166,11 +166,11 @@ def _show(report: BuildReport, adopted: bool) -> None:
     facts = {
         "size": output.file_size(report.manifest.engine.bytes),
         **summary(report.manifest),
+        output.NEXT: output.command_line(
+            "run", report.path, "--inputs", "IN.safetensors", "-o", "OUT.safetensors"
+        ),
     }
-    following = output.command_line(
-        "run", report.path, "--inputs", "IN.safetensors", "-o", "OUT.safetensors"
-    )
-    output.print_facts(f"{done} {report.path}", facts, following)
+    output.print_facts(f"{done} {report.path}", facts)
 
 
 def _sizes(options: list[str]) -> dict[str, SizeRange]:

@@ -209,9 +209,8 @@ def calibrate(
     if as_json:
         output.print_json(describe_plan(made, plan))
     else:
-        output.print_facts(
-            f"wrote {plan}", _summary(made, density, mass, plan), _next(model, plan, texts=texts)
-        )
+        next_line = _next(model, plan, texts=texts)
+        output.print_facts(f"wrote {plan}", _summary(made, density, mass, plan, next_line))
 
 
 def default_name(model: str) -> str:
@@ -257,7 +256,7 @@ def _next(model: str, plan: Path, *, texts: bool) -> str:
 
 
 def _summary(
-    plan: ParoPlan, density: float | None, mass: float | None, path: Path
+    plan: ParoPlan, density: float | None, mass: float | None, path: Path, next_line: str
 ) -> dict[str, Any]:
     asked = f"density {density:g}" if mass is None else f"mass {mass:g}"
     return {
@@ -267,4 +266,5 @@ def _summary(
         "size": output.file_size(path.stat().st_size),
         **{f"measured {name}": f"{value:.4g}" for name, value in plan.calibration.measured.items()},
         **{f"note {index}": note for index, note in enumerate(plan.calibration.notes, 1)},
+        output.NEXT: next_line,
     }

@@ -96,9 +96,7 @@ def export(
         output.print_json(documents[0] if len(documents) == 1 else {"files": documents})
         return
     for report, file in zip(reports, plan, strict=True):
-        planned = ("--plan", file) if report.layers else ()
-        following = output.command_line("verify", report.path, "--model", model, *planned)
-        output.print_facts(f"wrote {report.path}", _facts(report), following)
+        output.print_facts(f"wrote {report.path}", _facts(report, model, file))
 
 
 def _describe(report: ExportReport) -> dict[str, Any]:
@@ -113,7 +111,7 @@ def _describe(report: ExportReport) -> dict[str, Any]:
     }
 
 
-def _facts(report: ExportReport) -> dict[str, object]:
+def _facts(report: ExportReport, model: Path, plan: Path) -> dict[str, object]:
     size = output.file_size(report.bytes)
     if report.external_bytes:
         size += f" + {output.file_size(report.external_bytes)} of weights next to it"
@@ -125,4 +123,7 @@ def _facts(report: ExportReport) -> dict[str, object]:
         "PAROAttention": f"{count} nodes, body: {report.body.value}" if count else "none: dense",
         "checked": "full ONNX check"
         + (", attributes and constants equal to the plan's" if count else ""),
+        output.NEXT: output.command_line(
+            "verify", report.path, "--model", model, *(("--plan", plan) if count else ())
+        ),
     }

@@ -60,13 +60,15 @@ def print_json(document: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
-def print_facts(title: str, facts: Mapping[str, object], following: str | None = None) -> None:
-    """Write names and values below a title, and the command that follows.
+NEXT = "next"
+"""Name of the fact that says what to do next."""
 
-    Args:
-        title: a line.
-        facts: by name.
-        following: a command of `command_line`, printed as one line whatever the width, for a shell.
+
+def print_facts(title: str, facts: Mapping[str, object]) -> None:
+    """Write names and values below a title.
+
+    What `NEXT` names, mostly a `command_line`, comes last, as one line whatever the width, so that
+    it can be pasted into a shell.
     """
     from rich.table import Table
     from rich.text import Text
@@ -75,12 +77,13 @@ def print_facts(title: str, facts: Mapping[str, object], following: str | None =
     shown.add_column(style="cyan", no_wrap=True)
     shown.add_column(overflow="fold")
     for name, value in facts.items():
-        shown.add_row(name, Text(str(value)))
+        if name != NEXT:
+            shown.add_row(name, Text(str(value)))
     console = results()
     console.print(Text(title, style="italic"), soft_wrap=True)
     console.print(shown)
-    if following is not None:
-        console.print(Text.assemble(("  next: ", "cyan"), following), soft_wrap=True)
+    if NEXT in facts:
+        console.print(Text.assemble((f"  {NEXT}: ", "cyan"), str(facts[NEXT])), soft_wrap=True)
 
 
 def command_line(*words: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,9 @@ def report(
     from ..report import write_report
 
     with output.status("drawing the plan"):
-        written = write_report(load_plan(plan), plan.name, plan.stat().st_size, target)
+        # A page is UTF-8 text; bytes of a name that are not become question marks.
+        name = os.fsencode(plan.name).decode(errors="replace")
+        written = write_report(load_plan(plan), name, plan.stat().st_size, target)
     before, after = written.before, written.after
     if as_json:
         output.print_json(

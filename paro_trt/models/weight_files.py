@@ -58,6 +58,12 @@ def weight_files(directory: Path, variant: str | None = None) -> tuple[Path, ...
     return files
 
 
+def only_variant(directory: Path) -> str | None:
+    """The variant that a directory's weights have where no others are there; else None."""
+    saved = _saved(directory)
+    return next(iter(saved)) or None if len(saved) == 1 else None
+
+
 def _saved(directory: Path) -> dict[str, _Saved]:
     """What is there, by variant; "" for none."""
     found: dict[str, _Saved] = {}

@@ -49,6 +49,13 @@ def test_any_name_can_be_shown_in_any_encoding(encoding, plan_file, tmp_path):
             assert status == 0 or done.stderr.count(b"\n") == 1
 
 
+def test_a_page_of_a_plan_with_an_undecodable_name(paro, plan_file, tmp_path):
+    plan = tmp_path / UNDECODABLE
+    plan.hardlink_to(plan_file)
+    assert paro("report", plan, "-o", tmp_path / "page.html", "--json").status == 0
+    assert "caf\ufffd" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_a_name_that_another_library_cannot_open_is_one_error(onnx_file, tmp_path):
     odd = tmp_path / f"{UNDECODABLE}.onnx"
     odd.hardlink_to(onnx_file)
@@ -148,7 +155,7 @@ def test_markup_and_emoji_codes_in_names_are_text(paro, plan_file, tmp_path):
 def test_the_next_command_is_one_line_that_a_shell_reads_back(columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     words = ["export", Path("/models/wan 2.1 it's [a]") / ("long" * 30), "--plan", "план $1"]
-    output.print_facts("wrote it", {"size": "1 MB"}, output.command_line(*words))
+    output.print_facts("wrote it", {output.NEXT: output.command_line(*words), "size": "1 MB"})
     last = capsys.readouterr().out.splitlines()[-1]
     assert shlex.split(last)[1:] == ["paro-trt", *map(str, words)]
 
