@@ -7,11 +7,8 @@ compute capability, that TensorRT release and that build of the plugin; its mani
 wan.engine.json says so, and whoever loads the engine checks it first.
 """
 
-import typer
-
 from paro_trt.cli.build import build
-from paro_trt.cli.policy import exit_policy
+from paro_trt.cli.policy import run_script
 
 if __name__ == "__main__":
-    with exit_policy():
-        typer.run(build)
+    run_script(build)

@@ -204,6 +204,7 @@ def verify(
     max_flicker: float | None = None,
     dtype: torch.dtype | None = None,
     lora: Sequence[PathOrStr | LoraFile] = (),
+    backend: str | None = None,
     **settings: Any,
 ) -> VerifyReport:
     """Compare an exported file with the dense model and, given the plan, with it in PyTorch.
@@ -212,7 +213,7 @@ def verify(
     images of sentences; with both, all of it.
 
     Args:
-        file: an ONNX file, run in ONNX Runtime, or an open session.
+        file: an ONNX file or an engine, or an open session.
         model: the model it was exported from.
         plan: the plan it was exported with.
         prompts: what to sample: embeddings for a model, None being random ones; sentences, or a
@@ -222,6 +223,9 @@ def verify(
         max_flicker: ratio that no video of the pipeline may exceed.
         dtype: that PyTorch computes in, for a directory; None is float32.
         lora: adapters that were fused into the file.
+        backend: who runs the file, as of `open_session`: of an ONNX file "ort", PAROAttention by
+            the function in the file, or "cpu", by the native op. None is "ort", and "tensorrt" for
+            an engine.
         settings: fields of `VerifySettings`, such as steps=20 or min_cosine=0.99. Of a pipeline
             steps, samples and seed are used, and guidance_scale where it is given.
 
@@ -251,7 +255,12 @@ def verify(
     if model is not None:
         made = None if plan is None else _plan(plan)
         report = verify_model(
-            file, open_model(model, dtype, lora=_adapters(lora)), made, embedded, options
+            file,
+            open_model(model, dtype, lora=_adapters(lora)),
+            made,
+            embedded,
+            options,
+            backend=backend,
         )
     if pipeline is None:
         assert report is not None
@@ -263,7 +272,7 @@ def verify(
         Request(text, steps=options.steps, guidance_scale=guidance, seed=options.seed)
         for text in texts[: options.samples]
     ]
-    pictures = verify_pictures(file, pipeline, requests, bounds)
+    pictures = verify_pictures(file, pipeline, requests, bounds, backend=backend)
     if report is None:
         return pictures
     failures = (*report.failures, *pictures.failures)

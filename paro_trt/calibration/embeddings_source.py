@@ -70,7 +70,9 @@ class EmbeddingsSource(CallSource):
                 "guidance_scale",
                 expected="1.0 when the prompt file holds no negative prompt",
                 actual=str(schedule.guidance_scale),
-                remedy="add negative_prompt_embeds to the prompt file",
+                remedy="the scale of this model is the tensor guidance of the prompt file"
+                if "guidance" in prompts.tensors
+                else "add negative_prompt_embeds to the prompt file",
             )
         _check_partner(loaded, partner)
         family, config = loaded.family, loaded.config

@@ -45,12 +45,19 @@ class MaskTarget(NamedTuple):
 
     def check(self) -> None:
         """Raise ArgumentError unless exactly one of the two is given and in (0, 1]."""
-        given = [share for share in (self.density, self.mass) if share is not None]
-        if len(given) != 1 or not 0.0 < given[0] <= 1.0:
+        shares = {"density": self.density, "mass": self.mass}
+        given = {name: share for name, share in shares.items() if share is not None}
+        if len(given) != 1:
             raise ArgumentError(
-                "mask target",
-                expected="either a density or a mass, in (0, 1]",
-                actual=f"density {self.density}, mass {self.mass}",
+                "density, mass",
+                expected="one of the two",
+                actual=" and ".join(f"{name} {share:g}" for name, share in given.items()) or "none",
+            )
+        ((name, share),) = given.items()
+        if not 0.0 < share <= 1.0:
+            percent = f"{share:g} percent is {share / 100:g}" if 1.0 < share <= 100.0 else ""
+            raise ArgumentError(
+                name, expected="a share in (0, 1]", actual=f"{share:g}", remedy=percent
             )
 
 

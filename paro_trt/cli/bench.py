@@ -11,6 +11,7 @@ import typer
 
 from ..errors import ArgumentError
 from . import output
+from .paths import ForceOption, Kind, check_output
 
 if TYPE_CHECKING:
     from ..bench.results import Row
@@ -33,6 +34,7 @@ def bench(
     flex: Annotated[bool, typer.Option(help="Include FlexAttention (compiles first).")] = True,
     csv_path: Annotated[Path | None, typer.Option("--csv", help="Write all rows here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write speedup against density, PNG.")] = None,
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Time attention on this machine's CPU against named baselines of the same run.
@@ -44,9 +46,14 @@ def bench(
     from ..bench.results import write_rows
     from ..bench.timing import Rounds
 
+    for option, path, kind in (("--csv", csv_path, Kind.TABLE), ("--plot", plot, Kind.MEDIA)):
+        if path is not None:
+            check_output(path, kind, force=force, option=option)
     densities = tuple(_numbers("--density", density, float))
     if max(densities) > 1:
-        raise ArgumentError("--density", expected="shares in (0, 1]", actual=density)
+        raise ArgumentError(
+            "--density", expected="shares in (0, 1]", actual=density, remedy="30 percent is 0.3"
+        )
     rows: list[Row] = []
     for count in _numbers("--threads", threads, int):
         for size in _numbers("--tokens", tokens, int):
@@ -55,8 +62,8 @@ def bench(
                 case = OpCase(name, size, heads=heads, kv_heads=heads, head_dim=channels)
                 group = Group(case, CPU_PRECISIONS, densities, flex=flex)
                 turns = Rounds(rounds, MOST_ROUNDS_FACTOR * rounds)
-                with output.remarks().status(name) as status:
-                    rows += measure_group(cpu_bench(count), group, turns, status.update)[0]
+                with output.status(name) as say:
+                    rows += measure_group(cpu_bench(count), group, turns, say)[0]
     if csv_path is not None:
         write_rows(rows, csv_path)
     if plot is not None:

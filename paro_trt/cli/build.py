@@ -10,7 +10,7 @@ import typer
 from ..errors import ArgumentError
 from . import output
 from .choices import TensorRtName
-from .paths import check_output, require_file
+from .paths import ForceOption, Kind, check_output, require_file
 
 if TYPE_CHECKING:
     from ..engine.build import BuildReport
@@ -88,11 +88,13 @@ def build(
         bool,
         typer.Option("--print-trtexec", help="Print the equal trtexec command; build nothing."),
     ] = False,
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Build a TensorRT engine from an exported model, with a manifest next to it."""
     require_file(model, "an exported ONNX model")
-    check_output(target)
+    kept = adopt or print_trtexec
+    check_output(target, Kind.ENGINE, force=force or kept, reads=(model,))
 
     from ..engine import BuildSettings, Flavour
 
@@ -183,7 +185,9 @@ def _show(report: BuildReport, adopted: bool) -> None:
     facts = {
         "size": output.file_size(report.manifest.engine.bytes),
         **summary(report.manifest),
-        "next": f"paro-trt run {report.path} --inputs IN.safetensors -o OUT.safetensors",
+        output.NEXT: output.command_line(
+            "run", report.path, "--inputs", "IN.safetensors", "-o", "OUT.safetensors"
+        ),
     }
     output.print_facts(f"{done} {report.path}", facts)
 

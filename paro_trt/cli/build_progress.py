@@ -14,7 +14,7 @@ class BuildBars:
         from rich import progress
 
         self._bars = progress.Progress(
-            progress.TextColumn("{task.description:<40.40}"),
+            progress.TextColumn("{task.description:<40.40}", markup=False),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TimeElapsedColumn(),

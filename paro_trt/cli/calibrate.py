@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,10 +18,17 @@ from .choices import (
     OffloadName,
     OrderMetricName,
 )
-from .paths import check_output
+from .paths import ForceOption, Kind, check_output, expand_home
 from .plan_document import describe_plan, mean_over_heads
 from .policy import when_interrupted
-from .sizes import parse_bytes, parse_picture_size, parse_size
+from .sizes import (
+    PICTURE_HELP,
+    VIDEO_HELP,
+    parse_bytes,
+    parse_latent_size,
+    parse_picture_size,
+    parse_video_size,
+)
 
 if TYPE_CHECKING:
     from ..plan import ParoPlan
@@ -33,6 +39,7 @@ def calibrate(
         str,
         typer.Argument(
             metavar="PIPELINE",
+            parser=expand_home,
             help="Pipeline directory, hub id in the local cache, or checkpoint file. With "
             "embeddings: a transformer directory.",
         ),
@@ -49,11 +56,14 @@ def calibrate(
     ] = None,
     video: Annotated[
         str | None,
-        typer.Option(metavar="F,H,W", help="Frames and pixels. [default: the pipeline's]"),
+        typer.Option(metavar="F,H,W", help=f"{VIDEO_HELP} [default: the pipeline's]"),
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="H,W", help="Pixels of an image. [default: the pipeline's]"),
+        typer.Option(
+            metavar="H,W",
+            help=f"{PICTURE_HELP} [default: the pipeline's]",
+        ),
     ] = None,
     latent: Annotated[
         str | None,
@@ -136,6 +146,7 @@ def calibrate(
     heldout: Annotated[
         Path | None, typer.Option(help="Prompts to measure the finished plan on.")
     ] = None,
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Learn a plan: token orders, block masks and quantization, from runs of the model.
@@ -147,7 +158,7 @@ def calibrate(
     dimensions = calibration_size(latent, video, size, texts=texts)
     if plan is None:
         plan = Path(f"{default_name(model)}.paro.safetensors")
-    check_output(plan)
+    check_output(plan, Kind.PLAN, force=force)
 
     import torch
 
@@ -198,7 +209,7 @@ def calibrate(
     if as_json:
         output.print_json(describe_plan(made, plan))
     else:
-        next_line = f"paro-trt {_next(model, plan, texts=texts)}"
+        next_line = _next(model, plan, texts=texts)
         output.print_facts(f"wrote {plan}", _summary(made, density, mass, plan, next_line))
 
 
@@ -233,15 +244,15 @@ def calibration_size(
     if option == "--size":
         return dict(zip(("height", "width"), parse_picture_size(option, text), strict=True))
     if option == "--latent":
-        return {"latents": parse_size(option, text)}
+        return {"latents": parse_latent_size(option, text)}
     names = ("num_frames", "height", "width")
-    return dict(zip(names, parse_size(option, text), strict=True))
+    return dict(zip(names, parse_video_size(option, text), strict=True))
 
 
 def _next(model: str, plan: Path, *, texts: bool) -> str:
     verb = "generate" if texts else "export"
     tail = ("--prompt", "...", "-o", "out.mp4", "--compare") if texts else ("-o", "OUT.onnx")
-    return shlex.join((verb, model, "--plan", str(plan), *tail))
+    return output.command_line(verb, model, "--plan", plan, *tail)
 
 
 def _summary(
@@ -255,5 +266,5 @@ def _summary(
         "size": output.file_size(path.stat().st_size),
         **{f"measured {name}": f"{value:.4g}" for name, value in plan.calibration.measured.items()},
         **{f"note {index}": note for index, note in enumerate(plan.calibration.notes, 1)},
-        "next": next_line,
+        output.NEXT: next_line,
     }

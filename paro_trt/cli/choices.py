@@ -20,3 +20,5 @@ GenerateBackendName: TypeAlias = Literal["reference", "cpu", "cuda", "ort", "ten
 
 OffloadName: TypeAlias = Literal["none", "model", "group"]
 AutoDtypeName: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
+ShellName: TypeAlias = Literal["bash", "zsh", "fish", "powershell", "pwsh"]
+"""Shells that typer writes completions for."""

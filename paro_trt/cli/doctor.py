@@ -31,7 +31,7 @@ def doctor(
     from ..doctor import examine
 
     memory = {} if file is None else engine_memory(file)
-    with output.remarks().status("looking at this machine"):
+    with output.status("looking at this machine"):
         diagnosis = examine()
     if as_json:
         output.print_json(
@@ -48,27 +48,27 @@ def doctor(
 
 def show(diagnosis: Diagnosis) -> None:
     """Print a diagnosis as tables."""
-    from rich.markup import escape
+    from rich.text import Text
 
     output.print_facts(f"paro-trt {__version__} on this machine", _machine(diagnosis))
     components = output.table("What is here", "component", "found", "for")
     for part in diagnosis.components:
-        mark = "[green]yes[/]" if part.present else "[yellow]no[/]"
-        components.add_row(part.name, f"{mark}  {escape(part.detail)}", part.purpose)
+        mark = ("yes", "green") if part.present else ("no", "yellow")
+        components.add_row(part.name, Text.assemble(mark, f"  {part.detail}"), part.purpose)
     backends = output.table("What will run", "backend", "state", "what it is")
     for backend in diagnosis.backends:
         style = {"runs": "green", "missing": "red"}.get(backend.state.value, "dim")
-        backends.add_row(backend.name, f"[{style}]{backend.state.value}[/]", backend.detail)
+        backends.add_row(backend.name, Text(backend.state.value, style=style), backend.detail)
     console = output.results()
     console.print(components, backends)
     for part in diagnosis.missing:
         line = f"missing: {part.name} ({part.detail}); fix: {part.remedy}"
-        console.print(line, style="red", markup=False, soft_wrap=True)
+        console.print(line, style="red", soft_wrap=True)
     for part in diagnosis.missing_for_engines:
         line = f"for TensorRT engines: {part.name} ({part.detail}): {part.remedy}"
-        console.print(line, style="yellow", markup=False, soft_wrap=True)
+        console.print(line, style="yellow", soft_wrap=True)
     for line in diagnosis.mismatches:
-        console.print(line, style="yellow", markup=False, soft_wrap=True)
+        console.print(line, style="yellow", soft_wrap=True)
     if diagnosis.cpu_chain:
         console.print("The whole chain (calibrate, export, verify, run) works on this CPU.")
 

@@ -9,7 +9,7 @@ import typer
 
 from . import output
 from .choices import BodyName, DtypeName
-from .paths import check_output, require_file
+from .paths import ForceOption, Kind, check_output, expand_home, require_file
 
 if TYPE_CHECKING:
     from ..onnx_export import ExportReport
@@ -58,12 +58,17 @@ def export(
     ] = None,
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE[:SCALE]", help="A LoRA to fuse into the weights; repeatable."),
+        typer.Option(
+            metavar="FILE[:SCALE]",
+            parser=expand_home,
+            help="A LoRA to fuse into the weights; repeatable.",
+        ),
     ] = None,
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write the model with its plan as one ONNX file, and check what was written."""
-    check_output(target)
+    check_output(target, Kind.ONNX, force=force, reads=plan)
     for file in plan:
         require_file(file, "a plan file")
 
@@ -72,7 +77,7 @@ def export(
     from .. import api
     from ..models.lora import parse_lora
 
-    with output.remarks().status("loading the model") as status:
+    with output.status("loading the model") as say:
         reports = api.export(
             model,
             plan,
@@ -84,7 +89,7 @@ def export(
             external_data=external_data,
             variant=variant,
             lora=[parse_lora(text) for text in lora or ()],
-            progress=status.update,
+            progress=say,
         )
     if as_json:
         documents = [_describe(report) for report in reports]
@@ -118,6 +123,7 @@ def _facts(report: ExportReport, model: Path, plan: Path) -> dict[str, object]:
         "PAROAttention": f"{count} nodes, body: {report.body.value}" if count else "none: dense",
         "checked": "full ONNX check"
         + (", attributes and constants equal to the plan's" if count else ""),
-        "next": f"paro-trt verify {report.path} --model {model}"
-        + (f" --plan {plan}" if count else ""),
+        output.NEXT: output.command_line(
+            "verify", report.path, "--model", model, *(("--plan", plan) if count else ())
+        ),
     }

@@ -9,9 +9,9 @@ import typer
 from ..errors import ArgumentError, ModelError
 from ..families.presets import DEFAULT_DENSITY, PRESETS
 from .choices import BodyName, DtypeName
-from .paths import check_output, require_file
-from .policy import exit_policy
-from .sizes import parse_size, size_text
+from .paths import ForceOption, Kind, check_output, require_file
+from .policy import run_script
+from .sizes import VIDEO_HELP, parse_video_size, size_text
 
 if TYPE_CHECKING:
     from ..models.load import LoadedModel
@@ -34,7 +34,7 @@ def export_family(family: str, description: str) -> None:
             list[str] | None,
             typer.Option(
                 metavar="F,H,W",
-                help="Frames, height and width in pixels. Several give several files that share "
+                help=f"{VIDEO_HELP} Several give several files that share "
                 f"their weights. [default: {size_text(preset.size)}]",
             ),
         ] = None,
@@ -62,36 +62,36 @@ def export_family(family: str, description: str) -> None:
             ),
         ] = None,
         dense: Annotated[bool, typer.Option("--dense", help="Baseline without PARO.")] = False,
+        force: ForceOption = False,
     ) -> None:
-        with exit_policy():
-            import torch
+        import torch
 
-            from .. import api
-            from ..models.live import open_model
+        from .. import api
+        from ..models.live import open_model
 
-            check_output(output)
-            sizes = [parse_size("--video", text) for text in video or [size_text(preset.size)]]
-            api.check_external_data(external_data, len(sizes))
-            loaded = open_model(model, getattr(torch, dtype))
-            _require_family(loaded, family)
-            plans = [_plan(loaded, size, output, prompts, density) for size in sizes]
-            reports = api.export(
-                loaded,
-                plans,
-                output,
-                body=body,
-                dense=dense,
-                opset=opset,
-                external_data=external_data,
-                progress=typer.echo,
-            )
-            for report in reports:
-                megabytes = (report.bytes + report.external_bytes) / 1e6
-                layers = len(report.layers)
-                typer.echo(f"{report.path}: {layers} PAROAttention layers, {megabytes:.1f} MB")
+        check_output(output, Kind.ONNX, force=force)
+        sizes = [parse_video_size("--video", text) for text in video or [size_text(preset.size)]]
+        api.check_external_data(external_data, len(sizes))
+        loaded = open_model(model, getattr(torch, dtype))
+        _require_family(loaded, family)
+        plans = [_plan(loaded, size, output, prompts, density) for size in sizes]
+        reports = api.export(
+            loaded,
+            plans,
+            output,
+            body=body,
+            dense=dense,
+            opset=opset,
+            external_data=external_data,
+            progress=typer.echo,
+        )
+        for report in reports:
+            megabytes = (report.bytes + report.external_bytes) / 1e6
+            layers = len(report.layers)
+            typer.echo(f"{report.path}: {layers} PAROAttention layers, {megabytes:.1f} MB")
 
     main.__doc__ = description
-    typer.run(main)
+    run_script(main)
 
 
 def _require_family(loaded: "LoadedModel", family: str) -> None:

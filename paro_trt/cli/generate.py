@@ -12,9 +12,9 @@ from ..errors import ArgumentError
 from . import output
 from .call_arguments import call_arguments
 from .choices import AutoDtypeName, GenerateBackendName, OffloadName
-from .paths import check_output, require_file
+from .paths import ForceOption, Kind, check_output, expand_home, require_file
 from .policy import UNMET
-from .sizes import parse_picture_size, parse_size
+from .sizes import PICTURE_HELP, VIDEO_HELP, parse_picture_size, parse_video_size
 
 if TYPE_CHECKING:
     from ..verification.generation import GenerateReport, RunFigures
@@ -25,6 +25,7 @@ def generate(
         str,
         typer.Argument(
             metavar="PIPELINE",
+            parser=expand_home,
             help="A diffusers pipeline: its directory, a hub id in the local cache, or a"
             " .safetensors checkpoint.",
         ),
@@ -62,11 +63,10 @@ def generate(
             "--compare", help="Also the dense model's, both side by side, and their difference."
         ),
     ] = False,
-    video: Annotated[
-        str | None, typer.Option(metavar="F,H,W", help="Size of a video in pixels.")
-    ] = None,
+    video: Annotated[str | None, typer.Option(metavar="F,H,W", help=VIDEO_HELP)] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="H,W", help="Size of an image in pixels.")
+        str | None,
+        typer.Option(metavar="H,W", help=PICTURE_HELP),
     ] = None,
     image: Annotated[
         Path | None, typer.Option(help="Picture to start from, where the pipeline takes one.")
@@ -98,6 +98,7 @@ def generate(
     max_flicker: Annotated[
         float | None, typer.Option(help="Highest flicker that passes; compares.")
     ] = None,
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Make a video or an image with a pipeline: dense, with a plan, or with an exported model.
@@ -105,7 +106,7 @@ def generate(
     Sizes, steps and guidance that are not given are the plan's and the pipeline's own. Exit status
     1 if a bound is not met.
     """
-    check_output(target)
+    check_output(target, Kind.MEDIA, force=force, reads=() if image is None else (image,))
     request: dict[str, Any] = {
         **_size(video, size), "steps": steps, "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt, "image": image, "seed": seed, "fps": fps,
@@ -150,7 +151,7 @@ def _size(video: str | None, size: str | None) -> dict[str, int]:
         raise ArgumentError("--video, --size", expected="one of the two", actual="both")
     if video is not None:
         return dict(
-            zip(("num_frames", "height", "width"), parse_size("--video", video), strict=True)
+            zip(("num_frames", "height", "width"), parse_video_size("--video", video), strict=True)
         )
     if size is not None:
         height, width = parse_picture_size("--size", size)
@@ -186,7 +187,7 @@ def _show(report: GenerateReport) -> None:
         facts["also wrote"] = ", ".join(Path(name).name for name in report.files[1:])
     output.print_facts(f"wrote {report.files[0]}", facts)
     for failure in report.failures:
-        output.results().print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
+        output.results().print(f"failed: {failure}", style="red", soft_wrap=True)
 
 
 def _figures(run: RunFigures) -> str:

@@ -1,11 +1,17 @@
-"""Where output goes: results to stdout, progress and remarks to stderr."""
+"""Where output goes: results to stdout, progress and remarks to stderr.
+
+Every console is made here. None of them reads markup or emoji codes in what it prints, since that
+holds file names, prompts and messages of others; styles are given as arguments or as `Text`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -26,15 +32,27 @@ def results() -> Console:
     """The console for results."""
     from rich.console import Console
 
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if known else PIPE_WIDTH, highlight=False)
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    known = terminal or "COLUMNS" in os.environ
+    return Console(width=None if known else PIPE_WIDTH, highlight=False, markup=False, emoji=False)
 
 
 def remarks() -> Console:
     """The console for progress and remarks."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def status(text: str) -> Iterator[Callable[[str], None]]:
+    """Say on a terminal's stderr what goes on; yields a function that says something else."""
+    from rich.text import Text
+
+    console = remarks()
+    spinner = "line" if console.options.ascii_only else "dots"
+    with console.status(Text(text), spinner=spinner) as shown:
+        yield lambda other: shown.update(Text(other))
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -42,17 +60,35 @@ def print_json(document: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
+NEXT = "next"
+"""Name of the fact that says what to do next."""
+
+
 def print_facts(title: str, facts: Mapping[str, object]) -> None:
-    """Write names and values below a title."""
+    """Write names and values below a title.
+
+    What `NEXT` names, mostly a `command_line`, comes last, as one line whatever the width, so that
+    it can be pasted into a shell.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
+    shown = Table(show_header=False, box=None, padding=(0, 2))
+    shown.add_column(style="cyan", no_wrap=True)
+    shown.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, Text(str(value)))
-    results().print(table)
+        if name != NEXT:
+            shown.add_row(name, Text(str(value)))
+    console = results()
+    console.print(Text(title, style="italic"), soft_wrap=True)
+    console.print(shown)
+    if NEXT in facts:
+        console.print(Text.assemble((f"  {NEXT}: ", "cyan"), str(facts[NEXT])), soft_wrap=True)
+
+
+def command_line(*words: object) -> str:
+    """A command of this program as one line that a shell reads back word by word."""
+    return shlex.join(("paro-trt", *map(str, words)))
 
 
 def table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:

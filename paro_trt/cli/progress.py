@@ -14,7 +14,7 @@ class StageBars:
         from rich import progress
 
         self._bars = progress.Progress(
-            progress.TextColumn("{task.description:<16}"),
+            progress.TextColumn("{task.description:<16}", markup=False),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TimeElapsedColumn(),
@@ -47,4 +47,4 @@ class StageBars:
 
     def note(self, message: str) -> None:
         """Print a line above the bars."""
-        self._bars.console.print(message, markup=False, soft_wrap=True)
+        self._bars.console.print(message, soft_wrap=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import ArgumentError
 from . import output
 from .engine_memory import engine_memory
-from .paths import check_output, require_file
+from .paths import ForceOption, Kind, check_output, require_file
 
 
 def report(
@@ -22,22 +22,21 @@ def report(
             "--file", help="The plan's exported model or engine: print what it takes of a GPU."
         ),
     ] = None,
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write a plan as one self-contained HTML page that works without a network."""
-    check_output(target)
+    check_output(target, Kind.PAGE, force=force, reads=(plan,))
     require_file(plan, "a plan file")
-    if target.exists() and target.samefile(plan):
-        raise ArgumentError(
-            f"-o {target}", expected="a file to write the page to", actual="the plan itself"
-        )
     memory = {} if file is None else engine_memory(file)
 
     from ..plan import load_plan
     from ..report import write_report
 
-    with output.remarks().status("drawing the plan"):
-        written = write_report(load_plan(plan), plan.name, plan.stat().st_size, target)
+    with output.status("drawing the plan"):
+        # A page is UTF-8 text; bytes of a name that are not become question marks.
+        name = os.fsencode(plan.name).decode(errors="replace")
+        written = write_report(load_plan(plan), name, plan.stat().st_size, target)
     before, after = written.before, written.after
     if as_json:
         output.print_json(

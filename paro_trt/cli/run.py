@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ParoError
 from . import output
 from .choices import BackendName
-from .paths import check_output, require_file
+from .paths import ForceOption, Kind, check_output, require_file
+from .policy import end_unmet
 from .sizes import parse_budget
 
 if TYPE_CHECKING:
@@ -42,13 +45,21 @@ def run(
         bool,
         typer.Option("--no-hash", help="Do not compare an engine with its manifest's hash."),
     ] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Write outputs with NaN or infinity too.")
+    ] = False,
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Run an exported model once on given inputs."""
-    check_output(target)
+    """Run an exported model once on given inputs.
+
+    Exit status 1, and nothing written, if an output has NaN or infinity.
+    """
+    check_output(target, Kind.TENSORS, force=force, reads=(model, inputs))
     arrays = _read(require_file(inputs, "a safetensors file of inputs"))
 
     from ..runtime.backends import default_backend, open_session
+    from ..runtime.values import NonFiniteWarning, not_finite
 
     backend = backend or default_backend(model).value
     budget = None if weight_streaming_budget is None else parse_budget(weight_streaming_budget)
@@ -56,9 +67,13 @@ def run(
         model, backend, threads, weight_streaming_budget=budget, check_hash=not no_hash
     ) as session:
         started = time.perf_counter()
-        with output.remarks().status(f"running {model.name}"):
+        with output.status(f"running {model.name}"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NonFiniteWarning)  # an error below
             outputs = session.run(arrays)
         seconds = time.perf_counter() - started
+    broken = not_finite(outputs)
+    if broken and not allow_nonfinite:
+        _refuse(broken, not_finite(arrays))
     _write(outputs, target)
     summary = {
         "model": str(model),
@@ -66,13 +81,37 @@ def run(
         "seconds": round(seconds, 4),
         "file": str(target),
         "outputs": {name: _describe(array) for name, array in outputs.items()},
+        "not_finite": broken,
     }
     if as_json:
         output.print_json(summary)
     else:
         shapes = {name: f"{array.dtype} {list(array.shape)}" for name, array in outputs.items()}
         facts = {"backend": backend, "time": f"{seconds:.3f} s", **shapes}
+        facts |= {f"{name} has": what for name, what in broken.items()}
         output.print_facts(f"wrote {target}", facts)
+
+
+def _refuse(outputs: Mapping[str, str], inputs: Mapping[str, str]) -> NoReturn:
+    """End with status 1 and a line that names the outputs, and the inputs where they are at fault.
+
+    Args:
+        outputs: what is not finite, by name.
+        inputs: the same of what the model was given.
+    """
+    (name, what), *others = outputs.items()
+    causes = [f"input {given} has {of}" for given, of in inputs.items()]
+    end_unmet(
+        ParoError(
+            "output " + ", ".join((name, *(other for other, _ in others))),
+            expected="finite numbers",
+            actual="; ".join((what, *causes)),
+            remedy="correct the input; --allow-nonfinite writes the outputs as they are"
+            if causes
+            else "paro-trt verify shows from which timestep on; float16 holds numbers up to 65504, "
+            "so export in bfloat16 or float32; --allow-nonfinite writes the outputs as they are",
+        )
+    )
 
 
 def _read(path: Path) -> Arrays:

@@ -11,8 +11,8 @@ import typer
 
 from ..errors import ArgumentError
 from . import output
-from .choices import DtypeName, ImplementationName
-from .paths import require_file
+from .choices import BackendName, DtypeName, ImplementationName
+from .paths import expand_home, require_file
 from .policy import UNMET
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="An exported model.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported model or an engine.")],
     model: Annotated[
         Path | None, typer.Option(help="The model directory it was exported from.")
     ] = None,
@@ -41,7 +41,9 @@ def verify(
     pipeline: Annotated[
         str | None,
         typer.Option(
-            help="The pipeline of the model: compare decoded videos or images too, or alone."
+            metavar="PIPELINE",
+            parser=expand_home,
+            help="The pipeline of the model: compare decoded videos or images too, or alone.",
         ),
     ] = None,
     min_psnr: Annotated[
@@ -71,12 +73,21 @@ def verify(
     impl: Annotated[
         ImplementationName, typer.Option(help="What computes the plan in PyTorch.")
     ] = "reference",
+    backend: Annotated[
+        BackendName | None,
+        typer.Option(
+            help="Who runs the file: ort, PAROAttention by the function in it; cpu, by the native "
+            "op; tensorrt. [default: tensorrt for an engine, else ort]"
+        ),
+    ] = None,
     dtype: Annotated[
         DtypeName, typer.Option(help="Floating-point type that PyTorch computes in.")
     ] = "float32",
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE[:SCALE]", help="A LoRA that was fused into the file."),
+        typer.Option(
+            metavar="FILE[:SCALE]", parser=expand_home, help="A LoRA that was fused into the file."
+        ),
     ] = None,
     layer: Annotated[
         list[str] | None,
@@ -87,17 +98,18 @@ def verify(
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Compare an exported model, in ONNX Runtime, with the dense model and the plan in PyTorch.
+    """Compare an exported model, run by a backend, with the dense model and the plan in PyTorch.
 
     Give the model, its pipeline, or both. Exit status 0 if every check passes, 1 if one does not.
     """
-    require_file(file, "an exported ONNX model")
+    require_file(file, "an exported model or an engine")
 
     import torch
 
     from .. import api
     from ..models.lora import parse_lora
     from ..plan import load_plan
+    from ..runtime.backends import default_backend
     from ..verification.layers import verify_layers
 
     guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
@@ -106,7 +118,7 @@ def verify(
             raise ArgumentError(
                 "--layer", expected="--model, whose weights to compare", actual="none"
             )
-        with output.remarks().status("comparing"):
+        with output.status("comparing"):
             checks = verify_layers(
                 file,
                 model,
@@ -116,7 +128,8 @@ def verify(
             )
         _show_layers(file, checks, as_json)
         return
-    with output.remarks().status("comparing"):
+    backend = backend or default_backend(file).value
+    with output.status("comparing"):
         report = api.verify(
             file,
             model,
@@ -127,6 +140,7 @@ def verify(
             max_flicker=max_flicker,
             dtype=getattr(torch, dtype),
             lora=[parse_lora(text) for text in lora or ()],
+            backend=backend,
             steps=steps,
             shift=shift,
             samples=samples,
@@ -137,9 +151,9 @@ def verify(
             **guidance,
         )
     if as_json:
-        output.print_json(json.loads(report.to_json()))
+        output.print_json({**json.loads(report.to_json()), "backend": backend})
     else:
-        _show(report)
+        _show(report, backend)
     if not report.ok:
         raise typer.Exit(UNMET)
 
@@ -162,24 +176,24 @@ def _show_layers(file: Path, checks: tuple[LayerCheck, ...], as_json: bool) -> N
         raise typer.Exit(UNMET)
 
 
-def _show(report: VerifyReport) -> None:
+def _show(report: VerifyReport, backend: str) -> None:
     console = output.results()
     if report.velocities:
-        console.print(_velocities(report), _samples(report))
+        console.print(_velocities(report, backend), _samples(report))
     if report.pictures:
         console.print(_pictures(report))
     for failure in report.failures:
-        console.print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
+        console.print(f"failed: {failure}", style="red", soft_wrap=True)
     if report.ok:
         cosine = report.lowest_cosine
         lowest = "" if cosine is None else f": lowest cosine {cosine:.5f}"
         console.print(f"passed{lowest}", style="green")
 
 
-def _velocities(report: VerifyReport) -> Table:
+def _velocities(report: VerifyReport, backend: str) -> Table:
     plan = f"plan {report.plan_hash[:16]}" if report.plan_hash else "dense"
     columns = ("max abs", "relative L2", "cosine")
-    title = f"velocities of {report.file} ({report.model_class}, {plan}) in ONNX Runtime"
+    title = f"velocities of {report.file} ({report.model_class}, {plan}) by {backend}"
     made = output.table(title, "against", "timesteps", *columns, right=columns)
     for check in report.velocities:
         timesteps = ", ".join(f"{timestep:g}" for timestep in check.timesteps)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ArgumentError, ModelError
-from .contents import first_line, refuse_foreign
+from .contents import first_line, read_json_object, refuse_foreign
+from .weight_files import ADAPTER_FILES
 from .weights import Checkpoint
 
 _LOADERS = {
@@ -37,6 +38,7 @@ _SECOND = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight")
 _ALPHA = ".alpha"
 _TEXT_ENCODERS = ("text_encoder", "te_", "lora_te")
 _OWN, _LOW_NOISE = "transformer.", "transformer_2."
+_PEFT_FILE, _PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _FUSE = "fuse it in diffusers (fuse_lora, unload_lora_weights, save_pretrained)"
 _PREFIXES = ("base_model.model.", "diffusion_model.", _OWN, _LOW_NOISE)
 
@@ -46,7 +48,7 @@ class LoraFile:
     """An adapter to fuse.
 
     Args:
-        path: a safetensors file.
+        path: a safetensors file, or a directory that diffusers or PEFT saved one in.
         scale: that its change of the weights is multiplied by.
     """
 
@@ -108,7 +110,8 @@ class LowRankChange:
 def _changes(
     checkpoint: Checkpoint, adapter: LoraFile, family: str, low_noise: bool
 ) -> dict[str, LowRankChange]:
-    tensors, default_alpha = _in_diffusers_names(checkpoint, adapter.path, family)
+    path = _adapter_file(adapter.path)
+    tensors, default_alpha = _in_diffusers_names(checkpoint, path, family)
     tensors = _of_this_transformer(tensors, low_noise)
     made: dict[str, LowRankChange] = {}
     used: set[str] = set()
@@ -124,7 +127,7 @@ def _changes(
         if second is None or shape is None or not _fits(first, second, shape):
             actual = "no partner" if second is None else f"{list(second.shape)}"
             raise ModelError(
-                f"{adapter.path}: {name}"[:300],
+                f"{path}: {name}"[:300],
                 expected=f"a low-rank change of {weight}, "
                 + ("which the model does not have" if shape is None else f"{list(shape)}"),
                 actual=f"{list(first.shape)} and {actual}",
@@ -137,7 +140,7 @@ def _changes(
     left = sorted(tensors.keys() - used)
     if left or not made:
         raise ModelError(
-            str(adapter.path),
+            str(path),
             expected="a LoRA of this model's linear layers",
             actual=f"{left[0][:120]}" if left else "no change of any of them",
             remedy=_FUSE,
@@ -173,17 +176,33 @@ def _bare(name: str) -> str:
     return name
 
 
+def _adapter_file(path: Path) -> Path:
+    """The adapter in a directory; a file as it is."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in ADAPTER_FILES if (path / name).is_file()]
+    found = found or sorted(path.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    raise ModelError(
+        str(path),
+        expected=f"{' or '.join(ADAPTER_FILES)} in it",
+        actual=", ".join(file.name for file in found)[:200] or "a directory without it",
+        remedy="pass the safetensors file itself",
+    )
+
+
 def _in_diffusers_names(
     checkpoint: Checkpoint, path: Path, family: str
 ) -> tuple[dict[str, Tensor], float | None]:
-    """The tensors of a file, and the alpha of all where its header has one.
+    """The tensors of a file, and the alpha of all where its settings have one.
 
     Files of other layouts than diffusers' are renamed by diffusers.
     """
     try:
         tensors = load_file(path)
         with safe_open(path, framework="pt") as file:
-            alpha = _alpha_of_header(path, file.metadata() or {})
+            alpha = _alpha(path, file.metadata() or {})
     except (SafetensorError, OSError) as error:
         refuse_foreign(path, "a LoRA in a safetensors file")
         raise ModelError(
@@ -208,16 +227,19 @@ def _in_diffusers_names(
     return tensors, alpha
 
 
-def _alpha_of_header(path: Path, header: Mapping[str, str]) -> float | None:
-    """As diffusers writes PEFT's settings next to an adapter."""
+def _alpha(path: Path, header: Mapping[str, str]) -> float | None:
+    """Of PEFT's settings, which diffusers writes into the file and PEFT itself next to it."""
+    own_file = path.with_name(_PEFT_SETTINGS)
     try:
         settings = json.loads(header.get("lora_adapter_metadata", "{}"))
+        if path.name == _PEFT_FILE and own_file.is_file():
+            settings = read_json_object(own_file)
         own = {key.removeprefix(_OWN): value for key, value in settings.items()}
         alpha = own.get("lora_alpha")
         alpha = None if alpha is None else float(alpha)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
-            f"{path}: lora_adapter_metadata", expected="PEFT's settings", actual=first_line(error)
+            f"{path}: settings of PEFT", expected="lora_alpha and others", actual=first_line(error)
         ) from error
     for key in ("use_rslora", "use_dora", "alpha_pattern"):
         if own.get(key):

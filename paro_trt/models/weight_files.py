@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ _INDEX = re.compile(rf"{STEM}\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.jso
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-_ADAPTER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+ADAPTER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
 @dataclass
@@ -55,6 +56,12 @@ def weight_files(directory: Path, variant: str | None = None) -> tuple[Path, ...
             )
         refuse_foreign(file, "a safetensors weight file")
     return files
+
+
+def only_variant(directory: Path) -> str | None:
+    """The variant that a directory's weights have where no others are there; else None."""
+    saved = _saved(directory)
+    return next(iter(saved)) or None if len(saved) == 1 else None
 
 
 def _saved(directory: Path) -> dict[str, _Saved]:
@@ -106,11 +113,31 @@ def _files_of(saved: _Saved) -> tuple[Path, ...]:
     left = [shard for shard in shards if shard.exists()]
     if not left:
         return (saved.whole,)
+    return _newer(saved.whole, saved.index, shards, left)
+
+
+def _newer(
+    whole: Path, index: Path, shards: tuple[Path, ...], left: list[Path]
+) -> tuple[Path, ...]:
+    """Of two checkpoints the one that was written after the other, with a warning.
+
+    Raises:
+        ModelError: their times do not tell.
+    """
+    wrote = whole.stat().st_mtime_ns
+    times = [file.stat().st_mtime_ns for file in (index, *left)]
+    both = f"{whole.name}, and {index.name} with {len(left)} shards"
+    if wrote > max(times):
+        warnings.warn(f"{index.parent} has {both}; the whole file is newer, taken", stacklevel=2)
+        return (whole,)
+    if wrote < min(times) and len(left) == len(shards):
+        warnings.warn(f"{index.parent} has {both}; the shards are newer, taken", stacklevel=2)
+        return shards
     raise ModelError(
-        str(saved.index.parent),
+        str(index.parent),
         expected="one checkpoint, whole or in shards",
-        actual=f"{saved.whole.name}, and {saved.index.name} with {len(left)} shards",
-        remedy="remove the older of the two",
+        actual=f"{both}, of which neither is the newer",
+        remedy="remove the one that is out of date",
     )
 
 
@@ -139,8 +166,9 @@ def _explain_absence(directory: Path) -> None:
     files = sorted(file.name for file in directory.iterdir())
     pickled = [name for name in files if name.endswith(_PICKLED)]
     shards = [name for name in files if name.startswith(STEM) and _SHARD.search(name)]
-    adapters = [name for name in files if name in _ADAPTER_FILES]
-    others = [name for name in files if name.endswith((".safetensors", ".gguf"))]
+    adapters = [name for name in files if name in ADAPTER_FILES]
+    quantized = [name for name in files if name.endswith(".gguf")]
+    others = [name for name in files if name.endswith(".safetensors")]
     if shards and not pickled:
         actual = f"{len(shards)} shards without their index"
         remedy = f"copy {WEIGHTS_NAME}.index.json too"
@@ -150,6 +178,9 @@ def _explain_absence(directory: Path) -> None:
             "convert them where you trust them: CLASS.from_pretrained(DIRECTORY, "
             "use_safetensors=False).save_pretrained(DIRECTORY)"
         )
+    elif quantized and not others:
+        actual = f"a GGUF file, whose weights are quantized, {quantized[0]}"
+        remedy = "use the checkpoint in bfloat16 or float16"
     elif adapters:
         actual = f"a LoRA adapter, {adapters[0]}"
         remedy = "pass the model's directory, and the adapter by --lora"
@@ -158,7 +189,8 @@ def _explain_absence(directory: Path) -> None:
         remedy = "rename it if it was saved by diffusers, else convert it: diffusers' "
         remedy += "CLASS.from_single_file(FILE).save_pretrained(DIRECTORY)"
     else:
-        actual, remedy = "no such file", "copy every weight file"
+        there = f", but {', '.join(files[:4])}" if files else ""
+        actual, remedy = f"no such file{there}", "copy every weight file"
     raise ModelError(
         str(directory / WEIGHTS_NAME),
         expected="a safetensors weight file",

@@ -15,12 +15,16 @@ from torch import Tensor
 from ..errors import ModelError
 from .contents import first_line, refuse_foreign
 
-_ADAPTERS = (".base_layer.", ".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora_magnitude")
+_ADAPTERS = (
+    ".base_layer.", ".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora_magnitude",
+    ".lokr_", ".hada_",
+)  # fmt: skip
 """Parts of names that adapters have and models have not."""
 
 _QUANTIZED = (
     ".weight_scale", ".scale_weight", ".input_scale", ".scale_input", ".comfy_quant", "scaled_fp8",
     ".SCB", ".absmax", ".quant_map", ".quant_state", ".qweight", ".qzeros", ".weight_zero_point",
+    "._data", "._scale", "_quantizer.", ".wscales", ".weight_packed",
 )  # fmt: skip
 """Parts of names of what quantized weights need in order to be weights."""
 
@@ -33,9 +37,6 @@ _ORIGINAL = (
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch.compile and wrappers of training put into names, at any place."""
-
-_PARALLEL = "module."
-"""What DistributedDataParallel puts before every name."""
 
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _WIDER_THAN_FLOAT16 = ("F64", "F32", "BF16")
@@ -197,10 +198,20 @@ def _names_in_model(stored: list[str], expected: Mapping[str, Tensor]) -> dict[s
         for wrapper in _WRAPPERS:
             bare = bare.replace(wrapper, "")
         names[name] = bare
-    if all(name.startswith(_PARALLEL) for name in names.values()):
-        names = {name: bare.removeprefix(_PARALLEL) for name, bare in names.items()}
+    prefix = _common_prefix(names.values(), expected)
+    names = {name: bare.removeprefix(prefix) for name, bare in names.items()}
     fits = set(names.values()) >= set(expected) and len(set(names.values())) == len(names)
     return names if fits else {name: name for name in stored}
+
+
+def _common_prefix(names: Iterable[str], expected: Iterable[str]) -> str:
+    """What stands before every name, as DistributedDataParallel and pipelines put it; or ""."""
+    names, wanted = list(names), next(iter(expected), "")
+    for name in names:
+        prefix = name.removesuffix(wanted)
+        if name.endswith(f".{wanted}") and all(other.startswith(prefix) for other in names):
+            return prefix
+    return ""
 
 
 def _refuse_other_kinds(

@@ -12,7 +12,15 @@ import onnx
 
 from ..errors import OnnxFileError
 from ..op.spec import INPUTS, OP_TYPE, block_count
-from .read import Constants, attributes_of, body_of, external_files, is_attention, read_onnx
+from .read import (
+    Constants,
+    attributes_of,
+    body_of,
+    external_files,
+    is_attention,
+    next_to_its_data,
+    read_onnx,
+)
 
 _MASK, _ORDER = (
     next(index for index, entry in enumerate(INPUTS) if entry.name == name)
@@ -30,7 +38,7 @@ def describe_onnx(path: str | PathLike[str]) -> dict[str, Any]:
     model = read_onnx(path)
     graph = model.graph
     constants = Constants(path, model)
-    external = external_files(model)
+    external, data = external_files(model), next_to_its_data(path, model).parent
     try:
         attention = [_attention(node, constants) for node in graph.node if is_attention(node)]
     except Exception as error:  # whatever decoding a hostile tensor or attribute raises
@@ -43,7 +51,7 @@ def describe_onnx(path: str | PathLike[str]) -> dict[str, Any]:
         "kind": "onnx",
         "file": str(path),
         "bytes": path.stat().st_size,
-        "external_data": {name: (path.parent / name).stat().st_size for name in external},
+        "external_data": {name: (data / name).stat().st_size for name in external},
         "ir_version": model.ir_version,
         "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "producer": f"{model.producer_name} {model.producer_version}".strip(),

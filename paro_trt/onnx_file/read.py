@@ -52,8 +52,9 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             location, end = _external_extent(path, tensor)
             needed[location] = max(needed.get(location, 0), end)
+    folder = next_to_its_data(path, model).parent
     for location, end in needed.items():
-        data = path.parent / location
+        data = folder / location
         if not data.is_file() or data.stat().st_size < end:
             actual = f"{data.stat().st_size} bytes" if data.is_file() else "no such file"
             raise OnnxFileError(
@@ -102,6 +103,13 @@ def external_files(model: onnx.ModelProto) -> list[str]:
     return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
+def next_to_its_data(path: Path, model: onnx.ModelProto) -> Path:
+    """`path`, or what it links to where the external data is next to that file alone."""
+    names, real = external_files(model), path.resolve()
+    there = all((path.parent / name).exists() for name in names)
+    return path if there or not all((real.parent / name).exists() for name in names) else real
+
+
 class Constants:
     """Initializers of a file by name, external ones read on demand.
 
@@ -110,7 +118,7 @@ class Constants:
     """
 
     def __init__(self, path: Path, model: onnx.ModelProto) -> None:
-        self._path = path
+        self._path = next_to_its_data(path, model)
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def get(self, name: str) -> NDArray[np.generic] | None:

@@ -11,7 +11,7 @@ from ..errors import OnnxFileError
 from ..files import sha256_of_files
 from ..op.spec import ATTRIBUTES, DOMAIN, OP_TYPE
 from .info import ExportInfo
-from .read import external_files, is_attention, read_onnx
+from .read import external_files, is_attention, next_to_its_data, read_onnx
 from .tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def read_source(path: str | PathLike[str], *, dense: bool = False) -> OnnxSource
     """
     path = Path(path)
     model = read_onnx(path)
+    path = next_to_its_data(path, model)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     info = ExportInfo.from_metadata(str(path), metadata)
     nodes = [node for node in model.graph.node if is_attention(node)]

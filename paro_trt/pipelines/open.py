@@ -16,7 +16,7 @@ from ..families.shared.diffusers_range import check_diffusers
 from ..models.contents import first_line, read_json_object
 from ..models.directory import CONFIG_NAME
 from ..models.experts import PIPELINE_INDEX, ExpertRole
-from ..models.weight_files import weight_files
+from ..models.weight_files import only_variant, weight_files
 from .dtypes import dtype_argument, stored_dtype
 from .placement import Offload, parse_device, parse_offload, place_pipeline
 from .single_file import load_single_file
@@ -117,7 +117,7 @@ def load_pipeline(
         stored = read or [path / role.value for role in roles]
         wanted = wanted or _suited(_common_dtype(stored), device)
         with _loading(path):
-            pipe = _pretrained(path, wanted, modules)
+            pipe = _pretrained(path, wanted, modules, roles)
     check_transformers(pipe)
     return pipe
 
@@ -193,7 +193,9 @@ def _shell(directory: Path) -> torch.nn.Module:
     return shell
 
 
-def _pretrained(directory: Path, dtype: torch.dtype, modules: dict[str, Any]) -> Any:
+def _pretrained(
+    directory: Path, dtype: torch.dtype, modules: dict[str, Any], roles: tuple[ExpertRole, ...]
+) -> Any:
     import diffusers
 
     # DiffusionPipeline's own from_pretrained ignores a module given for an optional component.
@@ -202,6 +204,8 @@ def _pretrained(directory: Path, dtype: torch.dtype, modules: dict[str, Any]) ->
         str(directory),
         local_files_only=True,
         use_safetensors=True,
+        # Parts that were saved without the variant are loaded without it.
+        variant=only_variant(directory / roles[0].value),
         **dtype_argument(dtype),
         **modules,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from os import PathLike
 from pathlib import Path
@@ -84,6 +85,24 @@ def open_session(
     return TensorRtSession(
         Engine(path, weight_streaming_budget=weight_streaming_budget, check_hash=check_hash)
     )
+
+
+def session_for(
+    target: str | PathLike[str] | Session, backend: str | Backend | None = None
+) -> AbstractContextManager[Session]:
+    """A session of a file, which the context closes; an open session, which stays open.
+
+    Raises:
+        ArgumentError: a backend for a session that has one, or as of `open_session`.
+        ParoError: as of `open_session`.
+    """
+    if not isinstance(target, Session):
+        return open_session(target, backend)
+    if backend is not None:
+        raise ArgumentError(
+            "backend", expected="none with an open session, which has one", actual=str(backend)
+        )
+    return nullcontext(target)
 
 
 def default_backend(path: str | PathLike[str]) -> Backend:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ArgumentError, OnnxFileError
 from ..onnx_file.info import ExportInfo
-from ..onnx_file.read import file_error, read_onnx
+from ..onnx_file.read import external_files, file_error, next_to_its_data, read_onnx
 from ..onnx_file.tensors import TensorSpec
 from .custom_op import NativeOp, check_provider, register_custom_op, unsupported_call
 from .session import Arrays, Session
+
+if TYPE_CHECKING:
+    import onnx
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -21,6 +24,9 @@ _DTYPES = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
+
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Option of ONNX Runtime: where the external data of a model in memory is."""
 
 _FATAL_ONLY = 4
 """ONNX Runtime also logs the errors that it raises; they are reported once."""
@@ -54,8 +60,8 @@ class OrtSession(Session):
             raise ArgumentError("threads", expected="at least 1", actual=str(threads))
         self.path = Path(path)
         self._native_op = native_op
-        read_onnx(self.path)
-        loaded = _load(self.path, threads, native_op)
+        model = read_onnx(self.path)
+        loaded = _load(self.path, model, threads, native_op)
         self._session: Any = loaded.session
         self._inputs = _specs(self.path, loaded.inputs)
         self._outputs = _specs(self.path, loaded.outputs)
@@ -110,7 +116,9 @@ class _Loaded(NamedTuple):
     metadata: dict[str, str]
 
 
-def _load(path: Path, threads: int | None, native_op: NativeOp | None) -> _Loaded:
+def _load(
+    path: Path, model: onnx.ModelProto, threads: int | None, native_op: NativeOp | None
+) -> _Loaded:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -124,15 +132,44 @@ def _load(path: Path, threads: int | None, native_op: NativeOp | None) -> _Loade
         providers = native_op.providers
     try:
         session = onnxruntime.InferenceSession(
-            path, options, providers=providers, enable_fallback=0
+            _loadable(path, model, options), options, providers=providers, enable_fallback=0
         )
         inputs, outputs = (
             [_Node(node.name, node.type, node.shape) for node in nodes]
             for nodes in (session.get_inputs(), session.get_outputs())
         )
         return _Loaded(session, inputs, outputs, session.get_modelmeta().custom_metadata_map)
+    except OnnxFileError:
+        raise
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         raise file_error(path, "an ONNX file that ONNX Runtime can load", error) from error
+
+
+def _loadable(path: Path, model: onnx.ModelProto, options: Any) -> Path | bytes:
+    """What ONNX Runtime opens: the file, or a copy of it that names data where its links end.
+
+    ONNX Runtime reads external data next to the model or next to what the model's name links to,
+    and refuses links that lead elsewhere.
+    """
+    path = next_to_its_data(path, model)
+    data = {name: (path.parent / name).resolve() for name in external_files(model)}
+    homes = {file.parent for file in data.values()}
+    if homes <= {path.parent.resolve(), path.resolve().parent}:
+        return path
+    if len(homes) > 1:
+        raise OnnxFileError(
+            str(path),
+            expected="external data in one directory",
+            actual=f"links into {len(homes)}: {', '.join(map(str, sorted(homes)))}"[:300],
+            remedy="copy the data next to the file",
+        )
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = data[entry.value].name
+    options.add_session_config_entry(_DATA_FOLDER, str(homes.pop()))
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _specs(path: Path, nodes: list[_Node]) -> tuple[TensorSpec, ...]:

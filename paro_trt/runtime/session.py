@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import ArgumentError
 from ..onnx_file.info import ExportInfo
 from ..onnx_file.tensors import TensorSpec, check_names, check_tensor
+from .values import check_values, warn_of_output
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -46,11 +47,19 @@ class Session(ABC):
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Outputs by name.
 
+        Timesteps that are all at most 1 are a `TimestepUnitWarning`, outputs with NaN or infinity a
+        `NonFiniteWarning`.
+
         Raises:
             ArgumentError: an input is missing, unknown, or of another dtype or shape than
-                `inputs` says; nothing was run.
+                `inputs` says; a timestep is outside 0..1000, or a mask bin is not in the file.
+                Nothing was run.
         """
-        return self._execute(check_inputs(self.inputs, inputs))
+        arrays = check_inputs(self.inputs, inputs)
+        check_values(self.info, arrays)
+        outputs = self._execute(arrays)
+        warn_of_output(outputs)
+        return outputs
 
     def __enter__(self) -> Session:
         return self

@@ -19,9 +19,9 @@ from ..models.load import LoadedModel, load_partner
 from ..models.prompts import Prompts
 from ..op.api import Implementation, parse_implementation
 from ..plan import ParoPlan, mask_bins
-from ..runtime.backends import open_session
+from ..runtime.backends import session_for
 from ..runtime.session import Session
-from ..runtime.velocity import session_velocity
+from ..runtime.velocity import LATENTS, session_velocity
 from .criteria import find_failures
 from .metrics import SSIM_WINDOW, output_errors, psnr, ssim
 from .report import SampleCheck, VelocityCheck, VerifyReport
@@ -82,6 +82,8 @@ def verify_model(
     plan: ParoPlan | None,
     prompts: Prompts | None,
     settings: VerifySettings | None = None,
+    *,
+    backend: str | None = None,
 ) -> VerifyReport:
     """Compare an exported model with the dense model and, given the plan, with the plan in PyTorch.
 
@@ -91,13 +93,15 @@ def verify_model(
     is loaded too and does its part, dense.
 
     Args:
-        target: an ONNX file, run in ONNX Runtime, or an open session.
+        target: an ONNX file or an engine, or an open session.
         model: the model it was exported from.
         plan: the plan it was exported with; None leaves out the comparison with PyTorch, and what
             is needed of the plan is read from the file.
         prompts: what to sample; None makes one up, of use for comparing numbers, not for judging
             videos.
         settings: None means defaults.
+        backend: who runs the file, as of `open_session`; of an ONNX file "ort", the default, or
+            "cpu".
 
     Returns:
         The report. It fails where anything is NaN or infinite, where a velocity's cosine with the
@@ -108,10 +112,9 @@ def verify_model(
         ModelError: the file is of another model or plan.
         OnnxFileError: the file cannot be loaded.
     """
-    if not isinstance(target, Session):
-        with open_session(target) as session:
-            return _verify(session, str(target), model, plan, prompts, settings)
-    return _verify(target, type(target).__name__, model, plan, prompts, settings)
+    file = type(target).__name__ if isinstance(target, Session) else str(target)
+    with session_for(target, backend) as session:
+        return _verify(session, file, model, plan, prompts, settings)
 
 
 def _verify(
@@ -182,6 +185,8 @@ class _Verification:
         if plan is not None:
             paro = ParoTransformer(model.model, model.family, plan, settings.impl, model.identity)
             self.eager = paro.velocity
+        latents = {spec.name: spec for spec in session.inputs}[LATENTS]
+        self.largest_batch = latents.size_range(0)[1]
         self.boundaries = session.info.bin_boundaries or ()
         self.unit = _float_unit(session, model)
         geometry = Geometry(session.info.grid, session.info.text)
@@ -216,11 +221,16 @@ class _Verification:
         return tuple(checks)
 
     def velocity_checks(self) -> tuple[VelocityCheck, ...]:
-        """Compare single evaluations: each timestep alone, then pairs from both ends."""
+        """Compare single evaluations: each timestep alone, then pairs from both ends.
+
+        An engine for one sample at a time is not asked for pairs.
+        """
         half = len(self.points) // 2
         pairs = zip(self.points[:half], reversed(self.points[half:]), strict=True)
         batches: list[tuple[float, ...]] = [(point,) for point in self.points]
-        return tuple(self._velocity_check(timesteps) for timesteps in (*batches, *pairs))
+        if self.largest_batch is None or self.largest_batch >= 2:
+            batches.extend(pairs)
+        return tuple(self._velocity_check(timesteps) for timesteps in batches)
 
     def eager_bound(self) -> float | None:
         """Relative L2 that rounding can explain: what a change of the latents in their last bits

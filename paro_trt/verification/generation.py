@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..pipelines.request import Request, frames_per_second, makes_video
 from ..pipelines.sampling import Sample
 from ..pipelines.variants import Variant
 from ..plan import ParoPlan
-from ..runtime.backends import open_session
+from ..runtime.backends import session_for
 from ..runtime.session import Session
 from .quality_plot import plot_quality
 from .report import plain_json
@@ -126,7 +126,7 @@ def generate_file(
             "compare", expected="a plan or a file to compare with the dense model", actual="neither"
         )
     with ExitStack() as stack:
-        sessions = {role: stack.enter_context(_session(f, backend)) for role, f in given.items()}
+        sessions = {role: stack.enter_context(session_for(f, backend)) for role, f in given.items()}
         variant = Variant(plans, None if given else backend, sessions)
         pipe = stack.enter_context(opened(source, variant, placement, compare=compare))
         arguments, notes = fitted(pipe, request, variant)
@@ -152,13 +152,6 @@ def generate_file(
         notes=tuple(notes),
         failures=() if quality is None else bounds.failures(quality),
     )
-
-
-def _session(
-    file: str | PathLike[str] | Session, backend: str | None
-) -> AbstractContextManager[Session]:
-    """A session of a file, which closes it; an open one stays open."""
-    return nullcontext(file) if isinstance(file, Session) else open_session(file, backend)
 
 
 def quality_of(actual: Sample, expected: Sample) -> VideoQuality:

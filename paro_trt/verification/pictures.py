@@ -15,7 +15,7 @@ from ..pipelines.open import PipelineSource
 from ..pipelines.request import Request
 from ..pipelines.transformers import transformers_of
 from ..pipelines.variants import Variant
-from ..runtime.backends import open_session
+from ..runtime.backends import session_for
 from ..runtime.session import Session
 from .generation import quality_of
 from .report import PictureCheck, VerifyReport
@@ -27,6 +27,8 @@ def verify_pictures(
     source: PipelineSource,
     requests: Sequence[Request],
     bounds: QualityBounds,
+    *,
+    backend: str | None = None,
 ) -> VerifyReport:
     """Decoded videos or images of an exported model and of the dense one, from the same noise.
 
@@ -35,6 +37,7 @@ def verify_pictures(
         source: the pipeline that its model is from, as of `open_pipeline`.
         requests: one for each prompt; sizes that are None are the file's.
         bounds: what every prompt must reach.
+        backend: who runs the file, as of `open_session`.
 
     Returns:
         A report without comparisons of velocities and latents.
@@ -43,10 +46,9 @@ def verify_pictures(
         ModelError: the file is of another model, or the pipeline cannot be opened.
         ArgumentError: a request does not fit the pipeline.
     """
-    if not isinstance(target, Session):
-        with open_session(target) as session:
-            return _verify(session, str(target), source, requests, bounds)
-    return _verify(target, type(target).__name__, source, requests, bounds)
+    file = type(target).__name__ if isinstance(target, Session) else str(target)
+    with session_for(target, backend) as session:
+        return _verify(session, file, source, requests, bounds)
 
 
 def _verify(

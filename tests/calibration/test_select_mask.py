@@ -194,7 +194,17 @@ def test_a_query_block_smaller_than_a_key_block_keeps_the_one_around_it():
     assert np.array_equal(forced_small, np.repeat(np.eye(2, dtype=bool), 2, axis=0))
 
 
-@pytest.mark.parametrize("target", [(None, None), (0.3, 0.9), (0.0, None), (None, 1.2), (-1, None)])
-def test_bad_targets_are_refused(target):
-    with pytest.raises(ArgumentError, match="mask target"):
+@pytest.mark.parametrize(
+    ("target", "subject"),
+    [
+        ((None, None), "density, mass"),
+        ((0.3, 0.9), "density, mass"),
+        ((0.0, None), "density"),
+        ((None, 1.2), "mass"),
+        ((-1, None), "density"),
+        ((float("nan"), None), "density"),
+    ],
+)
+def test_bad_targets_are_refused(target, subject):
+    with pytest.raises(ArgumentError, match=f"^{subject}: expected"):
         MaskTarget(*target).check()

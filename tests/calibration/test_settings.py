@@ -7,8 +7,9 @@ from paro_trt.errors import ArgumentError
 @pytest.mark.parametrize(
     ("arguments", "subject"),
     [
-        ({"density": None}, "mask target"),
-        ({"mass": 0.9}, "mask target"),
+        ({"density": None}, "density, mass"),
+        ({"mass": 0.9}, "density, mass"),
+        ({"density": 30.0}, r"density: .* got 30; fix: 30 percent is 0\.3"),
         ({"block_q": 32}, "block_q"),
         ({"qk_bits": 5}, "qk_bits"),
         ({"bins": 0}, "bins"),

@@ -62,15 +62,18 @@ def test_options_reach_the_plan(calibrate, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "word"),
     [
-        (("--density", "0.5", "--mass", "0.9"), "either a density or a mass"),
-        (("--density", "1.5"), "(0, 1]"),
-        (("--qk-bits", "7"), "qk_bits"),
-        (("--block-q", "96"), "block_q"),
-        (("--steps", "1"), "steps"),
+        (("--density", "0.5", "--mass", "0.9"), "--density, --mass"),
+        (
+            ("--density", "30"),
+            "--density: expected a share in (0, 1], got 30; fix: 30 percent is 0.3",
+        ),
+        (("--qk-bits", "7"), "--qk-bits"),
+        (("--block-q", "96"), "--block-q"),
+        (("--steps", "1"), "--steps"),
         (("--latent", "2,16"), "--latent"),
         (("--latent", "2,16,x"), "--latent"),
         (("--latent", "2,15,16"), "latent height"),
-        (("--guidance-scale", "3"), "guidance_scale"),
+        (("--guidance-scale", "3"), "--guidance-scale"),
     ],
 )
 def test_options_out_of_range(calibrate, nothing_written, extra, word):

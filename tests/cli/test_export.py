@@ -73,11 +73,12 @@ def test_full_disk_leaves_nothing_and_keeps_the_old_file(export, monkeypatch, tm
     def fill_up(*_arguments, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    (tmp_path / "out.onnx").write_text("an older model")
+    older = b"\x08\x0aan older model"  # as ONNX files begin
+    (tmp_path / "out.onnx").write_bytes(older)
     monkeypatch.setattr(exporter, "_prepared", fill_up)
     export().assert_refused("No space left on device")
     assert leftovers(tmp_path) == ["out.onnx"]
-    assert (tmp_path / "out.onnx").read_text() == "an older model"
+    assert (tmp_path / "out.onnx").read_bytes() == older
 
 
 @pytest.mark.long

@@ -46,7 +46,7 @@ def test_refuses_bad_input_and_writes_nothing(paro, plan_file, prompts_file, tmp
 def test_never_overwrites_the_plan(paro, plan_file, tmp_path):
     copy = tmp_path / "plan"
     shutil.copy(plan_file, copy)
-    paro("report", copy, "-o", copy).assert_refused("the plan itself")
+    paro("report", copy, "-o", copy).assert_refused("the file that is read")
     assert copy.read_bytes() == plan_file.read_bytes()
 
 

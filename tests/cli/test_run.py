@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -46,7 +47,46 @@ def test_outputs_are_the_sessions(run, inputs, onnx_file, tmp_path):
         expected = session.run(inputs)["sample"]
     actual = load_file(tmp_path / "out.safetensors")["sample"]
     np.testing.assert_allclose(actual, expected, atol=1e-5)
-    assert "float32 [2, 4, 2, 16, 16]" in run(inputs).stdout
+    written = run(inputs)
+    assert "float32 [2, 4, 2, 16, 16]" in written.stdout
+    assert "warning" not in written.stderr
+    assert "out.safetensors is there and will be replaced" in written.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda arrays: arrays["timestep"].fill(1500.0), "[0, 1000]"),
+        (lambda arrays: arrays["timestep"].fill(-1.0), "[0, 1000]"),
+        (lambda arrays: arrays["timestep"].fill(np.nan), "[0, 1000]"),
+        (lambda arrays: arrays["mask_bin"].fill(2), "0 to 1, as the file has 2"),
+        (lambda arrays: arrays["mask_bin"].fill(-1), "got -1, -1"),
+    ],
+)
+def test_timesteps_and_bins_that_do_not_exist(run, inputs, tmp_path, change, word):
+    change(inputs)
+    run(inputs).assert_refused(word)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(("timesteps", "warned"), [((0.9, 0.3), 1), ((0.9, 500), 0), ((0, 0), 0)])
+def test_timesteps_that_count_from_0_to_1_are_warned_of(run, inputs, timesteps, warned):
+    inputs["timestep"][:] = timesteps
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert run(inputs).status == 0
+    said = [str(warning.message) for warning in caught]
+    assert sum(line.startswith("timestep: 0.9, 0.3 is almost no noise") for line in said) == warned
+
+
+def test_outputs_that_are_not_finite(run, inputs, tmp_path):
+    inputs["hidden_states"][0, 0, 0, 0, 0] = np.nan
+    outcome = run(inputs)
+    outcome.assert_refused("output sample", "NaN", "input hidden_states has 1 NaN", status=1)
+    assert not (tmp_path / "out.safetensors").exists()
+    document = run(inputs, "--allow-nonfinite", "--json").document()
+    assert "NaN" in document["not_finite"]["sample"]
+    assert np.isnan(load_file(tmp_path / "out.safetensors")["sample"]).any()
 
 
 @pytest.mark.parametrize(

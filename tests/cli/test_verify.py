@@ -33,6 +33,13 @@ def test_tables_name_both_references(verify, plan_file):
         assert word in outcome.stdout
 
 
+def test_the_native_op_is_verified_where_it_is_asked_for(verify, plan_file):
+    document = verify("--plan", plan_file, "--backend", "cpu", "--json").document()
+    assert (document["ok"], document["backend"]) == (True, "cpu")
+    assert "by cpu" in verify("--backend", "cpu").stdout
+    verify("--backend", "tensorrt").assert_refused("backend tensorrt")
+
+
 def test_a_bound_not_met_is_status_one(verify):
     outcome = verify("--min-cosine", "1.0")
     assert outcome.status == 1
@@ -45,7 +52,7 @@ def test_other_model_other_plan_and_damage(
 ):
     verify(model=another_model).assert_refused("model", "export")
     verify("--plan", prompts_file).assert_refused(str(prompts_file))
-    verify("--min-cosine", "2").assert_refused("min_cosine")
+    verify("--min-cosine", "2").assert_refused("--min-cosine")
     verify(file=tmp_path / "none.onnx").assert_refused("no such file")
     cut = tmp_path / "cut.onnx"
     shutil.copy(onnx_file, cut)

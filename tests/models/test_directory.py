@@ -92,15 +92,30 @@ def test_pickled_weights_are_named(
     assert "use_safetensors=False" in message
 
 
-def test_a_whole_checkpoint_next_to_shards_is_refused_until_one_is_gone(
+def written_at(second: int, *files: Path) -> None:
+    for file in files:
+        os.utime(file, (second, second))
+
+
+def test_of_a_whole_checkpoint_and_shards_the_newer_is_taken_and_both_are_named(
     model: torch.nn.Module, other: torch.nn.Module, tmp_path: Path
 ) -> None:
     other.save_pretrained(tmp_path / "old", max_shard_size=SHARDS)
     model.save_pretrained(tmp_path / "new")
     shutil.copy(tmp_path / "new" / WEIGHTS, tmp_path / "old")
-    message = refusal(tmp_path / "old")
-    assert f"{WEIGHTS}, and {INDEX}" in message
-    for shard in (tmp_path / "old").glob("*-of-*"):
+    whole, shards = tmp_path / "old" / WEIGHTS, sorted((tmp_path / "old").glob("*-of-*"))
+    both = f"{WEIGHTS}, and {INDEX}"
+    written_at(100, tmp_path / "old" / INDEX, *shards)
+    written_at(101, whole)
+    with pytest.warns(UserWarning, match=f"{both} .*whole file is newer"):
+        assert_loads(tmp_path / "old", model)
+    written_at(99, whole)
+    with pytest.warns(UserWarning, match=f"{both} .*shards are newer"):
+        assert_loads(tmp_path / "old", other)
+    for time in (100, 101):
+        written_at(time, whole, shards[0])
+        assert both in refusal(tmp_path / "old")
+    for shard in shards:
         shard.unlink()
     assert_loads(tmp_path / "old", model)
 
@@ -189,6 +204,7 @@ def test_an_adapter_alone_is_not_a_model(directory: Path) -> None:
         lambda name: f"_orig_mod.{name}",
         lambda name: f"module.{name}",
         lambda name: f"module._orig_mod.{name}",
+        lambda name: f"pipe.transformer.{name}",
         lambda name: name.replace("blocks.1.", "blocks.1._orig_mod."),
     ],
 )
@@ -235,6 +251,26 @@ def test_numbers_beyond_float16_are_refused_by_tensor(directory: Path) -> None:
     load_model(directory, torch.bfloat16)
     with pytest.raises(ModelError, match=rf"{name}: expected numbers that float16 can hold"):
         load_model(directory, torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ("blocks.0.attn1.to_q.weight._data", "quantized weights and their scales"),
+        ("blocks.0.attn1.to_q.weight_quantizer._amax", "quantized weights and their scales"),
+        ("blocks.0.attn1.to_q.lokr_w1", "LoRA adapters that are still apart"),
+    ],
+)
+def test_side_tensors_of_other_tools_are_named(directory: Path, extra: str, named: str) -> None:
+    rewrite(directory, lambda weights: weights | {extra: torch.ones(1)})
+    assert named in refusal(directory)
+
+
+def test_a_directory_says_what_is_there_instead_of_weights(directory: Path) -> None:
+    (directory / WEIGHTS).rename(directory / "README.md")
+    assert "but README.md, config.json" in refusal(directory)
+    (directory / "README.md").rename(directory / "wan-Q4.gguf")
+    assert "GGUF file, whose weights are quantized, wan-Q4.gguf" in refusal(directory)
 
 
 def test_config_with_a_byte_order_mark(directory: Path, model: torch.nn.Module) -> None:

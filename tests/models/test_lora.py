@@ -126,6 +126,30 @@ def test_changes_of_other_kinds_are_refused(
         load_model(directory, lora=[LoraFile(file)])
 
 
+def test_a_directory_of_peft_with_its_settings(
+    directory: Path, tmp_path: Path, pair: tuple[Tensor, Tensor]
+) -> None:
+    names = [f"base_model.model.{MODULE}.{end}.weight" for end in ("lora_A", "lora_B")]
+    save_file(dict(zip(names, pair, strict=True)), tmp_path / "adapter_model.safetensors")
+    assert_adds(directory, LoraFile(tmp_path), pair[1] @ pair[0])
+    settings = tmp_path / "adapter_config.json"
+    settings.write_text(json.dumps({"r": RANK, "lora_alpha": 8 * RANK}))
+    for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
+        assert_adds(directory, LoraFile(path), 8 * pair[1] @ pair[0])
+    settings.write_text(json.dumps({"r": RANK, "lora_alpha": RANK, "use_rslora": True}))
+    with pytest.raises(ModelError, match="use_rslora"):
+        load_model(directory, lora=[LoraFile(tmp_path)])
+
+
+def test_directories_of_no_adapter_or_of_several(directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="a directory without it"):
+        load_model(directory, lora=[LoraFile(tmp_path)])
+    for name in ("a.safetensors", "b.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(ModelError, match=r"got a\.safetensors, b\.safetensors; fix: pass"):
+        load_model(directory, lora=[LoraFile(tmp_path)])
+
+
 def test_files_that_are_no_adapter(directory: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     for content in (None, b"", b"GGUF" + bytes(60)):

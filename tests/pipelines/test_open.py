@@ -52,6 +52,12 @@ def test_a_directory_opens_and_samples(wan_dir: Path) -> None:
     assert frames.shape == (1, 5, 128, 128, 3)
 
 
+def test_a_pipeline_of_one_variant_opens(wan_dir: Path, copy: Path) -> None:
+    part = copy / "transformer"
+    (part / WEIGHTS).rename(part / "diffusion_pytorch_model.fp16.safetensors")
+    assert same_weights(open_pipeline(copy), wan_dir)
+
+
 def test_an_image_pipeline_opens(flux_dir: Path) -> None:
     assert type(open_pipeline(str(flux_dir), device="cpu")).__name__ == "FluxPipeline"
 

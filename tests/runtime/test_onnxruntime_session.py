@@ -7,6 +7,8 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
 from paro_trt.errors import ArgumentError, OnnxFileError
+from paro_trt.onnx_file.describe import describe_onnx
+from paro_trt.onnx_file.read import Constants, read_onnx
 from paro_trt.runtime.onnxruntime_session import OrtSession
 from tests.support.small_onnx import INFO, small_onnx
 
@@ -206,3 +208,62 @@ def test_unnamed_free_sizes_are_independent(tmp_path):
     inputs = small_inputs(2)
     sample = OrtSession(path).run(inputs)["sample"]
     np.testing.assert_allclose(sample, expected_sample(inputs), rtol=1e-6)
+
+
+def linked_as(layout, path, data, folder):
+    """A name for the model at `path` in `folder`, linked to it as a store or a user does."""
+    folder.mkdir()
+    name = folder / "model.onnx"
+    if layout == "link to the model":
+        name.symlink_to(path)
+    elif layout == "link to the directory":
+        (folder / "link").symlink_to(path.parent)
+        name = folder / "link" / path.name
+    elif layout == "hard links":
+        name.hardlink_to(path)
+        (folder / data.name).hardlink_to(data)
+    elif layout == "hub cache":
+        blobs = folder / "blobs"
+        blobs.mkdir()
+        path.rename(blobs / "a1")
+        data.rename(blobs / "b2")
+        name.symlink_to(blobs / "a1")
+        (folder / data.name).symlink_to(blobs / "b2")
+    elif layout == "link to the data":
+        path.rename(name)
+        (folder / data.name).symlink_to(data.rename(data.with_name("stored elsewhere")))
+    return name
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["link to the model", "link to the directory", "hard links", "hub cache", "link to the data"],
+)
+def test_links_are_the_files_they_point_to(layout, tmp_path):
+    real = tmp_path / "real"
+    real.mkdir()
+    path = real / "model.onnx"
+    name = linked_as(layout, path, save_with_external_data(path), tmp_path / "linked")
+    inputs = small_inputs()
+    with OrtSession(name) as session:
+        sample = session.run(inputs)["sample"]
+    np.testing.assert_allclose(sample, expected_sample(inputs), rtol=1e-6)
+    assert list(describe_onnx(name)["external_data"].values()) == [4]
+    assert len(Constants(name, read_onnx(name)).get("weight")) == 1
+
+
+def test_external_data_of_several_places_is_refused(tmp_path):
+    path = tmp_path / "model.onnx"
+    data = save_with_external_data(path)
+    model = onnx.load(path, load_external_data=False)
+    axes = model.graph.initializer[1]
+    set_external_data(axes, "other.data", offset=0, length=len(axes.raw_data))
+    axes.ClearField("raw_data")
+    onnx.save(model, path)
+    for index, name in enumerate((data.name, "other.data")):
+        store = tmp_path / f"store {index}"
+        store.mkdir()
+        (store / "blob").write_bytes(data.read_bytes() + bytes(16))
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(store / "blob")
+    assert_refused(path, "links into 2: .*; fix: copy the data next to the file")
