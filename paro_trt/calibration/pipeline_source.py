@@ -17,6 +17,7 @@ from ..families.base import Geometry, ModelCall, ModelFamily
 from ..families.shared.adapt import replaced
 from ..models.calls import fitted_call
 from ..models.load import LoadedModel
+from ..models.schedules import describe_scheduler
 from .calls import RecordedCall, one_sample, watched_calls
 from .source import AllRecordedError, CallSource, OnStep
 from .unfinished import as_output
@@ -121,6 +122,12 @@ class PipelineSource(CallSource):
             "prompts": list(self.texts),
         }
 
+    def notes(self) -> tuple[str, ...]:
+        """See `CallSource`."""
+        scheduler = self._pipe.scheduler
+        described = describe_scheduler(type(scheduler).__name__, scheduler.config)
+        return (f"sampled by {type(self._pipe).__name__} with its {described}",)
+
     def _rehearse(self, prompt: int) -> _Rehearsed:
         """Run the pipeline with transformers that compute nothing: what does it ask of them?"""
         family, config = self.loaded.family, self.loaded.config
@@ -203,7 +210,7 @@ class PipelineSource(CallSource):
                 stack.enter_context(_counted_steps(pipe.scheduler, next_step))
             if "output_type" in signature.parameters:
                 arguments["output_type"] = "latent"
-            stack.enter_context(_quiet(pipe))
+            stack.enter_context(quiet(pipe))
             # Also after a run that ended early: offloading waits for the end of a run.
             stack.callback(pipe.maybe_free_model_hooks)
             # Noise of a CPU generator is the same on every device.
@@ -279,7 +286,7 @@ def _counted_steps(scheduler: Any, next_step: Callable[[], None]) -> Iterator[No
 
 
 @contextmanager
-def _quiet(pipe: Any) -> Iterator[None]:
+def quiet(pipe: Any) -> Iterator[None]:
     """Without the pipeline's own progress bar: the calibration has one."""
     before = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**{**before, "disable": True})

@@ -63,7 +63,9 @@ class CalibrationRun:
                 expected=f"at least bins x captured_steps = {needed}"
                 + ("" if alone else " that the expert serves"),
                 actual=str(steps) if alone else f"{served} of {steps}",
-                remedy="use more steps, fewer bins or fewer captured steps",
+                remedy="use more steps, fewer bins or fewer captured steps"
+                if served
+                else "boundary_ratio leaves it nothing: calibrate the other transformer",
             )
 
     @property

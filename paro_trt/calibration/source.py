@@ -61,6 +61,10 @@ class CallSource(ABC):
         """
 
     @abstractmethod
+    def notes(self) -> tuple[str, ...]:
+        """For people: what decides the schedule. They are recorded in the plan."""
+
+    @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
         """JSON-ready facts that decide what is recorded, besides the model and the seed."""
 

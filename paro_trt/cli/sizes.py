@@ -1,4 +1,4 @@
-"""Sizes on the command line: "frames,height,width", and "height,width" of an image."""
+"""Numbers on the command line: sizes as "frames,height,width", bytes, timesteps."""
 
 from __future__ import annotations
 
@@ -42,3 +42,13 @@ def parse_bytes(option: str, text: str) -> int:
     if match is None or float(match[1]) == 0:
         raise ArgumentError(option, expected="a size such as 512MB or 2GB", actual=repr(text))
     return round(float(match[1]) * (10**9 if match[2].upper() == "GB" else 10**6))
+
+
+def parse_timesteps(option: str, text: str) -> tuple[float, ...]:
+    """Numbers from a text such as "1000,750,500,250"; ArgumentError if it is none."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentError(
+            option, expected="numbers, such as 1000,750,500,250", actual=repr(text)[:80]
+        ) from None

@@ -16,7 +16,7 @@ from ..errors import ArgumentError
 from ..families.base import TIMESTEPS
 from ..families.registry import family_for
 from ..models.apply import config_of
-from ..models.experts import BOUNDARY_KEY, Expert, ExpertRole
+from ..models.experts import BOUNDARY_KEY, Expert, ExpertRole, check_serves_alone
 from ..models.load import LoadedModel
 from ..plan import model_identity
 from .open import PipelineSource as PipelineName
@@ -88,12 +88,15 @@ def planned_transformer(
 
     Raises:
         ArgumentError: the pipeline has no such transformer, or two and no role was given.
-        ModelError: the transformer is of no family that is known.
+        ModelError: the transformer is of no family that is known, or the pipeline lacks one that a
+            part of the schedule needs.
     """
     models = transformers_of(pipe)
     names = [found.value for found in models]
     ratio = getattr(pipe.config, BOUNDARY_KEY, None)
     joint = len(models) == 2 and ratio is not None
+    if ratio is not None and not joint:
+        check_serves_alone(next(iter(models)), float(ratio), type(pipe).__name__)
     if role is None and joint:
         raise ArgumentError(
             "transformer (--transformer)",

@@ -10,11 +10,12 @@ from paro_trt.calibration import CalibrationSettings, calibrate
 from paro_trt.calibration.calls import RecordedCall, load_values, one_sample
 from paro_trt.calibration.capture import capture_attention
 from paro_trt.calibration.cost import count_forwards
-from paro_trt.calibration.embeddings_source import EmbeddingsSource, Schedule
+from paro_trt.calibration.embeddings_source import EmbeddingsSource
 from paro_trt.calibration.run import CalibrationRun
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.families.registry import family_for
 from paro_trt.models.prompts import Prompts
+from paro_trt.models.schedules import Schedule
 from paro_trt.pipelines.calibrate import planned_transformer, source_of
 from paro_trt.pipelines.request import Request
 from tests.support.pipelines import PIPELINES, pipeline_of
