@@ -228,7 +228,7 @@ def verify(
         dtype: that PyTorch computes in, for a directory; None is float32.
         lora: adapters that were fused into the file.
         settings: fields of `VerifySettings`, such as steps=20 or min_cosine=0.99. Of a pipeline
-            steps, samples and seed are used, and guidance_scale where it is given.
+            steps, samples and seed are used, and the guidance scales where they are given.
 
     Returns:
         The report; `report.ok` says whether every check passed.
@@ -263,9 +263,10 @@ def verify(
         return report
     if not texts:
         raise ArgumentError("prompts", expected="sentences for the pipeline", actual="none")
-    guidance = settings.get("guidance_scale")
+    scales = ("guidance_scale", "guidance_scale_2")
+    guidance = {name: settings[name] for name in scales if name in settings}
     requests = [
-        Request(text, steps=options.steps, guidance_scale=guidance, seed=options.seed)
+        Request(text, steps=options.steps, seed=options.seed, **guidance)
         for text in texts[: options.samples]
     ]
     pictures = verify_pictures(file, pipeline, requests, bounds)

@@ -153,10 +153,12 @@ class _Calibrator:
     def _notes(self) -> list[str]:
         """What a person should know of the runs: the expert's share, layers near overflow."""
         runs = (self.store.arrays(run_state(prompt)) for prompt in self.run.prompts_used)
-        notes = [*self.run.source.notes(), *self.run.expert_notes(), *overflow_notes(runs)]
-        for note in notes:
+        run = self.run
+        found = [*run.frame_rate_notes(), *run.expert_notes(), *overflow_notes(runs)]
+        for note in found:
             self.progress.note(note)
-        return notes
+        # Those of the source were told at the start.
+        return [*run.source.notes(), *found]
 
     def _compare_orders(self) -> None:
         run = self.run

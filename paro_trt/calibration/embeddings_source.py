@@ -53,12 +53,8 @@ class EmbeddingsSource(CallSource):
         if len(prompts) == 0:
             raise ArgumentError("prompts", expected="at least one", actual="none")
         _check_partner(loaded, partner)
-        if schedule.guidance_scale_2 is not None and loaded.expert is None:
-            raise ArgumentError(
-                "guidance_scale_2",
-                expected="none: the model has one transformer",
-                actual=str(schedule.guidance_scale_2),
-            )
+        expert = loaded.expert
+        self._guidance = schedule.guidance(None if expert is None else expert.boundary)
         family, config = loaded.family, loaded.config
         prompts = prompts.named(family.pipeline_names)
         self.loaded, self._prompts, self._schedule = loaded, prompts, schedule
@@ -82,7 +78,6 @@ class EmbeddingsSource(CallSource):
                 actual=", ".join(f"{scale:g}" for scale in sorted(set(scales))),
                 remedy="add negative_prompt_embeds to the prompt file",
             )
-        expert = loaded.expert
         served = [
             step
             for step, timestep in enumerate(self.timesteps)
@@ -147,12 +142,6 @@ class EmbeddingsSource(CallSource):
     def notes(self) -> tuple[str, ...]:
         """See `CallSource`."""
         return self._sampler.notes
-
-    def _guidance(self, timestep: float) -> float:
-        second, expert = self._schedule.guidance_scale_2, self.loaded.expert
-        if second is None or expert is None or timestep >= expert.boundary:
-            return self._schedule.guidance_scale
-        return second
 
     def _velocity(self) -> Velocity:
         own = self.loaded.velocity(self.geometry)

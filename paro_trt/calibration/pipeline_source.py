@@ -245,7 +245,7 @@ def first_geometry(
     with ExitStack() as stack:
         stack.enter_context(suppress(AllRecordedError))
         stack.enter_context(watched_calls(models, watch))
-        stack.enter_context(_quiet(pipe))
+        stack.enter_context(quiet(pipe))
         # Offloading waits for the end of a run, which this one has not.
         stack.callback(pipe.maybe_free_model_hooks)
         pipe(**arguments, generator=torch.Generator("cpu"))

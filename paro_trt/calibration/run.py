@@ -133,6 +133,11 @@ class CalibrationRun:
         starts = self.settings.bin_starts(self.source.served)[1:]
         return tuple((timesteps[start - 1] + timesteps[start]) / 2 for start in starts)
 
+    def frame_rate_notes(self) -> list[str]:
+        """That the positions are of one frame rate, where they are in seconds."""
+        rate = self.loaded.family.frame_rate(self.loaded.config)
+        return [] if rate is None else [f"positions are those of {rate:g} frames a second"]
+
     def expert_notes(self) -> list[str]:
         """What of the schedule an expert was captured in."""
         expert = self.loaded.expert

@@ -16,7 +16,7 @@ from ..errors import ArgumentError
 from ..families.base import TIMESTEPS, ModelFamily, Sampling
 from ..families.presets import PRESETS
 from .contents import read_json_object
-from .denoise import family_scheduler
+from .denoise import Guidance, family_scheduler
 
 DEFAULT_STEPS = 20
 
@@ -78,6 +78,27 @@ class Schedule:
     def count(self) -> int:
         """Steps of a run."""
         return len(self.timesteps) or self.steps or DEFAULT_STEPS
+
+    def guidance(self, boundary: float | None) -> Guidance:
+        """The guidance scale at each timestep.
+
+        Args:
+            boundary: timestep below which the second of two transformers serves; None: there is no
+                second.
+
+        Raises:
+            ArgumentError: a scale for a second transformer where there is none.
+        """
+        first, second = self.guidance_scale, self.guidance_scale_2
+        if second is None:
+            return lambda _timestep: first
+        if boundary is None:
+            raise ArgumentError(
+                "guidance_scale_2",
+                expected="none: the model has one transformer",
+                actual=str(second),
+            )
+        return lambda timestep: first if timestep >= boundary else second
 
     def _check_timesteps(self) -> None:
         given = list(self.timesteps)

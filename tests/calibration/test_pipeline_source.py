@@ -311,3 +311,33 @@ def test_nan_in_the_latents_is_refused_and_the_work_is_kept(tmp_path):
         calibrate(source(tiny, pipe), SETTINGS, tmp_path / "plan")
     assert not list(tmp_path.glob("plan.work/run-prompt*"))
     assert not (tmp_path / "plan").exists()
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("transformer_2", 1.0), ("transformer", 0.0)])
+def test_one_of_two_transformers_serves_all_at_the_ends_of_the_schedule(name, ratio):
+    """As diffusers runs it; a plan of it is for the model alone."""
+    tiny = pipeline_of("wan-2.2-a14b")
+    both = tiny.build()
+    parts = {"transformer": None, "transformer_2": None} | {name: both.transformer}
+    pipe = type(both)(**(both.components | parts), boundary_ratio=ratio)
+    made = source(tiny, pipe, steps=4)
+    assert made.served == range(4)
+    assert made.loaded.expert is None
+    assert set(made.record(0, 1, {0, 3}, lambda _step: None)) == {0, 3}
+    pipe.register_to_config(boundary_ratio=0.5)
+    with pytest.raises(ModelError, match=f"boundary_ratio: expected {ratio:g}"):
+        source(tiny, pipe, steps=4)
+
+
+def test_the_second_transformer_has_its_own_guidance():
+    tiny = pipeline_of("wan-2.2-a14b")
+    pipe = tiny.build()
+
+    def last_latents(**guidance):
+        made = source(tiny, pipe, transformer="transformer_2", guidance_scale=4.0, **guidance)
+        last = made.served[-1]
+        return made.record(0, 1, {last}, lambda _step: None)[last].arguments["hidden_states"]
+
+    same = last_latents()
+    assert torch.equal(last_latents(guidance_scale_2=4.0), same)
+    assert not torch.equal(last_latents(guidance_scale_2=2.0), same)
