@@ -79,7 +79,7 @@ def calibrate(
     calibrator = _Calibrator(run, store, progress or SilentProgress(), memory)
     if store.open(run.fingerprint()):
         calibrator.progress.note(f"resuming the unfinished work in {store.path}")
-    for note in (*source.notes(), cost_note(run, measured)):
+    for note in (cost_note(run, measured), *source.notes()):
         calibrator.progress.note(note)
     try:
         with native_attention(run.loaded.model):

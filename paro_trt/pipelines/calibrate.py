@@ -53,7 +53,8 @@ def load_texts(prompts: Texts) -> tuple[str, ...]:
                 f"prompts: {path}",
                 expected="a UTF-8 text file with one prompt a line",
                 actual=reason,
-                remedy="pass a list of sentences to the Python function, or write such a file",
+                remedy="write such a file, or pass embeddings in a *.safetensors file, which "
+                "safetensors.torch.save_file writes",
             ) from error
         texts = tuple(line.strip() for line in lines if line.strip())
         place = f"prompts: {path}"
