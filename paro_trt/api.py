@@ -16,18 +16,19 @@ from torch import Tensor
 
 from .calibration import CalibrationSettings, Progress
 from .calibration import calibrate as run_calibration
-from .calibration.embeddings_source import EmbeddingsSource, Schedule
+from .calibration.embeddings_source import EmbeddingsSource
 from .calibration.progress import SilentProgress
 from .calibration.run import CalibrationRun
 from .calibration.source import CallSource
 from .errors import ArgumentError
-from .families.presets import PRESETS
-from .models.experts import ExpertRole
+from .families.registry import check_served
+from .models.experts import ExpertRole, in_pipeline, pipeline_class
 from .models.live import ModelSource, open_model
 from .models.load import load_partner
 from .models.lora import LoraFile
 from .models.prompts import Prompts, load_prompts, prompts_of
 from .models.resolution import latent_size
+from .models.schedules import Schedule
 from .onnx_export import Body, ExportReport, export_onnx, export_resolutions
 from .pipelines.calibrate import (
     Texts,
@@ -100,8 +101,9 @@ def calibrate(
             free on a GPU.
         progress: told how the work goes on; None is silent.
         settings: fields of `CalibrationSettings`, such as density=0.3 or bins=2. On sentences also
-            those of `Request`: num_inference_steps, guidance_scale, negative_prompt, image,
-            arguments. On embeddings also those of `Schedule`: steps, shift, guidance_scale.
+            those of `Request`: num_inference_steps, guidance_scale, guidance_scale_2,
+            negative_prompt, image, arguments. On embeddings also those of `Schedule`: steps, shift,
+            guidance_scale, guidance_scale_2, timesteps.
 
     Raises:
         ModelError: the model, its prompts or its size do not fit together.
@@ -116,6 +118,7 @@ def calibrate(
         # diffusers' own name; `steps` is that of `Request` and of `Schedule`.
         if "num_inference_steps" in settings:
             settings["steps"] = settings.pop("num_inference_steps")
+        _refuse_embeddings_only(settings)
         request = Request("-", **(size | _taken(Request, settings)))
         options = _settings(CalibrationSettings, settings)
         texts = load_texts(prompts)
@@ -128,10 +131,12 @@ def calibrate(
         source: CallSource = of_pipeline
         measured: CallSource | None = of_pipeline.with_texts(unseen[:1]) if unseen else None
     else:
-        schedule = _taken(Schedule, settings)
+        schedule = Schedule(**_taken(Schedule, settings))
         options = _settings(CalibrationSettings, settings)
         given = [None if of is None else _prompts(of) for of in (prompts, heldout)]  # type: ignore[arg-type]
-        source, measured = _embeddings(model, given, size, latents, str(device), dtype, schedule)
+        source, measured = _embeddings(
+            model, given, size, latents, str(device), dtype, schedule, transformer
+        )
     check_cpu_is_meant(CalibrationRun(source, options), str(device))
     return run_calibration(
         source, options, Path(output), heldout=measured, progress=progress, memory=memory
@@ -227,7 +232,7 @@ def verify(
             the function in the file, or "cpu", by the native op. None is "ort", and "tensorrt" for
             an engine.
         settings: fields of `VerifySettings`, such as steps=20 or min_cosine=0.99. Of a pipeline
-            steps, samples and seed are used, and guidance_scale where it is given.
+            steps, samples and seed are used, and the guidance scales where they are given.
 
     Returns:
         The report; `report.ok` says whether every check passed.
@@ -267,9 +272,10 @@ def verify(
         return report
     if not texts:
         raise ArgumentError("prompts", expected="sentences for the pipeline", actual="none")
-    guidance = settings.get("guidance_scale")
+    scales = ("guidance_scale", "guidance_scale_2")
+    guidance = {name: settings[name] for name in scales if name in settings}
     requests = [
-        Request(text, steps=options.steps, guidance_scale=guidance, seed=options.seed)
+        Request(text, steps=options.steps, seed=options.seed, **guidance)
         for text in texts[: options.samples]
     ]
     pictures = verify_pictures(file, pipeline, requests, bounds, backend=backend)
@@ -373,10 +379,15 @@ def _embeddings(
     latents: tuple[int, int, int] | None,
     device: str,
     dtype: str | torch.dtype | None,
-    schedule: Mapping[str, Any],
+    schedule: Schedule,
+    transformer: str | None,
 ) -> tuple[CallSource, CallSource | None]:
     """Sources of the prompts and of the held-out ones."""
+    own_scheduler = getattr(getattr(model, "scheduler", None), "config", None)
+    if isinstance(model, (str, PathLike)) and transformer is not None:
+        model = in_pipeline(Path(model), transformer)
     loaded = open_model(model, dtype if isinstance(dtype, torch.dtype) else None)
+    check_served(loaded.family, pipeline_class(loaded.path))
     partner = load_partner(loaded)
     if isinstance(model, (str, PathLike)):
         for part in filter(None, (loaded, partner)):
@@ -392,17 +403,30 @@ def _embeddings(
         latents = latent_size(loaded.family, loaded.config, frames, height, width)
     elif (height, width) != (None, None):
         raise ArgumentError("latents", expected="without height and width", actual="both")
-    shift = PRESETS[loaded.family.name].shift
+    scheduler = None
+    if own_scheduler is not None:
+        scheduler = {**own_scheduler, "_class_name": type(model.scheduler).__name__}  # type: ignore[union-attr]
 
     def source(of: Prompts) -> CallSource:
-        return EmbeddingsSource(
-            loaded, of, latents, Schedule(**{"shift": shift, **schedule}), partner
-        )
+        return EmbeddingsSource(loaded, of, latents, schedule, partner, scheduler)
 
     first, heldout = prompts
     if first is None:
         raise ArgumentError("prompts", expected="sentences or embeddings", actual="none")
     return source(first), None if heldout is None else source(heldout)
+
+
+def _refuse_embeddings_only(settings: Mapping[str, Any]) -> None:
+    """Raise ArgumentError where sentences come with what only embeddings are sampled with."""
+    for name in ("shift", "timesteps"):
+        if settings.get(name):
+            raise ArgumentError(
+                f"{name} (--{name})",
+                expected="none with sentences: the pipeline's own scheduler decides",
+                actual=str(settings[name])[:80],
+                remedy="change the scheduler of the pipeline, or pass what its call takes, such as "
+                'arguments={"timesteps": [...]} (--argument timesteps=[...])',
+            )
 
 
 def _taken(kind: type[Any], settings: dict[str, Any]) -> dict[str, Any]:

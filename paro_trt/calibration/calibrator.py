@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ParoError
+from ..models.attention_backend import check_attention_function, native_attention
 from ..plan import ParoPlan, load_plan, save_plan
 from .assemble import LayerDecision, make_plan, mean_density
 from .cost import cost_note
@@ -71,22 +72,24 @@ def calibrate(
         ArgumentError: prompts and settings do not fit, or `<output>.work` is of something else.
     """
     output, started = Path(output), time.time()
+    check_attention_function()
     run = CalibrationRun(source, settings)
     measured = None if heldout is None else _heldout_run(run, heldout)
     store = WorkDirectory(output.with_name(output.name + WORK_SUFFIX))
     calibrator = _Calibrator(run, store, progress or SilentProgress(), memory)
     if store.open(run.fingerprint()):
         calibrator.progress.note(f"resuming the unfinished work in {store.path}")
-    for note in (*source.notes, cost_note(run, measured)):
+    for note in (cost_note(run, measured), *source.notes()):
         calibrator.progress.note(note)
     try:
-        calibrator.prepare()
-        with store.lock("finish", wait=True):
-            if store.exists:
-                plan = calibrator.finish(measured)
-                save_plan(plan, output)
-                store.remove()
-                return plan
+        with native_attention(run.loaded.model):
+            calibrator.prepare()
+            with store.lock("finish", wait=True):
+                if store.exists:
+                    plan = calibrator.finish(measured)
+                    save_plan(plan, output)
+                    store.remove()
+                    return plan
     except (OSError, ParoError, KeyError):
         # Whatever is missing in a directory that another process has removed.
         if store.exists or not output.exists() or output.stat().st_mtime < started:
@@ -150,10 +153,12 @@ class _Calibrator:
     def _notes(self) -> list[str]:
         """What a person should know of the runs: the expert's share, layers near overflow."""
         runs = (self.store.arrays(run_state(prompt)) for prompt in self.run.prompts_used)
-        notes = [*self.run.expert_notes(), *overflow_notes(runs)]
-        for note in notes:
+        run = self.run
+        found = [*run.frame_rate_notes(), *run.expert_notes(), *overflow_notes(runs)]
+        for note in found:
             self.progress.note(note)
-        return notes
+        # Those of the source were told at the start.
+        return [*run.source.notes(), *found]
 
     def _compare_orders(self) -> None:
         run = self.run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,27 +13,13 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..families.base import Geometry, ModelFamily
 from ..models.conditioning import complete_inputs
-from ..models.denoise import Velocity, denoise, sampling_timesteps, seeded_noise
+from ..models.denoise import Velocity, denoise_by, seeded_noise
 from ..models.experts import joint_velocity
 from ..models.load import LoadedModel
 from ..models.prompts import Prompts
+from ..models.schedules import Schedule, sampler_for, scheduler_config
 from .calls import RecordedCall, one_sample, watched_calls
 from .source import AllRecordedError, CallSource, OnStep
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How embeddings are sampled.
-
-    Args:
-        steps: denoising steps.
-        shift: the schedule's shift, as in FlowMatchEulerDiscreteScheduler.
-        guidance_scale: 1 evaluates no negative prompt.
-    """
-
-    steps: int = 20
-    shift: float = 3.0
-    guidance_scale: float = 1.0
 
 
 class EmbeddingsSource(CallSource):
@@ -46,10 +31,12 @@ class EmbeddingsSource(CallSource):
         latent_size: (frames, height, width) of the latents.
         schedule: of the runs.
         partner: the other of two experts, for its part of the runs.
+        scheduler: config of the pipeline's scheduler, with its `_class_name`; None: the one that
+            lies next to the transformer, if there is one.
 
     Raises:
         ArgumentError: no prompts, guidance without a negative prompt, an expert without its
-            partner, or a schedule out of range.
+            partner, a second guidance scale without a second expert, or a schedule out of range.
         ModelError: the latents do not fit the model's patches, or the prompts' tensors are not
             those the model takes.
     """
@@ -61,32 +48,38 @@ class EmbeddingsSource(CallSource):
         latent_size: tuple[int, int, int],
         schedule: Schedule,
         partner: LoadedModel | None = None,
+        scheduler: Mapping[str, Any] | None = None,
     ) -> None:
         if len(prompts) == 0:
             raise ArgumentError("prompts", expected="at least one", actual="none")
-        guided = schedule.guidance_scale != 1.0
-        if guided and prompts.negative is None:
-            raise ArgumentError(
-                "guidance_scale",
-                expected="1.0 when the prompt file holds no negative prompt",
-                actual=str(schedule.guidance_scale),
-                remedy="the scale of this model is the tensor guidance of the prompt file"
-                if "guidance" in prompts.tensors
-                else "add negative_prompt_embeds to the prompt file",
-            )
         _check_partner(loaded, partner)
+        expert = loaded.expert
+        self._guidance = schedule.guidance(None if expert is None else expert.boundary)
         family, config = loaded.family, loaded.config
+        prompts = prompts.named(family.pipeline_names)
         self.loaded, self._prompts, self._schedule = loaded, prompts, schedule
         self._partner, self._latent_size = partner, latent_size
         self.models = [loaded.model] if partner is None else [loaded.model, partner.model]
-        self.texts, self.steps = prompts.texts, schedule.steps
-        self.forwards = (2 if guided else 1,) * schedule.steps
+        self.texts, self.steps = prompts.texts, schedule.count
         self.geometry = Geometry(
             family.grid(config, latent_size), family.text_layout(config, prompts.shapes())
         )
         self.device = next(loaded.model.parameters()).device
-        self.timesteps = sampling_timesteps(schedule.steps, schedule.shift, family.sampling)
-        expert = loaded.expert
+        if scheduler is None:
+            scheduler = scheduler_config(loaded.path)
+        self._sampler = sampler_for(family, schedule, scheduler, self.geometry.grid.tokens)
+        self.timesteps = self._sampler.timesteps()
+        scales = [self._guidance(timestep) for timestep in self.timesteps]
+        self.forwards = tuple(1 if scale == 1.0 else 2 for scale in scales)
+        if max(self.forwards) == 2 and prompts.negative is None:
+            raise ArgumentError(
+                "guidance_scale",
+                expected="1.0 when the prompt file holds no negative prompt",
+                actual=", ".join(f"{scale:g}" for scale in sorted(set(scales))),
+                remedy="the scale of this model is the tensor guidance of the prompt file"
+                if "guidance" in prompts.tensors
+                else "add negative_prompt_embeds to the prompt file",
+            )
         served = [
             step
             for step, timestep in enumerate(self.timesteps)
@@ -96,12 +89,14 @@ class EmbeddingsSource(CallSource):
         # Everything that may refuse does so before the first work is kept.
         for prompt in range(len(prompts)):
             self._conditioning(prompt)
+            if (negative := prompts.negative_rows([prompt])) is not None:
+                self._complete(negative)
 
     def record(
         self, prompt: int, seed: int, wanted: Collection[int], on_step: OnStep
     ) -> dict[int, RecordedCall]:
         """See `CallSource`."""
-        loaded, schedule = self.loaded, self._schedule
+        loaded = self.loaded
         conditioning = self._conditioning(prompt)
         existing = existing_tokens(loaded.family, self.geometry, conditioning)
         calls: dict[int, RecordedCall] = {}
@@ -126,16 +121,14 @@ class EmbeddingsSource(CallSource):
         shape = loaded.family.latent_shape(loaded.config, self.geometry)
         negative = self._prompts.negative_rows([prompt])
         with suppress(AllRecordedError), watched_calls([loaded.model], watch):
-            denoise(
+            denoise_by(
+                self._sampler.scheduler(),
                 self._velocity(),
                 seeded_noise((1, *shape), seed).to(self.device),
                 conditioning,
-                steps=schedule.steps,
-                shift=schedule.shift,
-                guidance_scale=schedule.guidance_scale,
+                guidance=self._guidance,
                 negative=None if negative is None else self._complete(negative),
                 on_step=next_step,
-                sampling=loaded.family.sampling,
             )
         return calls
 
@@ -144,8 +137,13 @@ class EmbeddingsSource(CallSource):
         return {
             "latent size": list(self._latent_size),
             "schedule": vars(self._schedule),
+            "scheduler": self._sampler.described(),
             "prompts": _digest(self._prompts.tensors, self._prompts.negative or {}),
         }
+
+    def notes(self) -> tuple[str, ...]:
+        """See `CallSource`."""
+        return self._sampler.notes
 
     def _velocity(self) -> Velocity:
         own = self.loaded.velocity(self.geometry)

@@ -18,6 +18,7 @@ from ..families.shared.adapt import replaced
 from ..models.calls import fitted_call
 from ..models.load import LoadedModel
 from ..models.pipeline_errors import refused_arguments
+from ..models.schedules import describe_scheduler
 from .calls import RecordedCall, one_sample, watched_calls
 from .source import AllRecordedError, CallSource, OnStep
 from .unfinished import as_output
@@ -47,7 +48,7 @@ class PipelineSource(CallSource):
         text_tokens: room for text where its padded tokens join the attention; None: those of the
             longest prompt.
         partner: the pipeline's other transformer, which serves a part of the schedule.
-        notes: what a user should know before it runs.
+        notes: further ones, for people.
 
     Raises:
         ArgumentError: no prompts, or calls with arguments that the family does not serve.
@@ -67,7 +68,7 @@ class PipelineSource(CallSource):
         if not prompts:
             raise ArgumentError("prompts", expected="at least one", actual="none")
         self._pipe, self.loaded, self.texts = pipe, loaded, tuple(prompts)
-        self._partner, self.notes = partner, tuple(notes)
+        self._partner, self._notes = partner, tuple(notes)
         self.models = [loaded.model] if partner is None else [loaded.model, partner]
         self._arguments = dict(arguments)
         self.device = torch.device(pipe._execution_device)
@@ -123,6 +124,12 @@ class PipelineSource(CallSource):
             "timesteps": list(self.timesteps),
             "prompts": list(self.texts),
         }
+
+    def notes(self) -> tuple[str, ...]:
+        """See `CallSource`."""
+        scheduler = self._pipe.scheduler
+        described = describe_scheduler(type(scheduler).__name__, scheduler.config)
+        return (f"sampled by {type(self._pipe).__name__} with its {described}", *self._notes)
 
     def _rehearse(self, prompt: int) -> _Rehearsed:
         """Run the pipeline with transformers that compute nothing: what does it ask of them?"""
@@ -206,7 +213,7 @@ class PipelineSource(CallSource):
                 stack.enter_context(_counted_steps(pipe.scheduler, next_step))
             if "output_type" in signature.parameters:
                 arguments["output_type"] = "latent"
-            stack.enter_context(_quiet(pipe))
+            stack.enter_context(quiet(pipe))
             # Also after a run that ended early: offloading waits for the end of a run.
             stack.callback(pipe.maybe_free_model_hooks)
             # Noise of a CPU generator is the same on every device.
@@ -242,7 +249,7 @@ def first_geometry(
     with ExitStack() as stack:
         stack.enter_context(suppress(AllRecordedError))
         stack.enter_context(watched_calls(models, watch))
-        stack.enter_context(_quiet(pipe))
+        stack.enter_context(quiet(pipe))
         # Offloading waits for the end of a run, which this one has not.
         stack.callback(pipe.maybe_free_model_hooks)
         stack.enter_context(refused_arguments(pipe))
@@ -284,7 +291,7 @@ def _counted_steps(scheduler: Any, next_step: Callable[[], None]) -> Iterator[No
 
 
 @contextmanager
-def _quiet(pipe: Any) -> Iterator[None]:
+def quiet(pipe: Any) -> Iterator[None]:
     """Without the pipeline's own progress bar: the calibration has one."""
     before = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**{**before, "disable": True})

@@ -63,7 +63,9 @@ class CalibrationRun:
                 expected=f"at least bins x captured_steps = {needed}"
                 + ("" if alone else " that the expert serves"),
                 actual=str(steps) if alone else f"{served} of {steps}",
-                remedy="use more steps, fewer bins or fewer captured steps",
+                remedy="use more steps, fewer bins or fewer captured steps"
+                if served
+                else "boundary_ratio leaves it nothing: calibrate the other transformer",
             )
 
     @property
@@ -130,6 +132,11 @@ class CalibrationRun:
         timesteps = self.source.timesteps
         starts = self.settings.bin_starts(self.source.served)[1:]
         return tuple((timesteps[start - 1] + timesteps[start]) / 2 for start in starts)
+
+    def frame_rate_notes(self) -> list[str]:
+        """That the positions are of one frame rate, where they are in seconds."""
+        rate = self.loaded.family.frame_rate(self.loaded.config)
+        return [] if rate is None else [f"positions are those of {rate:g} frames a second"]
 
     def expert_notes(self) -> list[str]:
         """What of the schedule an expert was captured in."""

@@ -29,7 +29,6 @@ class CallSource(ABC):
         served: the steps that the transformer serves: all, or an expert's.
         forwards: calls of any transformer in each step: two where guidance calls it twice.
         device: where the transformer computes.
-        notes: what a user should know before it runs.
     """
 
     loaded: LoadedModel
@@ -41,7 +40,6 @@ class CallSource(ABC):
     served: range
     forwards: tuple[int, ...]
     device: torch.device
-    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def record(
@@ -61,6 +59,10 @@ class CallSource(ABC):
         Raises:
             ModelError: the calls do not fit the geometry, or hold NaN or infinity.
         """
+
+    @abstractmethod
+    def notes(self) -> tuple[str, ...]:
+        """For people: what decides the schedule, and what is not done as asked. Kept in the plan."""
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from . import (
     build,
     calibrate,
     doctor,
+    encode,
     export,
     generate,
     inspect,
@@ -77,6 +78,7 @@ def options(
 
 
 app.command("doctor")(doctor.doctor)
+app.command("encode")(encode.encode)
 app.command("calibrate")(calibrate.calibrate)
 app.command("inspect")(inspect.inspect)
 app.command("report")(report.report)

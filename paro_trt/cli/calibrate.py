@@ -27,6 +27,7 @@ from .sizes import (
     parse_bytes,
     parse_latent_size,
     parse_picture_size,
+    parse_timesteps,
     parse_video_size,
 )
 
@@ -116,6 +117,10 @@ def calibrate(
         float | None,
         typer.Option(help="Of the runs. [default: the pipeline's; 1 with embeddings]"),
     ] = None,
+    guidance_scale_2: Annotated[
+        float | None,
+        typer.Option(help="Of the second of two transformers. [default: as the first]"),
+    ] = None,
     negative_prompt: Annotated[
         str | None, typer.Option(help="What to keep away from. [default: the pipeline's]")
     ] = None,
@@ -128,7 +133,17 @@ def calibrate(
     ] = None,
     shift: Annotated[
         float | None,
-        typer.Option(help="With embeddings: the schedule's shift. [default: the family's]"),
+        typer.Option(
+            help="With embeddings: the schedule's shift. [default: the pipeline's, else the "
+            "family's]"
+        ),
+    ] = None,
+    timesteps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T,T,...",
+            help="With embeddings: of each step, in 0..1000, as of step-distilled models.",
+        ),
     ] = None,
     pool: Annotated[
         bool, typer.Option("--pool/--no-pool", help="Left-out blocks count as summary tokens.")
@@ -171,6 +186,8 @@ def calibrate(
         density = DEFAULT_DENSITY
     sampling = {
         "shift": shift, "steps": steps, "guidance_scale": guidance_scale,
+        "guidance_scale_2": guidance_scale_2,
+        "timesteps": None if timesteps is None else parse_timesteps("--timesteps", timesteps),
         "negative_prompt": negative_prompt, "image": image,
         "arguments": call_arguments(argument or ()) or None,
     }  # fmt: skip

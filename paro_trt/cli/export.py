@@ -67,7 +67,11 @@ def export(
     force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Write the model with its plan as one ONNX file, and check what was written."""
+    """Write the model with its plan as one ONNX file, and check what was written.
+
+    A file is of its plan's size. Where positions are in seconds (LTX-Video 25, LTX-2 24 frames a
+    second, Cosmos), it is of one frame rate, which `inspect` shows.
+    """
     check_output(target, Kind.ONNX, force=force, reads=plan)
     for file in plan:
         require_file(file, "a plan file")

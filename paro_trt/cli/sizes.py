@@ -1,4 +1,4 @@
-"""Sizes on the command line: "frames,height,width", and "height,width" of an image."""
+"""Numbers on the command line: sizes as "frames,height,width", bytes, timesteps."""
 
 from __future__ import annotations
 
@@ -84,3 +84,13 @@ def parse_bytes(option: str, text: str) -> int:
 def parse_budget(text: str) -> int | Literal["auto"]:
     """Bytes of a weight streaming budget, or "auto"; ArgumentError if it is neither."""
     return "auto" if text == "auto" else parse_bytes("--weight-streaming-budget", text)
+
+
+def parse_timesteps(option: str, text: str) -> tuple[float, ...]:
+    """Numbers from a text such as "1000,750,500,250"; ArgumentError if it is none."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentError(
+            option, expected="numbers, such as 1000,750,500,250", actual=repr(text)[:80]
+        ) from None

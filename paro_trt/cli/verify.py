@@ -57,13 +57,20 @@ def verify(
     ] = 0.99,
     samples: Annotated[int, typer.Option(help="Prompts sampled at most.")] = 2,
     steps: Annotated[int, typer.Option(help="Denoising steps of a sample.")] = 20,
-    shift: Annotated[float, typer.Option(help="The flow-matching schedule's shift.")] = 3.0,
+    shift: Annotated[
+        float | None,
+        typer.Option(help="The schedule's shift. [default: the pipeline's, else the family's]"),
+    ] = None,
     guidance_scale: Annotated[
         float | None,
         typer.Option(
             help="Guidance of the samples, by default 1; other than 1 needs a negative prompt. Of a"
             " pipeline, by default its own."
         ),
+    ] = None,
+    guidance_scale_2: Annotated[
+        float | None,
+        typer.Option(help="Of the second of two transformers. [default: as the first]"),
     ] = None,
     data_range: Annotated[
         float | None,
@@ -112,7 +119,8 @@ def verify(
     from ..runtime.backends import default_backend
     from ..verification.layers import verify_layers
 
-    guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    given = {"guidance_scale": guidance_scale, "guidance_scale_2": guidance_scale_2}
+    guidance = {name: scale for name, scale in given.items() if scale is not None}
     if layer:
         if model is None:
             raise ArgumentError(

@@ -67,7 +67,8 @@ class Role(Enum):
     """What a conditioning input means, for checks and for made-up inputs.
 
     EMBEDDING: free floating-point values.
-    MASK: one for a token that exists, zero for padding; padding is at the end.
+    MASK: of the embedding before it: one for a token that exists, zero for padding; padding is at
+        the end.
     SCALAR: one number for each sample, such as a guidance scale.
     """
 
@@ -139,6 +140,12 @@ class ModelFamily(ABC):
         vae_factors: pixels a latent stands for along (frames, height, width); frames 4 means
             that 1 + 4 n frames become 1 + n latents. `pixels_per_latent` where models differ.
         output_names: tensors that forward gives, the prediction for the latents first.
+        shift_grows_with_tokens: the family's pipelines compute a scheduler's dynamic shift from the
+            number of tokens, along the line that the scheduler's config draws.
+        pipeline_names: of conditioning inputs, by what the family's pipelines call them where
+            `models/prompts.py` does not know it.
+        unserved_pipelines: diffusers pipelines of these classes whose calls the family does not
+            serve, and what they do.
     """
 
     name: ClassVar[str]
@@ -147,6 +154,9 @@ class ModelFamily(ABC):
     sampling: ClassVar[Sampling] = Sampling.FLOW
     vae_factors: ClassVar[tuple[int, int, int]] = (4, 8, 8)
     output_names: ClassVar[tuple[str, ...]] = ("sample",)
+    shift_grows_with_tokens: ClassVar[bool] = False
+    pipeline_names: ClassVar[Mapping[str, str]] = {}
+    unserved_pipelines: ClassVar[Mapping[str, str]] = {}
 
     def check_config(self, config: Config) -> None:
         """Raise ModelError if the config is out of bounds or of an unsupported variant."""
@@ -156,6 +166,11 @@ class ModelFamily(ABC):
     def pixels_per_latent(self, config: Config) -> tuple[int, int, int]:  # noqa: ARG002
         """`vae_factors`, unless the family's models have VAEs of several kinds."""
         return self.vae_factors
+
+    def frame_rate(self, config: Config) -> float | None:  # noqa: ARG002
+        """Frames a second that are a constant of every file, in its positions in time; None where
+        the model does not know of seconds."""
+        return None
 
     @abstractmethod
     def sites(self, config: Config) -> tuple[AttentionSite, ...]:

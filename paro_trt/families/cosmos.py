@@ -85,6 +85,10 @@ class CosmosFamily(ModelFamily):
         """1.0 has a VAE of its own; the others have Wan's."""
         return (8, 8, 8) if _is_first(config) else (4, 8, 8)
 
+    def frame_rate(self, config: Config) -> float | None:
+        """Of the positions, which are in seconds where there are frames."""
+        return _frames_a_second(config)
+
     def sites(self, config: Config) -> tuple[AttentionSite, ...]:
         """`transformer_blocks.i.attn1` of every block; `attn2` attends the text."""
         heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]

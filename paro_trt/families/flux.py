@@ -39,6 +39,11 @@ class FluxFamily(ModelFamily):
 
     name = "flux"
     class_names = ("FluxTransformer2DModel",)
+    shift_grows_with_tokens = True
+    unserved_pipelines: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("FluxKontextPipeline", "FluxKontextInpaintPipeline"),
+        "appends the tokens of a reference image to the sequence",
+    )
     vae_factors = (1, 8, 8)
     limits: ClassVar[Mapping[str, int]] = {
         "num_layers": 1024,

@@ -48,6 +48,10 @@ class HunyuanVideo15Family(ModelFamily):
 
     name = "hunyuan_video15"
     class_names = ("HunyuanVideo15Transformer3DModel",)
+    pipeline_names: ClassVar[Mapping[str, str]] = {
+        "prompt_embeds_mask": _MASK,
+        "prompt_embeds_mask_2": _GLYPH_MASK,
+    }
     vae_factors = (4, 16, 16)
     limits: ClassVar[Mapping[str, int]] = {
         "num_layers": 1024,

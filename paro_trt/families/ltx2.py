@@ -44,6 +44,11 @@ class Ltx2Family(ModelFamily):
 
     name = "ltx2"
     class_names = ("LTX2VideoTransformer3DModel",)
+    shift_grows_with_tokens = True
+    unserved_pipelines: ClassVar[Mapping[str, str]] = {
+        "LTX2ImageToVideoPipeline": "gives the tokens of the image a timestep of their own",
+        "LTX2ConditionPipeline": "gives the tokens of conditions timesteps of their own",
+    }
     vae_factors = (8, 32, 32)
     limits: ClassVar[Mapping[str, int]] = {
         "num_layers": 1024,
@@ -71,6 +76,10 @@ class Ltx2Family(ModelFamily):
         require_variant(config, "audio_in_channels", (channels,))
         for name in ("out_channels", "audio_out_channels"):
             require_variant(config, name, (None, channels))
+
+    def frame_rate(self, config: Config) -> float | None:  # noqa: ARG002
+        """Of the positions, which are in seconds."""
+        return _FRAMES_PER_SECOND
 
     def sites(self, config: Config) -> tuple[AttentionSite, ...]:
         """`transformer_blocks.i.attn1` of every block."""

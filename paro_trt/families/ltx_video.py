@@ -39,6 +39,11 @@ class LtxVideoFamily(ModelFamily):
 
     name = "ltx_video"
     class_names = ("LTXVideoTransformer3DModel",)
+    shift_grows_with_tokens = True
+    unserved_pipelines: ClassVar[Mapping[str, str]] = {
+        "LTXImageToVideoPipeline": "gives the tokens of the image a timestep of their own",
+        "LTXConditionPipeline": "appends the tokens of conditions, with timesteps of their own",
+    }
     vae_factors = (8, 32, 32)
     limits: ClassVar[Mapping[str, int]] = {
         "num_layers": 1024,
@@ -55,6 +60,10 @@ class LtxVideoFamily(ModelFamily):
         require_variant(config, "patch_size", (1,))
         require_variant(config, "patch_size_t", (1,))
         require_variant(config, "out_channels", (None, config["in_channels"]))
+
+    def frame_rate(self, config: Config) -> float | None:  # noqa: ARG002
+        """Of the positions, which are in seconds."""
+        return _FRAMES_PER_SECOND
 
     def sites(self, config: Config) -> tuple[AttentionSite, ...]:
         """`transformer_blocks.i.attn1` of every block; `attn2` attends the text."""

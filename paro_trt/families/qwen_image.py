@@ -55,6 +55,8 @@ class QwenImageFamily(ModelFamily):
 
     name = "qwen_image"
     class_names = ("QwenImageTransformer2DModel",)
+    shift_grows_with_tokens = True
+    pipeline_names: ClassVar[Mapping[str, str]] = {"prompt_embeds_mask": _MASK}
     vae_factors = (1, 8, 8)
     limits: ClassVar[Mapping[str, int]] = {
         "patch_size": 64,

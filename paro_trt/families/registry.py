@@ -45,3 +45,21 @@ def family_for(class_name: str) -> ModelFamily:
         actual=repr(class_name)[:80],
         remedy="point at the transformer's own directory, or add a family under paro_trt/families",
     )
+
+
+def check_served(family: ModelFamily, pipeline_class: str | None) -> None:
+    """Raise ModelError where a family does not serve the calls of a diffusers pipeline.
+
+    Args:
+        family: of the pipeline's transformer.
+        pipeline_class: such as "FluxKontextPipeline"; None outside of a pipeline.
+    """
+    reason = family.unserved_pipelines.get(pipeline_class or "")
+    if reason is not None:
+        raise ModelError(
+            str(pipeline_class),
+            expected=f"a pipeline whose calls the family {family.name} serves",
+            actual=f"one that {reason}",
+            remedy="to plan the model without, load it as a pipeline of text alone, or pass a copy "
+            "of its transformer's directory",
+        )

@@ -40,6 +40,7 @@ class Sd3Family(ModelFamily):
 
     name = "sd3"
     class_names = ("SD3Transformer2DModel",)
+    shift_grows_with_tokens = True
     vae_factors = (1, 8, 8)
     limits: ClassVar[Mapping[str, int]] = {
         "sample_size": 1 << 14,

@@ -47,6 +47,7 @@ class WanFamily(ModelFamily):
 
     name = "wan"
     class_names = ("WanTransformer3DModel",)
+    pipeline_names: ClassVar[Mapping[str, str]] = {"image_embeds": _CLIP_IMAGE}
     limits: ClassVar[Mapping[str, int]] = {
         "num_layers": 1024,
         "num_attention_heads": 1024,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ModelError
@@ -28,14 +29,16 @@ def complete_inputs(
 ) -> dict[str, Tensor]:
     """Exactly the inputs of a spec: defaults filled in, every shape and mask checked.
 
+    Where a mask is missing, every token exists. A text with a mask is padded to the spec's length.
+
     Args:
         spec: of a family.
         tensors: [batch, ...] each; others than the spec's are refused.
         batch: samples.
 
     Raises:
-        ModelError: a tensor is missing, unknown, of another shape, or a mask is not padding at
-            its end.
+        ModelError: a tensor is missing, unknown, of another shape, a mask is not padding at its
+            end, or a prompt has no token.
     """
     names = [entry.name for entry in spec]
     unknown = sorted(tensors.keys() - set(names))
@@ -44,7 +47,10 @@ def complete_inputs(
             "prompts", expected=f"tensors {', '.join(names)}", actual=f"also {', '.join(unknown)}"
         )
     sizes = {BATCH: batch}
-    return {entry.name: _complete(entry, tensors.get(entry.name), sizes) for entry in spec}
+    tensors = _filled_up(spec, tensors)
+    made = {entry.name: _complete(entry, tensors.get(entry.name), sizes) for entry in spec}
+    _check_tokens_exist([made[entry.name] for entry in spec if entry.role is Role.MASK])
+    return made
 
 
 def example_inputs(
@@ -75,6 +81,39 @@ def example_shapes(spec: Sequence[ConditioningInput]) -> dict[str, Shape]:
 
 def _sized(entry: ConditioningInput, sizes: Mapping[str, int], free: int) -> Shape:
     return tuple(sizes.get(size, free) if isinstance(size, str) else size for size in entry.shape)
+
+
+def _filled_up(
+    spec: Sequence[ConditioningInput], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Masks where there are none, and texts that are too short padded to their mask's length."""
+    filled = dict(tensors)
+    text: ConditioningInput | None = None
+    for entry in spec:
+        if entry.role is Role.MASK and text is not None and text.name in filled:
+            embedded, length = filled[text.name], entry.shape[1]
+            if embedded.ndim < 2:
+                continue
+            mask = filled.get(entry.name)
+            if mask is None:
+                mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int32)
+            missing = length - embedded.shape[1] if isinstance(length, int) else 0
+            if missing > 0 and mask.shape == embedded.shape[:2]:
+                mask = F.pad(mask, (0, missing))
+                filled[text.name] = F.pad(embedded, (0, 0) * (embedded.ndim - 2) + (0, missing))
+            filled[entry.name] = mask
+        elif entry.role is Role.EMBEDDING:
+            text = entry
+    return filled
+
+
+def _check_tokens_exist(masks: Sequence[Tensor]) -> None:
+    if masks and bool((torch.cat(list(masks), dim=1).sum(dim=1) == 0).any()):
+        raise ModelError(
+            "prompts: masks",
+            expected="ones for the tokens of each prompt, then zeros for its padding at the end",
+            actual="a prompt without any token",
+        )
 
 
 def _complete(entry: ConditioningInput, tensor: Tensor | None, sizes: dict[str, int]) -> Tensor:
@@ -116,7 +155,7 @@ def _symbol(size: int | str) -> str:
 def _check_mask(name: str, mask: Tensor) -> None:
     values = mask.to(torch.int64)
     is_mask = bool(((values == 0) | (values == 1)).all()) and bool((mask == values).all())
-    if not is_mask or bool((values.diff(dim=1) > 0).any()) or bool((values[:, 0] == 0).any()):
+    if not is_mask or bool((values.diff(dim=1) > 0).any()):
         raise ModelError(
             f"prompts: {name}",
             expected="ones for the tokens of each prompt, then zeros for its padding",

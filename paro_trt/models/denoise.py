@@ -24,6 +24,9 @@ _COGVIDEOX_SCHEDULE: dict[str, Any] = {
 Velocity: TypeAlias = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 """(latents [B, ...], timestep f32 [B], conditioning) -> prediction [B, ...], as `Sampling` says."""
 
+Guidance: TypeAlias = Callable[[float], float]
+"""The guidance scale at a timestep."""
+
 OnStep: TypeAlias = Callable[[int, float, Tensor], None]
 """Called after each step with its index, its timestep and the latents it made."""
 
@@ -51,7 +54,6 @@ def noised(clean: Tensor, noise: Tensor, timestep: Tensor, sampling: Sampling) -
     return mixed
 
 
-@torch.no_grad()
 def denoise(
     velocity: Velocity,
     noise: Tensor,
@@ -72,8 +74,7 @@ def denoise(
         conditioning: the model's conditioning inputs, batch B.
         steps: steps; each costs one velocity, two with guidance.
         shift: the schedule's shift, as in FlowMatchEulerDiscreteScheduler; of flow models.
-        guidance_scale: w in v = v_negative + w * (v - v_negative) (Ho and Salimans,
-            arXiv 2207.12598); 1 evaluates no negative.
+        guidance_scale: as `guidance` of `denoise_by`.
         negative: conditioning of the negative prompt, batch B; needed for guidance.
         on_step: progress callback.
         sampling: what the prediction means: Euler steps for a flow, CogVideoX's DDIM for
@@ -85,38 +86,79 @@ def denoise(
     Raises:
         ArgumentError: steps or shift out of range, or guidance without `negative`.
     """
-    guided = guidance_scale != 1.0
-    if guided and negative is None:
+    return denoise_by(
+        _scheduler(steps, shift, sampling),
+        velocity,
+        noise,
+        conditioning,
+        guidance=lambda _timestep: guidance_scale,
+        negative=negative,
+        on_step=on_step,
+    )
+
+
+@torch.no_grad()
+def denoise_by(
+    scheduler: Any,
+    velocity: Velocity,
+    noise: Tensor,
+    conditioning: Mapping[str, Tensor],
+    *,
+    guidance: Guidance,
+    negative: Mapping[str, Tensor] | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """From noise to data by a diffusers scheduler; other arguments as of `denoise`.
+
+    Args:
+        scheduler: its timesteps are set, and no step was made.
+        guidance: w in v = v_negative + w * (v - v_negative) (Ho and Salimans, arXiv 2207.12598); 1
+            evaluates no negative.
+
+    Raises:
+        ArgumentError: guidance without `negative`.
+    """
+    timesteps = [float(timestep) for timestep in scheduler.timesteps]
+    scales = [guidance(timestep) for timestep in timesteps]
+    if negative is None and any(scale != 1.0 for scale in scales):
         raise ArgumentError(
             "guidance_scale",
             expected="1.0 when there is no negative prompt",
-            actual=str(guidance_scale),
+            actual=str(max(scales)),
             remedy="pass negative conditioning",
         )
-    scheduler = _scheduler(steps, shift, sampling)
     latents = noise.float()
-    for index, timestep in enumerate(scheduler.timesteps):
+    for index, (timestep, scale) in enumerate(zip(scheduler.timesteps, scales, strict=True)):
         batch_timestep = timestep.float().expand(latents.shape[0])
         estimate = velocity(latents, batch_timestep, conditioning).float()
-        if guided and negative is not None:
+        if scale != 1.0 and negative is not None:
             baseline = velocity(latents, batch_timestep, negative).float()
-            estimate = baseline + guidance_scale * (estimate - baseline)
+            estimate = baseline + scale * (estimate - baseline)
         latents = scheduler.step(estimate, timestep, latents, return_dict=False)[0]
         if on_step is not None:
-            on_step(index, float(timestep), latents)
+            on_step(index, timesteps[index], latents)
     return latents
 
 
-def _scheduler(steps: int, shift: float, sampling: Sampling) -> Any:
+def family_scheduler(shift: float, sampling: Sampling) -> Any:
+    """A diffusers scheduler for models of a kind, its timesteps not set.
+
+    Args:
+        shift: of flow models.
+        sampling: the kind.
+    """
     from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+    if sampling is Sampling.FLOW:
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=shift)
+    return CogVideoXDDIMScheduler(**_COGVIDEOX_SCHEDULE)
+
+
+def _scheduler(steps: int, shift: float, sampling: Sampling) -> Any:
     if steps < 1:
         raise ArgumentError("steps", expected="at least 1", actual=str(steps))
     if not shift > 0:
         raise ArgumentError("shift", expected="a positive number", actual=str(shift))
-    if sampling is Sampling.FLOW:
-        scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=shift)
-    else:
-        scheduler = CogVideoXDDIMScheduler(**_COGVIDEOX_SCHEDULE)
+    scheduler = family_scheduler(shift, sampling)
     scheduler.set_timesteps(steps)
     return scheduler

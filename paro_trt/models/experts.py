@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ArgumentError, ModelError
 from ..families.base import TIMESTEPS
 from ..plan import ModelIdentity, model_identity
 from ..plan.document import model_identity_of_all_keys
@@ -105,20 +105,74 @@ def expert_at(directory: Path) -> Expert | None:
     pipeline: in a cache of links the role is in the link's name.
 
     Raises:
-        ModelError: the ratio is no number in (0, 1).
+        ModelError: the ratio is no number in [0, 1], or leaves a part of the schedule to an expert
+            that the pipeline does not have.
     """
     named = _in_pipeline(directory)
     if named is None:
         return None
     index = named.parent / PIPELINE_INDEX
-    ratio = read_json_object(index).get(BOUNDARY_KEY)
+    content, role = read_json_object(index), ExpertRole(named.name)
+    ratio = content.get(BOUNDARY_KEY)
     if ratio is None:
         return None
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1:
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
         raise ModelError(
-            f"{index}: {BOUNDARY_KEY}", expected="a number in (0, 1)", actual=repr(ratio)[:80]
+            f"{index}: {BOUNDARY_KEY}", expected="a number in [0, 1]", actual=repr(ratio)[:80]
         )
-    return Expert(ExpertRole(named.name), float(ratio) * TIMESTEPS)
+    other = next(entry for entry in ExpertRole if entry is not role)
+    # What diffusers writes for a part that a pipeline does not have.
+    if content.get(other.value, ...) in (None, [None, None]):
+        check_serves_alone(role, float(ratio), str(index))
+        return None
+    return Expert(role, float(ratio) * TIMESTEPS)
+
+
+def check_serves_alone(role: ExpertRole, ratio: float, place: str) -> None:
+    """Raise ModelError where the only one of two transformers does not serve the whole schedule.
+
+    Args:
+        role: of the transformer that is there.
+        ratio: the pipeline's boundary_ratio.
+        place: what says so, for the message.
+    """
+    whole = 0.0 if role is ExpertRole.HIGH_NOISE else 1.0
+    if ratio != whole:
+        raise ModelError(
+            f"{place}: {BOUNDARY_KEY}",
+            expected=f"{whole:g} in a pipeline of {role.value} alone",
+            actual=f"{ratio:g}",
+            remedy="load the pipeline with both of its transformers",
+        )
+
+
+def in_pipeline(path: Path, role: str) -> Path:
+    """The directory of one of a pipeline's two transformers.
+
+    Args:
+        path: of the pipeline, or of one of its transformers.
+        role: "transformer" or "transformer_2".
+
+    Raises:
+        ArgumentError: there is no such transformer.
+    """
+    named = _in_pipeline(path)
+    directory = (path if named is None else named.parent) / role
+    if role not in {entry.value for entry in ExpertRole} or not directory.is_dir():
+        raise ArgumentError(
+            "transformer (--transformer)",
+            expected=f"transformer or transformer_2, a directory in {directory.parent}",
+            actual=repr(role)[:80],
+        )
+    return directory
+
+
+def pipeline_class(directory: Path) -> str | None:
+    """What model_index.json says of the pipeline that a transformer's directory is in."""
+    named = _in_pipeline(directory)
+    if named is None:
+        return None
+    return str(read_json_object(named.parent / PIPELINE_INDEX).get("_class_name"))
 
 
 def partner_directory(directory: Path, role: ExpertRole) -> Path:

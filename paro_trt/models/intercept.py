@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import ModelError
 from ..families.base import AttentionSite
 from ..families.shared.adapt import replaced
+from .attention_backend import check_attention_function, explain_missing_attention
 
 AttentionHandler: TypeAlias = Callable[[AttentionSite, Tensor, Tensor, Tensor, float], Tensor]
 """(site, query [B, S, H, D], key and value [B, S, Hk, D], scale) -> output [B, S, H, D]."""
@@ -176,11 +177,12 @@ def require_all_met(missed: Sequence[AttentionSite], total: int) -> None:
         total: how many there are.
     """
     if missed:
+        check_attention_function()
         raise ModelError(
             "the model's attention",
             expected="a call of torch's scaled_dot_product_attention in every site",
             actual=f"none in {len(missed)} of {total}, first {missed[0].name}",
-            remedy='reset diffusers\' attention backend: set_attention_backend("native")',
+            remedy=f"reset diffusers' attention backend: {explain_missing_attention()}",
         )
 
 

@@ -202,6 +202,7 @@ def _describe(model: Any, loaded: LoadedModel, applied: ParoPlan | None, plan: P
         applied.content_hash() if applied else None,
         applied.bin_boundaries if applied else None,
         plan.text,
+        loaded.family.frame_rate(loaded.config),
     )
     model.metadata_props.clear()
     model.metadata_props.update(info.to_metadata())

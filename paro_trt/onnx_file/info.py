@@ -25,6 +25,8 @@ class ExportInfo:
         plan_hash: content hash of the plan; None for a dense export.
         bin_boundaries: the plan's, T-1 descending timesteps; None for a dense export.
         text: the text tokens that join the grid's in the attention.
+        frame_rate: frames a second of the positions in time, which are constants of the file; None
+            where the model does not know of seconds.
     """
 
     model: ModelIdentity
@@ -32,6 +34,7 @@ class ExportInfo:
     plan_hash: str | None = None
     bin_boundaries: tuple[float, ...] | None = None
     text: TextLayout = TextLayout()  # noqa: RUF009 (frozen)
+    frame_rate: float | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata_props of an ONNX file."""
@@ -44,6 +47,8 @@ class ExportInfo:
         if self.text.count:
             text = self.text
             metadata["paro.text"] = json.dumps([text.count, text.position.value, text.padded])
+        if self.frame_rate is not None:
+            metadata["paro.frame_rate"] = f"{self.frame_rate:g}"
         if self.plan_hash is not None:
             metadata["paro.plan_hash"] = self.plan_hash
             metadata["paro.bin_boundaries"] = json.dumps(self.bin_boundaries)
@@ -76,6 +81,7 @@ class ExportInfo:
                 _plan_hash(metadata) if boundaries is not None else None,
                 boundaries,
                 TextLayout(*json.loads(metadata.get("paro.text", "[]"))),
+                _frame_rate(metadata.get("paro.frame_rate")),
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             detail = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -94,6 +100,13 @@ def _plan_hash(metadata: Mapping[str, str]) -> str:
     if not is_sha256(value):
         raise ValueError(f"paro.plan_hash {value[:80]}")
     return value
+
+
+def _frame_rate(text: str | None) -> float | None:
+    rate = None if text is None else float(text)
+    if rate is not None and not 0 < rate < 1000:
+        raise ValueError(f"paro.frame_rate {str(text)[:80]}")
+    return rate
 
 
 def _boundaries(metadata: Mapping[str, str]) -> tuple[float, ...] | None:

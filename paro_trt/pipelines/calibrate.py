@@ -16,7 +16,7 @@ from ..errors import ArgumentError
 from ..families.base import TIMESTEPS
 from ..families.registry import family_for
 from ..models.apply import config_of
-from ..models.experts import BOUNDARY_KEY, Expert, ExpertRole
+from ..models.experts import BOUNDARY_KEY, Expert, ExpertRole, check_serves_alone
 from ..models.load import LoadedModel
 from ..plan import model_identity
 from .call_sizes import suited_size
@@ -54,7 +54,8 @@ def load_texts(prompts: Texts) -> tuple[str, ...]:
                 f"prompts: {path}",
                 expected="a UTF-8 text file with one prompt a line",
                 actual=reason,
-                remedy="pass a list of sentences to the Python function, or write such a file",
+                remedy="write such a file, or pass embeddings in a *.safetensors file, which "
+                "safetensors.torch.save_file writes",
             ) from error
         texts = tuple(line.strip() for line in lines if line.strip())
         place = f"prompts: {path}"
@@ -89,12 +90,15 @@ def planned_transformer(
 
     Raises:
         ArgumentError: the pipeline has no such transformer, or two and no role was given.
-        ModelError: the transformer is of no family that is known.
+        ModelError: the transformer is of no family that is known, or the pipeline lacks one that a
+            part of the schedule needs.
     """
     models = transformers_of(pipe)
     names = [found.value for found in models]
     ratio = getattr(pipe.config, BOUNDARY_KEY, None)
     joint = len(models) == 2 and ratio is not None
+    if ratio is not None and not joint:
+        check_serves_alone(next(iter(models)), float(ratio), type(pipe).__name__)
     if role is None and joint:
         raise ArgumentError(
             "transformer (--transformer)",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from ..errors import ArgumentError, ModelError, ParoError
-from ..families.registry import family_for
+from ..families.registry import check_served, family_for
 from ..families.shared.diffusers_range import check_diffusers
 from ..models.contents import first_line, read_json_object
-from ..models.directory import CONFIG_NAME
+from ..models.directory import CONFIG_NAME, constructor_arguments
 from ..models.experts import PIPELINE_INDEX, ExpertRole
 from ..models.weight_files import only_variant, weight_files
 from .dtypes import dtype_argument, stored_dtype
@@ -151,8 +151,8 @@ def _check_index(directory: Path) -> tuple[ExpertRole, ...]:
     for role in ExpertRole:
         entry = index.get(role.value)
         if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
-            family_for(entry[1])
-            _check_not_quantized(directory / role.value / CONFIG_NAME)
+            check_served(family_for(entry[1]), class_name)
+            _check_config(directory / role.value / CONFIG_NAME, getattr(diffusers, entry[1], None))
             roles.append(role)
     if not roles:
         raise ModelError(
@@ -164,8 +164,9 @@ def _check_index(directory: Path) -> tuple[ExpertRole, ...]:
     return tuple(roles)
 
 
-def _check_not_quantized(config: Path) -> None:
-    settings = read_json_object(config).get("quantization_config")
+def _check_config(config: Path, model_class: Any) -> None:
+    raw = read_json_object(config)
+    settings = raw.get("quantization_config")
     if settings is not None:
         method = settings.get("quant_method") if isinstance(settings, dict) else settings
         raise ModelError(
@@ -174,6 +175,9 @@ def _check_not_quantized(config: Path) -> None:
             actual=f"weights quantized by {str(method)[:80]}",
             remedy="use the model's bfloat16 or float16 weights",
         )
+    if model_class is not None:
+        # Warns of keys that the class does not know, and refuses switches among them.
+        constructor_arguments(model_class, raw, config)
 
 
 def _suited(stored: torch.dtype, device: torch.device) -> torch.dtype:

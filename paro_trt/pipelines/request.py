@@ -32,6 +32,7 @@ class Request:
         width: in pixels.
         steps: denoising steps.
         guidance_scale: of the pipeline's guidance.
+        guidance_scale_2: of the second of two transformers.
         image: a file or a PIL image, for pipelines that start from one.
         seed: of the initial noise, the same on every device.
         fps: frames a second of the file, and of the model where it takes a rate.
@@ -45,6 +46,7 @@ class Request:
     width: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
     image: Any = None
     seed: int = 0
     fps: float | None = None
@@ -77,6 +79,7 @@ def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
         "width": request.width,
         "num_inference_steps": request.steps,
         "guidance_scale": request.guidance_scale,
+        "guidance_scale_2": request.guidance_scale_2,
         "image": _image(request.image),
         **dict(request.arguments),
     }

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import ModelError
 from ..families.base import ModelFamily
-from ..families.registry import family_for
+from ..families.registry import check_served, family_for
 from ..models import experts
 from ..models.apply import config_of
 from ..models.experts import ExpertRole
@@ -58,13 +58,14 @@ def check_transformers(pipe: Any) -> dict[ExpertRole, ModelFamily]:
     """The family of each of a pipeline's transformers.
 
     Raises:
-        ModelError: a transformer is of no family or of a variant that its family does not have, or
-            it is quantized.
+        ModelError: a transformer is of no family or of a variant that its family does not have, it
+            is quantized, or the pipeline is of a class that the family does not serve.
     """
     families = {}
     for role, module in transformers_of(pipe).items():
         check_not_quantized(module, f"{type(pipe).__name__}.{role.value}")
         family = family_for(type(module).__name__)
+        check_served(family, type(pipe).__name__)
         family.check_config(config_of(module))
         families[role] = family
     return families

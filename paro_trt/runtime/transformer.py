@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ..families.registry import family_for
 from ..models.calls import bins_of, fitted_call, named_arguments, returned
 from ..models.contents import read_json_object
 from ..models.experts import ExpertRole, is_of_model
+from ..models.substitute import SubstituteTransformer
 from ..plan import ModelIdentity, model_identity
 from .engine import Engine, EngineTurns
 from .session import Session
@@ -25,11 +25,8 @@ from .tensorrt_session import TensorRtSession
 from .velocity import LATENTS, MASK_BIN, TIMESTEP
 from .weight_streaming import Budget
 
-_POSITIONS = ("rope", "audio_rope")
-"""What LTX-2's pipeline asks its transformer for, to compute positions outside."""
 
-
-class EngineTransformer(torch.nn.Module):
+class EngineTransformer(SubstituteTransformer):
     """Replaces `pipeline.transformer`: the same call and result, computed by a session.
 
     Each sample's `mask_bin` follows from its timestep by the bins that the session's file carries.
@@ -50,19 +47,14 @@ class EngineTransformer(torch.nn.Module):
         config: Mapping[str, Any],
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__()
-        from diffusers.configuration_utils import FrozenDict
-
         info = session.info
         _check_model(info.model, config)
-        self.config = FrozenDict(config)
-        self._class_name = info.model.class_name
-        self._family = family_for(self._class_name)
+        dtypes = {spec.name: getattr(torch, spec.dtype) for spec in session.inputs}
+        super().__init__(info.model.class_name, config, dtypes[LATENTS], device)
+        self._family = family_for(self.class_name)
         self._geometry = Geometry(info.grid, info.text)
-        self._session = session
-        self._dtypes = {spec.name: getattr(torch, spec.dtype) for spec in session.inputs}
+        self._session, self._dtypes = session, dtypes
         self._boundaries = info.bin_boundaries or ()
-        self._device = torch.device(device)
 
     @classmethod
     def from_engine(
@@ -104,28 +96,6 @@ class EngineTransformer(torch.nn.Module):
         if isinstance(self._session, TensorRtSession):
             self._session.engine.unload()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of latents and conditioning."""
-        dtype: torch.dtype = self._dtypes[LATENTS]
-        return dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the pipeline's tensors live."""
-        return self._device
-
-    @contextmanager
-    def cache_context(self, *_pass: Any, **_options: Any) -> Iterator[None]:
-        """Pipelines name their passes for diffusers' caches, which an engine does not have."""
-        yield
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _POSITIONS:
-            return super().__getattr__(name)
-        with torch.device("meta"):
-            return getattr(_diffusers_class(self._class_name).from_config(self.config), name)
-
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the transformer's own forward returns, for the arguments that it takes.
@@ -135,7 +105,7 @@ class EngineTransformer(torch.nn.Module):
                 or attention arguments; or tensors that the session refuses.
             ModelError: the call is of another resolution than the file.
         """
-        own = named_arguments(_diffusers_class(self._class_name).forward, args, kwargs)
+        own = named_arguments(self.model_class.forward, args, kwargs)
         read = self._family.read_call(self.config, own)
         call = fitted_call(self._family, self.config, read, self._geometry)
         tensors = {LATENTS: call.latents, TIMESTEP: call.timestep, **call.inputs}
@@ -147,13 +117,7 @@ class EngineTransformer(torch.nn.Module):
         }
         found = run_tensors(self._session, inputs)
         outputs = tuple(found[name].to(call.latents.dtype) for name in self._family.output_names)
-        return returned(self._class_name, self._family.call_output(self.config, own, outputs), own)
-
-
-def _diffusers_class(name: str) -> Any:
-    import diffusers
-
-    return getattr(diffusers, name)
+        return returned(self.class_name, self._family.call_output(self.config, own, outputs), own)
 
 
 def _check_model(model: ModelIdentity, config: Mapping[str, Any]) -> None:

@@ -13,10 +13,11 @@ from ..errors import ArgumentError, ModelError
 from ..families.base import ConditioningInput, Geometry
 from ..models.apply import ParoTransformer
 from ..models.conditioning import complete_inputs, example_inputs
-from ..models.denoise import Velocity, denoise, noised, seeded_noise
+from ..models.denoise import Velocity, denoise_by, noised, seeded_noise
 from ..models.experts import is_of_model, joint_velocity
 from ..models.load import LoadedModel, load_partner
 from ..models.prompts import Prompts
+from ..models.schedules import Schedule, sampler_for, scheduler_config
 from ..op.api import Implementation, parse_implementation
 from ..plan import ParoPlan, mask_bins
 from ..runtime.backends import session_for
@@ -42,8 +43,9 @@ class VerifySettings:
 
     Args:
         steps: of the sampling runs.
-        shift: of the sampling schedule, the model's own.
+        shift: of the sampling schedule; None: as `Schedule` has it.
         guidance_scale: of the sampling runs; above 1 it needs a negative prompt.
+        guidance_scale_2: of the second of two transformers; None: as the first.
         samples: prompts sampled at most.
         seed: of all noise.
         min_cosine: that every velocity must reach with the dense model's.
@@ -54,8 +56,9 @@ class VerifySettings:
     """
 
     steps: int = 20
-    shift: float = 3.0
+    shift: float | None = None
     guidance_scale: float = 1.0
+    guidance_scale_2: float | None = None
     samples: int = 2
     seed: int = 0
     min_cosine: float = 0.99
@@ -191,7 +194,17 @@ class _Verification:
         self.unit = _float_unit(session, model)
         geometry = Geometry(session.info.grid, session.info.text)
         self.spec = model.family.conditioning_spec(model.config, geometry)
-        self.prompts: Prompts = prompts or made_up_prompts(self.spec, settings.seed)
+        own = None if prompts is None else prompts.named(model.family.pipeline_names)
+        self.prompts: Prompts = own or made_up_prompts(self.spec, settings.seed)
+        schedule = Schedule(
+            steps=settings.steps,
+            shift=settings.shift,
+            guidance_scale=settings.guidance_scale,
+            guidance_scale_2=settings.guidance_scale_2,
+        )
+        self.guidance = schedule.guidance(None if model.expert is None else model.expert.boundary)
+        config = scheduler_config(model.path)
+        self.sampler = sampler_for(model.family, schedule, config, geometry.grid.tokens)
         self.count = min(len(self.prompts), settings.samples)
         self.dense = model.velocity(geometry)
         partner = load_partner(model)
@@ -274,15 +287,13 @@ class _Verification:
 
     def _sample(self, velocity: Velocity, index: int) -> Tensor:
         negative = self.prompts.negative_rows([index])
-        return denoise(
+        return denoise_by(
+            self.sampler.scheduler(),
             velocity,
             self.noise[index : index + 1],
             self._conditioning([index]),
-            steps=self.settings.steps,
-            shift=self.settings.shift,
-            guidance_scale=self.settings.guidance_scale,
+            guidance=self.guidance,
             negative=None if negative is None else complete_inputs(self.spec, negative, 1),
-            sampling=self.model.family.sampling,
         )
 
     def _conditioning(self, rows: Sequence[int]) -> dict[str, Tensor]:

@@ -10,11 +10,12 @@ from paro_trt.calibration import CalibrationSettings, calibrate
 from paro_trt.calibration.calls import RecordedCall, load_values, one_sample
 from paro_trt.calibration.capture import capture_attention
 from paro_trt.calibration.cost import count_forwards
-from paro_trt.calibration.embeddings_source import EmbeddingsSource, Schedule
+from paro_trt.calibration.embeddings_source import EmbeddingsSource
 from paro_trt.calibration.run import CalibrationRun
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.families.registry import family_for
 from paro_trt.models.prompts import Prompts
+from paro_trt.models.schedules import Schedule
 from paro_trt.pipelines.calibrate import planned_transformer, source_of
 from paro_trt.pipelines.request import Request
 from tests.support.pipelines import PIPELINES, pipeline_of
@@ -306,15 +307,15 @@ def test_what_the_pipeline_would_change_is_said(tmp_path):
     """A size that it would round, and text that its encoder does not read."""
     tiny = pipeline_of("wan")
     made = source(tiny, texts=["word " * 40, "a cat"], height=130, width=120, num_frames=6)
-    said = "\n".join(made.notes)
+    said = "\n".join(made.notes())
     assert "6 x 130 x 120 does not suit this model: 5 x 128 x 112 is made" in said
     assert "tokens, of which UMT5EncoderModel reads 12" in said
-    assert len(made.notes) == 2
+    assert len(made.notes()) == 3
     assert (made.geometry.grid.height, made.geometry.grid.width) == (8, 7)
     progress = InterruptedAfter(1)
     with pytest.raises(InterruptionError):
         calibrate(made, SETTINGS, tmp_path / "plan", progress=progress)
-    assert progress.notes[:2] == list(made.notes)
+    assert progress.notes[1:4] == list(made.notes())
 
 
 def test_a_value_that_the_pipeline_refuses_is_one_error():
@@ -331,3 +332,33 @@ def test_nan_in_the_latents_is_refused_and_the_work_is_kept(tmp_path):
         calibrate(source(tiny, pipe), SETTINGS, tmp_path / "plan")
     assert not list(tmp_path.glob("plan.work/run-prompt*"))
     assert not (tmp_path / "plan").exists()
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("transformer_2", 1.0), ("transformer", 0.0)])
+def test_one_of_two_transformers_serves_all_at_the_ends_of_the_schedule(name, ratio):
+    """As diffusers runs it; a plan of it is for the model alone."""
+    tiny = pipeline_of("wan-2.2-a14b")
+    both = tiny.build()
+    parts = {"transformer": None, "transformer_2": None} | {name: both.transformer}
+    pipe = type(both)(**(both.components | parts), boundary_ratio=ratio)
+    made = source(tiny, pipe, steps=4)
+    assert made.served == range(4)
+    assert made.loaded.expert is None
+    assert set(made.record(0, 1, {0, 3}, lambda _step: None)) == {0, 3}
+    pipe.register_to_config(boundary_ratio=0.5)
+    with pytest.raises(ModelError, match=f"boundary_ratio: expected {ratio:g}"):
+        source(tiny, pipe, steps=4)
+
+
+def test_the_second_transformer_has_its_own_guidance():
+    tiny = pipeline_of("wan-2.2-a14b")
+    pipe = tiny.build()
+
+    def last_latents(**guidance):
+        made = source(tiny, pipe, transformer="transformer_2", guidance_scale=4.0, **guidance)
+        last = made.served[-1]
+        return made.record(0, 1, {last}, lambda _step: None)[last].arguments["hidden_states"]
+
+    same = last_latents()
+    assert torch.equal(last_latents(guidance_scale_2=4.0), same)
+    assert not torch.equal(last_latents(guidance_scale_2=2.0), same)

@@ -150,3 +150,14 @@ def test_unfinished_work_of_other_settings_is_not_mixed_in(calibrate, tmp_path):
     work.mkdir()
     (work / "fingerprint.json").write_text('{"settings": {}}')
     calibrate().assert_refused("out.paro.safetensors.work", "another output file")
+
+
+def test_given_timesteps_and_the_notes_of_the_schedule(calibrate, tmp_path):
+    outcome = calibrate("--timesteps", "1000,750,500,250", "--bins", "2")
+    assert outcome.status == 0, outcome.stderr
+    plan = load_plan(tmp_path / "out.paro.safetensors")
+    assert plan.bin_boundaries == (625.0,)
+    assert "sampled at given timesteps 1000, 750, 500, 250" in plan.calibration.notes
+    assert "sampled at given timesteps" in outcome.stderr
+    calibrate("--timesteps", "soon").assert_refused("--timesteps", "numbers")
+    calibrate("--guidance-scale-2", "3").assert_refused("guidance_scale_2", "one transformer")

@@ -77,6 +77,25 @@ def test_killed_and_then_shared_by_two_processes(directory, straight):
     )
 
 
+def test_an_argument_reaches_the_pipelines_call(directory, paro):
+    """Numbers, texts and lists; here one that changes what is recorded."""
+
+    def made(name, *words):
+        target = directory / name
+        done = paro("calibrate", directory / "tiny-wan", "--prompts", directory / "prompts.txt",
+                    *QUICK[:-2], "--prompt-limit", "1", "--video", "5,128,128", "-o", target,
+                    *words)  # fmt: skip
+        assert done.status == 0, done.stderr
+        return load_plan(target), done
+
+    plain, said = made("plain")
+    longer, _ = made("longer", "--argument", "max_sequence_length=20")
+    assert [layer.heads for layer in plain.layers] != [layer.heads for layer in longer.layers]
+    note = "sampled by WanPipeline with its UniPCMultistepScheduler (prediction_type"
+    assert any(line.startswith(note) for line in plain.calibration.notes)
+    assert "sampled by WanPipeline" in said.stderr
+
+
 def test_one_line_for_bad_input(directory, paro):
     pipeline = directory / "tiny-wan"
     prompts = directory / "prompts.txt"
@@ -87,7 +106,10 @@ def test_one_line_for_bad_input(directory, paro):
     refused(model="nobody/no-such-model").assert_refused("nobody/no-such-model", "hf download")
     refused("--latent", "2,16,16").assert_refused("--video, --size", "--latent")
     refused("--video", "5,128").assert_refused("--video", "frames,height,width")
-    refused("--shift", "5").assert_refused("shift")
+    refused("--shift", "5").assert_refused("--shift", "the pipeline's own scheduler")
+    refused("--timesteps", "900,100").assert_refused("--timesteps", "--argument timesteps=")
+    refused("--argument", "nonsense=1").assert_refused("nonsense", "WanPipeline")
+    refused("--argument", "nonsense").assert_refused("--argument", "NAME=VALUE")
     refused("--memory", "lots").assert_refused("--memory", "2GB")
     refused("--transformer", "transformer_2").assert_refused("transformer", "'transformer_2'")
     refused("--device", "cuda").assert_refused("device", "cpu or auto")

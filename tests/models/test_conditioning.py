@@ -8,8 +8,10 @@ from safetensors.torch import save_file
 
 from paro_trt.errors import ModelError
 from paro_trt.families.base import ConditioningInput, Role
+from paro_trt.families.qwen_image import QwenImageFamily
+from paro_trt.families.wan import WanFamily
 from paro_trt.models.conditioning import complete_inputs, example_inputs
-from paro_trt.models.prompts import load_prompts
+from paro_trt.models.prompts import Prompts, load_prompts, prompts_of, save_prompts
 
 TEXTS = ["a red circle", "a blue square, naïve"]
 SPEC = (
@@ -86,7 +88,13 @@ def test_missing_and_truncated_files(tmp_path, embeds):
         ({"x": torch.full((2, 5, 16), float("nan"))}, "NaN"),
         ({"x": torch.ones(2, 0, 16)}, "not empty"),
         ({"x": torch.ones(2, 5, dtype=torch.complex64)}, "a real tensor"),
-        ({"x": torch.ones(2, 5, 16), "negative.x": torch.ones(4, 16)}, r"shape \[5, 16\]"),
+        ({"x": torch.ones(2, 5, 16), "negative.x": torch.ones(4, 12)}, r"shape \[5, 16\]"),
+        ({"x": torch.ones(2, 5), "negative.x": torch.ones(4)}, r"shape \[5\]"),
+        ({"x": torch.ones(2, 5, 9), "negative.x": torch.randn(2, 5, 9)}, "one negative prompt"),
+        (
+            {"prompt_embeds": torch.ones(2, 5, 9), "encoder_hidden_states": torch.ones(2, 5, 9)},
+            "one tensor for encoder_hidden_states",
+        ),
         ({"x": torch.ones(2, 5), "negative.y": torch.ones(5)}, "no tensor"),
     ],
 )
@@ -95,11 +103,79 @@ def test_wrong_tensors(tmp_path, tensors, subject):
         load_prompts(write(tmp_path / "p.safetensors", tensors))
 
 
-@pytest.mark.parametrize("prompts", [None, ["one"], "two texts", [1, 2], {"a": 1}])
+@pytest.mark.parametrize("prompts", [["one"], "two texts", [1, 2], {"a": 1}])
 def test_wrong_texts(tmp_path, embeds, prompts):
     path = write(tmp_path / "p.safetensors", {"prompt_embeds": embeds}, prompts)
     with pytest.raises(ModelError, match="a JSON list of 2 texts"):
         load_prompts(path)
+
+
+def test_texts_may_be_missing(tmp_path, embeds):
+    path = write(tmp_path / "p.safetensors", {"prompt_embeds": embeds}, prompts=None)
+    assert load_prompts(path).texts == ("prompt 1", "prompt 2")
+
+
+def test_what_encode_prompt_returns(embeds, mask):
+    """Its own names, a batch of one negative prompt, None for a mask, and no conditioning."""
+    prompts = prompts_of({
+        "prompt_embeds": embeds, "negative_prompt_embeds": embeds[:1, :3] * 2,
+        "pooled_prompt_embeds": embeds[:, 0], "negative_pooled_prompt_embeds": embeds[:1, 1],
+        "prompt_attention_mask": mask, "negative_prompt_attention_mask": None,
+        "text_ids": torch.zeros(5, 3),
+    })  # fmt: skip
+    assert set(prompts.tensors) == {
+        "encoder_hidden_states", "pooled_projections", "encoder_attention_mask"
+    }  # fmt: skip
+    assert prompts.negative["encoder_hidden_states"].shape == (3, 16)
+    assert torch.equal(prompts.negative["pooled_projections"], embeds[0, 1])
+    # A prompt's mask says nothing of a text of another length.
+    assert set(prompts.negative_rows([1])) == {"encoder_hidden_states", "pooled_projections"}
+    assert prompts.shapes()["encoder_hidden_states"] == (5, 16)
+
+
+def test_a_family_names_what_its_pipelines_call_otherwise(embeds, mask):
+    of_pipeline = {"prompt_embeds": embeds, "prompt_embeds_mask": mask, "image_embeds": embeds}
+    negative = {"negative_prompt_embeds_mask": mask[:1]}
+    prompts = prompts_of(of_pipeline | negative)
+    qwen, wan = (family.pipeline_names for family in (QwenImageFamily, WanFamily))
+    assert set(prompts.named(qwen).tensors) == {
+        "encoder_hidden_states", "encoder_hidden_states_mask", "image_embeds"
+    }  # fmt: skip
+    assert set(prompts.named(qwen).negative) == {"encoder_hidden_states_mask"}
+    assert "encoder_hidden_states_image" in prompts.named(wan).tensors
+
+
+def test_pickled_prompts_are_refused_with_the_remedy(tmp_path):
+    torch.save({"prompt_embeds": torch.ones(1, 5, 16)}, tmp_path / "p.pt")
+    with pytest.raises(ModelError, match="save_file"):
+        load_prompts(tmp_path / "p.pt")
+
+
+def test_saved_prompts_are_read_back(tmp_path, embeds, mask):
+    tensors = {"encoder_hidden_states": embeds, "encoder_attention_mask": mask}
+    prompts = Prompts(tuple(TEXTS), tensors, {"encoder_hidden_states": embeds[0, :2]})
+    save_prompts(prompts, tmp_path / "p.safetensors")
+    read = load_prompts(tmp_path / "p.safetensors")
+    assert read.texts == prompts.texts
+    for one, other in ((read.tensors, tensors), (read.negative, prompts.negative)):
+        assert set(one) == set(other)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_short_text_is_padded_where_a_mask_says_so(embeds, mask):
+    short = {"encoder_hidden_states": embeds[:, :3]}
+    made = complete_inputs(SPEC, short, 2)
+    assert made["encoder_attention_mask"].tolist() == [[1, 1, 1, 0, 0]] * 2
+    assert torch.equal(made["encoder_hidden_states"][:, :3], embeds[:, :3])
+    masked = complete_inputs(SPEC, short | {"encoder_attention_mask": mask[:, :3]}, 2)
+    assert masked["encoder_attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]]
+    with pytest.raises(ModelError, match=r"shape \[2, 5, 16\]"):
+        complete_inputs(SPEC[:1], short, 2)
+
+
+def test_without_a_mask_every_token_exists(embeds):
+    made = complete_inputs(SPEC, {"encoder_hidden_states": embeds}, 2)
+    assert made["encoder_attention_mask"].tolist() == [[1] * 5] * 2
 
 
 def test_defaults_are_filled_in_and_dtypes_are_the_spec_s(embeds, mask):
@@ -128,9 +204,9 @@ def test_conditioning_that_does_not_fit(embeds, mask, change, subject):
         complete_inputs(SPEC, tensors | change, 2)
 
 
-def test_a_missing_tensor_is_named(embeds):
-    with pytest.raises(ModelError, match="a tensor encoder_attention_mask"):
-        complete_inputs(SPEC, {"encoder_hidden_states": embeds}, 2)
+def test_a_missing_tensor_is_named(mask):
+    with pytest.raises(ModelError, match="a tensor encoder_hidden_states"):
+        complete_inputs(SPEC, {"encoder_attention_mask": mask}, 2)
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -64,12 +64,37 @@ def test_a_lone_transformer_is_no_expert(tmp_path):
     assert load_partner(loaded) is None
 
 
-@pytest.mark.parametrize("ratio", [0, 1, 2.5, "0.9", True])
+@pytest.mark.parametrize("ratio", [-0.1, 2.5, "0.9", True])
 def test_a_boundary_that_is_none_is_refused(tmp_path, ratio):
     TINY.build().save_pretrained(tmp_path / "transformer")
     (tmp_path / "model_index.json").write_text(json.dumps({"boundary_ratio": ratio}))
     with pytest.raises(ModelError, match="boundary_ratio"):
         load_model(tmp_path / "transformer")
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("transformer_2", 1.0), ("transformer", 0.0)])
+def test_one_of_two_serves_everything_at_the_ends_of_the_schedule(tmp_path, name, ratio):
+    """As diffusers saves such a pipeline: nothing for the part that never serves."""
+    (other,) = set(EXPERTS) - {name}
+    TINY.build().save_pretrained(tmp_path / name)
+    entries = {name: ["diffusers", TINY.class_name], other: [None, None]}
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps({"boundary_ratio": ratio, **entries}))
+    loaded = load_model(tmp_path / name)
+    assert loaded.expert is None
+    assert load_partner(loaded) is None
+    index.write_text(json.dumps({"boundary_ratio": 0.9, **entries}))
+    with pytest.raises(ModelError, match=f"boundary_ratio: expected {ratio:g} .*{name} alone"):
+        load_model(tmp_path / name)
+
+
+def test_an_expert_that_never_serves_says_so(tmp_path):
+    save_pipeline(tmp_path, TINY)
+    (tmp_path / "model_index.json").write_text(json.dumps({"boundary_ratio": 0.0}))
+    low = load_model(tmp_path / "transformer_2")
+    with pytest.raises(ArgumentError, match="calibrate the other transformer"):
+        calibrate(low, TINY.prompts(1), TINY.latent_size, SETTINGS, tmp_path / "p",
+                  partner=load_partner(low))  # fmt: skip
 
 
 def test_each_timestep_goes_to_its_expert():

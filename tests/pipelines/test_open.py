@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import paro_trt
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.models.apply import config_of
 from paro_trt.models.experts import ExpertRole
@@ -18,6 +19,7 @@ from paro_trt.pipelines.open import load_pipeline, open_pipeline
 from paro_trt.pipelines.transformers import check_transformers, transformers_of
 from paro_trt.plan import model_identity
 from tests.pipelines.conftest import VIDEO, cache_entry, wan_pipeline
+from tests.support.pipelines import pipeline_of
 from tests.support.tiny_wan import tiny_wan
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -228,3 +230,34 @@ def test_transformers_of_two_experts_and_of_none() -> None:
     assert [family.name for family in check_transformers(pipe).values()] == ["wan", "wan"]
     with pytest.raises(ModelError, match=r"a pipeline with a transformer|one without"):
         transformers_of(wan_pipeline(transformer=None))
+
+
+@pytest.mark.parametrize("name", ["FluxKontextPipeline", "FluxKontextInpaintPipeline"])
+def test_a_pipeline_of_reference_tokens_is_refused_by_name(
+    flux_dir: Path, tmp_path: Path, name: str
+) -> None:
+    """Before weights are read, and on embeddings as well: a plan would be of half the sequence."""
+    path = tmp_path / "kontext"
+    shutil.copytree(flux_dir, path)
+    rewrite(path / "model_index.json", _class_name=name)
+    for file in path.glob("*/*.safetensors"):
+        file.unlink()
+    with pytest.raises(ModelError, match=rf"{name}: .*reference image"):
+        open_pipeline(path)
+    shutil.copy(flux_dir / "transformer" / WEIGHTS, path / "transformer" / WEIGHTS)
+    tiny = pipeline_of("flux-dev").tiny
+    with pytest.raises(ModelError, match=rf"{name}: .*reference image"):
+        paro_trt.calibrate(
+            path, tiny.prompts(1), latents=tiny.latent_size, output=tmp_path / "plan"
+        )
+    assert not list(tmp_path.glob("plan*"))
+
+
+def test_keys_that_the_transformers_class_does_not_know(copy: Path) -> None:
+    config = copy / "transformer" / "config.json"
+    rewrite(config, new_width=3)
+    with pytest.warns(UserWarning, match="new_width"):
+        open_pipeline(copy)
+    rewrite(config, new_switch=True)
+    with pytest.raises(ModelError, match="new_switch"):
+        open_pipeline(copy)

@@ -16,6 +16,9 @@ def test_round_trip():
     assert ExportInfo.from_metadata("m.onnx", dense.to_metadata()) == dense
     one_bin = dataclasses.replace(INFO, bin_boundaries=())
     assert ExportInfo.from_metadata("m.onnx", one_bin.to_metadata()) == one_bin
+    timed = dataclasses.replace(INFO, frame_rate=25.0)
+    assert timed.to_metadata()["paro.frame_rate"] == "25"
+    assert ExportInfo.from_metadata("m.onnx", timed.to_metadata()) == timed
 
 
 def test_metadata_keys_are_the_documented_ones():
@@ -51,11 +54,13 @@ def test_metadata_keys_are_the_documented_ones():
         ("paro.bin_boundaries", "[NaN]"),
         ("paro.bin_boundaries", '["500"]'),
         ("paro.bin_boundaries", "{}"),
+        ("paro.frame_rate", "often"),
+        ("paro.frame_rate", "-1"),
         ("paro.bin_boundaries", json.dumps([900 - i for i in range(100)])),
     ],
 )
 def test_damaged_metadata(key, value):
-    metadata = INFO.to_metadata()
+    metadata = dataclasses.replace(INFO, frame_rate=25.0).to_metadata()
     del metadata[key]
     if value is not None:
         metadata[key] = value

@@ -1,7 +1,8 @@
 """Calibration on prompt embeddings, as most tests want it."""
 
 from paro_trt.calibration import calibrate
-from paro_trt.calibration.embeddings_source import EmbeddingsSource, Schedule
+from paro_trt.calibration.embeddings_source import EmbeddingsSource
+from paro_trt.models.schedules import Schedule
 
 FEW_STEPS = Schedule(steps=4)
 

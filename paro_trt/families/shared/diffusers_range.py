@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 from ...errors import ModelError
 
 OLDEST, NEWEST = (0, 35), (0, 42)
 """Minor releases at both ends; tests/families/test_families.py passes on each."""
 
+BACKEND_VARIABLE = "DIFFUSERS_ATTN_BACKEND"
+"""Environment variable by which diffusers chooses who computes attention."""
+
 
 def check_diffusers(oldest: tuple[int, int] = OLDEST) -> None:
-    """Raise ModelError unless the installed diffusers is in the tested range.
+    """Raise ModelError unless the installed diffusers is in the tested range and can be imported.
 
     Args:
         oldest: release; later than `OLDEST` for families whose class came or was fixed later.
@@ -25,6 +30,16 @@ def check_diffusers(oldest: tuple[int, int] = OLDEST) -> None:
             actual=f"version {diffusers.__version__}",
             remedy=f'pip install "diffusers>={low},<0.{NEWEST[1] + 1}"',
         )
+    if chosen := os.environ.get(BACKEND_VARIABLE):
+        try:
+            import diffusers.models.attention_dispatch
+        except ValueError as error:
+            raise ModelError(
+                BACKEND_VARIABLE,
+                expected=f"an attention backend of diffusers {diffusers.__version__}",
+                actual=repr(chosen)[:80],
+                remedy=f"unset {BACKEND_VARIABLE}",
+            ) from error
 
 
 def installed_release() -> tuple[int, ...]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from rich.progress import track
 
-from paro_trt.calibration.embeddings_source import EmbeddingsSource, Schedule
+from paro_trt.calibration.embeddings_source import EmbeddingsSource
 from paro_trt.calibration.run import CalibrationRun
 from paro_trt.calibration.settings import CalibrationSettings
 from paro_trt.files import atomic_write
 from paro_trt.models.load import load_model
 from paro_trt.models.prompts import Prompts, load_prompts
+from paro_trt.models.schedules import Schedule
 
 from .captures import Captures
 from .evaluate import HeldoutRuns, Quality, Sampling, measure

@@ -1,0 +1,111 @@
+"""`paro-trt encode`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import output
+from .calibrate import calibration_size
+from .call_arguments import call_arguments
+from .choices import AutoDtypeName, OffloadName
+from .paths import check_output
+
+
+def encode(
+    pipeline: Annotated[
+        str,
+        typer.Argument(
+            metavar="PIPELINE",
+            help="Pipeline directory, hub id in the local cache, or checkpoint file.",
+        ),
+    ],
+    prompts: Annotated[Path, typer.Option(help="Text file with one prompt a line.")],
+    target: Annotated[
+        Path, typer.Option("-o", "--output", help="The prompt file to write, *.safetensors.")
+    ],
+    video: Annotated[
+        str | None,
+        typer.Option(metavar="F,H,W", help="Frames and pixels. [default: the pipeline's]"),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="H,W", help="Pixels of an image. [default: the pipeline's]"),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Of pipelines that start from an image.")
+    ] = None,
+    text_tokens: Annotated[
+        int | None,
+        typer.Option(help="Room for padded text in the attention. [default: the longest prompt]"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[
+        AutoDtypeName, typer.Option(help="To load in. auto: the checkpoint's.")
+    ] = "auto",
+    offload: Annotated[OffloadName, typer.Option(help="Weights that are not in use.")] = "none",
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(help="1 leaves the negative prompt out. [default: the pipeline's]"),
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What to keep away from. [default: the pipeline's]")
+    ] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Any other argument of the pipeline's call; VALUE is JSON or plain text.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of the noise, where an image's latents have some.")
+    ] = 0,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Write what a pipeline's encoders make of sentences, for calibration on another machine.
+
+    The pipeline runs up to its first step. The transformer's weights are not read.
+    """
+    dimensions = calibration_size(None, video, size, texts=True)
+    check_output(target)
+
+    import torch
+
+    from ..models.prompts import save_prompts
+    from ..pipelines.calibrate import load_texts
+    from ..pipelines.encode import encode_prompts
+    from ..pipelines.request import Request
+
+    given: dict[str, Any] = {
+        "guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "image": image,
+        "seed": seed, "arguments": call_arguments(argument or ()), **dimensions,
+    }  # fmt: skip
+    with output.remarks().status("encoding"):
+        made = encode_prompts(
+            pipeline,
+            load_texts(prompts),
+            Request("-", **given),
+            device=device,
+            dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+            offload=offload,
+            text_tokens=text_tokens,
+        )
+        save_prompts(made, target)
+    tensors = {name: list(tensor.shape) for name, tensor in made.tensors.items()}
+    negative = {name: list(tensor.shape) for name, tensor in (made.negative or {}).items()}
+    facts: dict[str, Any] = {"prompts": len(made), "tensors": tensors, "negative": negative}
+    if as_json:
+        output.print_json({"file": str(target), **facts})
+        return
+    shown = {
+        "prompts": str(len(made)),
+        **{name: f"{shape}" for name, shape in tensors.items()},
+        "negative": ", ".join(negative) or "none",
+        "next": "paro-trt "
+        + shlex.join(("calibrate", "TRANSFORMER", "--prompts", str(target), "-o", "PLAN")),
+    }
+    output.print_facts(f"wrote {target}", shown)
