@@ -62,7 +62,7 @@ class CallSource(ABC):
 
     @abstractmethod
     def notes(self) -> tuple[str, ...]:
-        """For people: what decides the schedule, and what is not done as asked. Kept in the plan."""
+        """For people: what decides the schedule, and what is not as asked. Kept in the plan."""
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
