@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ def verify(
     dtype: torch.dtype | None = None,
     lora: Sequence[PathOrStr | LoraFile] = (),
     backend: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> VerifyReport:
     """Compare an exported file with the dense model and, given the plan, with it in PyTorch.
@@ -64,6 +65,7 @@ def verify(
         backend: who runs the file, as of `open_session`: of an ONNX file "ort", PAROAttention by
             the function in the file, or "cpu", by the native op. None is "ort", and "tensorrt" for
             an engine.
+        arguments: further ones of the pipeline's call, by name.
         settings: fields of `VerifySettings`, such as steps=20 or min_cosine=0.99. Of a pipeline
             steps, samples and seed are used, and the guidance scales where they are given.
 
@@ -82,6 +84,10 @@ def verify(
     if bounds.any and pipeline is None:
         raise ArgumentError(
             "min_psnr, max_flicker", expected="a pipeline, whose pictures they bound", actual="none"
+        )
+    if arguments and pipeline is None:
+        raise ArgumentError(
+            "arguments (--argument)", expected="a pipeline, whose call takes them", actual="none"
         )
     texts, embedded = _texts_and_embeddings(prompts)
     if pipeline is None and texts and embedded is None:
@@ -108,7 +114,7 @@ def verify(
     scales = ("guidance_scale", "guidance_scale_2")
     guidance = {name: settings[name] for name in scales if name in settings}
     requests = [
-        Request(text, steps=options.steps, seed=options.seed, **guidance)
+        Request(text, steps=options.steps, seed=options.seed, arguments=arguments or {}, **guidance)
         for text in texts[: options.samples]
     ]
     pictures = verify_pictures(file, pipeline, requests, bounds, backend=backend)

@@ -226,7 +226,8 @@ def calibrate(
     if as_json:
         output.print_json(describe_plan(made, plan))
     else:
-        next_line = _next(model, plan, texts=texts)
+        shown = "out.png" if size else "out.mp4"
+        next_line = _next(model, plan, shown if texts else None)
         output.print_facts(f"wrote {plan}", _summary(made, density, mass, plan, next_line))
 
 
@@ -266,9 +267,10 @@ def calibration_size(
     return dict(zip(names, parse_video_size(option, text), strict=True))
 
 
-def _next(model: str, plan: Path, *, texts: bool) -> str:
-    verb = "generate" if texts else "export"
-    tail = ("--prompt", "...", "-o", "out.mp4", "--compare") if texts else ("-o", "OUT.onnx")
+def _next(model: str, plan: Path, media: str | None) -> str:
+    """The command that shows the plan at work in a pipeline; without one, that exports it."""
+    verb = "generate" if media else "export"
+    tail = ("--prompt", "...", "-o", media, "--compare") if media else ("-o", "OUT.onnx")
     return output.command_line(verb, model, "--plan", plan, *tail)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from ..errors import ArgumentError
 from . import output
+from .call_arguments import call_arguments
 from .choices import BackendName, DtypeName, ImplementationName
 from .paths import expand_home, require_file
 from .policy import UNMET
@@ -71,6 +72,13 @@ def verify(
     guidance_scale_2: Annotated[
         float | None,
         typer.Option(help="Of the second of two transformers. [default: as the first]"),
+    ] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Any other argument of the pipeline's call; VALUE is JSON or plain text.",
+        ),
     ] = None,
     data_range: Annotated[
         float | None,
@@ -156,6 +164,7 @@ def verify(
             min_cosine=min_cosine,
             data_range=data_range,
             impl=impl,
+            arguments=call_arguments(argument or ()),
             **guidance,
         )
     if as_json:

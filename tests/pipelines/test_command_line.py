@@ -120,6 +120,7 @@ def test_verify_with_a_pipeline(
     assert report["lowest_cosine"] is None
     psnr = min(check["quality"]["psnr"] for check in report["pictures"])
     assert psnr > 20
+    verify("--argument", "nonsense=1").assert_refused("nonsense", "WanPipeline")
     both = verify("--model", wan_dir, "--samples", "1", "--min-psnr", psnr + 100)
     assert both.status == 1
     assert "failed: 'a red ball': PSNR" in both.stdout
@@ -136,4 +137,6 @@ def test_verify_needs_a_model_or_a_pipeline(
 ) -> None:
     paro("verify", onnx_file).assert_refused("a model, a pipeline or both")
     paro("verify", onnx_file, "--pipeline", wan_dir).assert_refused("sentences for the pipeline")
-    paro("verify", onnx_file, "--model", wan_dir, "--min-psnr", 3).assert_refused("min_psnr")
+    alone = ("--argument", "max_sequence_length=12")
+    paro("verify", onnx_file, "--model", wan_dir, *alone).assert_refused("--argument", "a pipeline")
+    paro("verify", onnx_file, "--model", wan_dir, "--min-psnr", 3).assert_refused("--min-psnr")
