@@ -38,8 +38,8 @@ paro_status workspace_on_any_gpu(const paro_attention& call, const PluginAttribu
   return paro_workspace_bytes(&call, &launch, &bytes);
 }
 
-// Where a builder has a GPU, what its kernels cannot run is refused before the engine exists, rather
-// than at the first enqueue.
+// Where a builder has a GPU, what its kernels cannot run is refused before the engine exists,
+// rather than at the first enqueue.
 paro_status check_on_this_gpu(const paro_attention& call, const PluginAttributes& attributes) {
   const paro_launch launch = launch_in(nullptr, attributes);
   size_t bytes = 0;

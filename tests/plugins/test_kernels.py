@@ -78,11 +78,9 @@ def test_schedules_do_not_change_a_bit(sm, tmp_path, library, fresh_seed):
     """Late copies into poison and random schedules, in a process of their own."""
     cases = [SMALL.with_bits(*bits, True) for bits in ((8, 8), (16, 16), (4, 4))]
     # One slot, which is loaded again as soon as it is free.
-    one_slot = replace(SMALL, heads=2, kv_heads=1, head_dim=128, config=AttentionConfig(128, 128))
-    cases += [
-        one_slot.with_bits(16, 8, True),
-        replace(one_slot, density=1.0).with_bits(16, 4, False),
-    ]
+    one_slot = OpCase("one slot", 300, heads=1, kv_heads=1, head_dim=128, density=0.8,
+                      dtype=torch.float16, config=AttentionConfig(128, 128))  # fmt: skip
+    cases.append(one_slot.with_bits(16, 8, True))
     calls = [(random_inputs(case, fresh_seed), case.config) for case in cases]
     expected = [library.forward(*call, sm=sm) for call in calls]
     modes = {
@@ -126,12 +124,12 @@ def test_huge_and_tiny_inputs(size, bits, library, fresh_seed):
 def test_threads_with_calls_of_different_lengths_do_not_disturb_each_other(library, fresh_seed):
     """Both launch one kernel, which needs more than 48 KB: its limit is one for all threads."""
     wide = replace(SMALL, batch=1, heads=1, kv_heads=1, bins=1, head_dim=128)
-    cases = [replace(wide, tokens=tokens).with_bits(16, 16, True) for tokens in (2100, 60)]
+    cases = [replace(wide, tokens=tokens).with_bits(16, 16, True) for tokens in (500, 60)]
     calls = [(random_inputs(case, fresh_seed), case.config) for case in cases]
     expected = [library.forward(*call) for call in calls]
     with ThreadPoolExecutor(2) as pool:
-        outputs = list(pool.map(lambda call: library.forward(*call), calls * 3))
-    assert all(map(torch.equal, outputs, expected * 3))
+        outputs = list(pool.map(lambda call: library.forward(*call), calls * 2))
+    assert all(map(torch.equal, outputs, expected * 2))
 
 
 def test_heads_in_groups_give_the_same_bits(library, fresh_seed):

@@ -239,7 +239,7 @@ def test_occupancy_counts_registers_shared_memory_and_threads():
 
 
 _LARGE = {"f16-f16", "s8-f16", "f16-s8", "f16-s4"}
-ONE_BLOCK = {"80": {"f16-f16"}, "86": _LARGE, "89": _LARGE, "120": _LARGE}
+ONE_BLOCK = {"80": {"f16-f16"}, "86": _LARGE, "89": _LARGE, "120": {*_LARGE, "s4-f16"}}
 """Numbers of kernels with D = 128, block_q 128 and steps of 64, of which an SM has shared memory
 for one thread block alone; bfloat16 as float16. Registers allow two of all."""
 

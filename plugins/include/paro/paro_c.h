@@ -1,9 +1,10 @@
 /* The C ABI of PAROAttention. Every backend library (CPU, CUDA, emulated CUDA) exports these names.
  *
  * Semantics: docs/design.md, section 5; paro_trt/op/reference.py is the specification.
- * Thread safety: all functions may be called from any thread at any time. Between calls, the library
- * keeps the calling thread's last error message and, on GPUs, which kernels are ready on which device.
- * No function allocates device memory, and a failed one leaves no error in CUDA's runtime.
+ * Thread safety: all functions may be called from any thread at any time. Between calls, the
+ * library keeps the calling thread's last error message and, on GPUs, which kernels are ready on
+ * which device. No function allocates device memory, and a failed one leaves no error in CUDA's
+ * runtime.
  */
 #ifndef PARO_C_H
 #define PARO_C_H

@@ -7,8 +7,8 @@ namespace paro::kernels::reorder_quantize {
 
 // Adds halves of the block until one row is left, which is the reference's order of FP32 sums, and
 // divides by the number of tokens that exist. At 16 bits the mean is rounded to the inputs' type.
-// __fadd_rn: the compiler may fuse a plain sum with the product that made one of its terms (apply in
-// load.cuh), which would round once instead of twice.
+// __fadd_rn: the compiler may fuse a plain sum with the product that made one of its terms (apply
+// in load.cuh), which would round once instead of twice.
 template <Number Source, int D, int BlockK>
 DEVICE_FN void store_mean(const ReorderParams& p, Side side, const Unit& unit, int block,
                           const TileMap<D, BlockK>& map,

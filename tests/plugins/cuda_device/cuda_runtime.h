@@ -1,6 +1,6 @@
 // A CUDA runtime without a GPU. The environment describes its devices: FAKE_SM, FAKE_DRIVER,
-// FAKE_ERROR. As in CUDA, a failed call's error stays the thread's last error until it is asked for,
-// and the limit of a kernel's dynamic shared memory is one for all threads of a device.
+// FAKE_ERROR. As in CUDA, a failed call's error stays the thread's last error until it is asked
+// for, and the limit of a kernel's dynamic shared memory is one for all threads of a device.
 #pragma once
 
 #include <chrono>

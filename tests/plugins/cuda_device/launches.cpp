@@ -152,8 +152,8 @@ void error_of_others() {
   expect(fake_cuda::last_error == cudaErrorNoDevice, "an error of others was taken");
 }
 
-// The 16-bit kernel's mask of the longest sequence fits 163 KB, but not 99 KB: it is refused there by
-// name, before any launch.
+// The 16-bit kernel's mask of the longest sequence fits 163 KB, but not 99 KB: it is refused there
+// by name, before any launch.
 void too_many_tokens() {
   if (fake_cuda::sm() == 80) {
     expect(PARO_OK, prepare(PARO_MAX_TOKENS, 16), "prepare");

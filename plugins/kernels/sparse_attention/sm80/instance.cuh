@@ -1,7 +1,7 @@
 // The kernels of one pair of number types as a table. The generated translation units include this
-// file and instantiate mma_sync_kernels (instances.cmake). Where none of the build's targets has the
-// instructions of a unit, PARO_ROWS_ALONE makes the rows without the kernels: calls are then still
-// described for GPUs that have them.
+// file and instantiate mma_sync_kernels (instances.cmake). Where none of the build's targets has
+// the instructions of a unit, PARO_ROWS_ALONE makes the rows without the kernels: calls are then
+// still described for GPUs that have them.
 #pragma once
 
 #include <array>

@@ -1,6 +1,6 @@
 // Stage 2 for every generation from sm_80, by mma.sync. One thread block computes one query block
-// of one head: it walks the spans on its mask row, with cp.async filling a ring of slots, and scatters
-// its rows.
+// of one head: it walks the spans on its mask row, with cp.async filling a ring of slots, and
+// scatters its rows.
 #pragma once
 
 #include "kernels/sparse_attention/sm80/attend_step.cuh"

@@ -61,9 +61,9 @@ struct alignas(16) SharedMemory {
                 "every tile starts at a whole period of the swizzle");
 };
 
-// Thread blocks on an SM with room for them. At 255 registers a thread, two of 128 threads or four of
-// 64 fill the register file. The largest SM has 228 KB of shared memory and reserves 1 KB of it for
-// each thread block; how many fit every GPU is in sass/resources.csv.
+// Thread blocks on an SM with room for them. At 255 registers a thread, two of 128 threads or four
+// of 64 fill the register file. The largest SM has 228 KB of shared memory and reserves 1 KB of it
+// for each thread block; how many fit every GPU is in sass/resources.csv.
 template <class V>
 constexpr int blocks_an_sm = [] {
   constexpr int by_registers = 256 / V::compute_threads;

@@ -1,5 +1,5 @@
-// The wgmma kernels as a table. One generated translation unit includes this file (instances.cmake).
-// PARO_ROWS_ALONE: see sm80/instance.cuh.
+// The wgmma kernels as a table. One generated translation unit includes this file
+// (instances.cmake). PARO_ROWS_ALONE: see sm80/instance.cuh.
 #pragma once
 
 #include "kernels/sparse_attention/launch.h"
@@ -13,7 +13,8 @@ inline DeviceSet allowed_devices;
 
 template <class V>
 constexpr Kernel kernel_of() {
-  static_assert(Layout<V>::blocks_an_sm * (sizeof(SharedMemory<V>) + 1024) <= shared_bytes_an_sm(90),
+  constexpr size_t bytes = sizeof(SharedMemory<V>) + 1024;
+  static_assert(Layout<V>::blocks_an_sm * bytes <= shared_bytes_an_sm(90),
                 "as many thread blocks as are meant fit an SM");
   return {
       .selection = {.instructions = Instructions::wgmma,
