@@ -136,4 +136,4 @@ def test_verify_needs_a_model_or_a_pipeline(
 ) -> None:
     paro("verify", onnx_file).assert_refused("a model, a pipeline or both")
     paro("verify", onnx_file, "--pipeline", wan_dir).assert_refused("sentences for the pipeline")
-    paro("verify", onnx_file, "--model", wan_dir, "--min-psnr", 3).assert_refused("min_psnr")
+    paro("verify", onnx_file, "--model", wan_dir, "--min-psnr", 3).assert_refused("--min-psnr")
