@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,8 @@ from . import output
 from .calibrate import calibration_size
 from .call_arguments import call_arguments
 from .choices import AutoDtypeName, OffloadName
-from .paths import check_output
+from .paths import ForceOption, Kind, check_output, expand_home
+from .sizes import PICTURE_HELP, VIDEO_HELP
 
 
 def encode(
@@ -20,6 +20,7 @@ def encode(
         str,
         typer.Argument(
             metavar="PIPELINE",
+            parser=expand_home,
             help="Pipeline directory, hub id in the local cache, or checkpoint file.",
         ),
     ],
@@ -29,11 +30,11 @@ def encode(
     ],
     video: Annotated[
         str | None,
-        typer.Option(metavar="F,H,W", help="Frames and pixels. [default: the pipeline's]"),
+        typer.Option(metavar="F,H,W", help=f"{VIDEO_HELP} [default: the pipeline's]"),
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="H,W", help="Pixels of an image. [default: the pipeline's]"),
+        typer.Option(metavar="H,W", help=f"{PICTURE_HELP} [default: the pipeline's]"),
     ] = None,
     image: Annotated[
         Path | None, typer.Option(help="Of pipelines that start from an image.")
@@ -64,6 +65,7 @@ def encode(
     seed: Annotated[
         int, typer.Option(help="Of the noise, where an image's latents have some.")
     ] = 0,
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write what a pipeline's encoders make of sentences, for calibration on another machine.
@@ -71,7 +73,7 @@ def encode(
     The pipeline runs up to its first step. The transformer's weights are not read.
     """
     dimensions = calibration_size(None, video, size, texts=True)
-    check_output(target)
+    check_output(target, Kind.TENSORS, force=force, reads=(prompts,))
 
     import torch
 
@@ -84,7 +86,7 @@ def encode(
         "guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "image": image,
         "seed": seed, "arguments": call_arguments(argument or ()), **dimensions,
     }  # fmt: skip
-    with output.remarks().status("encoding"):
+    with output.status("encoding"):
         made = encode_prompts(
             pipeline,
             load_texts(prompts),
@@ -105,7 +107,8 @@ def encode(
         "prompts": str(len(made)),
         **{name: f"{shape}" for name, shape in tensors.items()},
         "negative": ", ".join(negative) or "none",
-        "next": "paro-trt "
-        + shlex.join(("calibrate", "TRANSFORMER", "--prompts", str(target), "-o", "PLAN")),
+        output.NEXT: output.command_line(
+            "calibrate", "TRANSFORMER", "--prompts", target, "-o", "PLAN"
+        ),
     }
     output.print_facts(f"wrote {target}", shown)

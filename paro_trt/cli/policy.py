@@ -37,6 +37,9 @@ NARROW = 60
 _NAMES = 28
 """Widest column of options' names; what is wider has a line of its own."""
 
+_LEAST = 20
+"""Columns that help is made for at least."""
+
 _UNDECODED = re.compile("[\ud800-\udfff]")
 """What Python makes of a byte in a file name that is not text."""
 
@@ -46,7 +49,7 @@ class _Help:
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help; in a narrow terminal explanations are below names, not next to them."""
-        formatter.width = min(formatter.width, shutil.get_terminal_size().columns - 2)
+        formatter.width = min(formatter.width, max(_LEAST, shutil.get_terminal_size().columns - 2))
         formatter.write_dl = functools.partial(_write_definitions, formatter)
         super().format_help(ctx, formatter)  # type: ignore[misc]
 
@@ -58,7 +61,10 @@ def _write_definitions(formatter: Any, rows: Iterable[tuple[str, str]]) -> None:
     for name, text in rows:
         # The wrapper of the command line's library parts --option-names at their hyphens.
         lines = textwrap.wrap(
-            text, formatter.width - column, break_on_hyphens=False, break_long_words=False
+            text,
+            max(_LEAST // 2, formatter.width - column),
+            break_on_hyphens=False,
+            break_long_words=False,
         )
         begin = " " * indent + name
         if len(begin) + 2 <= column and lines:

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ArgumentError
 from . import output
-from .paths import check_output, require_file
+from .paths import ForceOption, Kind, check_output, expand_home, require_file
 
 if TYPE_CHECKING:
     from ..models.lora import LoraFile
@@ -23,6 +23,7 @@ def refit(
         list[str],
         typer.Option(
             metavar="DIR|FILE[:SCALE]",
+            parser=expand_home,
             help="The model's directory, and LoRA files to fuse into it: repeat the option.",
         ),
     ],
@@ -33,17 +34,18 @@ def refit(
     no_hash: Annotated[
         bool, typer.Option("--no-hash", help="Do not compare the file with its manifest's hash.")
     ] = False,
+    force: ForceOption = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Replace the weights of an engine's linear layers, without building it again."""
     require_file(engine, "an engine that paro-trt build --refit wrote")
     if target is not None:
-        check_output(target)
+        check_output(target, Kind.ENGINE, force=force)
     model, adapters = _directory_and_adapters(weights)
 
     from ..runtime.refit import refit as run_refit
 
-    with output.remarks().status(f"refitting {engine.name}"):
+    with output.status(f"refitting {engine.name}"):
         report = run_refit(engine, model, target, lora=adapters, check_hash=not no_hash)
     if as_json:
         output.print_json({"file": str(report.path), "replaced": report.replaced,
@@ -53,7 +55,9 @@ def refit(
     if report.unused:
         shown = ", ".join(report.unused[:3]) + (", ..." if len(report.unused) > 3 else "")
         facts["not in the engine"] = f"{len(report.unused)}, which nothing in it uses: {shown}"
-    facts["next"] = f"paro-trt run {report.path} --inputs IN.safetensors -o OUT.safetensors"
+    facts[output.NEXT] = output.command_line(
+        "run", report.path, "--inputs", "IN.safetensors", "-o", "OUT.safetensors"
+    )
     output.print_facts(f"wrote {report.path}", facts)
 
 

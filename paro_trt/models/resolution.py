@@ -5,6 +5,9 @@ from __future__ import annotations
 from ..errors import ModelError
 from ..families.base import Config, ModelFamily
 
+LARGEST_PATCH = 4
+"""Latents along an axis that one token may stand for."""
+
 
 def latent_size(
     family: ModelFamily, config: Config, frames: int, height: int, width: int
@@ -12,13 +15,32 @@ def latent_size(
     """(frames, height, width) of the latents of a video in pixels; an image has one frame.
 
     Raises:
-        ModelError: a size is not on the VAE's grid; the message names the nearest that are.
+        ModelError: a size is not on the VAE's grid, or the patches of the model do not divide its
+            latents; the message names the nearest sizes in pixels.
     """
     time, *space = family.pixels_per_latent(config)
-    sizes = [_exact("frames", frames - 1, time, 1) + 1]
-    for axis, pixels, factor in zip(("height", "width"), (height, width), space, strict=True):
-        sizes.append(_exact(axis, pixels, factor, 0))
-    return sizes[0], sizes[1], sizes[2]
+    latents = _exact("frames", frames - 1, time, 1) + 1
+    axes = tuple(zip(("height", "width"), (height, width), space, strict=True))
+    patch = _patch(family, config, latents, [-(-pixels // factor) for _, pixels, factor in axes])
+    plane = [_exact(axis, pixels, factor * patch, 0) * patch for axis, pixels, factor in axes]
+    return latents, plane[0], plane[1]
+
+
+def _patch(family: ModelFamily, config: Config, frames: int, plane: list[int]) -> int:
+    """Latents that height and width have to be multiples of.
+
+    Raises:
+        ModelError: the family's own, where other things keep the size from fitting.
+    """
+    for patch in range(1, LARGEST_PATCH + 1):
+        height, width = (max(-(-size // patch), 1) * patch for size in plane)
+        try:
+            family.grid(config, (frames, height, width))
+        except ModelError:
+            continue
+        return patch
+    family.grid(config, (frames, plane[0], plane[1]))
+    return 1
 
 
 def _exact(axis: str, pixels: int, factor: int, first: int) -> int:
@@ -28,7 +50,7 @@ def _exact(axis: str, pixels: int, factor: int, first: int) -> int:
         grid = f"{first} + a multiple of {factor}" if first else f"a multiple of {factor}"
         raise ModelError(
             axis,
-            expected=f"{grid}, the VAE's grid",
+            expected=f"{grid}, the grid of the VAE and of the model's patches",
             actual=str(pixels + first),
             remedy=f"use {below} or {below + factor}, the nearest",
         )

@@ -8,13 +8,11 @@ from typing import TypeAlias
 
 from ..errors import ModelError
 from ..families.base import Config, ModelFamily
+from ..models.resolution import LARGEST_PATCH
 from ..plan import Grid
 
 Size: TypeAlias = tuple[int, int, int]
 """(frames, height, width) in pixels; an image has one frame."""
-
-_LARGEST_PATCH = 4
-"""Latents along an axis that one token may stand for."""
 
 
 def size_of_grid(family: ModelFamily, config: Config, grid: Grid) -> Size:
@@ -33,7 +31,7 @@ def latents_of_grid(family: ModelFamily, config: Config, grid: Grid) -> Size:
         ModelError: no latents of the family's have that grid.
     """
     tokens = (grid.frames, grid.height, grid.width)
-    for patch in itertools.product(range(1, _LARGEST_PATCH + 1), repeat=3):
+    for patch in itertools.product(range(1, LARGEST_PATCH + 1), repeat=3):
         latents = tuple(count * step for count, step in zip(tokens, patch, strict=True))
         if _grid_of(family, config, latents) == grid:  # type: ignore[arg-type]
             return latents  # type: ignore[return-value]
@@ -59,7 +57,7 @@ def nearest_size(family: ModelFamily, config: Config, size: Size) -> Size:
         )
     ]
     frames = max(1, math.ceil(exact[0] - 0.5))
-    near = [range(max(1, int(count) - _LARGEST_PATCH), int(count) + _LARGEST_PATCH + 1)
+    near = [range(max(1, int(count) - LARGEST_PATCH), int(count) + LARGEST_PATCH + 1)
             for count in exact[1:]]  # fmt: skip
     for height, width in sorted(
         itertools.product(*near),
@@ -82,7 +80,7 @@ def _padded_grid(family: ModelFamily, config: Config, latents: Size) -> Grid | N
     """The grid after the pipeline has padded the frames to its patches."""
     frames, height, width = latents
     padded = (
-        _grid_of(family, config, (frames + extra, height, width)) for extra in range(_LARGEST_PATCH)
+        _grid_of(family, config, (frames + extra, height, width)) for extra in range(LARGEST_PATCH)
     )
     return next((grid for grid in padded if grid is not None), None)
 

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from paro_trt.cli.app import app
-from paro_trt.cli.sizes import parse_picture_size, parse_size
+from paro_trt.cli.sizes import parse_picture_size, parse_video_size
 from paro_trt.runtime.transformer import EngineTransformer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,7 @@ def parse(words: list[str]) -> dict[str, Any]:
     params: dict[str, Any] = group.commands[name].make_context(name, rest).params
     # Sizes are text until the command runs.
     if params.get("video"):
-        parse_size("--video", params["video"])
+        parse_video_size("--video", params["video"])
     if name != "build" and params.get("size"):
         parse_picture_size("--size", params["size"])
     return params

@@ -11,7 +11,7 @@ from paro_trt.cli.app import app
 from paro_trt.cli.paths import Kind, check_output
 from paro_trt.errors import ArgumentError
 
-WRITERS = ("calibrate", "report", "export", "build", "generate", "run", "bench")
+WRITERS = ("calibrate", "report", "export", "build", "generate", "run", "bench", "encode", "refit")
 
 
 @pytest.fixture

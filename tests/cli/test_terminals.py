@@ -19,7 +19,18 @@ from paro_trt.cli import output
 from paro_trt.cli.app import app
 from tests.support.tiny import variants_of
 
-VERBS = ("calibrate", "export", "build", "verify", "generate", "run", "bench", "triton")
+VERBS = (
+    "calibrate",
+    "export",
+    "build",
+    "verify",
+    "generate",
+    "run",
+    "bench",
+    "triton",
+    "encode",
+    "refit",
+)
 UNDECODABLE = os.fsdecode(b"caf\xe9 \xff")
 
 

@@ -151,6 +151,18 @@ def test_files_of_other_formats_under_the_right_name_are_named(
     assert named in refusal(directory)
 
 
+def test_a_header_whose_length_begins_as_a_pickle_does(
+    directory: Path, model: torch.nn.Module
+) -> None:
+    content = (directory / WEIGHTS).read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    length = 0x10280
+    header = content[8:end].ljust(length)
+    (directory / WEIGHTS).write_bytes(length.to_bytes(8, "little") + header + content[end:])
+    assert (directory / WEIGHTS).read_bytes().startswith(b"\x80\x02")
+    assert_loads(directory, model)
+
+
 @pytest.mark.parametrize("name", ["wan2.1_t2v_fp16.safetensors", "wan.gguf", "wan.ckpt"])
 def test_a_single_file_says_how_to_convert_it(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"GGUF" + bytes(60) if name.endswith("gguf") else bytes(64))
