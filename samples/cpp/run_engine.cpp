@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -58,6 +59,7 @@ class DeviceMemory {
 struct Tensor {
   std::string name;
   npy::Array host;
+  nvinfer1::Dims shape;
   DeviceMemory device;
 };
 
@@ -104,8 +106,7 @@ class MappedFile {
 
 size_t element_size(const std::string& type) { return size_t(type.back() - '0'); }
 
-Tensor load_input(nvinfer1::IExecutionContext& context, const std::string& name,
-                  const std::string& type, const std::string& folder) {
+Tensor load_input(const std::string& name, const std::string& type, const std::string& folder) {
   npy::Array array = npy::read(folder + "/" + name + ".npy");
   require(array.type == type, name + ": expected " + type + ", got " + array.type);
   nvinfer1::Dims shape{};
@@ -117,11 +118,34 @@ Tensor load_input(nvinfer1::IExecutionContext& context, const std::string& name,
     bytes *= size_t(array.shape[axis]);
   }
   require(array.data.size() == bytes, name + ": the file is shorter or longer than its shape");
-  require(context.setInputShape(name.c_str(), shape),
-          name + ": a shape that the engine was not built for");
   DeviceMemory device(bytes);
   check(cudaMemcpy(device.address(), array.data.data(), bytes, cudaMemcpyHostToDevice), name);
-  return {name, std::move(array), std::move(device)};
+  return {name, std::move(array), shape, std::move(device)};
+}
+
+bool fits(const nvinfer1::ICudaEngine& engine, const Tensor& tensor, int32_t profile) {
+  using Bound = nvinfer1::OptProfileSelector;
+  const nvinfer1::Dims low = engine.getProfileShape(tensor.name.c_str(), profile, Bound::kMIN);
+  const nvinfer1::Dims high = engine.getProfileShape(tensor.name.c_str(), profile, Bound::kMAX);
+  bool within = low.nbDims == tensor.shape.nbDims;
+  for (int32_t axis = 0; within && axis < low.nbDims; ++axis) {
+    within = low.d[axis] <= tensor.shape.d[axis] && tensor.shape.d[axis] <= high.d[axis];
+  }
+  return within;
+}
+
+// The first optimization profile that takes all inputs: `paro-trt build --batch` makes several.
+int32_t choose_profile(const nvinfer1::ICudaEngine& engine, const std::vector<Tensor>& inputs) {
+  const Tensor* refused = nullptr;
+  for (int32_t profile = 0; profile < engine.getNbOptimizationProfiles(); ++profile) {
+    const auto found = std::find_if(inputs.begin(), inputs.end(), [&](const Tensor& tensor) {
+      return !fits(engine, tensor, profile);
+    });
+    if (found == inputs.end()) return profile;
+    refused = &*found;
+  }
+  throw std::runtime_error((refused == nullptr ? std::string("engine") : refused->name) +
+                           ": a shape that the engine was not built for");
 }
 
 Tensor make_output(nvinfer1::IExecutionContext& context, const std::string& name,
@@ -131,7 +155,7 @@ Tensor make_output(nvinfer1::IExecutionContext& context, const std::string& name
   size_t bytes = element_size(type);
   for (const int64_t size : array.shape) bytes *= size_t(size);
   array.data.resize(bytes);
-  return {name, std::move(array), DeviceMemory(bytes)};
+  return {name, std::move(array), shape, DeviceMemory(bytes)};
 }
 
 void run(const char* engine_path, const char* plugin, const std::string& from,
@@ -160,8 +184,17 @@ void run(const char* engine_path, const char* plugin, const std::string& from,
     }
   };
   for_each(nvinfer1::TensorIOMode::kINPUT, [&](const char* name, const std::string& type) {
-    inputs.push_back(load_input(*context, name, type, from));
+    inputs.push_back(load_input(name, type, from));
   });
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreate(&stream), "stream");
+  const int32_t profile = choose_profile(*engine, inputs);
+  require(context->setOptimizationProfileAsync(profile, stream),
+          "optimization profile " + std::to_string(profile) + ": TensorRT refused it");
+  for (const Tensor& tensor : inputs) {
+    require(context->setInputShape(tensor.name.c_str(), tensor.shape),
+            tensor.name + ": a shape that the engine was not built for");
+  }
   for_each(nvinfer1::TensorIOMode::kOUTPUT, [&](const char* name, const std::string& type) {
     outputs.push_back(make_output(*context, name, type));
   });
@@ -170,8 +203,6 @@ void run(const char* engine_path, const char* plugin, const std::string& from,
       require(context->setTensorAddress(tensor.name.c_str(), tensor.device.address()), tensor.name);
     }
   }
-  cudaStream_t stream = nullptr;
-  check(cudaStreamCreate(&stream), "stream");
   const bool queued = context->enqueueV3(stream);
   check(cudaStreamSynchronize(stream), "execution");
   check(cudaStreamDestroy(stream), "stream");

@@ -59,8 +59,12 @@ def arguments(folder):
     return (folder / "model.engine", "libparo_attention.so", folder / "in", folder / "out")
 
 
-def test_runs_an_engine(runner, case):
+@pytest.mark.parametrize("batch", [1, 3], ids=["first profile", "second profile"])
+def test_runs_an_engine(runner, case, batch):
     folder, latents, bins = case
+    latents, bins = latents[:batch], bins[:batch]
+    np.save(folder / "in" / "hidden_states.npy", latents)
+    np.save(folder / "in" / "mask_bin.npy", bins)
     done = runner(*arguments(folder))
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(folder / "out" / "sample.npy"), latents)

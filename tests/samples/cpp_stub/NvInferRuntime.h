@@ -1,6 +1,6 @@
 // A stub of TensorRT's runtime, as far as samples/cpp calls it: its engine takes float16
-// `hidden_states` [n, 3], n up to 4, and int32 `mask_bin` [n], and returns both as they are, the
-// second one higher. For tests without TensorRT; the sample compiles against the real headers too.
+// `hidden_states` [n, 3], n of 1 to 2 or 3 to 4 by its two profiles, and int32 `mask_bin` [n], and
+// returns both as they are, the second one higher. For tests without TensorRT; the sample compiles against the real headers too.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,7 @@ namespace nvinfer1 {
 
 enum class DataType : int32_t { kFLOAT, kHALF, kINT8, kINT32, kBOOL, kUINT8, kFP8, kBF16, kINT64 };
 enum class TensorIOMode : int32_t { kNONE, kINPUT, kOUTPUT };
+enum class OptProfileSelector : int32_t { kMIN, kOPT, kMAX };
 
 struct Dims {
   static constexpr int32_t MAX_DIMS = 8;
@@ -39,7 +40,11 @@ class IExecutionContext {
  public:
   bool setInputShape(const char* name, const Dims& shape) noexcept {
     shapes_[name] = shape;
-    return shape.d[0] <= 4;
+    return profile_ == (shape.d[0] > 2) && shape.d[0] <= 4;
+  }
+  bool setOptimizationProfileAsync(int32_t profile, CUstream_st*) noexcept {
+    profile_ = profile;
+    return profile >= 0 && profile < 2;
   }
   Dims getTensorShape(const char* name) const noexcept {
     return shapes_.at(name == std::string("sample") ? "hidden_states" : "mask_bin");
@@ -60,6 +65,7 @@ class IExecutionContext {
  private:
   std::map<std::string, Dims> shapes_;
   std::map<std::string, void*> addresses_;
+  int32_t profile_ = -1;
 };
 
 class ICudaEngine {
@@ -76,6 +82,11 @@ class ICudaEngine {
   }
   DataType getTensorDataType(const char* name) const noexcept {
     return std::string(name).ends_with("_bin") ? DataType::kINT32 : DataType::kHALF;
+  }
+  int32_t getNbOptimizationProfiles() const noexcept { return 2; }
+  Dims getProfileShape(const char* name, int32_t profile, OptProfileSelector bound) const noexcept {
+    const int64_t batch = (bound == OptProfileSelector::kMIN ? 1 : 2) + 2 * profile;
+    return name == std::string("mask_bin") ? Dims{1, {batch}} : Dims{2, {batch, 3}};
   }
   IExecutionContext* createExecutionContext() noexcept { return new IExecutionContext; }
 };
