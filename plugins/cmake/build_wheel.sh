@@ -14,7 +14,7 @@ refuse() {
 tools() { "$venv/bin/python" -m "$@"; }
 
 if [ -n "$preset" ]; then
-  libraries=(paro_trt/lib/libparo_attention.so paro_trt/lib/libparo_attention_autoreg.so)
+  libraries=(paro_trt/lib/libparo_{attention,attention_autoreg,onnxruntime_cuda}.so)
   for library in "${libraries[@]}"; do
     test -f "$library" || refuse "$library" "a plugin library" "no such file" "make plugin"
   done
