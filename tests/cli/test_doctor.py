@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-import subprocess
 
 import pytest
 
@@ -13,7 +12,7 @@ from paro_trt import doctor, library_files
 from paro_trt.doctor import libraries, probes
 from paro_trt.errors import BackendUnavailableError
 from paro_trt.op.native import library_path
-from tests.support.fake_driver import fake_driver
+from tests.support.fake_driver import fake_cuda_library, fake_driver
 
 
 @pytest.fixture
@@ -152,20 +151,6 @@ def test_a_library_that_needs_a_torch_that_does_not_load_says_so(tmp_path, monke
     assert (part.present, part.detail) == (False, "ImportError: libtorch.so: cannot open")
 
 
-def compile_library(path, name):
-    """A library of the C ABI with another name: the CPU backend's calls behind its own."""
-    source = path.with_suffix(".c")
-    source.write_text(
-        f'const char *paro_library_name(void) {{ return "{name}"; }}\n'
-        "unsigned paro_abi_version(void) { return 2; }\n"
-        'const char *paro_last_error(void) { return ""; }\n'
-        "int paro_workspace_bytes(void) { return 4; }\nint paro_prepare(void) { return 4; }\n"
-        "int paro_describe(void) { return 4; }\nint paro_forward(void) { return 4; }\n"
-        "int paro_measure_peak(void) { return 4; }\n"
-    )
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", path, source], check=True)
-
-
 @pytest.fixture
 def stub_tensorrt(tmp_path, monkeypatch):
     """A machine with everything that engines need, down to a plugin (the CPU library's copy)."""
@@ -226,7 +211,7 @@ def test_what_does_not_go_with_the_driver_is_said_with_the_fix(paro, stub_tensor
     (site / "tensorrt_cu13-10.16.1.11.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: tensorrt_cu13\nVersion: 10.16.1.11\n"
     )
-    compile_library(stub_tensorrt / "libparo_attention.so", "paro-cuda 0.1.0, CUDA 13.0")
+    fake_cuda_library(stub_tensorrt / "libparo_attention.so", "13.0")
     for name, value in fake_driver((12, 8), "570.86.15", (75,)).items():
         monkeypatch.setenv(name, value)
     document = paro("doctor", "--json").document()

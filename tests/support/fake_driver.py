@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from paro_trt.library_files import ABI_VERSION
 from paro_trt.nvidia.driver import DRIVER_LIBRARY, MANAGEMENT_LIBRARY
 
 SOURCE = Path(__file__).with_name("fake_driver.c")
@@ -46,3 +47,22 @@ def fake_driver(
         "FAKE_FAILURE": str(failure),
     }
     return told | ({"FAKE_RELEASE": release} if release else {})
+
+
+def fake_cuda_library(path: Path, cuda: str) -> None:
+    """A kernel library that says it was compiled by a CUDA, and refuses every call.
+
+    Args:
+        path: the library to write.
+        cuda: such as "13.0".
+    """
+    calls = ("workspace_bytes", "describe", "prepare", "forward", "measure_peak")
+    source = path.with_suffix(".c")
+    source.write_text(
+        f'const char *paro_library_name(void) {{ return "paro-cuda 0.1.0, CUDA {cuda}"; }}\n'
+        f"unsigned paro_abi_version(void) {{ return {ABI_VERSION}; }}\n"
+        'const char *paro_last_error(void) { return "device: none here"; }\n'
+        + "".join(f"int paro_{call}(void) {{ return 4; }}\n" for call in calls)
+    )
+    path.unlink(missing_ok=True)  # it may be loaded
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(path), str(source)], check=True)
