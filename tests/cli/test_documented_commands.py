@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import shlex
@@ -37,11 +38,16 @@ def commands(text: str) -> Iterator[list[str]]:
             yield [re.sub(r"\$\w+", "0", word) for word in words]
 
 
+@functools.cache
+def command_line() -> Any:
+    """The group of all commands."""
+    return typer.main.get_command(app)
+
+
 def parse(words: list[str]) -> dict[str, Any]:
     """What the command line makes of the words; it runs nothing."""
-    group: Any = typer.main.get_command(app)
     name, *rest = words
-    params: dict[str, Any] = group.commands[name].make_context(name, rest).params
+    params: dict[str, Any] = command_line().commands[name].make_context(name, rest).params
     # Sizes are text until the command runs.
     if params.get("video"):
         parse_video_size("--video", params["video"])
