@@ -21,6 +21,7 @@ from paro_trt.runtime.onnxruntime_session import OrtSession
 from paro_trt.runtime.session import Session
 from paro_trt.runtime.transformer import EngineTransformer
 from tests.support.pipelines import PIPELINES
+from tests.support.pipelines.qwen_image import EDIT
 from tests.support.plans import small_plan
 from tests.support.tiny_wan import tiny_wan, tiny_wan_inputs
 
@@ -63,7 +64,7 @@ IN_THE_GATE = ("wan",)
     "tiny",
     [
         pytest.param(tiny, id=tiny.name, marks=[pytest.mark.long] * (tiny.name not in IN_THE_GATE))
-        for tiny in PIPELINES
+        for tiny in (*PIPELINES, EDIT)
         if tiny.tiny.available
     ],
 )
