@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -17,6 +18,7 @@ from paro_trt.models.load import LoadedModel, load_model
 from paro_trt.onnx_export import Body, export_onnx
 from paro_trt.op import native
 from paro_trt.runtime import Backend, open_session, ort_session
+from paro_trt.runtime.custom_op import register_custom_op
 from tests.onnx_export.single_node import single_node_model
 from tests.support.cases import OpCase, random_inputs
 from tests.support.plans import small_plan
@@ -242,16 +244,27 @@ def test_hostile_plan_tensors(
 
 
 def test_a_session_survives_a_refused_run(single: Path, fresh_seed: int) -> None:
-    """Hostile bins are clamped, as the contract says; the session keeps working."""
+    """Of another shape, or of bins that the file does not have."""
     inputs = model_inputs(2, fresh_seed)
+    wild = {"mask_bin": np.array([2**31 - 1, -(2**31)], np.int32)}
     with ort_session(single, threads=1) as session:
         expected = session.run(inputs)["sample"]
         with pytest.raises(ArgumentError, match="hidden_states"):
             session.run(inputs | {"hidden_states": np.ones((2, 4, 2, 16, 15), np.float32)})
-        wild = session.run(inputs | {"mask_bin": np.array([2**31 - 1, -(2**31)], np.int32)})
-        tame = session.run(inputs | {"mask_bin": np.array([BINS - 1, 0], np.int32)})
-        np.testing.assert_array_equal(wild["sample"], tame["sample"])
+        with pytest.raises(ArgumentError, match="mask_bin"):
+            session.run(inputs | wild)
         np.testing.assert_array_equal(session.run(inputs)["sample"], expected)
+
+
+def test_the_op_clamps_hostile_bins(single: Path, fresh_seed: int) -> None:
+    """As the contract says, where no session of this package stands before it."""
+    options = onnxruntime.SessionOptions()
+    register_custom_op(options, 1)
+    session = onnxruntime.InferenceSession(single, options, providers=["CPUExecutionProvider"])
+    inputs, samples = model_inputs(2, fresh_seed), []
+    for bins in ([2**31 - 1, -(2**31)], [BINS - 1, 0]):
+        samples.append(session.run(None, inputs | {"mask_bin": np.array(bins, np.int32)})[0])
+    np.testing.assert_array_equal(*samples)
 
 
 def test_kernels_say_what_they_do_not_support(tmp_path: Path, fresh_seed: int) -> None:
