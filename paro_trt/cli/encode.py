@@ -107,8 +107,14 @@ def encode(
         "prompts": str(len(made)),
         **{name: f"{shape}" for name, shape in tensors.items()},
         "negative": ", ".join(negative) or "none",
-        output.NEXT: output.command_line(
-            "calibrate", "TRANSFORMER", "--prompts", target, "-o", "PLAN"
-        ),
+        output.NEXT: _next(pipeline, target, video, size),
     }
     output.print_facts(f"wrote {target}", shown)
+
+
+def _next(pipeline: str, file: Path, video: str | None, size: str | None) -> str:
+    """The calibration on the file; an image is a video of one frame there."""
+    transformer = Path(pipeline) / "transformer"
+    place = str(transformer) if transformer.is_dir() else "TRANSFORMER"
+    pixels = video or (f"1,{size}" if size else "F,H,W")
+    return output.command_line("calibrate", place, "--prompts", file, "--video", pixels)
