@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,14 +108,16 @@ def encode(
         "prompts": str(len(made)),
         **{name: f"{shape}" for name, shape in tensors.items()},
         "negative": ", ".join(negative) or "none",
-        output.NEXT: _next(pipeline, target, video, size),
+        output.NEXT: _next(pipeline, target, dimensions),
     }
     output.print_facts(f"wrote {target}", shown)
 
 
-def _next(pipeline: str, file: Path, video: str | None, size: str | None) -> str:
+def _next(pipeline: str, file: Path, dimensions: Mapping[str, int]) -> str:
     """The calibration on the file; an image is a video of one frame there."""
     transformer = Path(pipeline) / "transformer"
     place = str(transformer) if transformer.is_dir() else "TRANSFORMER"
-    pixels = video or (f"1,{size}" if size else "F,H,W")
+    pixels = "F,H,W"
+    if dimensions:
+        pixels = "{},{height},{width}".format(dimensions.get("num_frames", 1), **dimensions)
     return output.command_line("calibrate", place, "--prompts", file, "--video", pixels)
