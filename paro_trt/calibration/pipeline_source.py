@@ -18,7 +18,7 @@ from ..families.shared.adapt import replaced
 from ..models.calls import fitted_call
 from ..models.load import LoadedModel
 from ..models.pipeline_errors import refused_arguments
-from ..models.schedules import describe_scheduler
+from ..models.schedules import describe_scheduler, public_config
 from .calls import RecordedCall, one_sample, watched_calls
 from .source import AllRecordedError, CallSource, OnStep
 from .unfinished import as_output
@@ -119,7 +119,10 @@ class PipelineSource(CallSource):
         scheduler = self._pipe.scheduler
         return {
             "pipeline": type(self._pipe).__name__,
-            "scheduler": {"class": type(scheduler).__name__, **_described(dict(scheduler.config))},
+            "scheduler": {
+                "class": type(scheduler).__name__,
+                **_described(public_config(scheduler.config)),
+            },
             "call": _described(self._arguments),
             "timesteps": list(self.timesteps),
             "prompts": list(self.texts),

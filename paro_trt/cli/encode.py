@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,8 +108,16 @@ def encode(
         "prompts": str(len(made)),
         **{name: f"{shape}" for name, shape in tensors.items()},
         "negative": ", ".join(negative) or "none",
-        output.NEXT: output.command_line(
-            "calibrate", "TRANSFORMER", "--prompts", target, "-o", "PLAN"
-        ),
+        output.NEXT: _next(pipeline, target, dimensions),
     }
     output.print_facts(f"wrote {target}", shown)
+
+
+def _next(pipeline: str, file: Path, dimensions: Mapping[str, int]) -> str:
+    """The calibration on the file; an image is a video of one frame there."""
+    transformer = Path(pipeline) / "transformer"
+    place = str(transformer) if transformer.is_dir() else "TRANSFORMER"
+    pixels = "F,H,W"
+    if dimensions:
+        pixels = "{},{height},{width}".format(dimensions.get("num_frames", 1), **dimensions)
+    return output.command_line("calibrate", place, "--prompts", file, "--video", pixels)

@@ -188,7 +188,7 @@ def sampler_for(
         spoken = f", shift {shift:g}" if family.sampling is Sampling.FLOW else ""
         without = f"; the pipeline's {class_name} is not used: {reason}" if reason else ""
         note = f"sampled as the family {family.name} is by default{spoken}{without}"
-        own = dict(scheduler.config)
+        own = public_config(scheduler.config)
         return Sampler(type(scheduler).__name__, own, {"num_inference_steps": schedule.count},
                        (note,))  # fmt: skip
     return _of_config(schedule, config, served, tokens)
@@ -198,6 +198,12 @@ def describe_scheduler(class_name: str, config: Mapping[str, Any]) -> str:
     """In one line, with the keys that decide which noise levels a run visits."""
     known = {key: config[key] for key in _DECIDING if config.get(key) not in (None, False)}
     return f"{class_name} ({', '.join(f'{key} {value}' for key, value in known.items())})"
+
+
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a config; diffusers' own notes among them are in another order in every
+    process."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def _of_timesteps(family: ModelFamily, schedule: Schedule) -> Sampler:
@@ -215,7 +221,7 @@ def _of_timesteps(family: ModelFamily, schedule: Schedule) -> Sampler:
 
 
 def _of_config(schedule: Schedule, config: Mapping[str, Any], served: str, tokens: int) -> Sampler:
-    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    own = public_config(config)
     own.pop("stochastic_sampling", None)
     class_name = str(config["_class_name"])
     notes = [f"sampled by the pipeline's {describe_scheduler(class_name, config)}"]

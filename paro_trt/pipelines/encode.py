@@ -19,8 +19,10 @@ from ..families.shared.adapt import replaced
 from ..models.apply import config_of
 from ..models.calls import fitted_call, named_arguments, returned
 from ..models.experts import ExpertRole
+from ..models.pipeline_errors import refused_arguments
 from ..models.prompts import Prompts
 from ..models.substitute import SubstituteTransformer
+from .call_sizes import suited_size
 from .open import AUTO, PipelineSource, is_live, load_pipeline, open_pipeline
 from .placement import Offload, execution_device, parse_device, parse_offload, place_pipeline
 from .request import Request, call_arguments
@@ -59,9 +61,7 @@ def encode_prompts(
         ModelError: the pipeline cannot be opened or does not call its transformer.
         ArgumentError: an argument does not fit the pipeline or its family.
     """
-    with _without_transformers(source, device, dtype, offload) as (pipe, seen):
-        arguments = call_arguments(pipe, request)
-        del arguments["prompt"]
+    with _without_transformers(source, request, device, dtype, offload) as (pipe, seen, arguments):
         runs = [_calls(pipe, text, request.seed, arguments, seen) for text in texts]
     return _prompts(texts, runs, seen.substitute, text_tokens)
 
@@ -94,15 +94,23 @@ class _Recording(SubstituteTransformer):
 
 @contextmanager
 def _without_transformers(
-    source: PipelineSource, device: str, dtype: str | torch.dtype, offload: str | Offload
-) -> Iterator[tuple[Any, _Seen]]:
-    """The pipeline with recording substitutes in the place of its transformers."""
+    source: PipelineSource,
+    request: Request,
+    device: str,
+    dtype: str | torch.dtype,
+    offload: str | Offload,
+) -> Iterator[tuple[Any, _Seen, dict[str, Any]]]:
+    """The pipeline with recording substitutes in the place of its transformers, and the arguments
+    of its call but the prompt."""
     placed = parse_device(device), parse_offload(offload)
     if is_live(source):
         pipe: Any = open_pipeline(source, device=device, dtype=dtype, offload=offload)
         place = execution_device(pipe)
     else:
         pipe, place = load_pipeline(source, dtype, shells=tuple(ExpertRole)), placed[0]
+    # As a calibration rounds the size, on which the latents of an image depend.
+    arguments, _ = suited_size(pipe, call_arguments(pipe, request))
+    del arguments["prompt"]
     seen = _Seen()
     with ExitStack() as stack:
         for role, module in transformers_of(pipe).items():
@@ -111,7 +119,7 @@ def _without_transformers(
             stack.enter_context(replaced(pipe, role.value, made))
         if not is_live(source):
             place_pipeline(pipe, *placed)
-        yield pipe, seen
+        yield pipe, seen, arguments
 
 
 def _calls(
@@ -128,6 +136,7 @@ def _calls(
         stack.enter_context(replaced(pipe.scheduler, "step", stop))
         stack.enter_context(quiet(pipe))
         stack.callback(pipe.maybe_free_model_hooks)
+        stack.enter_context(refused_arguments(pipe))
         generator = torch.Generator("cpu").manual_seed(seed)
         pipe(prompt=text, generator=generator, **arguments)
     if not seen.calls:

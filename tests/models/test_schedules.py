@@ -1,6 +1,9 @@
 """How embeddings are sampled: the pipeline's scheduler decides, and what differs is said."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -184,3 +187,22 @@ def test_a_recorded_run_is_that_of_the_pipelines_scheduler():
     )  # fmt: skip
     calls = source.record(0, 3, {3}, lambda _step: None)
     torch.testing.assert_close(calls[3].arguments["hidden_states"], seen[3])
+
+
+def test_every_process_describes_a_schedule_alike():
+    """Unfinished work is resumed by another process, whose sets have another order."""
+    code = (
+        "import json\n"
+        "from paro_trt.families.registry import family_for\n"
+        "from paro_trt.models.schedules import Schedule, sampler_for\n"
+        "made = sampler_for(family_for('WanTransformer3DModel'), Schedule(), None, 128)\n"
+        "print(json.dumps(made.described()))\n"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(outputs) == 1

@@ -122,6 +122,9 @@ def test_the_command_needs_no_weights_of_the_transformer(wan_dir, tmp_path, paro
     assert report["tensors"] == {"encoder_hidden_states": [2, 12, 16]}
     assert report["negative"] == {"encoder_hidden_states": [12, 16]}
     assert load_prompts(file).texts == TEXTS
+    shown = paro("encode", copy, *words).stdout
+    joined = "".join(shown.split())
+    assert f"paro-trtcalibrate{copy}/transformer--prompts{file}--video5,128,128" in joined
     paro("encode", copy, *words, "--size", "8,8").assert_refused("--video, --size")
     paro("encode", copy, *words, "--argument", "nonsense=1").assert_refused("nonsense")
     paro("encode", tmp_path, *words).assert_refused("model_index.json")
