@@ -27,11 +27,8 @@ def latent_size(
 
 
 def _patch(family: ModelFamily, config: Config, frames: int, plane: list[int]) -> int:
-    """Latents that height and width have to be multiples of.
-
-    Raises:
-        ModelError: the family's own, where other things keep the size from fitting.
-    """
+    """Latents that height and width have to be multiples of; 1 where other things, such as the
+    model's positions, keep the size from fitting: the family says which when the grid is made."""
     for patch in range(1, LARGEST_PATCH + 1):
         height, width = (max(-(-size // patch), 1) * patch for size in plane)
         try:
@@ -39,7 +36,6 @@ def _patch(family: ModelFamily, config: Config, frames: int, plane: list[int]) -
         except ModelError:
             continue
         return patch
-    family.grid(config, (frames, plane[0], plane[1]))
     return 1
 
 

@@ -160,4 +160,4 @@ def test_given_timesteps_and_the_notes_of_the_schedule(calibrate, tmp_path):
     assert "sampled at given timesteps 1000, 750, 500, 250" in plan.calibration.notes
     assert "sampled at given timesteps" in outcome.stderr
     calibrate("--timesteps", "soon").assert_refused("--timesteps", "numbers")
-    calibrate("--guidance-scale-2", "3").assert_refused("guidance_scale_2", "one transformer")
+    calibrate("--guidance-scale-2", "3").assert_refused("--guidance-scale-2", "one transformer")

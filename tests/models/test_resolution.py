@@ -48,5 +48,6 @@ def test_patches_count_in_pixels():
 
 
 def test_other_limits_of_a_model_are_its_own_words():
+    latents = latent_size(VIDEO, CONFIG, 5, 64, 1 << 20)
     with pytest.raises(ModelError, match="latent width"):
-        latent_size(VIDEO, CONFIG, 5, 64, 1 << 20)
+        VIDEO.grid(CONFIG, latents)

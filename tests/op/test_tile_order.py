@@ -100,7 +100,7 @@ def test_longest_first_across_heads_misses_l2(case, fresh_seed):
     longest_first = np.argsort(-mask.sum(-1).reshape(-1), kind="stable").astype(np.int32)
     found = run(mask, longest_first, case.layer, case.gpu)
     print(case.layer.name, case.gpu.name, case.density, found, sep=" | ")
-    assert found.hits < 0.6
+    assert found.hits < case.hits - 0.25
     assert found.makespan <= case.makespan
 
 
