@@ -16,5 +16,5 @@ if(PARO_SANITIZE)
 endif()
 
 # How libraries that leave this machine are linked: they run with any libstdc++. The static one's
-# unused parts are left out, and libgcc is the system's, as both would ask for a glibc of 2022.
+# unused parts are left out, as one of them would ask for glibc 2.36; libgcc is the system's.
 set(PARO_PORTABLE_LINK_OPTIONS -static-libstdc++ -shared-libgcc LINKER:--gc-sections)

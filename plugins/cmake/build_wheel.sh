@@ -31,7 +31,7 @@ trap 'rm -rf "$work"' EXIT
 tools pip wheel --quiet --no-deps --wheel-dir "$work/built" .
 built=("$work"/built/*.whl)
 # scikit-build-core builds without the native parts where their compiler fails.
-unzip -l "${built[0]}" | grep -q libparo_cpu.so ||
+[[ $(tools zipfile -l "${built[0]}") == *libparo_cpu.so* ]] ||
   refuse "the native parts" "a compiler that builds them" "a wheel without them" \
     "make plugin PRESET=cpu shows the compiler's message"
 if [ -n "$preset" ]; then
