@@ -38,9 +38,8 @@ def main(
     plan, model = output / "tiny.paro.safetensors", output / "tiny.onnx"
     heldout = SAMPLE / "heldout_prompts.txt"
     prompt = heldout.read_text(encoding="utf-8").splitlines()[0]
-    # The weights are stored in half precision, in which CPUs are slow.
-    sampling = ("--steps", steps, "--guidance-scale", GUIDANCE_SCALE, "--dtype", "float32")
-    compared = ("--prompt", prompt, "--seed", seed, "--compare", "--fps", 8, *SIZE, *sampling)
+    sampling = ("--steps", steps, "--guidance-scale", GUIDANCE_SCALE)
+    compared = ("--prompt", prompt, "--seed", seed, "--compare", "--fps", 8, *sampling)
 
     paro_trt("doctor")
     paro_trt(
@@ -73,8 +72,6 @@ def paro_trt(*arguments: object) -> None:
 
 def draw_attention(pipeline: Path, plan_file: Path, prompt: str, steps: int, path: Path) -> None:
     """Attention of the heads that gain most by their order, in the middle of a dense run."""
-    import torch
-
     from attention_maps import head_stories, write_maps
     from paro_trt.pipelines.calibrate import source_of
     from paro_trt.pipelines.open import open_pipeline
@@ -85,7 +82,7 @@ def draw_attention(pipeline: Path, plan_file: Path, prompt: str, steps: int, pat
     request = Request(
         prompt, num_frames=7, height=64, width=64, steps=steps, guidance_scale=GUIDANCE_SCALE
     )
-    source = source_of(open_pipeline(pipeline, dtype=torch.float32), [prompt], request)
+    source = source_of(open_pipeline(pipeline), [prompt], request)
     call = source.record(0, 0, {steps // 2}, lambda _step: None)[steps // 2]
     stories = head_stories(source.loaded, load_plan(plan_file), call)
     write_maps(stories[:PICTURED_HEADS], path)
