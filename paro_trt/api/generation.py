@@ -15,6 +15,7 @@ from ..pipelines.generate import Placement
 from ..pipelines.open import PipelineSource
 from ..pipelines.request import Request
 from ..runtime.session import Session
+from ..runtime.weight_streaming import Budget
 from ..verification.generation import GenerateReport, generate_file
 from ..verification.videos import QualityBounds
 from .arguments import PathOrStr, PlanSource, plan_of, settings_of
@@ -29,6 +30,7 @@ def generate(
     file: PathOrStr | Session | None = None,
     file_2: PathOrStr | Session | None = None,
     backend: str | None = None,
+    weight_streaming_budget: Budget = None,
     compare: bool = False,
     min_psnr: float | None = None,
     max_flicker: float | None = None,
@@ -50,6 +52,8 @@ def generate(
         file_2: the same in place of `transformer_2`.
         backend: of the plan "reference", "cpu" or "cuda", by default the native one of the
             device; of files "ort", "cpu" or "tensorrt", as of `open_session`.
+        weight_streaming_budget: of each engine built with weight streaming: bytes of weights that
+            stay on the GPU, or "auto".
         compare: also make the dense model's, from the same noise; write both side by side and a
             plot, and report PSNR, SSIM and flicker.
         min_psnr: dB that the comparison must reach.
@@ -79,6 +83,7 @@ def generate(
         plans=plans,
         files={ExpertRole.HIGH_NOISE: file, ExpertRole.LOW_NOISE: file_2},
         backend=backend,
+        weight_streaming_budget=weight_streaming_budget,
         compare=compare,
         bounds=QualityBounds(min_psnr, max_flicker),
         placement=Placement(device, dtype, offload),

@@ -14,7 +14,13 @@ from .call_arguments import call_arguments
 from .choices import AutoDtypeName, GenerateBackendName, OffloadName
 from .paths import ForceOption, Kind, check_output, expand_home, require_file
 from .policy import UNMET
-from .sizes import PICTURE_HELP, VIDEO_HELP, parse_picture_size, parse_video_size
+from .sizes import (
+    PICTURE_HELP,
+    VIDEO_HELP,
+    parse_budget,
+    parse_picture_size,
+    parse_video_size,
+)
 
 if TYPE_CHECKING:
     from ..verification.generation import GenerateReport, RunFigures
@@ -55,6 +61,14 @@ def generate(
         typer.Option(
             help="Who computes: a plan by reference, cpu or cuda, by default the device's; an ONNX"
             " file by ort, the default, or cpu."
+        ),
+    ] = None,
+    weight_streaming_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE|auto",
+            help="Of engines that stream their weights: what stays on the GPU of each, such as"
+            " 8GB.",
         ),
     ] = None,
     compare: Annotated[
@@ -112,6 +126,7 @@ def generate(
         "negative_prompt": negative_prompt, "image": image, "seed": seed, "fps": fps,
         "arguments": call_arguments(argument or ()),
     }  # fmt: skip
+    budget = None if weight_streaming_budget is None else parse_budget(weight_streaming_budget)
     file = _one_file("--onnx, --engine", onnx, engine)
     file_2 = _one_file("--onnx-2, --engine-2", onnx_2, engine_2)
 
@@ -129,6 +144,7 @@ def generate(
             file=file,
             file_2=file_2,
             backend=backend,
+            weight_streaming_budget=budget,
             compare=compare,
             min_psnr=min_psnr,
             max_flicker=max_flicker,

@@ -88,20 +88,25 @@ def open_session(
 
 
 def session_for(
-    target: str | PathLike[str] | Session, backend: str | Backend | None = None
+    target: str | PathLike[str] | Session,
+    backend: str | Backend | None = None,
+    *,
+    weight_streaming_budget: Budget = None,
 ) -> AbstractContextManager[Session]:
     """A session of a file, which the context closes; an open session, which stays open.
 
     Raises:
-        ArgumentError: a backend for a session that has one, or as of `open_session`.
+        ArgumentError: a backend or a budget for a session that has one, or as of `open_session`.
         ParoError: as of `open_session`.
     """
+    options = {"backend": backend, "weight_streaming_budget": weight_streaming_budget}
     if not isinstance(target, Session):
-        return open_session(target, backend)
-    if backend is not None:
-        raise ArgumentError(
-            "backend", expected="none with an open session, which has one", actual=str(backend)
-        )
+        return open_session(target, backend, weight_streaming_budget=weight_streaming_budget)
+    for name, value in options.items():
+        if value is not None:
+            raise ArgumentError(
+                name, expected="none with an open session, which has one", actual=str(value)
+            )
     return nullcontext(target)
 
 

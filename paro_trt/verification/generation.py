@@ -31,6 +31,7 @@ from ..pipelines.variants import Variant
 from ..plan import ParoPlan
 from ..runtime.backends import session_for
 from ..runtime.session import Session
+from ..runtime.weight_streaming import Budget
 from .quality_plot import plot_quality
 from .report import plain_json
 from .videos import QualityBounds, VideoQuality, compare_videos
@@ -113,6 +114,7 @@ def generate_file(
     plans: tuple[ParoPlan, ...],
     files: Mapping[ExpertRole, str | PathLike[str] | Session | None],
     backend: str | None,
+    weight_streaming_budget: Budget,
     compare: bool,
     bounds: QualityBounds,
     placement: Placement,
@@ -125,8 +127,19 @@ def generate_file(
         raise ArgumentError(
             "compare", expected="a plan or a file to compare with the dense model", actual="neither"
         )
+    if weight_streaming_budget is not None and not given:
+        raise ArgumentError(
+            "weight_streaming_budget",
+            expected="none: it is an engine's",
+            actual=str(weight_streaming_budget),
+        )
     with ExitStack() as stack:
-        sessions = {role: stack.enter_context(session_for(f, backend)) for role, f in given.items()}
+        sessions = {
+            role: stack.enter_context(
+                session_for(file, backend, weight_streaming_budget=weight_streaming_budget)
+            )
+            for role, file in given.items()
+        }
         variant = Variant(plans, None if given else backend, sessions)
         pipe = stack.enter_context(opened(source, variant, placement, compare=compare))
         arguments, notes = fitted(pipe, request, variant)

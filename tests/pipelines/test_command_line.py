@@ -74,6 +74,8 @@ def test_a_size_that_is_rounded_is_said(
         (("--device", "tpu"), ("device", "auto, cpu, cuda")),
         (("--offload", "model", "--device", "cpu"), ("offload", "none on a CPU")),
         (("--compare",), ("compare", "neither")),
+        (("--weight-streaming-budget", "lots"), ("--weight-streaming-budget", "512MB")),
+        (("--weight-streaming-budget", "8GB"), ("--weight-streaming-budget", "an engine's")),
         (("--image", "none.png"), ("image none.png",)),
         (("-o", "out.gif"), (".mp4",)),
         (("-o", "absent/out.mp4"), ("mkdir",)),

@@ -11,6 +11,7 @@ from paro_trt.engine import BuildSettings
 from paro_trt.engine.build import build_engine
 from paro_trt.errors import ArgumentError, BackendUnavailableError
 from paro_trt.runtime import open_session
+from paro_trt.runtime.backends import session_for
 from paro_trt.runtime.engine import Engine
 from tests.engine.conftest import engine_file, half_onnx, machine, newest  # noqa: F401 (fixtures)
 from tests.engine.running import expected, random_inputs
@@ -79,7 +80,10 @@ def test_a_release_without_an_automatic_budget(machine, half_onnx, tmp_path):  #
 
 
 def test_sessions_pass_a_budget_on(newest, engine_file, half_onnx):  # noqa: F811
-    with open_session(engine_file, weight_streaming_budget=300):
-        assert newest.trt.engine.weight_streaming_budget_v2 == 300
+    for opened in (open_session, session_for):
+        with opened(engine_file, weight_streaming_budget=300) as session:
+            assert newest.trt.engine.weight_streaming_budget_v2 == 300
+            with pytest.raises(ArgumentError, match="an open session, which has one"):
+                session_for(session, weight_streaming_budget=300)
     with pytest.raises(ArgumentError, match="expected none: it is an engine's"):
         open_session(half_onnx, weight_streaming_budget=300)
