@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackendUnavailableError
 from ..onnx_file.read import is_attention, read_onnx
-from .manifest import MemoryRecord, manifest_path, read_manifest
+from .manifest import MemoryRecord, found_manifest, read_manifest
 from .memory import plugin_workspace
 from .plugin_library import find_plugin
 from .settings import BuildSettings
@@ -42,8 +42,8 @@ def memory_of_file(path: Path, settings: BuildSettings) -> tuple[MemoryRecord, s
     Raises:
         OnnxFileError, EngineError: the file or its manifest is damaged.
     """
-    if manifest_path(path).is_file():
-        memory = read_manifest(manifest_path(path)).memory
+    if found_manifest(path).is_file():
+        memory = read_manifest(found_manifest(path)).memory
         return memory or MemoryRecord(None, None, None), "as its builder counts them"
     model = read_onnx(path)
     try:

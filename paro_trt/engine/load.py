@@ -11,7 +11,7 @@ from .cuda import Gpu, current_gpu
 from .errors import EngineError
 from .file_hash import engine_sha256
 from .logger import LogKeeper, make_logger
-from .manifest import EngineManifest, manifest_path, read_manifest
+from .manifest import EngineManifest, found_manifest, read_manifest
 from .plugin_library import PluginFile, check_plugin_driver, find_plugin, load_plugin
 from .tensorrt_api import TensorRt, load_tensorrt, same_release
 
@@ -44,7 +44,7 @@ def check_engine_file(path: Path, plan_hash: str | None = None) -> EngineManifes
             actual="a directory" if path.is_dir() else "no such file",
             remedy="paro-trt build makes one from an exported model",
         )
-    manifest = read_manifest(manifest_path(path))
+    manifest = read_manifest(found_manifest(path))
     _check_plan(path, manifest, plan_hash)
     if not manifest.engine.bytes == path.stat().st_size:
         raise _damaged(path, manifest, f"{path.stat().st_size} bytes")

@@ -325,8 +325,14 @@ class EngineManifest(_Record, frozen=True):
 
 
 def manifest_path(engine: Path) -> Path:
-    """Where the manifest of an engine file is."""
+    """Where the manifest of an engine file is written."""
     return engine.with_name(engine.name + SUFFIX)
+
+
+def found_manifest(engine: Path) -> Path:
+    """Where the manifest of an engine is: next to it, or next to the file that it links to."""
+    own = manifest_path(engine)
+    return own if own.is_file() else manifest_path(engine.resolve())
 
 
 def is_undamaged(path: Path, manifest: EngineManifest) -> bool:

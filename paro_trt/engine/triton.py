@@ -17,7 +17,13 @@ from typing import Any, Literal
 from ..errors import ArgumentError
 from ..files import atomic_write
 from .errors import EngineError
-from .manifest import EngineManifest, EngineTensor, manifest_path, read_manifest
+from .manifest import (
+    EngineManifest,
+    EngineTensor,
+    found_manifest,
+    manifest_path,
+    read_manifest,
+)
 from .plugin_library import AUTOREG_LIBRARY
 from .settings import BATCH
 from .tensorrt_api import Flavour
@@ -109,7 +115,7 @@ def write_repository(engine: Path, directory: Path, options: TritonOptions) -> T
             for that the engine cannot have.
         ParoError: a file cannot be written.
     """
-    manifest = read_manifest(manifest_path(engine))
+    manifest = read_manifest(found_manifest(engine))
     if manifest.tensorrt.flavour is not Flavour.TENSORRT:
         raise EngineError(
             str(engine), expected="an engine of TensorRT, which Triton's backend loads",
@@ -138,7 +144,7 @@ def write_repository(engine: Path, directory: Path, options: TritonOptions) -> T
         engine_name, code = STREAMING_FILES
         target = model / VERSION / engine_name
         _link(engine, target)
-        _link(manifest_path(engine), manifest_path(target))
+        _link(found_manifest(engine), manifest_path(target))
         texts[f"{VERSION}/{code}"] = _MODEL_PY
     else:
         _link(engine, model / VERSION / MODEL_FILE)

@@ -68,6 +68,17 @@ def test_session_interface(engine_file, half_onnx, fresh_seed):  # noqa: F811
     np.testing.assert_array_equal(outputs["sample"], expected(half_onnx, inputs))
 
 
+def test_a_link_to_an_engine_is_the_engine(engine_file, half_onnx, tmp_path, fresh_seed):  # noqa: F811
+    """Its manifest lies next to the file that is linked to, as in a cache of links."""
+    link = tmp_path / "linked" / "other-name.engine"
+    link.parent.mkdir()
+    link.symlink_to(engine_file)
+    inputs = random_inputs(2, fresh_seed)
+    with Engine(link) as engine:
+        sample = engine.run(inputs)["sample"]
+    np.testing.assert_array_equal(sample, expected(half_onnx, inputs))
+
+
 def test_tensors_on_the_gpu_are_not_copied(newest, engine_file, half_onnx, fresh_seed):  # noqa: F811
     arrays = random_inputs(2, fresh_seed)
     inputs = {name: OnGpu(array) for name, array in arrays.items()}
