@@ -113,6 +113,9 @@ class ParoTransformer(torch.nn.Module):
             PlannedAttention(plan.layer(site.name), plan, implementation) for site in self.sites
         )
 
+    # Attention is intercepted for the time of a call, which compiled code does not undo. To compile
+    # a planned model, apply the plan in place (`models/in_place.py`).
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, latents: Tensor, timestep: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The model's outputs, as the family's `output_names` has them.
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from paro_trt.models.apply import ParoTransformer
 from paro_trt.models.in_place import apply
 from tests.support.tiny import all_variants
 from tests.support.tiny.model import TinyModel
@@ -44,3 +45,14 @@ def test_compiled_blocks_share_one_graph_without_breaks():
     model.compile_repeated_blocks(backend=counter, fullgraph=True)
     torch.testing.assert_close(model(**call).sample, expected)
     assert counter.frame_count == 1
+
+
+def test_a_planned_model_apart_computes_the_same_around_its_interception():
+    torch.compiler.reset()
+    loaded = WAN.loaded()
+    planned = ParoTransformer(loaded.model, loaded.family, WAN.plan(density=0.3))
+    latents, timestep, conditioning = WAN.inputs(2)
+    call = (latents, timestep, *conditioning.values(), torch.zeros(2, dtype=torch.int32))
+    with torch.no_grad():
+        expected = planned(*call)[0]
+        torch.testing.assert_close(torch.compile(planned, backend="eager")(*call)[0], expected)
