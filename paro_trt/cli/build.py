@@ -142,7 +142,7 @@ def _make(
 
 def _announce(memory: MemoryRecord) -> None:
     """Say before a build, which may take an hour, what its engine will take."""
-    from ..engine.manifest import memory_facts
+    from ..engine.manifest_facts import memory_facts
 
     facts = ", ".join(f"{name}: {value}" for name, value in memory_facts(memory).items())
     output.remarks().print(f"estimated, not measured: {facts}", markup=False, soft_wrap=True)
@@ -179,7 +179,7 @@ def _trtexec(
 
 
 def _show(report: BuildReport, adopted: bool) -> None:
-    from ..engine.manifest import summary
+    from ..engine.manifest_facts import summary
 
     done = "wrote the manifest of" if adopted else "up to date:" if report.reused else "wrote"
     facts = {

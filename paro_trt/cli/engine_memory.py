@@ -19,7 +19,7 @@ def engine_memory(file: Path, batch: int = 1) -> Mapping[str, object]:
 
     from ..engine import BuildSettings, SizeRange
     from ..engine.estimate import memory_of_file
-    from ..engine.manifest import memory_facts
+    from ..engine.manifest_facts import memory_facts
 
     settings = BuildSettings(sizes={"B": SizeRange(1, batch, batch)})
     memory, said = memory_of_file(file, settings)

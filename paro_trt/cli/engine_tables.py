@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def show_engine(manifest: EngineManifest, path: Path) -> None:
     """Print what a manifest says."""
-    from ..engine.manifest import summary
+    from ..engine.manifest_facts import summary
 
     size = output.file_size(manifest.engine.bytes)
     output.print_facts(f"engine manifest {path}", {"engine size": size, **summary(manifest)})

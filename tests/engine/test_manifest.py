@@ -9,7 +9,8 @@ import random
 import pytest
 
 from paro_trt.engine import EngineError, read_manifest
-from paro_trt.engine.manifest import MAX_BYTES, parse_manifest, summary
+from paro_trt.engine.manifest import MAX_BYTES, parse_manifest
+from paro_trt.engine.manifest_facts import summary
 from tests.support.small_onnx import INFO
 
 HASH = "ab" * 32
