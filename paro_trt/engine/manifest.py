@@ -317,6 +317,16 @@ class EngineManifest(_Record, frozen=True):
             remedy=f"paro-trt build with another --batch {batch},{batch},{batch}",
         )
 
+    def require_streaming(self, budget: object) -> None:
+        """Raise ArgumentError, which names the budget, unless the engine can stream its weights."""
+        if not self.tensorrt.weight_streaming:
+            raise ArgumentError(
+                "weight_streaming_budget",
+                expected="none: this engine cannot stream its weights",
+                actual=str(budget),
+                remedy="paro-trt build --weight-streaming",
+            )
+
     def to_json(self) -> dict[str, Any]:
         """The document as JSON values."""
         document: dict[str, Any] = msgspec.to_builtins(self)

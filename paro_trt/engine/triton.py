@@ -229,13 +229,7 @@ def _check_streaming(manifest: EngineManifest, options: TritonOptions) -> None:
     budget = options.weight_streaming_budget
     if budget is None:
         return
-    if not manifest.tensorrt.weight_streaming:
-        raise ArgumentError(
-            "weight_streaming_budget",
-            expected="none: this engine cannot stream its weights",
-            actual=str(budget),
-            remedy="paro-trt build --weight-streaming",
-        )
+    manifest.require_streaming(budget)
     if options.cuda_graphs:
         raise ArgumentError(
             "cuda_graphs",

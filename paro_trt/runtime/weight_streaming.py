@@ -25,13 +25,7 @@ def check_budget(manifest: EngineManifest, budget: Budget) -> None:
             "weight_streaming_budget", expected='bytes, 0 or more, or "auto"',
             actual=repr(budget)[:80],
         )  # fmt: skip
-    if not manifest.tensorrt.weight_streaming:
-        raise ArgumentError(
-            "weight_streaming_budget",
-            expected="none: this engine cannot stream its weights",
-            actual=str(budget),
-            remedy="paro-trt build --weight-streaming",
-        )
+    manifest.require_streaming(budget)
 
 
 def stream_weights(loaded: LoadedEngine, budget: Budget) -> int | None:
