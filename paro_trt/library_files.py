@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import BackendUnavailableError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """PARO_ABI_VERSION of plugins/include/paro/paro_c.h."""
 
 LIBRARY_DIRECTORY_VARIABLE = "PARO_LIBRARY_DIR"

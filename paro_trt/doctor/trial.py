@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ..errors import ParoError
@@ -62,7 +61,7 @@ def compute(impl: str) -> str:
     from ..op.api import paro_attention
 
     device = "cuda" if impl == "cuda" and torch.cuda.is_available() else "cpu"
-    paro_attention(*small_call(device), impl=impl, **asdict(small_config()))
+    paro_attention(*small_call(device), impl=impl, **small_config().keywords())
     return f"{_TOKENS} tokens computed on {device}"
 
 

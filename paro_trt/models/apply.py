@@ -65,8 +65,8 @@ class PlannedAttention(torch.nn.Module):
                 impl=self.impl, check_values=False,
             )  # fmt: skip
         output: Tensor = attention_op(
-            *tensors, scale, self.block_q, self.block_k, self.qk_bits, self.pv_bits,
-            self.pool_dropped, self.impl,
+            *tensors, None, None, None, scale, self.block_q, self.block_k, self.qk_bits,
+            self.pv_bits, self.pool_dropped, self.impl,
         )  # fmt: skip
         return output
 

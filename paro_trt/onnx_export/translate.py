@@ -66,6 +66,9 @@ def attention_node(
     channel_affine: Any,
     mask_bin: Any,
     key_length: Any,
+    fine_mask: Any,  # noqa: ARG001 (version 2 has a node of its own)
+    corrected_heads: Any,  # noqa: ARG001
+    dynamic_blocks: Any,  # noqa: ARG001
     scale: float,
     block_q: int,
     block_k: int,

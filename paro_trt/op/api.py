@@ -51,6 +51,9 @@ def paro_attention(
     channel_affine: Tensor,
     mask_bin: Tensor,
     key_length: Tensor,
+    fine_mask: Tensor | None = None,
+    corrected_heads: Tensor | None = None,
+    dynamic_blocks: Tensor | None = None,
     *,
     block_q: int,
     block_k: int,
@@ -73,6 +76,11 @@ def paro_attention(
         channel_affine float32 [4,Hk,D]: key mean, equalizer, value mean, value scale.
         mask_bin int32 [B]: row of T for each sample, clamped; key_length int32 [B]: tokens of the
             reordered sequence that exist.
+        Of version 2, each optional:
+        fine_mask int32 [T,H,NQ,W], as block_mask: dropped blocks with four summary tokens; needs
+            pool_dropped.
+        corrected_heads int32 [H]: 1: the head's rows get what their mean query lacks.
+        dynamic_blocks int32 [T,H]: how many more blocks each query block chooses at run time.
     Attributes are those of `AttentionConfig`. `check_values=False` skips the checks that read the
     plan's tensors, for callers that validated them once; on a GPU those checks wait for it.
 
@@ -88,9 +96,12 @@ def paro_attention(
     """
     inputs = AttentionInputs(
         query, key, value, token_order, head_order, block_mask, tile_order, channel_affine,
-        mask_bin, key_length,
+        mask_bin, key_length, fine_mask, corrected_heads, dynamic_blocks,
     )  # fmt: skip
-    attributes = (block_q, block_k, qk_bits, pv_bits, bool(pool_dropped), scale)
+    attributes = (
+        block_q, block_k, qk_bits, pv_bits, bool(pool_dropped), scale,
+        fine_mask is not None, corrected_heads is not None, dynamic_blocks is not None,
+    )  # fmt: skip
     prepared = _prepared(inputs, attributes, impl)
     if check_values:
         validate_values(inputs, prepared.shape)
@@ -122,7 +133,12 @@ def _prepared(
     """The checked call, which is checked once."""
     directory = os.environ.get(LIBRARY_DIRECTORY_VARIABLE)
     try:
-        key = (impl, directory, attributes, *[(x.dtype, x.shape, x.device) for x in inputs])
+        key = (
+            impl,
+            directory,
+            attributes,
+            *[x if x is None else (x.dtype, x.shape, x.device) for x in inputs],
+        )
         known = _PREPARED.get(key)
     except (AttributeError, TypeError):
         # An argument that is no tensor, or the symbols of a trace, which have no hash.
@@ -184,7 +200,7 @@ def check_devices(inputs: AttentionInputs, implementation: Implementation) -> No
     anywhere = implementation is Implementation.REFERENCE
     kind, wanted = ("cuda", "a CUDA tensor") if on_gpu else ("cpu", "a CPU tensor")
     device = inputs.query.device
-    for name, tensor in inputs._asdict().items():
+    for name, tensor in inputs.named_tensors().items():
         if tensor.device.type != kind and not anywhere:
             raise BackendUnavailableError(
                 name,
@@ -204,9 +220,9 @@ def check_devices(inputs: AttentionInputs, implementation: Implementation) -> No
 
 
 def _require_contiguous(inputs: AttentionInputs) -> None:
-    if all(tensor.is_contiguous() for tensor in inputs):
+    if all(tensor.is_contiguous() for tensor in inputs.named_tensors().values()):
         return
-    for name, tensor in inputs._asdict().items():
+    for name, tensor in inputs.named_tensors().items():
         if not tensor.is_contiguous():
             raise ArgumentError(
                 name,
@@ -227,6 +243,9 @@ def _attention(
     channel_affine: Tensor,
     mask_bin: Tensor,
     key_length: Tensor,
+    fine_mask: Tensor | None,
+    corrected_heads: Tensor | None,
+    dynamic_blocks: Tensor | None,
     scale: float,
     block_q: int,
     block_k: int,
@@ -241,8 +260,9 @@ def _attention(
     """
     return paro_attention(
         query, key, value, token_order, head_order, block_mask, tile_order, channel_affine,
-        mask_bin, key_length, scale=scale, block_q=block_q, block_k=block_k, qk_bits=qk_bits,
-        pv_bits=pv_bits, pool_dropped=pool_dropped, impl=impl, check_values=False,
+        mask_bin, key_length, fine_mask, corrected_heads, dynamic_blocks, scale=scale,
+        block_q=block_q, block_k=block_k, qk_bits=qk_bits, pv_bits=pv_bits,
+        pool_dropped=pool_dropped, impl=impl, check_values=False,
     )  # fmt: skip
 
 

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from .quantization import ChannelAffine, Quantized, precondition, quantize
-from .spec import AttentionConfig, block_count
+from .spec import FINE_SUMMARIES, AttentionConfig, block_count
+
+FINE_STEP_GROUPS = 16
+"""Groups of fine summaries that form one step: 64 keys."""
 
 
 class Precision(NamedTuple):
@@ -30,9 +33,9 @@ class Precision(NamedTuple):
 class KeyBlocks(NamedTuple):
     """Key blocks of one (sample, key/value head) ready to be attended.
 
-    key: codes [N, block_k, D]; value: codes [N, block_k, D]; log2_count: [N, block_k], what a
-    key adds to its base-2 logit (0 for a token, log2 of its tokens for a summary, -inf where
-    there is no key).
+    key, value: codes [N, width, D] each, width block_k; log2_count: [N, width], what a key adds
+    to its base-2 logit (0 for a token, log2 of its tokens for a summary, -inf where there is no
+    key). A step of fine summaries has width 64 and scales for each key, [N, width, 1].
     """
 
     key: Quantized
@@ -56,20 +59,26 @@ def split_blocks(x: Tensor, block: int, length: int) -> Tensor:
     return blocks.view(-1, block, channels)
 
 
-def summarize_blocks(blocks: Tensor, counts: Tensor, bits: int, precision: Precision) -> Tensor:
-    """Mean of each block's existing tokens, FP32 [N, D] (0 for a block with none).
+def mean_rows(runs: Tensor, counts: Tensor) -> Tensor:
+    """Mean of each run's existing rows, FP32 [N, D] (0 for a run with none).
 
-    The sum is FP32 in one fixed order, halves added until one token is left, so that quantized
-    summaries are equal bit for bit in every implementation. At 16 bits the mean is stored in the
-    inputs' type, as the tokens are.
+    The sum is FP32 in one fixed order, halves added until one row is left, so that it is equal
+    bit for bit in every implementation.
 
-    blocks: FP32 [N, block, D], block a power of two, 0 where no token exists; counts: tokens
-    that exist, [N].
+    runs: FP32 [N, run, D], run a power of two, 0 where no row exists; counts: rows that exist, [N].
     """
-    while blocks.shape[1] > 1:
-        lower, upper = blocks.chunk(2, dim=1)
-        blocks = lower + upper
-    mean = blocks[:, 0] / counts.clamp(min=1).float()[:, None]
+    while runs.shape[1] > 1:
+        lower, upper = runs.chunk(2, dim=1)
+        runs = lower + upper
+    return runs[:, 0] / counts.clamp(min=1).float()[:, None]
+
+
+def summarize_blocks(blocks: Tensor, counts: Tensor, bits: int, precision: Precision) -> Tensor:
+    """Summary token of each block, FP32 [N, D]: `mean_rows` of its existing tokens.
+
+    At 16 bits the mean is stored in the inputs' type, as the tokens are.
+    """
+    mean = mean_rows(blocks, counts)
     return precision.stored(mean) if bits == 16 else mean
 
 
@@ -116,25 +125,92 @@ def summary_blocks(
     )
 
 
+class FineSummaries(NamedTuple):
+    """The four summary tokens of each of NK key blocks, a group with scales of its own.
+
+    key, value: codes [NK, 4, D], scale [NK, 1, 1]; log2_count: [NK, 4], -inf where a run of the
+    block has no tokens.
+    """
+
+    key: Quantized
+    value: Quantized
+    log2_count: Tensor
+
+    def gather(self, fine: Tensor) -> KeyBlocks:
+        """Steps of `FINE_STEP_GROUPS` groups of the listed blocks (bool [NK]), in their order."""
+        groups = int(fine.sum())
+        steps = block_count(groups, FINE_STEP_GROUPS)
+        absent = steps * FINE_STEP_GROUPS - groups
+        width = FINE_STEP_GROUPS * FINE_SUMMARIES
+
+        def step_rows(x: Tensor, padding: float) -> Tensor:
+            rows = x[fine].expand(groups, FINE_SUMMARIES, x.shape[2])
+            padded = torch.cat([rows, rows.new_full((absent, *rows.shape[1:]), padding)])
+            return padded.reshape(steps, width, x.shape[2])
+
+        return KeyBlocks(
+            Quantized(step_rows(self.key.codes, 0.0), step_rows(self.key.scale, 0.0)),
+            Quantized(step_rows(self.value.codes, 0.0), step_rows(self.value.scale, 0.0)),
+            step_rows(self.log2_count[:, :, None], -math.inf)[:, :, 0],
+        )
+
+
+def fine_summaries(
+    key: Tensor, value: Tensor, counts: Tensor, config: AttentionConfig, precision: Precision
+) -> FineSummaries:
+    """Groups of four summary tokens; key, value FP32 [NK, block_k, D], counts [NK].
+
+    Values have 8 bits where the call's have 4: their scale a channel could not be gathered.
+    """
+    blocks, block_k, channels = key.shape
+    run = block_k // FINE_SUMMARIES
+    starts = torch.arange(FINE_SUMMARIES, device=key.device) * run
+    run_counts = (counts[:, None] - starts).clamp(0, run)
+    value_bits = max(config.pv_bits, 8)
+
+    def groups(x: Tensor, bits: int) -> Quantized:
+        means = summarize_blocks(x.reshape(-1, run, channels), run_counts.view(-1), bits, precision)
+        return quantize(means.view(blocks, FINE_SUMMARIES, channels), bits, (1, 2))
+
+    keys, values = groups(key, config.qk_bits), groups(value, value_bits)
+    one = (blocks, 1, 1)
+    return FineSummaries(
+        keys._replace(scale=keys.scale[:, :1].reshape(one)),
+        values._replace(scale=values.scale[:, :1].reshape(one)),
+        torch.log2(run_counts.float()),
+    )
+
+
 class HeadKeys(NamedTuple):
     """All a query head attends: its NK key blocks, their summary tokens (None where dropped
-    blocks vanish), and bool [NK], the key blocks in which a token exists."""
+    blocks vanish), the summaries of fine blocks (None where there are no such blocks), and bool
+    [NK], the key blocks in which a token exists."""
 
     tokens: KeyBlocks
     summaries: KeyBlocks | None
+    fine: FineSummaries | None
     exists: Tensor
 
-    def attended_by(self, mask_row: Tensor) -> list[KeyBlocks]:
-        """What a query block with this mask row (bool [NK]) attends: listed blocks, then the
-        summary tokens of the others, a summary block without any left out."""
-        listed = mask_row & self.exists
+    def attended_by(self, exact: Tensor, fine: Tensor | None = None) -> list[KeyBlocks]:
+        """What a query block with these mask rows (bool [NK]) attends: exact blocks, then steps
+        of fine summaries, then the summary tokens of the others, a summary block without any
+        left out. A block in both rows is exact."""
+        listed = exact & self.exists
         sources = [self.tokens.select(listed)]
+        if self.fine is not None and fine is not None:
+            gathered = fine & self.exists & ~listed
+            sources.append(self.fine.gather(gathered))
+            listed = listed | gathered
         if self.summaries is not None:
             log2_count = self.summaries.log2_count.clone()
             log2_count.view(-1)[: len(listed)][listed] = -math.inf
             remaining = self.summaries._replace(log2_count=log2_count)
             sources.append(remaining.select(~torch.isneginf(log2_count).all(dim=1)))
-        return sources
+        return [source for source in sources if len(source.log2_count)]
+
+    def all_tokens(self) -> list[KeyBlocks]:
+        """What dense attention attends: every key block with a token."""
+        return [self.tokens.select(self.exists)]
 
 
 def prepare_keys(
@@ -156,7 +232,10 @@ def prepare_keys(
     key_blocks = key_blocks.masked_fill(absent, 0.0)
     value_blocks = precondition(value_blocks, affine.value_mean, 1.0 / affine.value_scale)
     value_blocks = value_blocks.masked_fill(absent, 0.0)
-    summaries = None
+    summaries = fine = None
     if config.pool_dropped:
         summaries = summary_blocks(key_blocks, value_blocks, counts, config, precision)
-    return HeadKeys(token_blocks(key_blocks, value_blocks, counts, config), summaries, counts > 0)
+    if config.fine_summaries:
+        fine = fine_summaries(key_blocks, value_blocks, counts, config, precision)
+    tokens = token_blocks(key_blocks, value_blocks, counts, config)
+    return HeadKeys(tokens, summaries, fine, counts > 0)

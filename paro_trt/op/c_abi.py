@@ -51,6 +51,9 @@ def attention_call(
         qk_bits=config.qk_bits,
         pv_bits=config.pv_bits,
         pool_dropped=int(config.pool_dropped),
+        fine_summaries=int(config.fine_summaries),
+        mean_correction=int(config.mean_correction),
+        routing=int(config.routing),
         scale=config.scale,
     )
     return with_addresses(sizes, inputs, output)
@@ -61,7 +64,7 @@ def with_addresses(
 ) -> CAttention:
     """A copy of a call, on the addresses of contiguous tensors of the same sizes."""
     copy = CAttention.from_buffer_copy(call)
-    addresses = [tensor.data_ptr() for tensor in inputs]
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in inputs]
     addresses.append(0 if output is None else output.data_ptr())
     _ADDRESSES.pack_into(copy, CAttention.query.offset, *addresses)
     return copy

@@ -215,8 +215,8 @@ class RepeatedCall:
     def forward(self, inputs: AttentionInputs) -> Tensor:
         """As `NativeLibrary.forward`, for inputs of this size and type."""
         for tensor in inputs:
-            if not tensor.is_contiguous():
-                inputs = AttentionInputs(*(tensor.contiguous() for tensor in inputs))
+            if tensor is not None and not tensor.is_contiguous():
+                inputs = inputs.converted(Tensor.contiguous)
                 break
         output = torch.empty_like(inputs.query)
         call = with_addresses(self._call, inputs, output)

@@ -1,6 +1,7 @@
 """The specification of PAROAttention in plain PyTorch: one function a stage.
 
-Read quantization.py, then blocks.py (stage 1), then this file (stage 2 and the whole).
+Read quantization.py, then blocks.py (stage 1), then this file (stage 2 and the whole), then
+routing.py (blocks that are chosen at run time).
 Kernels, CPU backend, ONNX function body and plugin are tested against it. It computes in
 float32 (what a faithful implementation computes) or, with `exact`, in float64 (the oracle).
 Quantization itself is always FP32 arithmetic with a fixed order of operations, so that integer
@@ -19,48 +20,60 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .blocks import HeadKeys, KeyBlocks, Precision, prepare_keys
+from .blocks import (
+    HeadKeys,
+    KeyBlocks,
+    Precision,
+    prepare_keys,
+    split_blocks,
+    summarize_blocks,
+)
 from .mask import unpack_block_mask
-from .quantization import ChannelAffine, Quantized, quantize, quantize_probabilities
-from .spec import AttentionConfig, AttentionInputs, block_count
+from .quantization import (
+    PROBABILITY_LEVELS,
+    ChannelAffine,
+    Quantized,
+    quantize,
+    quantize_probabilities,
+)
+from .routing import route_head
+from .spec import CORRECTION_ROWS, AttentionConfig, AttentionInputs, block_count
 
 
 def attention_scores(
     query: Quantized, keys: KeyBlocks, scale: float, compute: torch.dtype
 ) -> Tensor:
-    """Base-2 logits [block_q, N, block_k] of one query block: q . k * scale * log2(e) + log2_count.
+    """Base-2 logits [rows, N, width] of query rows: q . k * scale * log2(e) + log2_count.
 
-    query: codes [block_q, D], scale [block_q, 1]; keys of N blocks.
+    query: codes [rows, D], scale [rows, 1]; keys of N blocks.
     """
     blocks, width, channels = keys.key.codes.shape
     products = query.codes.to(compute) @ keys.key.codes.to(compute).reshape(-1, channels).T
-    factor = query.scale.to(compute) * keys.key.scale.to(compute)[:, 0, 0]
-    logits = (
-        products.view(len(products), blocks, width)
-        * (factor * (scale * math.log2(math.e)))[:, :, None]
-    )
+    factor = query.scale.to(compute)[:, :, None] * keys.key.scale.to(compute)[:, :, 0]
+    logits = products.view(len(products), blocks, width) * (factor * (scale * math.log2(math.e)))
     absent = torch.isneginf(keys.log2_count)
     return torch.where(absent, -math.inf, logits + keys.log2_count.to(compute))
 
 
 class BlockSoftmax(NamedTuple):
-    """Unnormalised softmax of one query block over N key blocks.
+    """Unnormalised softmax of query rows over N key blocks.
 
-    probability: [block_q, N, block_k], relative to the maximum of its (row, key block);
-    weight: [block_q, N], that maximum relative to the row's.
+    probability: [rows, N, width], relative to the maximum of its (row, key block);
+    weight: [rows, N], that maximum relative to the row's.
     """
 
     probability: Tensor
     weight: Tensor
 
 
-def block_softmax(logits: Tensor) -> BlockSoftmax:
+def block_softmax(logits: Tensor, row_maximum: Tensor) -> BlockSoftmax:
     """Softmax in base 2, each key block against its own maximum.
 
     P quantized against a running or row maximum would lose the blocks far below it.
+
+    logits: [rows, N, width]; row_maximum: [rows, 1], over all that the row attends.
     """
     block_maximum = logits.amax(dim=2)
-    row_maximum = block_maximum.amax(dim=1, keepdim=True)
     # A block or row of -inf has no weight; subtracting -inf would make it NaN instead.
     block_reference = block_maximum.masked_fill(torch.isneginf(block_maximum), 0.0)
     row_reference = row_maximum.masked_fill(torch.isneginf(row_maximum), 0.0)
@@ -68,23 +81,48 @@ def block_softmax(logits: Tensor) -> BlockSoftmax:
     return BlockSoftmax(probability, torch.exp2(block_maximum - row_reference))
 
 
-def weighted_values(
-    softmax: BlockSoftmax, values: Quantized, affine: ChannelAffine, bits: int, precision: Precision
-) -> Tensor:
-    """Attention output [block_q, D]; rows with nothing to attend are 0.
+class WeightedSum(NamedTuple):
+    """Sums over the keys of one source: P V [rows, D] and P [rows, 1]."""
 
-    Numerator and row sum both come from the quantized P, so that rows of P sum to one and the
-    value affine can be undone at the end.
+    values: Tensor
+    weights: Tensor
+
+
+def sum_of_blocks(
+    softmax: BlockSoftmax, values: Quantized, bits: int, precision: Precision
+) -> WeightedSum:
+    """Both sums over blocks with one value scale each, or one a channel.
+
+    They come from the quantized P, so that rows of P sum to one and the value affine can be
+    undone at the end.
     """
     codes = quantize_probabilities(softmax.probability, bits)
-    row_sum = (codes.sum(dim=2) * softmax.weight).sum(dim=1, keepdim=True)
+    levels = PROBABILITY_LEVELS.get(bits, 1)
+    weights = (codes.sum(dim=2) * softmax.weight).sum(dim=1, keepdim=True)
     if bits == 16:
         codes = precision.stored(codes)
     products = torch.einsum("rnk,nkd->rnd", codes, values.codes.to(codes.dtype))
     products = products * values.scale.to(codes.dtype)[:, 0]
-    total = (products * softmax.weight[:, :, None]).sum(dim=1)
-    output = total / row_sum * affine.value_scale + affine.value_mean
-    return torch.where(row_sum == 0, 0.0, output)
+    return WeightedSum(
+        (products * softmax.weight[:, :, None]).sum(dim=1) / levels, weights / levels
+    )
+
+
+def sum_of_groups(softmax: BlockSoftmax, values: Quantized, bits: int) -> WeightedSum:
+    """Both sums over steps of fine summaries, whose groups have quantized values and scales of
+    their own.
+
+    A group's scale relative to the step's largest is folded into P before it is quantized. The
+    sum of P takes P itself: the codes of a group with small values would lose its mass.
+    """
+    weights = (softmax.probability.sum(dim=2) * softmax.weight).sum(dim=1, keepdim=True)
+    bits = max(bits, 8)
+    largest = values.scale.amax(dim=1, keepdim=True)
+    share = torch.where(largest == 0, 0.0, values.scale / largest)[:, :, 0]
+    codes = quantize_probabilities(softmax.probability * share, bits)
+    products = torch.einsum("rnk,nkd->rnd", codes, values.codes.to(codes.dtype))
+    products = products * (largest / PROBABILITY_LEVELS[bits]).to(codes.dtype)[:, 0]
+    return WeightedSum((products * softmax.weight[:, :, None]).sum(dim=1), weights)
 
 
 def attend_query_block(
@@ -94,35 +132,71 @@ def attend_query_block(
     config: AttentionConfig,
     precision: Precision,
 ) -> Tensor:
-    """Output [rows, D] of one query block; query FP32 [rows, D], already preconditioned."""
+    """Output [rows, D] of query rows that attend the same blocks; rows with nothing to attend
+    are 0. query: FP32 [rows, D], already preconditioned."""
+    if not sources:
+        return torch.zeros(query.shape, dtype=precision.compute, device=query.device)
     quantized = quantize(query, config.qk_bits, (1,))
     scale = config.softmax_scale(query.shape[1])
-    logits = torch.cat(
-        [attention_scores(quantized, keys, scale, precision.compute) for keys in sources], dim=1
-    )
-    if logits.shape[1] == 0:
-        return torch.zeros(query.shape, dtype=precision.compute)
-    values = Quantized(
-        torch.cat([keys.value.codes for keys in sources]),
-        torch.cat([keys.value.scale for keys in sources]),
-    )
-    return weighted_values(block_softmax(logits), values, affine, config.pv_bits, precision)
+    logits = [attention_scores(quantized, keys, scale, precision.compute) for keys in sources]
+    row_maximum = torch.cat([x.amax(dim=(1, 2))[:, None] for x in logits], dim=1)
+    row_maximum = row_maximum.amax(dim=1, keepdim=True)
+    sums = []
+    for keys, source_logits in zip(sources, logits, strict=True):
+        softmax = block_softmax(source_logits, row_maximum)
+        grouped = config.pv_bits < 16 and keys.value.scale.shape[1] > 1
+        sums.append(
+            sum_of_groups(softmax, keys.value, config.pv_bits)
+            if grouped
+            else sum_of_blocks(softmax, keys.value, config.pv_bits, precision)
+        )
+    row_sum = torch.stack([part.weights for part in sums]).sum(dim=0)
+    total = torch.stack([part.values for part in sums]).sum(dim=0)
+    output = total / row_sum * affine.value_scale + affine.value_mean
+    return torch.where(row_sum == 0, 0.0, output)
+
+
+def mean_query(
+    query: Tensor, affine: ChannelAffine, config: AttentionConfig, precision: Precision
+) -> Tensor:
+    """The mean query of each run of `CORRECTION_ROWS` rows, preconditioned: FP32 [runs, D].
+
+    query: reordered rows that exist, FP32 [length, D].
+    """
+    runs = split_blocks(query, CORRECTION_ROWS, len(query))
+    starts = torch.arange(len(runs), device=query.device) * CORRECTION_ROWS
+    counts = (len(query) - starts).clamp(max=CORRECTION_ROWS)
+    return summarize_blocks(runs, counts, config.qk_bits, precision) * affine.equalizer
 
 
 def attend_head(
     query: Tensor,
     keys: HeadKeys,
-    mask: Tensor,
+    exact: Tensor,
+    fine: Tensor | None,
+    corrected: bool,
     affine: ChannelAffine,
     config: AttentionConfig,
     precision: Precision,
 ) -> Tensor:
-    """Output [length, D] of one head: reordered query [length, D], mask bool [NQ, NK]."""
-    query = query.float() * affine.equalizer
-    tiles = [
-        attend_query_block(rows, keys.attended_by(mask[index]), affine, config, precision)
-        for index, rows in enumerate(query.split(config.block_q))
-    ]
+    """Output [length, D] of one head.
+
+    query: reordered [length, D]; exact, fine: bool [NQ, NK]; corrected: add what the mean query
+    of each run of rows lacks (Delta Attention, arXiv 2505.11254, with means of blocks).
+    """
+    query = query.float()
+    means = mean_query(query, affine, config, precision) if corrected else None
+    tiles = []
+    for index, rows in enumerate((query * affine.equalizer).split(config.block_q)):
+        sources = keys.attended_by(exact[index], None if fine is None else fine[index])
+        tile = attend_query_block(rows, sources, affine, config, precision)
+        if means is not None and sources:
+            run = index * config.block_q // CORRECTION_ROWS
+            mean = means[run : run + 1]
+            dense = attend_query_block(mean, keys.all_tokens(), affine, config, precision)
+            mixed = attend_query_block(mean, sources, affine, config, precision)
+            tile = tile + (dense - mixed)
+        tiles.append(tile)
     return torch.cat(tiles)
 
 
@@ -144,10 +218,12 @@ def paro_attention_reference(
     precision = Precision(torch.float64, None) if exact else Precision(torch.float32, storage)
     batch, tokens, heads, _ = inputs.query.shape
     kv_heads = inputs.key.shape[2]
-    device = inputs.query.device
-    words = inputs.block_mask.cpu().numpy()
-    bits = unpack_block_mask(words, block_count(tokens, config.block_k))
-    mask = torch.from_numpy(bits).to(device)
+    key_blocks = block_count(tokens, config.block_k)
+    mask = _mask_bits(inputs.block_mask, key_blocks)
+    fine_mask = None
+    if config.fine_summaries:
+        assert inputs.fine_mask is not None  # `validate` refuses a call without it
+        fine_mask = _mask_bits(inputs.fine_mask, key_blocks)
     output = inputs.query.new_zeros(inputs.query.shape, dtype=torch.float64 if exact else storage)
     for sample, kv_head in itertools.product(range(batch), range(kv_heads)):
         length = int(inputs.key_length[sample])
@@ -161,6 +237,24 @@ def paro_attention_reference(
         keys = prepare_keys(key, value, length, affine, config, precision)
         for head in group:
             query = inputs.query[sample, order[:length], head]
-            result = attend_head(query, keys, mask[mask_bin, head], affine, config, precision)
+            attended = mask[mask_bin, head]
+            if config.routing:
+                assert inputs.dynamic_blocks is not None
+                count = int(inputs.dynamic_blocks[mask_bin, head])
+                attended = attended | route_head(
+                    query, key[:length], value[:length], attended, count, config, precision.compute
+                )
+            fine = None if fine_mask is None else fine_mask[mask_bin, head]
+            corrected = False
+            if config.mean_correction:
+                assert inputs.corrected_heads is not None
+                corrected = bool(inputs.corrected_heads[head])
+            result = attend_head(query, keys, attended, fine, corrected, affine, config, precision)
             output[sample, order[:length], head] = result.to(output.dtype)
     return output
+
+
+def _mask_bits(words: Tensor, key_blocks: int) -> Tensor:
+    """bool [T, H, NQ, NK] on the words' device."""
+    bits = unpack_block_mask(words.cpu().numpy(), key_blocks)
+    return torch.from_numpy(bits).to(words.device)

@@ -9,20 +9,35 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 DOMAIN = "paro"
 OP_TYPE = "PAROAttention"
 OP_VERSION = 1
+OP_VERSION_2 = 2
+"""Version 2 adds summaries at two resolutions, corrected block means and routing. A call that uses
+none of them is one of version 1."""
+
 PLUGIN_VERSION = "1"
 PLUGIN_NAMESPACE = ""
 
 BLOCK_SIZES = (64, 128)
 BIT_WIDTHS = (16, 8, 4)
 MASK_WORD_BITS = 32
+
+FINE_SUMMARIES = 4
+"""Summary tokens of a fine key block: one for each run of block_k / 4 consecutive tokens."""
+
+CORRECTION_ROWS = 128
+"""Consecutive query rows that share one corrected mean, whatever block_q is."""
+
+ROUTING_RUN = 16
+"""Consecutive tokens whose mean is one token of the estimate that chooses blocks at run time."""
 
 MAX_TOKENS = 1 << 24
 """Longest sequence accepted: token indices stay exact in every integer and float type used."""
@@ -59,6 +74,18 @@ INPUTS: tuple[InputSpec, ...] = (
     InputSpec("key_length", ("int32",), ("B",)),
 )
 
+VERSION_2_INPUTS: tuple[InputSpec, ...] = (
+    InputSpec("fine_mask", ("int32",), ("T", "H", "NQ", "W")),
+    InputSpec("corrected_heads", ("int32",), ("H",)),
+    InputSpec("dynamic_blocks", ("int32",), ("T", "H")),
+)
+"""What version 2 has behind the inputs of version 1."""
+
+
+def op_inputs(version: int) -> tuple[InputSpec, ...]:
+    """The inputs of a node of this version of the op."""
+    return INPUTS if version == OP_VERSION else INPUTS + VERSION_2_INPUTS
+
 
 class AffineRow(IntEnum):
     """Rows of `channel_affine`; `paro_affine_row` of the C ABI."""
@@ -89,9 +116,25 @@ ATTRIBUTES: tuple[AttributeSpec, ...] = (
     AttributeSpec("plugin_namespace", str, PLUGIN_NAMESPACE),
 )
 
+VERSION_2_ATTRIBUTES: tuple[AttributeSpec, ...] = (
+    AttributeSpec("fine_summaries", int, 0),
+    AttributeSpec("mean_correction", int, 0),
+    AttributeSpec("routing", int, 0),
+)
+"""What version 2 has in addition: which of its three inputs are used."""
+
+
+def op_attributes(version: int) -> tuple[AttributeSpec, ...]:
+    """The attributes of a node of this version of the op."""
+    if version == OP_VERSION:
+        return ATTRIBUTES
+    own = AttributeSpec("plugin_version", str, str(version))
+    shared = (own if entry.name == own.name else entry for entry in ATTRIBUTES)
+    return (*shared, *VERSION_2_ATTRIBUTES)
+
 
 class AttentionInputs(NamedTuple):
-    """The tensors of one call, in the order of `INPUTS`."""
+    """The tensors of one call, in the order of `op_inputs`; None: a feature that is not used."""
 
     query: Tensor
     key: Tensor
@@ -103,6 +146,17 @@ class AttentionInputs(NamedTuple):
     channel_affine: Tensor
     mask_bin: Tensor
     key_length: Tensor
+    fine_mask: Tensor | None = None
+    corrected_heads: Tensor | None = None
+    dynamic_blocks: Tensor | None = None
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """The tensors that the call has, by name."""
+        return {name: x for name, x in zip(self._fields, self, strict=True) if x is not None}
+
+    def converted(self, change: Callable[[Tensor], Tensor]) -> AttentionInputs:
+        """The call on `change` of each tensor."""
+        return AttentionInputs(**{name: change(x) for name, x in self.named_tensors().items()})
 
 
 @dataclass(frozen=True)
@@ -117,6 +171,10 @@ class AttentionConfig:
         pool_dropped: key blocks off the mask join the softmax as one summary token each,
             instead of vanishing.
         scale: factor on the logits; 0 means 1/sqrt(head_dim).
+        fine_summaries: dropped blocks whose bit is set in `fine_mask` join with
+            `FINE_SUMMARIES` summary tokens; needs `pool_dropped`.
+        mean_correction: rows of `corrected_heads` get the error of their mean query back.
+        routing: `dynamic_blocks` more key blocks a query block are chosen at run time.
     """
 
     block_q: int = 128
@@ -125,6 +183,20 @@ class AttentionConfig:
     pv_bits: int = 16
     pool_dropped: bool = False
     scale: float = 0.0
+    fine_summaries: bool = False
+    mean_correction: bool = False
+    routing: bool = False
+
+    @property
+    def version(self) -> int:
+        """The first version of the op that has these attributes."""
+        used = self.fine_summaries or self.mean_correction or self.routing
+        return OP_VERSION_2 if used else OP_VERSION
+
+    def keywords(self) -> dict[str, Any]:
+        """The keyword arguments of `paro_attention` that say the same."""
+        names = ("block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped", "scale")
+        return {name: getattr(self, name) for name in names}
 
     def softmax_scale(self, head_dim: int) -> float:
         """Factor on the logits for a head of `head_dim` channels."""

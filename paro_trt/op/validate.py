@@ -21,6 +21,8 @@ from .spec import (
     MASK_WORD_BITS,
     MAX_HEADS,
     MAX_TOKENS,
+    VERSION_2_ATTRIBUTES,
+    VERSION_2_INPUTS,
     AffineRow,
     AttentionConfig,
     AttentionInputs,
@@ -54,7 +56,15 @@ def validate_config(config: AttentionConfig) -> None:
         _require(value in BLOCK_SIZES, name, _one_of(BLOCK_SIZES), repr(value))
     for name, value in (("qk_bits", config.qk_bits), ("pv_bits", config.pv_bits)):
         _require(value in BIT_WIDTHS, name, _one_of(BIT_WIDTHS), repr(value))
-    _require(config.pool_dropped in (0, 1), "pool_dropped", "0 or 1", repr(config.pool_dropped))
+    for name in ("pool_dropped", "fine_summaries", "mean_correction", "routing"):
+        value = getattr(config, name)
+        _require(value in (0, 1), name, "0 or 1", repr(value))
+    _require(
+        config.pool_dropped or not config.fine_summaries,
+        "fine_summaries",
+        "0 where pool_dropped is 0",
+        repr(config.fine_summaries),
+    )
     scale_ok = math.isfinite(config.scale) and config.scale >= 0
     _require(
         scale_ok, "scale", "a finite factor above 0, or 0 for 1/sqrt(head_dim)", repr(config.scale)
@@ -63,7 +73,8 @@ def validate_config(config: AttentionConfig) -> None:
 
 def validate_shapes(inputs: AttentionInputs, config: AttentionConfig) -> AttentionShape:
     """Check types, ranks, devices and shapes of all inputs. Raises ArgumentError."""
-    for spec, tensor in zip(INPUTS, inputs, strict=True):
+    tensors = _named_tensors(inputs, config)
+    for spec, tensor in tensors:
         _check_type(spec, tensor)
     query, key = inputs.query, inputs.key
     batch, tokens, heads, head_dim = query.shape
@@ -83,7 +94,7 @@ def validate_shapes(inputs: AttentionInputs, config: AttentionConfig) -> Attenti
         "4": len(AffineRow),
     }
     sizes["H*NQ"] = heads * sizes["NQ"]
-    for spec, tensor in zip(INPUTS, inputs, strict=True):
+    for spec, tensor in tensors:
         expected = [sizes[symbol] for symbol in spec.shape]
         _require(
             list(tensor.shape) == expected,
@@ -119,7 +130,13 @@ def validate_values(inputs: AttentionInputs, shape: AttentionShape) -> None:
         "one order for all query heads that share a key/value head",
         f"{inputs.head_order.tolist()} with {shape.kv_heads} key/value heads",
     )
-    _check_padding_bits(inputs.block_mask, shape.key_blocks)
+    _check_padding_bits("block_mask", inputs.block_mask, shape.key_blocks)
+    if inputs.fine_mask is not None:
+        _check_padding_bits("fine_mask", inputs.fine_mask, shape.key_blocks)
+    if inputs.corrected_heads is not None:
+        _check_range("corrected_heads", inputs.corrected_heads, 0, 1)
+    if inputs.dynamic_blocks is not None:
+        _check_range("dynamic_blocks", inputs.dynamic_blocks, 0, shape.key_blocks)
     affine = inputs.channel_affine
     finite = bool(torch.isfinite(affine).all())
     _require(finite, "channel_affine", "finite values", "NaN or infinity")
@@ -140,6 +157,29 @@ def validate(
     if check_values:
         validate_values(inputs, shape)
     return shape
+
+
+_USED_BY = dict(zip((spec.name for spec in VERSION_2_INPUTS), VERSION_2_ATTRIBUTES, strict=True))
+"""The attribute that says whether an input of version 2 is used."""
+
+
+def _named_tensors(
+    inputs: AttentionInputs, config: AttentionConfig
+) -> list[tuple[InputSpec, Tensor]]:
+    """The inputs that the call has. Those of version 2 are there exactly if they are used."""
+    required = [(spec, getattr(inputs, spec.name)) for spec in INPUTS]
+    for spec in VERSION_2_INPUTS:
+        tensor, attribute = getattr(inputs, spec.name), _USED_BY[spec.name].name
+        used = bool(getattr(config, attribute))
+        _require(
+            used == (tensor is not None),
+            spec.name,
+            f"a tensor if and only if {attribute} is 1",
+            f"{'none' if tensor is None else 'a tensor'} with {attribute}={int(used)}",
+        )
+        if tensor is not None:
+            required.append((spec, tensor))
+    return required
 
 
 def _check_type(spec: InputSpec, tensor: Tensor) -> None:
@@ -174,12 +214,12 @@ def _check_range(name: str, values: Tensor, lowest: int, highest: int) -> None:
         )
 
 
-def _check_padding_bits(block_mask: Tensor, key_blocks: int) -> None:
-    words = block_mask.shape[-1]
-    padding = unpack_block_mask(block_mask.cpu().numpy(), words * MASK_WORD_BITS)[..., key_blocks:]
+def _check_padding_bits(name: str, mask: Tensor, key_blocks: int) -> None:
+    words = mask.shape[-1]
+    padding = unpack_block_mask(mask.cpu().numpy(), words * MASK_WORD_BITS)[..., key_blocks:]
     if padding.any():
         raise ArgumentError(
-            "block_mask",
+            name,
             expected=f"no bit set at or past key block {key_blocks}",
             actual=f"{int(padding.sum())} such bits",
         )

@@ -57,17 +57,17 @@ paro_status check_permutations(const char* name, const int32_t* rows, int32_t co
   return PARO_OK;
 }
 
-paro_status check_mask_padding(const paro_attention& call) {
+paro_status check_mask_padding(const char* name, const int32_t* mask, const paro_attention& call) {
   const Shape shape = Shape::of(call);
   const int32_t used = shape.key_blocks % PARO_MASK_WORD_BITS;
   if (used == 0) return PARO_OK;
   const uint32_t padding = ~uint32_t{0} << used;
   const int64_t rows = int64_t{call.bins} * call.heads * shape.query_blocks;
   for (int64_t row = 0; row < rows; ++row) {
-    const int32_t word = call.block_mask[(row + 1) * shape.mask_words - 1];
+    const int32_t word = mask[(row + 1) * shape.mask_words - 1];
     if ((static_cast<uint32_t>(word) & padding) == 0) continue;
     return fail(PARO_INVALID_ARGUMENT,
-                "block_mask: expected no bit set at or past key block %d, got one in row %lld",
+                "%s: expected no bit set at or past key block %d, got one in row %lld", name,
                 shape.key_blocks, static_cast<long long>(row));
   }
   return PARO_OK;
@@ -87,6 +87,13 @@ paro_status check_affine(const paro_attention& call) {
 }
 
 }  // namespace
+
+paro_status refuse_version_2(const paro_attention& call) noexcept {
+  if (!call.fine_summaries && !call.mean_correction && !call.routing) return PARO_OK;
+  return fail(PARO_UNSUPPORTED,
+              "fine_summaries, mean_correction, routing: expected 0 in this library, got %d, %d, %d",
+              call.fine_summaries, call.mean_correction, call.routing);
+}
 
 Shape Shape::of(const paro_attention& call) noexcept {
   const int32_t key_blocks = blocks_of(call.tokens, call.block_k);
@@ -121,6 +128,13 @@ paro_status check_shape(const paro_attention* call) noexcept {
   PARO_RETURN_IF_ERROR(check_range("bins", call->bins, 1, INT32_MAX));
   PARO_RETURN_IF_ERROR(check_range("dtype", call->dtype, PARO_FLOAT16, PARO_FLOAT32));
   PARO_RETURN_IF_ERROR(check_range("pool_dropped", call->pool_dropped, 0, 1));
+  PARO_RETURN_IF_ERROR(check_range("fine_summaries", call->fine_summaries, 0, 1));
+  PARO_RETURN_IF_ERROR(check_range("mean_correction", call->mean_correction, 0, 1));
+  PARO_RETURN_IF_ERROR(check_range("routing", call->routing, 0, 1));
+  if (call->fine_summaries != 0 && call->pool_dropped == 0) {
+    return fail(PARO_INVALID_ARGUMENT, "fine_summaries: expected 0 where pool_dropped is 0, got %d",
+                call->fine_summaries);
+  }
   if (call->heads % call->kv_heads != 0) {
     return fail(PARO_INVALID_ARGUMENT, "kv_heads: expected a divisor of %d heads, got %d",
                 call->heads, call->kv_heads);
@@ -153,6 +167,11 @@ paro_status check_pointers(const paro_attention& call) noexcept {
   PARO_RETURN_IF_ERROR(check_pointer("channel_affine", call.channel_affine, 4));
   PARO_RETURN_IF_ERROR(check_pointer("mask_bin", call.mask_bin, 4));
   PARO_RETURN_IF_ERROR(check_pointer("key_length", call.key_length, 4));
+  if (call.fine_summaries) PARO_RETURN_IF_ERROR(check_pointer("fine_mask", call.fine_mask, 4));
+  if (call.mean_correction) {
+    PARO_RETURN_IF_ERROR(check_pointer("corrected_heads", call.corrected_heads, 4));
+  }
+  if (call.routing) PARO_RETURN_IF_ERROR(check_pointer("dynamic_blocks", call.dynamic_blocks, 4));
   return check_pointer("output", call.output, element);
 }
 
@@ -172,7 +191,17 @@ paro_status check_contents(const paro_attention& call) noexcept {
                   "got %d and %d for head %d",
                   call.head_order[head / group * group], call.head_order[head], head);
     }
-    PARO_RETURN_IF_ERROR(check_mask_padding(call));
+    PARO_RETURN_IF_ERROR(check_mask_padding("block_mask", call.block_mask, call));
+    if (call.fine_summaries) {
+      PARO_RETURN_IF_ERROR(check_mask_padding("fine_mask", call.fine_mask, call));
+    }
+    if (call.mean_correction) {
+      PARO_RETURN_IF_ERROR(check_entries("corrected_heads", call.corrected_heads, call.heads, 0, 1));
+    }
+    if (call.routing) {
+      PARO_RETURN_IF_ERROR(check_entries("dynamic_blocks", call.dynamic_blocks,
+                                         int64_t{call.bins} * call.heads, 0, shape.key_blocks));
+    }
     return check_affine(call);
   } catch (const std::bad_alloc&) {
     return fail(PARO_RUNTIME_ERROR, "memory: expected room to check the orders, got none");

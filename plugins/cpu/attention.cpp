@@ -176,6 +176,7 @@ using paro::check_contents;
 using paro::check_launch;
 using paro::check_pointers;
 using paro::check_shape;
+using paro::refuse_version_2;
 using paro::fail;
 
 extern "C" {
@@ -189,6 +190,7 @@ const char* paro_last_error(void) { return paro::last_error(); }
 paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* launch,
                                  size_t* bytes) {
   PARO_RETURN_IF_ERROR(check_shape(call));
+  PARO_RETURN_IF_ERROR(refuse_version_2(*call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   if (bytes == nullptr) return fail(PARO_INVALID_ARGUMENT, "bytes: expected a pointer, got NULL");
   const paro::cpu::HeadKernels* kernels = nullptr;
@@ -200,6 +202,7 @@ paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* 
 paro_status paro_describe(const paro_attention* call, const paro_launch* launch, char* text,
                           size_t capacity) {
   PARO_RETURN_IF_ERROR(check_shape(call));
+  PARO_RETURN_IF_ERROR(refuse_version_2(*call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   if (text == nullptr || capacity == 0) {
     return fail(PARO_INVALID_ARGUMENT, "text: expected room for one line, got none");
@@ -215,6 +218,7 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
 
 paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) {
   PARO_RETURN_IF_ERROR(check_shape(call));
+  PARO_RETURN_IF_ERROR(refuse_version_2(*call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   const paro::cpu::HeadKernels* kernels = nullptr;
   return paro::cpu::find_kernels(&kernels);
@@ -223,6 +227,7 @@ paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) 
 paro_status paro_forward(const paro_attention* call, const paro_launch* launch, void* workspace,
                          size_t workspace_bytes) {
   PARO_RETURN_IF_ERROR(check_shape(call));
+  PARO_RETURN_IF_ERROR(refuse_version_2(*call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   PARO_RETURN_IF_ERROR(check_pointers(*call));
   PARO_RETURN_IF_ERROR(check_contents(*call));

@@ -116,6 +116,7 @@ paro_status choose_kernel(const paro_attention& call, Choice* choice) {
 paro_status choose(const paro_attention* call, const paro_launch* launch, bool runs_here,
                    Choice* choice) {
   PARO_RETURN_IF_ERROR(check_shape(call));
+  PARO_RETURN_IF_ERROR(refuse_version_2(*call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   PARO_RETURN_IF_ERROR(check_supported(*call));
   PARO_RETURN_IF_ERROR(choose_sm(*call, *launch, runs_here, &choice->sm));

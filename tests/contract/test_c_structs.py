@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from paro_trt.op import c_abi
-from paro_trt.op.spec import INPUTS, MASK_WORD_BITS, MAX_TOKENS, AffineRow
+from paro_trt.op.spec import (
+    MASK_WORD_BITS,
+    MAX_TOKENS,
+    OP_VERSION_2,
+    AffineRow,
+    op_inputs,
+)
 
 INCLUDE = Path(__file__).resolve().parents[2] / "plugins" / "include"
 HEADER = INCLUDE / "paro" / "paro_c.h"
@@ -80,7 +86,7 @@ def test_sizes_and_offsets_are_the_header_s(structure: str, measured: dict) -> N
 
 
 def test_tensors_are_the_op_s_inputs_in_order() -> None:
-    names = [entry.name for entry in INPUTS]
+    names = [entry.name for entry in op_inputs(OP_VERSION_2)]
     assert members("paro_attention")[-len(names) - 1 :] == [*names, "output"]
 
 

@@ -23,12 +23,14 @@ def node() -> onnx.NodeProto:
 
     class Call(torch.nn.Module):
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-            return torch.ops.paro.attention(*inputs, 0.25, 64, 128, 8, 4, 1, "reference")
+            return torch.ops.paro.attention(
+                *inputs, None, None, None, 0.25, 64, 128, 8, 4, 1, "reference"
+            )
 
     inputs = random_inputs(OpCase("one", 130, head_dim=8), seed=1)
     program = torch.onnx.export(
         Call(),
-        tuple(inputs),
+        tuple(inputs.named_tensors().values()),
         dynamo=True,
         custom_translation_table=translation_table(),
         input_names=[entry.name for entry in INPUTS],

@@ -9,6 +9,7 @@ import torch
 
 from paro_trt.models.apply import ParoTransformer
 from paro_trt.op.api import attention_op
+from paro_trt.op.spec import INPUTS
 from tests.support.cases import OpCase, random_inputs
 from tests.support.fake_device import (
     fake_device,
@@ -39,9 +40,11 @@ def test_a_planned_model_computes_on_its_device(tiny, monkeypatch):
 def test_the_op_s_output_is_contiguous_whatever_the_query_is():
     inputs = random_inputs(OpCase("strides", 70), 0)
     with fake_mode():
-        placed = on_fake_device(tuple(inputs))
+        placed = on_fake_device(tuple(inputs[: len(INPUTS)]))
         query = placed[0].transpose(1, 2).contiguous().transpose(1, 2)
-        output = attention_op(query, *placed[1:], 0.0, 128, 64, 16, 16, 0, "reference")
+        output = attention_op(
+            query, *placed[1:], None, None, None, 0.0, 128, 64, 16, 16, 0, "reference"
+        )
     assert not query.is_contiguous()
     assert output.is_contiguous()
     assert output.device == fake_device()

@@ -34,7 +34,7 @@ def single_node_model(
 ) -> onnx.ModelProto:
     """All ten inputs are graph inputs; the batch is symbolic."""
     infos = []
-    for entry, tensor in zip(INPUTS, inputs, strict=True):
+    for entry, tensor in zip(INPUTS, inputs.named_tensors().values(), strict=True):
         shape = ["B" if s == "B" else n for s, n in zip(entry.shape, tensor.shape, strict=True)]
         infos.append(helper.make_tensor_value_info(entry.name, ELEMENT_TYPES[tensor.dtype], shape))
     output = helper.make_tensor_value_info(
@@ -75,7 +75,7 @@ def feed_of(
     inputs: AttentionInputs, session: onnxruntime.InferenceSession | None = None
 ) -> dict[str, np.ndarray]:
     """ORT drops inputs that a body does not read (the schedule); it refuses to be fed them."""
-    feed = {name: tensor.numpy() for name, tensor in inputs._asdict().items()}
+    feed = {name: tensor.numpy() for name, tensor in inputs.named_tensors().items()}
     if session is None:
         return feed
     return {entry.name: feed[entry.name] for entry in session.get_inputs()}

@@ -139,7 +139,7 @@ def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
 def test_unaligned_tensors(dtype, library, fresh_seed):
     case = replace(CASE, dtype=dtype)
     inputs = random_inputs(case, fresh_seed)
-    moved = AttentionInputs(*(at_odd_address(tensor) for tensor in inputs))
+    moved = inputs.converted(at_odd_address)
     expected = dict(forward_on_each_isa(library, inputs, case.config))
     for isa, output in forward_on_each_isa(library, moved, case.config):
         assert torch.equal(output, expected[isa]), isa

@@ -68,7 +68,7 @@ def test_probability_against_the_row_maximum_is_caught(bits, fresh_seed, monkeyp
     inputs = random_inputs(case, fresh_seed)
     inputs = inputs._replace(query=inputs.query * 2)
 
-    def against_row_maximum(logits: torch.Tensor) -> reference.BlockSoftmax:
+    def against_row_maximum(logits: torch.Tensor, _: torch.Tensor) -> reference.BlockSoftmax:
         top = logits.amax(dim=(1, 2), keepdim=True)
         return reference.BlockSoftmax(torch.exp2(logits - top), torch.ones(logits.shape[:2]))
 

@@ -136,7 +136,7 @@ def test_unknown_implementation_lists_the_names(inputs):
 
 
 def test_inputs_off_the_cpu_are_refused(inputs):
-    on_meta = AttentionInputs(*(t.to("meta") for t in inputs))
+    on_meta = inputs.converted(lambda tensor: tensor.to("meta"))
     sizes = {"block_q": CASE.config.block_q, "block_k": CASE.config.block_k}
     with pytest.raises(BackendUnavailableError, match="query"):
         paro_attention(*on_meta, **sizes, qk_bits=16, pv_bits=16, impl="cpu", check_values=False)

@@ -38,7 +38,7 @@ class Poisoned:
 
 def to_gpu(inputs: AttentionInputs, index: int = 0) -> AttentionInputs:
     """The inputs on a GPU."""
-    return AttentionInputs(*(tensor.to(f"cuda:{index}") for tensor in inputs))
+    return inputs.converted(lambda tensor: tensor.to(f"cuda:{index}"))
 
 
 def forward(

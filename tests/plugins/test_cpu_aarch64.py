@@ -57,7 +57,7 @@ def replay(programs: Path, processor: str, calls: list[Call], folder: Path) -> l
     with source.open("wb") as file:
         for inputs, config in calls:
             file.write(bytes(attention_call(inputs, config)))
-            for tensor in inputs:
+            for tensor in inputs.named_tensors().values():
                 file.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     assert emulate(processor, programs / "paro_cpu_replay", source, target, 2) == (
         f"{len(calls)} calls\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -141,7 +141,7 @@ def test_public_call_and_torch_op(library, fresh_seed):
     inputs = random_inputs(INT8, fresh_seed)
     expected = forward(library, inputs, INT8.config)
     placed, config = to_gpu(inputs), INT8.config
-    public = paro_attention(*placed, **asdict(config), impl="cuda")
+    public = paro_attention(*placed, **config.keywords(), impl="cuda")
     assert public.device == placed.query.device
     assert torch.equal(public.cpu(), expected)
     words = (0.0, config.block_q, config.block_k, 8, 8, 1, "cuda")
@@ -151,7 +151,7 @@ def test_public_call_and_torch_op(library, fresh_seed):
 @pytest.mark.usefixtures("library")
 def test_tensors_elsewhere_and_strided_ones_are_refused_by_name(fresh_seed):
     inputs = random_inputs(INT8, fresh_seed)
-    placed, config = to_gpu(inputs), asdict(INT8.config)
+    placed, config = to_gpu(inputs), INT8.config.keywords()
     with pytest.raises(BackendUnavailableError, match=r"^block_mask: expected a CUDA tensor"):
         paro_attention(*placed._replace(block_mask=inputs.block_mask), **config, impl="cuda")
     strided = placed.key.transpose(1, 2).contiguous().transpose(1, 2)
@@ -222,7 +222,9 @@ def test_forward_is_captured_and_allocates_nothing(library, fresh_seed):
     with torch.cuda.graph(graph):
         run()
     for inputs, wanted in zip((first, second), expected, strict=True):
-        for target, source in zip(placed, inputs, strict=True):
+        for target, source in zip(
+            placed.named_tensors().values(), inputs.named_tensors().values(), strict=True
+        ):
             target.copy_(source)
         output.fill_(math.nan)
         graph.replay()
@@ -259,7 +261,7 @@ def test_a_second_gpu_computes_where_its_tensors_are(library, fresh_seed):
     inputs = random_inputs(INT8, fresh_seed)
     expected = forward(library, inputs, INT8.config)
     first, second = to_gpu(inputs), to_gpu(inputs, 1)
-    config = asdict(INT8.config)
+    config = INT8.config.keywords()
     output = paro_attention(*second, **config, impl="cuda")
     assert output.device == second.query.device
     assert torch.cuda.current_device() == 0

@@ -11,7 +11,7 @@ import ctypes
 import shutil
 import subprocess
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -82,7 +82,7 @@ def overload(runtime: FakeOnnxRuntime, op: ctypes.CDLL, dtype: torch.dtype) -> F
 
 
 def attributes(config: AttentionConfig) -> dict[str, float | int]:
-    given = {name: value for name, value in asdict(config).items() if value is not None}
+    given = config.keywords()
     return {name: int(value) if name != "scale" else value for name, value in given.items()}
 
 
@@ -115,7 +115,7 @@ def test_the_kernels_result_in_the_provider_s_stream_and_memory(
     expected = kernels.forward(inputs, case.config)
     node = overload(runtime, op, dtype)
     runtime.calls.clear()
-    actual = node.run(list(inputs), attributes(case.config), repeat=2)
+    actual = node.run(list(inputs.named_tensors().values()), attributes(case.config), repeat=2)
     assert torch.equal(actual, expected)
     assert runtime.calls == ["GetGPUComputeStream", "GetScratchBuffer", "Free"] * 2
     assert recorded(op, "last_stream") == STREAM
@@ -130,7 +130,9 @@ def test_without_a_stream_memory_is_not_a_stream_s(
     op: ctypes.CDLL, kernels: native.NativeLibrary, fresh_seed: int
 ) -> None:
     runtime, inputs = FakeOnnxRuntime(stream=None), random_inputs(CASE, fresh_seed)
-    actual = overload(runtime, op, torch.float16).run(list(inputs), attributes(CASE.config))
+    actual = overload(runtime, op, torch.float16).run(
+        list(inputs.named_tensors().values()), attributes(CASE.config)
+    )
     assert torch.equal(actual, kernels.forward(inputs, CASE.config))
     assert runtime.calls[-3:] == ["GetGPUComputeStream", "Alloc", "Free"]
 
@@ -140,7 +142,9 @@ def test_exhausted_memory_is_named_and_nothing_is_kept(op: ctypes.CDLL, fresh_se
     with pytest.raises(
         RefusedError, match=r"^1: memory: expected \d+ bytes of workspace, got none"
     ):
-        overload(runtime, op, torch.float16).run(list(inputs), attributes(CASE.config))
+        overload(runtime, op, torch.float16).run(
+            list(inputs.named_tensors().values()), attributes(CASE.config)
+        )
     assert (runtime.taken, runtime.allocators) == ({}, 0)
 
 
@@ -149,7 +153,7 @@ def refused(
 ) -> str:
     node = overload(runtime, op, inputs.query.dtype)
     with pytest.raises(RefusedError) as raised:
-        node.run(list(inputs), attributes(CASE.config) | changed)
+        node.run(list(inputs.named_tensors().values()), attributes(CASE.config) | changed)
     assert (runtime.taken, runtime.allocators) == ({}, 0)
     return str(raised.value)
 

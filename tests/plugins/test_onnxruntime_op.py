@@ -71,7 +71,7 @@ def feed_of(inputs: AttentionInputs) -> dict[str, np.ndarray]:
     narrow = inputs.query.dtype is torch.bfloat16
     return {
         name: (tensor.float() if narrow and name in FLOATS else tensor).numpy()
-        for name, tensor in inputs._asdict().items()
+        for name, tensor in inputs.named_tensors().items()
     }
 
 

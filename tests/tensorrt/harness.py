@@ -87,7 +87,7 @@ def write_case(
     for name in ("block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped"):
         lines.append(f"field {name} INT32 {int(getattr(config, name))}")
     lines.append(f"field max_workspace_mib INT32 {max_workspace_mib}")
-    for name, tensor in inputs._asdict().items():
+    for name, tensor in inputs.named_tensors().items():
         sizes = " ".join(map(str, tensor.shape))
         lines.append(f"tensor {name} {TYPE_NAMES[tensor.dtype]} {sizes}")
         tensor.contiguous().view(torch.uint8).numpy().tofile(folder / f"{name}.bin")

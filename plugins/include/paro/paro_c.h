@@ -23,7 +23,7 @@ extern "C" {
 #endif
 
 /* Raised when the layout or meaning of anything in this file changes. */
-#define PARO_ABI_VERSION 2
+#define PARO_ABI_VERSION 3
 
 typedef enum paro_status {
   PARO_OK = 0,
@@ -72,7 +72,13 @@ typedef struct paro_attention {
   int32_t qk_bits;      /* 16, 8 or 4 */
   int32_t pv_bits;      /* 16, 8 or 4 */
   int32_t pool_dropped; /* 0 or 1 */
-  float scale;          /* 0: 1/sqrt(D) */
+
+  /* Which inputs of version 2 of the op are used, 0 or 1 each. */
+  int32_t fine_summaries;  /* fine_mask; needs pool_dropped */
+  int32_t mean_correction; /* corrected_heads */
+  int32_t routing;         /* dynamic_blocks */
+
+  float scale; /* 0: 1/sqrt(D) */
 
   const void* query;           /* [B, S, H, D] */
   const void* key;             /* [B, S, Hk, D] */
@@ -84,6 +90,12 @@ typedef struct paro_attention {
   const float* channel_affine; /* [4, Hk, D], rows: paro_affine_row */
   const int32_t* mask_bin;     /* [B], clamped to [0, T) */
   const int32_t* key_length;   /* [B], in [0, S] */
+
+  /* NULL where not used. */
+  const int32_t* fine_mask;       /* [T, H, NQ, W] */
+  const int32_t* corrected_heads; /* [H], other than 0: corrected */
+  const int32_t* dynamic_blocks;  /* [T, H], clamped to [0, NK] */
+
   void* output;                /* [B, S, H, D] */
 } paro_attention;
 
