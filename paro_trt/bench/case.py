@@ -17,6 +17,8 @@ class OpCase:
 
     density: share of key blocks attended, drawn per block; the diagonal is kept unless
     `empty_rows`, which also clears whole mask rows. key_length: per sample, None for all tokens.
+    What the config uses of version 2 is drawn too: half of all blocks are fine or exact as well,
+    every other head is corrected, and 0 to 3 blocks are chosen at run time.
     """
 
     name: str
@@ -66,6 +68,16 @@ def random_inputs(case: OpCase, seed: int) -> AttentionInputs:
         ]
     )
     lengths = case.key_length or (case.tokens,) * case.batch
+    rng = np.random.default_rng(seed + 1)
+    fine_mask = corrected_heads = dynamic_blocks = None
+    if case.config.fine_summaries:
+        fine_mask = torch.from_numpy(pack_block_mask(rng.random(_mask_shape(case)) < 0.5))
+    if case.config.mean_correction:
+        corrected_heads = torch.arange(case.heads).remainder(2).int()
+    if case.config.routing:
+        most = min(3, block_count(case.tokens, case.config.block_k))
+        drawn = rng.integers(0, most + 1, (case.bins, case.heads), dtype=np.int32)
+        dynamic_blocks = torch.from_numpy(drawn)
     return AttentionInputs(
         query,
         key,
@@ -77,15 +89,23 @@ def random_inputs(case: OpCase, seed: int) -> AttentionInputs:
         affine,
         torch.arange(case.batch).remainder(case.bins).int(),
         torch.tensor(lengths, dtype=torch.int32),
+        fine_mask,
+        corrected_heads,
+        dynamic_blocks,
     )
+
+
+def _mask_shape(case: OpCase) -> tuple[int, int, int, int]:
+    """[T, H, NQ, NK]."""
+    query_blocks = block_count(case.tokens, case.config.block_q)
+    return case.bins, case.heads, query_blocks, block_count(case.tokens, case.config.block_k)
 
 
 def _random_mask(case: OpCase, seed: int) -> np.ndarray:
     """bool [T, H, NQ, NK]."""
     rng = np.random.default_rng(seed)
-    query_blocks = block_count(case.tokens, case.config.block_q)
-    key_blocks = block_count(case.tokens, case.config.block_k)
-    shape = (case.bins, case.heads, query_blocks, key_blocks)
+    shape = _mask_shape(case)
+    query_blocks = shape[2]
     mask = rng.random(shape) < case.density
     if case.empty_rows:
         mask[:, :, ::2] = False

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import torch
 
-from paro_trt.bench.case import OpCase, random_inputs
-from paro_trt.op.spec import AttentionConfig
+from paro_trt.bench.case import OpCase
+from paro_trt.bench.case import random_inputs as any_random_inputs
+from paro_trt.op.mask import unpack_block_mask
+from paro_trt.op.routing import estimated_errors
+from paro_trt.op.spec import AttentionConfig, AttentionInputs, block_count
 
-__all__ = ["BIT_PAIRS", "CASES", "OpCase", "random_inputs"]
+__all__ = ["BIT_PAIRS", "CASES", "VERSION_2_CASES", "OpCase", "at_bits", "random_inputs"]
 
 BIT_PAIRS = tuple((qk, pv) for qk in (16, 8, 4) for pv in (16, 8, 4))
 
@@ -30,3 +36,71 @@ CASES: tuple[OpCase, ...] = (
     OpCase("half-precision", 256, dtype=torch.float16),
     OpCase("bfloat16", 256, dtype=torch.bfloat16),
 )
+
+_FINE = AttentionConfig(block_q=64, block_k=64, pool_dropped=True, fine_summaries=True)
+_CORRECTED = AttentionConfig(block_q=64, block_k=64, pool_dropped=True, mean_correction=True)
+_ROUTED = AttentionConfig(block_q=64, block_k=64, pool_dropped=True, routing=True)
+_ALL = replace(_FINE, mean_correction=True, routing=True)
+_ALL_WIDE = replace(_ALL, block_k=128)
+_ALL_TALL = replace(_ALL, block_q=128)
+
+VERSION_2_CASES: tuple[OpCase, ...] = (
+    OpCase("fine", 512, config=_FINE),
+    OpCase("fine-steps", 64 * 44 + 5, density=0.1, config=_FINE),
+    OpCase("fine-wide-ragged", 331, config=replace(_FINE, block_k=128)),
+    OpCase("fine-padded", 320, batch=3, key_length=(320, 193, 0), config=_FINE),
+    OpCase("corrected", 331, heads=4, kv_heads=2, config=_CORRECTED),
+    OpCase("corrected-dropped", 331, config=replace(_CORRECTED, block_q=128, pool_dropped=False)),
+    OpCase("corrected-empty-rows", 384, empty_rows=True,
+           config=replace(_CORRECTED, pool_dropped=False)),
+    OpCase("routed", 512, heads=4, kv_heads=2, density=0.1, config=_ROUTED),
+    OpCase("routed-dropped", 331, empty_rows=True, config=replace(_ROUTED, pool_dropped=False)),
+    OpCase("routed-wide", 500, batch=2, bins=2, density=0.1, key_length=(500, 77),
+           config=replace(_ROUTED, block_q=128, block_k=128)),
+    OpCase("one-block", 40, config=_ALL_TALL),
+    OpCase("all", 331, batch=2, bins=2, heads=4, kv_heads=2, density=0.2, config=_ALL),
+    OpCase("all-head-dim-128", 400, head_dim=128, density=0.2, config=_ALL_TALL),
+    OpCase("all-wide-padded", 520, batch=3, bins=2, key_length=(520, 130, 1), density=0.2,
+           config=_ALL_WIDE),
+    OpCase("all-half-precision", 331, density=0.2, dtype=torch.float16, config=_ALL),
+    OpCase("all-bfloat16", 331, density=0.2, dtype=torch.bfloat16, config=_ALL_WIDE),
+)  # fmt: skip
+"""Calls of version 2 of the op: each feature alone, then all."""
+
+
+def at_bits(case: OpCase, qk_bits: int, pv_bits: int) -> OpCase:
+    """The same case at other bit widths, pooled or not as it is."""
+    return case.with_bits(qk_bits, pv_bits, case.config.pool_dropped)
+
+
+def random_inputs(case: OpCase, seed: int) -> AttentionInputs:
+    """Fresh inputs of a case. Blocks that are chosen at run time are chosen clearly: rounding
+    cannot change which ones, so that implementations can be compared."""
+    while True:
+        inputs = any_random_inputs(case, seed)
+        if not case.config.routing or _chosen_clearly(inputs, case.config):
+            return inputs
+        seed += 1_000_003
+
+
+def _chosen_clearly(inputs: AttentionInputs, config: AttentionConfig) -> bool:
+    """Whether the last chosen and the first other block of every row differ by a thousandth."""
+    batch, tokens, heads, _ = inputs.query.shape
+    group = heads // inputs.key.shape[2]
+    bits = unpack_block_mask(inputs.block_mask.numpy(), block_count(tokens, config.block_k))
+    for sample, head in itertools.product(range(batch), range(heads)):
+        length, mask_bin = int(inputs.key_length[sample]), int(inputs.mask_bin[sample])
+        count = int(inputs.dynamic_blocks[mask_bin, head])
+        if length == 0 or count == 0:
+            continue
+        order = inputs.token_order[int(inputs.head_order[head])].long()[:length]
+        x = (inputs.query[:, :, head], inputs.key[:, :, head // group],
+             inputs.value[:, :, head // group])  # fmt: skip
+        errors = estimated_errors(*(part[sample, order] for part in x), config, torch.float64)
+        mask = torch.from_numpy(bits[mask_bin, head])[: len(errors), : errors.shape[1]]
+        ranked = errors.masked_fill(mask, 0.0).sort(dim=1, descending=True).values
+        if count < ranked.shape[1]:
+            last, other = ranked[:, count - 1], ranked[:, count]
+            if bool(((other > 0) & (last - other < 1e-3 * last)).any()):
+                return False
+    return True

@@ -7,6 +7,8 @@ band. The band is derived, never tuned:
 - sums are FP32 in any order, and the value affine may be undone before or after them: the error
   of n additions is a random walk of sqrt(n) units of the largest |v| they meet, and eight units
   more cover products, exponentials and the final division;
+- a corrected row is a sum of three attentions, of its own query and twice of the mean query, each
+  with these errors;
 - a P within rounding error of a code's edge may take either code. One code more or
   less moves a row by at most 2 max|v| / levels, since the row sum is at least `levels`; edges
   are met with a probability of about levels * 2^-18 an attended key (relative error of P 2^-19:
@@ -56,7 +58,7 @@ def compare(actual: Tensor, inputs: AttentionInputs, config: AttentionConfig) ->
     """Hold an implementation's output [B,S,H,D] against the float64 oracle."""
     exact = paro_attention_reference(inputs, config, exact=True)
     faithful = paro_attention_reference(inputs, config).double()
-    largest = _largest_value(inputs)
+    largest = _largest_value(inputs) * _attentions_of_a_row(inputs)
     flip = _flips(inputs, config) * largest
     return compare_outputs(actual, exact, faithful, largest, flip, inputs.query.dtype)
 
@@ -105,6 +107,14 @@ def compare_outputs(
     if relative > relative_bound:
         failures.append(f"relative L2 {relative:.2e} above {relative_bound:.2e}")
     return Comparison(tuple(failures), excess, relative, relative_bound)
+
+
+def _attentions_of_a_row(inputs: AttentionInputs) -> Tensor:
+    """[1,1,H,1]: how many attentions make up an output row of each head."""
+    heads = torch.ones(inputs.query.shape[2], dtype=torch.float64)
+    if inputs.corrected_heads is not None:
+        heads = heads + 2 * (inputs.corrected_heads != 0)
+    return heads[None, None, :, None]
 
 
 def _largest_value(inputs: AttentionInputs) -> Tensor:
