@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..op.spec import block_count
+from ..op.spec import FINE_SUMMARIES, block_count
 from .inputs import HeadInputs
 
 PAPER_EPSILON = 1e-3
@@ -36,6 +36,7 @@ class BlockStatistics(NamedTuple):
     mass: [n, NK], sum_i m_ib.
     error: [n, NK], squared output error that leaving the block out costs: with pooling, the
         part that its summary token does not recover.
+    fine_error: [n, NK], the part that four summary tokens do not recover; zeros unless asked for.
     energy: [n], sum_i |o_i|^2.
     empty_share: [n, NK], share of entries of P below `PAPER_EPSILON`.
     peak_ratio: [n, NK], largest entry of P over the mean entry.
@@ -43,24 +44,34 @@ class BlockStatistics(NamedTuple):
 
     mass: Tensor
     error: Tensor
+    fine_error: Tensor
     energy: Tensor
     empty_share: Tensor
     peak_ratio: Tensor
 
 
-class KeyBlocks(NamedTuple):
-    """Keys and values of one head in a candidate order, padded with zeros to whole blocks.
+class RunMeans(NamedTuple):
+    """Summary tokens of N blocks, r for each: means of runs of consecutive tokens.
 
-    key: [NK*block_k, D]; value: [NK, block_k, D]; key_mean, value_mean: [NK, D];
-    tokens: [NK], how many exist; absent: bool [NK*block_k].
+    key, value: [N, r, D], 0 for a run without tokens; tokens: [N, r], how many exist.
     """
 
     key: Tensor
     value: Tensor
-    key_mean: Tensor
-    value_mean: Tensor
     tokens: Tensor
+
+
+class KeyBlocks(NamedTuple):
+    """Keys and values of one head in a candidate order, padded with zeros to whole blocks.
+
+    key: [NK*block_k, D]; value: [NK, block_k, D]; absent: bool [NK*block_k]; summaries: what
+    represents a block that is left out, by their number in a block.
+    """
+
+    key: Tensor
+    value: Tensor
     absent: Tensor
+    summaries: dict[int, RunMeans]
 
 
 def block_statistics(
@@ -69,6 +80,7 @@ def block_statistics(
     tiling: Tiling,
     *,
     pooled: bool,
+    fine: bool = False,
     query_blocks: Sequence[int] | None = None,
     rows_per_block: int | None = None,
     paper: bool = False,
@@ -81,6 +93,7 @@ def block_statistics(
         order: int64 [S], the candidate permutation, on the inputs' device.
         tiling: block sizes.
         pooled: a summary token represents each key block that is left out.
+        fine: fill fine_error, of four summary tokens each.
         query_blocks: the n query blocks to look at, all with tokens that exist; None means every
             such block.
         rows_per_block: look at no more rows of each, spread evenly; None means all. The sums
@@ -91,22 +104,26 @@ def block_statistics(
             of what is free on a GPU, `CPU_MEMORY` elsewhere.
     """
     length = inputs.length
-    blocks = _key_blocks(inputs.key.float(), inputs.value.float(), order, tiling.block_k, length)
+    numbers = [1] * pooled + [FINE_SUMMARIES] * fine
+    blocks = _key_blocks(
+        inputs.key.float(), inputs.value.float(), order, tiling.block_k, length, numbers
+    )
     total = block_count(length, tiling.block_q)
     chosen = list(range(total) if query_blocks is None else query_blocks)
     rows = [order[_rows(index, tiling.block_q, length, rows_per_block)] for index in chosen]
     tiles = []
     for group in _groups(rows, tile_bytes(blocks, len(rows[0])), memory, order.device):
         query = inputs.query[torch.stack(group)].float()
-        tiles.append(_tile_statistics(query, blocks, inputs.scale, pooled=pooled, paper=paper))
+        tiles.append(_tile_statistics(query, blocks, inputs.scale, paper=paper))
     return BlockStatistics(*(torch.cat(parts) for parts in zip(*tiles, strict=True)))
 
 
 def tile_bytes(blocks: KeyBlocks, rows: int) -> int:
     """Bytes that one query block of so many rows takes: FP32 weights and a copy of them, and the
-    output of every key block twice."""
+    output of every key block twice, three times where fine errors are asked for."""
     number, _, channels = blocks.value.shape
-    return 4 * rows * 2 * (len(blocks.key) + number * channels)
+    copies = 3 if FINE_SUMMARIES in blocks.summaries else 2
+    return 4 * rows * (2 * len(blocks.key) + copies * number * channels)
 
 
 def _groups(
@@ -139,7 +156,14 @@ def _rows(index: int, block_q: int, length: int, limit: int | None) -> slice:
     return slice(start, end, 1 if limit is None else -(-(end - start) // limit))
 
 
-def _key_blocks(key: Tensor, value: Tensor, order: Tensor, block: int, length: int) -> KeyBlocks:
+def _key_blocks(
+    key: Tensor,
+    value: Tensor,
+    order: Tensor,
+    block: int,
+    length: int,
+    summaries: Sequence[int],
+) -> KeyBlocks:
     tokens = order.numel()
     number = block_count(tokens, block)
     kept = order[:length]
@@ -147,22 +171,31 @@ def _key_blocks(key: Tensor, value: Tensor, order: Tensor, block: int, length: i
     padded_value = value.new_zeros(number * block, value.shape[1])
     padded_key[:length] = key[kept]
     padded_value[:length] = value[kept]
-    starts = torch.arange(number, device=key.device) * block
-    count = (length - starts).clamp(0, block).float()
-    divisor = count.clamp(min=1)[:, None]
-    values = padded_value.view(number, block, -1)
     return KeyBlocks(
         key=padded_key,
-        value=values,
-        key_mean=padded_key.view(number, block, -1).sum(1) / divisor,
-        value_mean=values.sum(1) / divisor,
-        tokens=count,
+        value=padded_value.view(number, block, -1),
         absent=torch.arange(number * block, device=key.device) >= length,
+        summaries={
+            runs: _run_means(padded_key, padded_value, number, runs, length) for runs in summaries
+        },
+    )
+
+
+def _run_means(key: Tensor, value: Tensor, blocks: int, runs: int, length: int) -> RunMeans:
+    """Means of `runs` runs of each block; key, value: [blocks * block_k, D]."""
+    run = len(key) // (blocks * runs)
+    starts = torch.arange(blocks * runs, device=key.device) * run
+    count = (length - starts).clamp(0, run).float().view(blocks, runs)
+    divisor = count.clamp(min=1)[:, :, None]
+    return RunMeans(
+        key.view(blocks, runs, run, -1).sum(2) / divisor,
+        value.view(blocks, runs, run, -1).sum(2) / divisor,
+        count,
     )
 
 
 def _tile_statistics(
-    query: Tensor, blocks: KeyBlocks, scale: float, *, pooled: bool, paper: bool
+    query: Tensor, blocks: KeyBlocks, scale: float, *, paper: bool
 ) -> BlockStatistics:
     """Statistics of n query blocks [n, rows, D]."""
     tiles, rows, channels = query.shape
@@ -178,42 +211,59 @@ def _tile_statistics(
     output = block_output.sum(dim=0)
     row_mass = probability.sum(dim=2)
     mass = row_mass.view(tiles, rows, number).sum(dim=1)
-    error = _left_out_error(query, block_output, output, row_mass, log_sum, blocks, pooled)
+    rows_of = _Rows(query, output, row_mass, log_sum)
+
+    def left_out(summaries: int, of_blocks: Tensor) -> Tensor:
+        error = _left_out_error(rows_of, of_blocks, blocks.summaries.get(summaries))
+        return error.view(number, tiles, rows).sum(dim=2).T
+
+    fine_error = torch.zeros_like(mass)
+    if FINE_SUMMARIES in blocks.summaries:
+        fine_error = left_out(FINE_SUMMARIES, block_output.clone())
+    error = left_out(1, block_output)
     empty_share, peak_ratio = torch.zeros_like(mass), torch.zeros_like(mass)
     if paper:
-        entries = (blocks.tokens * rows).clamp(min=1)
         exists = ~blocks.absent.view(number, width)
+        entries = (exists.sum(dim=1) * rows).clamp(min=1)
         of_tiles = probability.view(tiles, rows, number, width)
         empty_share = ((of_tiles < PAPER_EPSILON) & exists).sum(dim=(1, 3)) / entries
         peak_ratio = of_tiles.amax(dim=(1, 3)) * entries / mass.clamp(1e-30)
     return BlockStatistics(
         mass,
-        error.view(number, tiles, rows).sum(dim=2).T,
+        error,
+        fine_error,
         output.view(tiles, rows, channels).square().sum(dim=(1, 2)),
         empty_share,
         peak_ratio,
     )
 
 
-def _left_out_error(
-    query: Tensor,
-    block_output: Tensor,
-    output: Tensor,
-    row_mass: Tensor,
-    log_sum: Tensor,
-    blocks: KeyBlocks,
-    pooled: bool,
-) -> Tensor:
-    """[NK, rows]: |sum_{j in b} P_ij (v_j - o_i)|^2; pooled, of what is left of it after
-    p_ib (mean v - o_i), the summary token's share. query: [rows, D], times the scale.
-    Overwrites block_output [NK, rows, D] and row_mass [rows, NK].
+class _Rows(NamedTuple):
+    """Query rows, all tiles' after each other.
+
+    query: [rows, D], times the scale; output: [rows, D]; mass: [rows, NK]; log_sum: [rows, 1],
+    the logarithm of the softmax's sum.
     """
-    excess = row_mass
-    if pooled:
-        summary_logits = query @ blocks.key_mean.T + blocks.tokens.log()
-        summary = (summary_logits - log_sum).exp()
-        excess = excess.sub_(summary)
-        block_output.addcmul_(summary.T[:, :, None], blocks.value_mean[:, None, :], value=-1)
-    block_output.addcmul_(excess.T[:, :, None], output[None], value=-1)
+
+    query: Tensor
+    output: Tensor
+    mass: Tensor
+    log_sum: Tensor
+
+
+def _left_out_error(rows: _Rows, block_output: Tensor, summaries: RunMeans | None) -> Tensor:
+    """[NK, rows]: |sum_{j in b} P_ij (v_j - o_i)|^2; with summary tokens, of what is left of it
+    after sum_r p_ir (mean v_r - o_i), their share.
+
+    block_output: [NK, rows, D], sum_{j in b} P_ij v_j; it is overwritten.
+    """
+    excess = rows.mass
+    if summaries is not None:
+        blocks, runs, channels = summaries.key.shape
+        logits = rows.query @ summaries.key.view(-1, channels).T + summaries.tokens.view(-1).log()
+        weight = (logits - rows.log_sum).exp().view(-1, blocks, runs)
+        excess = excess - weight.sum(dim=2)
+        block_output.baddbmm_(weight.transpose(0, 1), summaries.value, alpha=-1)
+    block_output.addcmul_(excess.T[:, :, None], rows.output[None], value=-1)
     error: Tensor = torch.linalg.vector_norm(block_output, dim=2).square()
     return error

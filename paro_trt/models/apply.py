@@ -16,19 +16,27 @@ from ..families.base import Config, Geometry, ModelFamily
 from ..families.shared.adapt import adapted_unless_exporting
 from ..op.api import Implementation, attention_op, paro_attention, parse_implementation
 from ..op.mask import tile_order
+from ..op.spec import VERSION_2_INPUTS
 from ..plan import LayerPlan, ModelIdentity, ParoPlan, mask_bins, model_identity
 from .conditioning import cast_inputs, example_shapes
 from .experts import described_identity, is_of_model
 from .intercept import SiteHandler, intercept_sites
 
+VERSION_2_TENSORS = tuple(spec.name for spec in VERSION_2_INPUTS)
+"""Tensors of the op and of a plan's layer, of one name in both."""
+
 
 class PlannedAttention(torch.nn.Module):
-    """One layer's PAROAttention, with what the plan says of that layer as buffers."""
+    """One layer's PAROAttention, with what the plan says of that layer as buffers; those of
+    version 2 are None where the layer does not use them."""
 
     head_order: Tensor
     block_mask: Tensor
     tile_order: Tensor
     channel_affine: Tensor
+    fine_mask: Tensor | None
+    corrected_heads: Tensor | None
+    dynamic_blocks: Tensor | None
 
     def __init__(self, layer: LayerPlan, plan: ParoPlan, impl: Implementation) -> None:
         super().__init__()
@@ -36,6 +44,9 @@ class PlannedAttention(torch.nn.Module):
         self.register_buffer("block_mask", _tensor(layer.block_mask))
         self.register_buffer("tile_order", _tensor(tile_order(layer.block_mask)))
         self.register_buffer("channel_affine", _tensor(layer.channel_affine))
+        for name in VERSION_2_TENSORS:
+            array = getattr(layer, name)
+            self.register_buffer(name, None if array is None else _tensor(array))
         self.block_q, self.block_k = plan.block_q, plan.block_k
         self.qk_bits, self.pv_bits = layer.qk_bits, layer.pv_bits
         self.pool_dropped = int(plan.pool_dropped)
@@ -54,7 +65,8 @@ class PlannedAttention(torch.nn.Module):
         """[B, S, H, D] from query [B, S, H, D], key and value [B, S, Hk, D], in token order."""
         tensors = (
             query, key, value, token_order, self.head_order, self.block_mask, self.tile_order,
-            self.channel_affine, mask_bin, key_length,
+            self.channel_affine, mask_bin, key_length, self.fine_mask, self.corrected_heads,
+            self.dynamic_blocks,
         )  # fmt: skip
         plain = type(query) is Tensor and not torch.is_grad_enabled()
         if plain and not torch.compiler.is_compiling():
@@ -65,7 +77,7 @@ class PlannedAttention(torch.nn.Module):
                 impl=self.impl, check_values=False,
             )  # fmt: skip
         output: Tensor = attention_op(
-            *tensors, None, None, None, scale, self.block_q, self.block_k, self.qk_bits,
+            *tensors, scale, self.block_q, self.block_k, self.qk_bits,
             self.pv_bits, self.pool_dropped, self.impl,
         )  # fmt: skip
         return output

@@ -33,6 +33,9 @@ MASK_WORD_BITS = 32
 FINE_SUMMARIES = 4
 """Summary tokens of a fine key block: one for each run of block_k / 4 consecutive tokens."""
 
+COARSE_KEYS = 1
+"""Summary tokens of a coarse key block."""
+
 CORRECTION_ROWS = 128
 """Consecutive query rows that share one corrected mean, whatever block_q is."""
 

@@ -12,19 +12,23 @@ from .document import (
 )
 from .format import load_plan, save_plan
 from .layer import LayerPlan
+from .mix import BlockCounts, PlanMix, plan_mix
 from .plan import ParoPlan
 
 __all__ = [
+    "BlockCounts",
     "CalibrationRecord",
     "Grid",
     "HeadRecord",
     "LayerPlan",
     "ModelIdentity",
     "ParoPlan",
+    "PlanMix",
     "TextLayout",
     "TextPosition",
     "load_plan",
     "mask_bins",
     "model_identity",
+    "plan_mix",
     "save_plan",
 ]

@@ -24,7 +24,15 @@ from ..errors import ArgumentError, PlanError
 from . import checks
 from .limits import MAX_BINS, MAX_HEADS, MAX_LABEL, MAX_LAYERS, MAX_TOKENS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read. A plan is written in the first version that has what it uses."""
+
+VERSION_2_FIELDS = {
+    "fine_summaries": "fine_mask",
+    "mean_correction": "corrected_heads",
+    "routing": "dynamic_blocks",
+}
+"""Fields of a layer that version 2 adds, and the tensor that each says the file has."""
 
 _MAX_STEPS = 1 << 20
 _LARGEST = sys.float_info.max
@@ -272,20 +280,24 @@ class CalibrationRecord(Record, frozen=True):
             checks.label("measured", key)
 
 
-class LayerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A layer without its arrays, which are tensors of the file."""
+class LayerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A layer without its arrays, which are tensors of the file. The last three fields are of
+    version 2, named as the op's attributes, and written only where true."""
 
     name: str
     qk_bits: int
     pv_bits: int
     bits_reason: str
     heads: Annotated[tuple[HeadRecord, ...], Meta(min_length=1, max_length=MAX_HEADS)]
+    fine_summaries: bool = False
+    mean_correction: bool = False
+    routing: bool = False
 
 
 class PlanDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A plan without its arrays."""
 
-    format_version: Annotated[int, Meta(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
+    format_version: Annotated[int, Meta(ge=1, le=FORMAT_VERSION)]
     content_hash: Sha256
     model: ModelIdentity
     grid: Grid
@@ -314,4 +326,29 @@ def parse_document(text: str) -> PlanDocument:
             actual=shown(version),
             remedy="upgrade paro-trt, or calibrate again with this release",
         )
-    return convert_document(raw, PlanDocument, error=PlanError)
+    document: PlanDocument = convert_document(raw, PlanDocument, error=PlanError)
+    _check_version(document)
+    return document
+
+
+def _check_version(document: PlanDocument) -> None:
+    """Refuse a version 1 with fields of version 2, and a version 2 without any."""
+    used = [
+        f"layers.{i}.{name}"
+        for i, layer in enumerate(document.layers)
+        for name in VERSION_2_FIELDS
+        if getattr(layer, name)
+    ]
+    if used and document.format_version == 1:
+        raise PlanError(
+            used[0],
+            expected="no field of format version 2 in a file of version 1",
+            actual="true",
+            remedy="calibrate again with this release",
+        )
+    if not used and document.format_version != 1:
+        raise PlanError(
+            "format_version",
+            expected="1 where no layer uses what version 2 adds",
+            actual=str(document.format_version),
+        )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -18,10 +19,10 @@ from ..op.spec import BLOCK_SIZES, block_count, mask_words
 from . import checks
 from .bins import check_bin_boundaries
 from .container import METADATA_KEY, Container, open_container
-from .document import LayerDocument, PlanDocument, parse_document
+from .document import VERSION_2_FIELDS, LayerDocument, PlanDocument, parse_document
 from .layer import LayerPlan, check_mask_bytes
 from .limits import MAX_HEADER_BYTES, MAX_ORDERS, MAX_TOKENS
-from .mask_codec import decode_mask, encode_mask
+from .mask_codec import decode_fine_mask, decode_mask, encode_fine_mask, encode_mask
 from .plan import ParoPlan, describe
 
 
@@ -41,11 +42,15 @@ def save_plan(plan: ParoPlan, path: str | os.PathLike[str]) -> None:
     document = canonical_json({**describe(plan), "content_hash": plan.content_hash()}).decode()
     tensors: dict[str, NDArray] = {"orders": plan.orders}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        streams = pool.map(encode_mask, (layer.block_mask for layer in plan.layers))
-        for i, (layer, stream) in enumerate(zip(plan.layers, streams, strict=True)):
+        streams = pool.map(lambda layer: _streams(layer, plan.key_blocks), plan.layers)
+        for i, (layer, of_layer) in enumerate(zip(plan.layers, streams, strict=True)):
             tensors[f"layers.{i}.head_order"] = layer.head_order
-            tensors[f"layers.{i}.block_mask"] = np.frombuffer(stream, dtype=np.uint8)
             tensors[f"layers.{i}.channel_affine"] = layer.channel_affine
+            for name in ("corrected_heads", "dynamic_blocks"):
+                if (tensor := getattr(layer, name)) is not None:
+                    tensors[f"layers.{i}.{name}"] = tensor
+            for name, stream in of_layer.items():
+                tensors[f"layers.{i}.{name}"] = np.frombuffer(stream, dtype=np.uint8)
     content = safetensors.numpy.save(tensors, metadata={METADATA_KEY: document})
     header_bytes = int.from_bytes(content[:8], "little")
     if header_bytes > MAX_HEADER_BYTES:
@@ -57,6 +62,14 @@ def save_plan(plan: ParoPlan, path: str | os.PathLike[str]) -> None:
         )
     with atomic_write(target) as file:
         file.write(content)
+
+
+def _streams(layer: LayerPlan, key_blocks: int) -> dict[str, bytes]:
+    """The layer's compressed planes by name."""
+    streams = {"block_mask": encode_mask(layer.block_mask)}
+    if layer.fine_mask is not None:
+        streams["fine_mask"] = encode_fine_mask(layer.fine_mask, layer.block_mask, key_blocks)
+    return streams
 
 
 def load_plan(path: str | os.PathLike[str]) -> ParoPlan:
@@ -98,11 +111,17 @@ def load_plan(path: str | os.PathLike[str]) -> ParoPlan:
         return plan
 
 
-_MaskShape = tuple[int, int, int, int]
+class _MaskShape(NamedTuple):
+    """The blocks of a layer's mask."""
+
+    bins: int
+    heads: int
+    query_blocks: int
+    key_blocks: int
 
 
 def _check_tensors(container: Container, document: PlanDocument) -> list[_MaskShape]:
-    """Check the tensors' names, dtypes and shapes; the mask shape [T, H, NQ, W] of each layer."""
+    """Check the tensors' names, dtypes and shapes; the shape of each layer's mask."""
     tokens = checks.integer(
         "grid with text", document.grid.tokens + document.text.count, 1, MAX_TOKENS
     )
@@ -119,20 +138,39 @@ def _check_tensors(container: Container, document: PlanDocument) -> list[_MaskSh
         container.check(f"{prefix}.block_mask", "U8", (None,), "[bytes]")
         container.check(f"{prefix}.channel_affine", "F32", (4, None, None), "[4, Hk, D]")
         known |= {f"{prefix}.{part}" for part in ("head_order", "block_mask", "channel_affine")}
-    _refuse_unknown(container.entries, known)
+        known |= _check_version_2(container, prefix, layer, bins)
+    _refuse_unknown(container.entries, known, document.format_version)
 
-    heads = sum(len(layer.heads) for layer in document.layers)
-    check_mask_bytes(bins, heads, query_blocks, key_blocks)
-    words = mask_words(key_blocks)
-    return [(bins, len(layer.heads), query_blocks, words) for layer in document.layers]
+    planes = sum(len(layer.heads) * (1 + layer.fine_summaries) for layer in document.layers)
+    check_mask_bytes(bins, planes, query_blocks, key_blocks)
+    return [
+        _MaskShape(bins, len(layer.heads), query_blocks, key_blocks) for layer in document.layers
+    ]
 
 
-def _refuse_unknown(entries: Mapping[str, object], known: set[str]) -> None:
+def _check_version_2(
+    container: Container, prefix: str, layer: LayerDocument, bins: int
+) -> set[str]:
+    """Check the tensors of version 2 that the layer has; their names."""
+    heads = len(layer.heads)
+    shapes = {
+        "fine_mask": ("U8", (None,), "[bytes]"),
+        "corrected_heads": ("I32", (heads,), "[H]"),
+        "dynamic_blocks": ("I32", (bins, heads), "[T, H]"),
+    }
+    names = [tensor for field, tensor in VERSION_2_FIELDS.items() if getattr(layer, field)]
+    for name in names:
+        container.check(f"{prefix}.{name}", *shapes[name])
+    return {f"{prefix}.{name}" for name in names}
+
+
+def _refuse_unknown(entries: Mapping[str, object], known: set[str], version: int) -> None:
     if unknown := entries.keys() - known:
         name = min(unknown)
         raise PlanError(
             name if len(name) <= 64 and name.isprintable() else "tensor",
-            expected="only tensors that FORMAT.md names",
+            expected=f"only tensors that FORMAT.md names, of format version {version} and of "
+            "features that the layer has",
             actual=f"tensor {shown(name)}",
         )
 
@@ -142,8 +180,13 @@ def _read_layer(
 ) -> LayerPlan:
     prefix = f"layers.{index}"
     with checks.within(prefix):
-        mask = decode_mask("block_mask", container.read_bytes(f"{prefix}.block_mask"), shape)
-        return LayerPlan(
+        words = (*shape[:3], mask_words(shape.key_blocks))
+        mask = decode_mask("block_mask", container.read_bytes(f"{prefix}.block_mask"), words)
+        fine = None
+        if layer.fine_summaries:
+            stream = container.read_bytes(f"{prefix}.fine_mask")
+            fine = decode_fine_mask("fine_mask", stream, mask, shape.key_blocks)
+        read = LayerPlan(
             name=layer.name,
             head_order=container.read(f"{prefix}.head_order"),
             block_mask=mask,
@@ -152,4 +195,21 @@ def _read_layer(
             pv_bits=layer.pv_bits,
             bits_reason=layer.bits_reason,
             heads=layer.heads,
+            fine_mask=fine,
+            corrected_heads=container.read(f"{prefix}.corrected_heads")
+            if layer.mean_correction
+            else None,
+            dynamic_blocks=container.read(f"{prefix}.dynamic_blocks") if layer.routing else None,
         )
+        _refuse_unused(read, layer)
+        return read
+
+
+def _refuse_unused(read: LayerPlan, document: LayerDocument) -> None:
+    for field, tensor in VERSION_2_FIELDS.items():
+        if getattr(document, field) and getattr(read, tensor) is None:
+            raise PlanError(
+                tensor,
+                expected=f"a value other than 0, as {field} is true",
+                actual="zeros",
+            )

@@ -10,10 +10,18 @@ from numpy.typing import NDArray
 
 from ..documents import shown
 from ..errors import PlanError
-from ..op.spec import BIT_WIDTHS, MASK_WORD_BITS, AffineRow, mask_words
+from ..op.spec import (
+    BIT_WIDTHS,
+    MASK_WORD_BITS,
+    OP_VERSION,
+    OP_VERSION_2,
+    AffineRow,
+    mask_words,
+)
 from . import checks
 from .document import HeadRecord, LayerDocument
 from .limits import MAX_BINS, MAX_HEAD_DIM, MAX_HEADS, MAX_MASK_BYTES
+from .version_2 import check_dynamic_blocks, corrected_heads, dynamic_blocks, fine_plane
 
 _POSITIVE_ROWS = (AffineRow.EQUALIZER, AffineRow.VALUE_SCALE)
 
@@ -36,6 +44,13 @@ class LayerPlan:
         pv_bits: 16, 8 or 4.
         bits_reason: why these bits.
         heads: one record for each of H heads.
+        fine_mask: None, or int32 as block_mask: key blocks off block_mask with four summary
+            tokens instead of one. Bits of blocks on block_mask are cleared.
+        corrected_heads: None, or int32 [H]: 1 where rows get what their mean query lacks.
+        dynamic_blocks: None, or int32 [T, H]: exact blocks more that each query block chooses at
+            run time, at most NK.
+
+    The last three are of version 2; one that changes nothing becomes None.
 
     Raises:
         PlanError: any of this does not hold.
@@ -49,6 +64,9 @@ class LayerPlan:
     pv_bits: int
     bits_reason: str
     heads: tuple[HeadRecord, ...]
+    fine_mask: NDArray[np.int32] | None = None
+    corrected_heads: NDArray[np.int32] | None = None
+    dynamic_blocks: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         name = checks.label("layer name", self.name)
@@ -71,18 +89,44 @@ class LayerPlan:
                 "pv_bits": checks.choice("pv_bits", self.pv_bits, BIT_WIDTHS),
                 "bits_reason": checks.text("bits_reason", self.bits_reason),
                 "heads": heads,
+                "fine_mask": fine_plane(self.fine_mask, mask),
+                "corrected_heads": corrected_heads(self.corrected_heads, count),
+                "dynamic_blocks": dynamic_blocks(self.dynamic_blocks, mask.shape[0], count),
             }
         for field, value in plain.items():
             object.__setattr__(self, field, value)
 
     def attended_blocks(self) -> NDArray[np.int64]:
         """Blocks on the mask: int64 [T, H]."""
-        words = self.block_mask.view(np.uint32)
-        return np.asarray(np.bitwise_count(words).sum(axis=(2, 3), dtype=np.int64))
+        return _set_bits(self.block_mask)
+
+    def fine_blocks(self) -> NDArray[np.int64]:
+        """Blocks with four summary tokens: int64 [T, H]. Where routing makes one of them exact,
+        it is still counted."""
+        return (
+            np.zeros_like(_set_bits(self.block_mask))
+            if self.fine_mask is None
+            else _set_bits(self.fine_mask)
+        )
+
+    @property
+    def version(self) -> int:
+        """The first version of the op, and of the format, that has what the layer uses."""
+        used = (self.fine_mask, self.corrected_heads, self.dynamic_blocks)
+        return OP_VERSION if all(tensor is None for tensor in used) else OP_VERSION_2
 
     def document(self) -> LayerDocument:
         """Everything but the arrays."""
-        return LayerDocument(self.name, self.qk_bits, self.pv_bits, self.bits_reason, self.heads)
+        return LayerDocument(
+            name=self.name,
+            qk_bits=self.qk_bits,
+            pv_bits=self.pv_bits,
+            bits_reason=self.bits_reason,
+            heads=self.heads,
+            fine_summaries=self.fine_mask is not None,
+            mean_correction=self.corrected_heads is not None,
+            routing=self.dynamic_blocks is not None,
+        )
 
     def check_fits(
         self, *, order_names: Sequence[str], bins: int, query_blocks: int, key_blocks: int
@@ -92,14 +136,11 @@ class LayerPlan:
             words = mask_words(key_blocks)
             wanted = (bins, len(self.heads), query_blocks, words)
             checks.shape("block_mask", self.block_mask, wanted, "[T, H, NQ, W]")
-            spare = words * MASK_WORD_BITS - key_blocks
-            last = self.block_mask[..., -1].view(np.uint32)
-            if spare and (last >> np.uint32(MASK_WORD_BITS - spare)).any():
-                raise PlanError(
-                    "block_mask",
-                    expected=f"no bit past the {key_blocks} key blocks",
-                    actual="a padding bit set",
-                )
+            _no_padding_bits("block_mask", self.block_mask, key_blocks)
+            if self.fine_mask is not None:
+                _no_padding_bits("fine_mask", self.fine_mask, key_blocks)
+            if self.dynamic_blocks is not None:
+                check_dynamic_blocks(self.dynamic_blocks, key_blocks)
             self._check_orders(order_names)
             self._check_density(query_blocks * key_blocks)
 
@@ -131,8 +172,31 @@ class LayerPlan:
             )
 
 
+def _set_bits(words: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Bits of each bin and head: int64 [T, H]."""
+    return np.asarray(np.bitwise_count(words.view(np.uint32)).sum(axis=(2, 3), dtype=np.int64))
+
+
+def _no_padding_bits(subject: str, words: NDArray[np.int32], key_blocks: int) -> None:
+    spare = words.shape[-1] * MASK_WORD_BITS - key_blocks
+    last = words[..., -1].view(np.uint32)
+    if spare and (last >> np.uint32(MASK_WORD_BITS - spare)).any():
+        raise PlanError(
+            subject,
+            expected=f"no bit past the {key_blocks} key blocks",
+            actual="a padding bit set",
+        )
+
+
 def check_mask_bytes(bins: int, heads: int, query_blocks: int, key_blocks: int) -> None:
-    """Refuse masks that take more bytes than a plan may have, over the heads of all layers."""
+    """Refuse masks that take more bytes than a plan may have.
+
+    Args:
+        bins: T.
+        heads: of all layers; those of a layer with fine blocks count twice.
+        query_blocks: NQ.
+        key_blocks: NK.
+    """
     size = bins * heads * query_blocks * mask_words(key_blocks) * 4
     if size > MAX_MASK_BYTES:
         raise PlanError(

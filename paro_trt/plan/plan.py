@@ -16,7 +16,6 @@ from ..op.spec import BLOCK_SIZES, block_count
 from . import checks
 from .bins import check_bin_boundaries, mask_bins
 from .document import (
-    FORMAT_VERSION,
     CalibrationRecord,
     Grid,
     ModelIdentity,
@@ -88,8 +87,10 @@ class ParoPlan:
         }
         for field, value in plain.items():
             object.__setattr__(self, field, value)
-        heads = sum(len(layer.heads) for layer in self.layers)
-        check_mask_bytes(self.bins, heads, self.query_blocks, self.key_blocks)
+        planes = sum(
+            len(layer.heads) * (1 if layer.fine_mask is None else 2) for layer in self.layers
+        )
+        check_mask_bytes(self.bins, planes, self.query_blocks, self.key_blocks)
         for i, layer in enumerate(self.layers):
             with checks.within(f"layers.{i}"):
                 layer.check_fits(
@@ -98,6 +99,22 @@ class ParoPlan:
                     query_blocks=self.query_blocks,
                     key_blocks=self.key_blocks,
                 )
+        self._check_pooling()
+
+    def _check_pooling(self) -> None:
+        for i, layer in enumerate(self.layers):
+            if layer.fine_mask is not None and not self.pool_dropped:
+                raise PlanError(
+                    f"layers.{i}: {layer.name}: fine_mask",
+                    expected="none where pool_dropped is false",
+                    actual="fine blocks",
+                    remedy="fine blocks need the summary tokens of the others",
+                )
+
+    @property
+    def version(self) -> int:
+        """The first version of the format, and of the op, that has what the plan uses."""
+        return max(layer.version for layer in self.layers)
 
     @property
     def tokens(self) -> int:
@@ -154,13 +171,16 @@ class ParoPlan:
             digest.update(_little_endian(layer.head_order, "<i4"))
             digest.update(_little_endian(layer.block_mask, "<i4"))
             digest.update(_little_endian(layer.channel_affine, "<f4"))
+            for tensor in (layer.fine_mask, layer.corrected_heads, layer.dynamic_blocks):
+                if tensor is not None:
+                    digest.update(_little_endian(tensor, "<i4"))
         return digest.hexdigest()
 
 
 def describe(plan: ParoPlan) -> dict[str, Any]:
     """The document of a plan without its content hash, as JSON values."""
     document = PlanDocument(
-        format_version=FORMAT_VERSION,
+        format_version=plan.version,
         content_hash="",
         model=plan.model,
         grid=plan.grid,

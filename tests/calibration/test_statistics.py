@@ -35,13 +35,15 @@ class DenseOracle:
         self.p = self.logits.softmax(1)
         self.o = self.p @ self.v
 
-    def block(self, rows: slice, columns: slice, pooled: bool) -> tuple[float, float, float]:
+    def block(self, rows: slice, columns: slice, run: int | None) -> tuple[float, float, float]:
+        """Mass, error and empty share; `run` tokens have one summary token, none where None."""
         p, v, o = self.p[rows, columns], self.v[columns], self.o[rows]
         moved = torch.einsum("ij,ijd->id", p, v[None] - o[:, None])
-        if pooled:
-            logit = self.scale * self.q[rows] @ self.k[columns].mean(0) + math.log(len(v))
+        runs = zip(self.k[columns].split(run), v.split(run), strict=True) if run else ()
+        for keys, values in runs:
+            logit = self.scale * self.q[rows] @ keys.mean(0) + math.log(len(keys))
             summary = (logit - self.lse[rows]).exp()
-            moved = moved - summary[:, None] * (v.mean(0) - o)
+            moved = moved - summary[:, None] * (values.mean(0) - o)
         return float(p.sum()), float(moved.square().sum()), float((p < 1e-3).double().mean())
 
 
@@ -50,7 +52,7 @@ class DenseOracle:
 def test_statistics_equal_a_dense_float64_computation(tokens, length, pooled):
     sample, order = random_sample(tokens), shuffled(tokens)
     padded = sample._replace(key_length=length)
-    found = block_statistics(padded, order, TILING, pooled=pooled, paper=True)
+    found = block_statistics(padded, order, TILING, pooled=pooled, fine=pooled, paper=True)
     oracle = DenseOracle(sample, order, length)
     for i in range(-(-length // TILING.block_q)):
         rows = slice(i * TILING.block_q, min((i + 1) * TILING.block_q, length))
@@ -60,9 +62,11 @@ def test_statistics_equal_a_dense_float64_computation(tokens, length, pooled):
             if columns.start >= length:
                 assert found.mass[i, j] == found.error[i, j] == 0
                 continue
-            mass, error, empty = oracle.block(rows, columns, pooled)
+            mass, error, empty = oracle.block(rows, columns, TILING.block_k if pooled else None)
+            of_four = oracle.block(rows, columns, TILING.block_k // 4)[1] if pooled else 0.0
             assert float(found.mass[i, j]) == pytest.approx(mass, rel=1e-5)
             assert float(found.error[i, j]) == pytest.approx(error, rel=1e-3, abs=1e-9)
+            assert float(found.fine_error[i, j]) == pytest.approx(of_four, rel=1e-3, abs=1e-9)
             assert float(found.empty_share[i, j]) == pytest.approx(empty)
             block = oracle.p[rows, columns]
             peak = float(block.max() / block.mean())

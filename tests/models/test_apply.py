@@ -1,5 +1,7 @@
 """A model with a plan: equal to the stock model when the plan is dense, exportable, and choosy."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ import torch
 from paro_trt.errors import ArgumentError, BackendUnavailableError, ModelError
 from paro_trt.families.base import Geometry
 from paro_trt.families.wan import WanFamily
-from paro_trt.models.apply import ParoTransformer
+from paro_trt.models.apply import ParoTransformer, PlannedAttention
+from paro_trt.op.api import Implementation, attention_op, paro_attention
+from paro_trt.op.mask import tile_order
 from paro_trt.plan import Grid, TextLayout, TextPosition, mask_bins, model_identity
 from tests.support.plans import small_plan
 from tests.support.tiny_wan import tiny_wan, tiny_wan_inputs
@@ -180,3 +184,65 @@ def test_refuses_latents_of_another_grid_and_missing_inputs(model, identity):
         paro(latents[..., :8], timestep, *conditioning.values(), mask_bin)
     with pytest.raises(ModelError, match="encoder_hidden_states, mask_bin"):
         paro(latents, timestep, mask_bin)
+
+
+VERSION_2 = {"pool_dropped": True, "fine": 0.5, "corrected": (1,), "dynamic": 1, "density": 0.3}
+NEW_TENSORS = ("fine_mask", "corrected_heads", "dynamic_blocks")
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_layer_of_version_2_calls_the_op_with_all_it_has(grad):
+    plan = small_plan(heads=4, kv_heads=2, qk_bits=16, pv_bits=16, **VERSION_2)
+    layer = plan.layers[0]
+    module = PlannedAttention(layer, plan, Implementation.REFERENCE)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, plan.tokens, heads, 64, generator=generator) for heads in (4, 2, 2)
+    )
+    order, mask_bin = torch.from_numpy(plan.orders.copy()), torch.tensor([1, 0], dtype=torch.int32)
+    length = torch.full((2,), plan.tokens, dtype=torch.int32)
+    with torch.set_grad_enabled(grad):
+        found = module(query, key, value, order, mask_bin, length, 0.125)
+    expected = paro_attention(
+        query, key, value, order, *(torch.from_numpy(getattr(layer, name).copy()) for name in
+        ("head_order", "block_mask")), torch.from_numpy(tile_order(layer.block_mask)),
+        torch.from_numpy(layer.channel_affine.copy()), mask_bin, length,
+        *(torch.from_numpy(getattr(layer, name).copy()) for name in NEW_TENSORS),
+        scale=0.125, block_q=64, block_k=64, qk_bits=16, pv_bits=16, pool_dropped=True,
+    )  # fmt: skip
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("feature", ["fine", "corrected", "dynamic"])
+def test_every_feature_of_version_2_changes_the_output(model, identity, feature):
+    def velocity(**arguments):
+        plan = small_plan(model=identity, pool_dropped=True, density=0.3, **arguments)
+        return ParoTransformer(model, FAMILY, plan).velocity(*tiny_wan_inputs(1))
+
+    change = velocity(**{feature: VERSION_2[feature]}) - velocity()
+    assert float(change.norm()) > 1e-4
+
+
+def test_only_what_a_layer_uses_is_a_buffer(model, identity):
+    whole = small_plan(model=identity, **VERSION_2)
+    plain = replace(whole.layers[0], fine_mask=None, corrected_heads=None)
+    paro = ParoTransformer(model, FAMILY, replace(whole, layers=(plain, whole.layers[1])))
+    for layer, used in zip(paro.layers, (NEW_TENSORS[2:], NEW_TENSORS), strict=True):
+        names = [name for name, _ in layer.named_buffers()]
+        assert names == ["head_order", "block_mask", "tile_order", "channel_affine", *used]
+
+
+def test_export_keeps_the_tensors_of_version_2(model, identity):
+    paro = ParoTransformer(model, FAMILY, small_plan(model=identity, **VERSION_2))
+    latents, timestep, conditioning = tiny_wan_inputs(1)
+    arguments = (latents, timestep, *conditioning.values(), torch.zeros(1, dtype=torch.int32))
+    with torch.no_grad():
+        exported = torch.export.export(paro, arguments)
+        expected = paro(*arguments)[0]
+    calls = [node for node in exported.graph.nodes if node.target is attention_op]
+    assert len(calls) == len(paro.layers)
+    buffers = exported.graph_signature.inputs_to_buffers
+    for index, call in enumerate(calls):
+        names = [buffers.get(argument.name) for argument in call.args[10:13]]
+        assert names == [f"layers.{index}.{name}" for name in NEW_TENSORS]
+    torch.testing.assert_close(exported.module()(*arguments)[0], expected)

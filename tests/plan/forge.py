@@ -15,7 +15,7 @@ import pytest
 
 from paro_trt.errors import PlanError
 from paro_trt.plan import Grid, ParoPlan, TextLayout, TextPosition, load_plan
-from paro_trt.plan.mask_codec import decode_mask, encode_mask
+from paro_trt.plan.mask_codec import decode_mask, encode_fine_mask, encode_mask
 from paro_trt.plan.plan import describe
 from tests.support.plans import small_plan
 
@@ -48,6 +48,12 @@ class Forgery:
             tensors[f"layers.{i}.head_order"] = layer.head_order.copy()
             tensors[f"layers.{i}.channel_affine"] = layer.channel_affine.copy()
             tensors[f"layers.{i}.block_mask"] = _octets(encode_mask(layer.block_mask))
+            if layer.fine_mask is not None:
+                fine = encode_fine_mask(layer.fine_mask, layer.block_mask, plan.key_blocks)
+                tensors[f"layers.{i}.fine_mask"] = _octets(fine)
+            for name in ("corrected_heads", "dynamic_blocks"):
+                if getattr(layer, name) is not None:
+                    tensors[f"layers.{i}.{name}"] = getattr(layer, name).copy()
         document = {**describe(plan), "content_hash": plan.content_hash()}
         return Forgery(plan, json.loads(json.dumps(document)), tensors)
 
@@ -89,9 +95,9 @@ def _octets(stream: bytes) -> np.ndarray:
 Attack = Callable[[Forgery], object]
 
 
-def assert_refused(attack: Attack, message: str, directory: Path) -> None:
+def assert_refused(attack: Attack, message: str, directory: Path, plan: ParoPlan = PLAN) -> None:
     """Load an attacked plan: `PlanError` names the file, then says `message` (a pattern)."""
-    forgery = Forgery.of(PLAN)
+    forgery = Forgery.of(plan)
     attack(forgery)
     assert_bytes_refused(forgery.build(), message, directory)
 

@@ -30,6 +30,22 @@ LAYERS: dict[str, tuple[dict[str, Any], str]] = {
     "no heads": ({"head_order": LAYER.head_order[:0], "heads": ()}, "head_order length"),
     "wide affine": ({"channel_affine": LAYER.channel_affine.astype(float)}, "channel_affine"),
     "bits of 12": ({"qk_bits": 12}, "qk_bits.*one of 16, 8, 4"),
+    "fine blocks of fewer heads": (
+        {"fine_mask": LAYER.block_mask[:, :3]},
+        r"fine_mask: expected shape .*\[2, 4, 2, 1\]",
+    ),
+    "boolean fine blocks": ({"fine_mask": LAYER.block_mask > 0}, "fine_mask.*int32.*bool"),
+    "a flag of 2": ({"corrected_heads": np.int32([0, 2, 0, 0])}, r"corrected_heads\[1\].*0 or 1"),
+    "a flag of -1": ({"corrected_heads": np.int32([0, 0, 0, -1])}, r"corrected_heads\[3\].*0 or 1"),
+    "flags of three heads": ({"corrected_heads": np.int32([0, 1, 1])}, r"corrected_heads: .*\[4\]"),
+    "negative dynamic blocks": (
+        {"dynamic_blocks": np.int32([[0, 0, 0, 0], [0, -1, 0, 0]])},
+        r"dynamic_blocks\[1, 1\].*0 or more.*-1",
+    ),
+    "dynamic blocks of one bin": (
+        {"dynamic_blocks": np.int32([[0, 0, 0, 1]])},
+        r"dynamic_blocks: .*\[2, 4\]",
+    ),
     "a reason that is no text": ({"bits_reason": None}, "bits_reason.*string"),
 }
 
@@ -55,6 +71,18 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
     "other text": ({"text": TextLayout(1, TextPosition.LAST)}, r"orders: .*\[6, 129\]"),
     "other blocks": ({"block_q": 128}, r"layers\.0: blocks\.0\.attn1: block_mask.*\[2, 4, 1, 1\]"),
     "other bins": ({"bin_boundaries": ()}, r"layers\.0: blocks\.0\.attn1: block_mask"),
+    "dynamic blocks above NK": (
+        {"layers": (replace(LAYER, dynamic_blocks=np.full((2, 4), 3, np.int32)),)},
+        r"layers\.0: blocks\.1\.attn1: dynamic_blocks\[0, 0\].*0\.\.2.*3",
+    ),
+    "a fine block past NK": (
+        {"layers": (replace(LAYER, fine_mask=np.full_like(LAYER.block_mask, 4)),)},
+        r"layers\.0: blocks\.1\.attn1: fine_mask.*past the 2 key blocks",
+    ),
+    "fine blocks where dropped blocks vanish": (
+        {"layers": (replace(LAYER, fine_mask=~LAYER.block_mask & 3),)},
+        r"layers\.0: blocks\.1\.attn1: fine_mask.*pool_dropped",
+    ),
     "no orders": ({"orders": PLAN.orders[:0], "order_names": ()}, "order_names length"),
     "wide orders": ({"orders": PLAN.orders.astype(np.int64)}, "orders: expected int32"),
     "bins past the last": ({"bin_boundaries": tuple(range(900, 800, -1))}, "bin_boundaries length"),

@@ -22,10 +22,16 @@ from paro_trt.plan import (
     limits,
     load_plan,
     model_identity,
+    plan_mix,
     save_plan,
 )
 from paro_trt.plan.document import FORMAT_VERSION
-from paro_trt.plan.mask_codec import decode_mask, encode_mask
+from paro_trt.plan.mask_codec import (
+    decode_fine_mask,
+    decode_mask,
+    encode_fine_mask,
+    encode_mask,
+)
 from tests.support.plans import small_plan
 
 from .forge import PLAN, Forgery
@@ -39,6 +45,17 @@ PLANS: dict[str, dict[str, Any]] = {
     "grouped heads": {"heads": 6, "kv_heads": 2, "head_dim": 128, "layers": 3},
     "mask words full to the last bit": {"grid": Grid(2, 32, 32), "density": 1.0},
     "pooled": {"pool_dropped": True, "qk_bits": 4, "pv_bits": 16},
+    "fine blocks": {"pool_dropped": True, "fine": 0.5, "grid": Grid(3, 7, 11), "bins": 3},
+    "corrected heads": {"corrected": (1,)},
+    "blocks chosen at run time": {"dynamic": 2},
+    "all of version 2": {
+        "pool_dropped": True,
+        "fine": 0.3,
+        "corrected": (0, 1),
+        "dynamic": 1,
+        "heads": 4,
+        "grid": Grid(4, 16, 24),
+    },
 }
 
 
@@ -130,6 +147,10 @@ def _changed(plan: ParoPlan) -> dict[str, ParoPlan]:
         ),
         "orders": dataclasses.replace(plan, orders=_swapped(plan.orders)),
         "mask": small_plan(seed=1),
+        "corrected heads": with_layer(corrected_heads=np.int32([0, 1])),
+        "other corrected heads": with_layer(corrected_heads=np.int32([1, 0])),
+        "dynamic blocks": with_layer(dynamic_blocks=np.int32([[0, 1], [1, 0]])),
+        "fine blocks": small_plan(pool_dropped=True, fine=0.5),
     }
 
 
@@ -196,6 +217,81 @@ def test_numpy_scalars_are_stored_as_plain_numbers(tmp_path: Path) -> None:
     )
     save_plan(plan, tmp_path / "a")
     assert load_plan(tmp_path / "a").content_hash() == plan.content_hash()
+
+
+def test_a_plan_is_written_in_the_first_version_that_has_what_it_uses(tmp_path: Path) -> None:
+    plain = small_plan(pool_dropped=True)
+    layer, zeros = plain.layers[0], np.zeros_like(plain.layers[0].block_mask)
+    unused = dataclasses.replace(
+        layer,
+        fine_mask=zeros,
+        corrected_heads=np.zeros(2, np.int32),
+        dynamic_blocks=np.zeros((2, 2), np.int32),
+    )
+    assert (unused.fine_mask, unused.corrected_heads, unused.dynamic_blocks) == (None, None, None)
+    save_plan(plain, tmp_path / "plain")
+    save_plan(dataclasses.replace(plain, layers=(unused, plain.layers[1])), tmp_path / "unused")
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "unused").read_bytes()
+    assert b'\\"format_version\\":1' in (tmp_path / "plain").read_bytes()
+
+    save_plan(small_plan(corrected=(0,)), tmp_path / "new")
+    assert b'\\"format_version\\":2' in (tmp_path / "new").read_bytes()
+    assert (plain.version, small_plan(corrected=(0,)).version) == (1, 2)
+
+
+def test_a_block_in_both_planes_is_exact() -> None:
+    plan = small_plan(pool_dropped=True, fine=0.5)
+    layer = plan.layers[0]
+    both = dataclasses.replace(layer, fine_mask=layer.fine_mask | layer.block_mask)
+    assert np.array_equal(both.fine_mask, layer.fine_mask)
+    assert not (both.fine_mask & both.block_mask).any()
+
+
+def test_the_mix_of_a_plan() -> None:
+    plan = small_plan(
+        grid=Grid(3, 7, 11), text=TextLayout(20, TextPosition.LAST), pool_dropped=True,
+        fine=0.5, dynamic=1, corrected=(1,), bins=3,
+    )  # fmt: skip
+    exact, fine = (
+        np.stack([unpack_block_mask(getattr(x, name), plan.key_blocks) for x in plan.layers])
+        for name in ("block_mask", "fine_mask")
+    )
+    mix = plan_mix(plan)
+    coarse = 1 - exact.mean() - fine.mean()
+    assert (mix.exact, mix.fine) == pytest.approx((exact.mean(), fine.mean()))
+    assert mix.coarse == pytest.approx(coarse)
+    # One head in two chooses one block in each row.
+    assert mix.dynamic == pytest.approx(0.5 / plan.key_blocks)
+    keys = 64 * (mix.exact + mix.dynamic) + 4 * mix.fine + coarse
+    assert mix.cost == pytest.approx(plan.key_blocks * keys / plan.tokens)
+    assert (mix.dynamic_blocks, mix.corrected_heads, mix.heads) == ((0, 1), 2, 4)
+    vanished = plan_mix(small_plan())
+    assert (vanished.coarse, vanished.cost) == (0, pytest.approx(small_plan().density()))
+
+
+@pytest.mark.parametrize("exact", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("fine", [0.0, 0.4, 1.0])
+def test_fine_masks_survive_their_encoding(exact: float, fine: float) -> None:
+    rng = np.random.default_rng(0)
+    # Rows of 701 blocks, so that the bits of a row begin anywhere in a byte.
+    blocks = rng.random((2, 3, 37, 701)) < exact
+    plane = pack_block_mask((rng.random(blocks.shape) < fine) & ~blocks)
+    packed = pack_block_mask(blocks)
+    stream = encode_fine_mask(plane, packed, 701)
+    assert np.array_equal(decode_fine_mask("mask", stream, packed, 701), plane)
+
+
+def test_fine_masks_are_encoded_alike_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    exact = rng.random((2, 3, 37, 701)) < 0.3
+    packed, plane = (
+        pack_block_mask(exact),
+        pack_block_mask((rng.random(exact.shape) < 0.5) & ~exact),
+    )
+    whole = encode_fine_mask(plane, packed, 701)
+    monkeypatch.setattr("paro_trt.plan.mask_codec._BITS_AT_ONCE", 2000)
+    assert encode_fine_mask(plane, packed, 701) == whole
+    assert np.array_equal(decode_fine_mask("mask", whole, packed, 701), plane)
 
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
@@ -272,4 +368,4 @@ def test_format_md_states_every_limit() -> None:
     for name, limit in stated.items():
         assert f" {limit:,} " in rows[name]
     assert f"1 to {limits.MAX_LABEL} printable" in text
-    assert f"# The plan file, format version {FORMAT_VERSION}" in text
+    assert f"# The plan file, format versions 1 and {FORMAT_VERSION}" in text

@@ -28,7 +28,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "lone surrogate": (text("a red ball", "\\ud800"), "calibration.prompts.*surrogate"),
     "other text": (lambda f: setattr(f, "edit_text", lambda _: "[]"), "document.*JSON object"),
     # versions
-    "future version": (put("format_version", value=2), "format_version.*upgrade"),
+    "future version": (put("format_version", value=3), "format_version.*upgrade"),
     "far future": (put("format_version", value=10**30), "format_version.*upgrade"),
     "version zero": (put("format_version", value=0), "format_version"),
     "version true": (put("format_version", value=True), "format_version"),

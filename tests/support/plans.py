@@ -60,6 +60,9 @@ def small_plan(
     model: ModelIdentity | None = None,
     layer_names: tuple[str, ...] | None = None,
     identity_affine: bool = False,
+    fine: float = 0.0,
+    corrected: tuple[int, ...] = (),
+    dynamic: int = 0,
     seed: int = 0,
 ) -> ParoPlan:
     """A valid plan with random orders of heads, masks and preconditioning.
@@ -81,6 +84,9 @@ def small_plan(
         model: None is a made-up one.
         layer_names: None is "blocks.{i}.attn1".
         identity_affine: channel_affine is 0, 1, 0, 1 instead of random.
+        fine: chance of a dropped block to have four summary tokens; needs `pool_dropped`.
+        corrected: heads of every layer that are corrected.
+        dynamic: blocks that each query block of the even heads chooses at run time.
         seed: of all random content.
     """
     rng = np.random.default_rng(seed)
@@ -96,6 +102,13 @@ def small_plan(
         shape = (bins, heads, query_blocks, key_blocks)
         mask = (rng.random(shape) < density) | _diagonal(query_blocks, key_blocks, block_q, block_k)
         order = rng.integers(len(orders), size=kv_heads).repeat(heads // kv_heads)
+        fine_mask = flags = counts = None
+        if fine:
+            fine_mask = pack_block_mask((rng.random(shape) < fine) & ~mask)
+        if corrected:
+            flags = np.isin(np.arange(heads), corrected).astype(np.int32)
+        if dynamic:
+            counts = np.tile(np.int32([dynamic, 0] * heads)[:heads], (bins, 1))
         return LayerPlan(
             name=name,
             head_order=order.astype(np.int32),
@@ -105,6 +118,9 @@ def small_plan(
             pv_bits=pv_bits,
             bits_reason="chosen for a test",
             heads=tuple(_head(rng, order[h], mask[:, h]) for h in range(heads)),
+            fine_mask=fine_mask,
+            corrected_heads=flags,
+            dynamic_blocks=counts,
         )
 
     return ParoPlan(

@@ -1,0 +1,168 @@
+"""Plan files whose tensors or fields of version 2 are false are refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paro_trt.plan import Grid, ParoPlan, TextLayout, TextPosition
+from tests.support.plans import small_plan
+
+from .forge import PLAN, Attack, Forgery, assert_refused, drop, element, packed, put, tensor
+
+# 150 tokens: three key blocks. Layer 1 has all of version 2, layer 0 nothing of it.
+_WHOLE = small_plan(
+    grid=Grid(2, 8, 8), text=TextLayout(22, TextPosition.LAST), heads=4, kv_heads=2, density=0.4,
+    pool_dropped=True, fine=0.5, corrected=(1,), dynamic=1,
+)  # fmt: skip
+_PLAIN = replace(_WHOLE.layers[0], fine_mask=None, corrected_heads=None, dynamic_blocks=None)
+NEW: ParoPlan = replace(_WHOLE, layers=(_PLAIN, _WHOLE.layers[1]))
+
+BLOCKS = NEW.bins * 4 * NEW.query_blocks * NEW.key_blocks
+DROPPED = BLOCKS - int(NEW.layers[1].attended_blocks().sum())
+
+
+def octets(content: bytes) -> Attack:
+    """A well-formed stream of other content in place of layer 1's fine blocks."""
+    return tensor("layers.1.fine_mask", lambda _: np.frombuffer(packed(content), np.uint8))
+
+
+def both(*attacks: Attack) -> Attack:
+    """One after the other."""
+
+    def attack(forgery: Forgery) -> None:
+        for each in attacks:
+            each(forgery)
+
+    return attack
+
+
+# What is changed, and what the message must say, the place first.
+ATTACKS: dict[str, tuple[Attack, str]] = {
+    "no fine blocks": (
+        lambda f: f.tensors.pop("layers.1.fine_mask"),
+        r"layers\.1\.fine_mask.*none",
+    ),
+    "no flags": (
+        lambda f: f.tensors.pop("layers.1.corrected_heads"),
+        r"layers\.1\.corrected_heads.*none",
+    ),
+    "no counts": (
+        lambda f: f.tensors.pop("layers.1.dynamic_blocks"),
+        r"layers\.1\.dynamic_blocks.*none",
+    ),
+    "fine blocks not compressed": (
+        tensor("layers.1.fine_mask", lambda a: a.astype(np.int32)),
+        r"layers\.1\.fine_mask.*U8",
+    ),
+    "fine stream empty": (
+        tensor("layers.1.fine_mask", lambda a: a[:0].copy()),
+        r"layers\.1: fine_mask",
+    ),
+    "fine stream cut": (
+        tensor("layers.1.fine_mask", lambda a: a[:-1].copy()),
+        r"layers\.1: fine_mask.*end after",
+    ),
+    "fine stream garbage": (
+        tensor("layers.1.fine_mask", lambda a: a * 0 + 255),
+        r"layers\.1: fine_mask.*damaged",
+    ),
+    "fine blocks a byte short": (
+        octets(b"\1" * (-(-DROPPED // 8) - 1)),
+        r"layers\.1: fine_mask.*got \d+ bytes",
+    ),
+    "fine blocks a byte long": (
+        octets(b"\1" * (-(-DROPPED // 8) + 1)),
+        r"layers\.1: fine_mask.*got more",
+    ),
+    "a fine block past the last": (
+        octets(b"\xff" * -(-DROPPED // 8)),
+        rf"layers\.1: fine_mask.*past the {DROPPED} blocks",
+    ),
+    "fine blocks all coarse": (
+        octets(b"\0" * -(-DROPPED // 8)),
+        r"layers\.1: fine_mask.*fine_summaries is true.*zeros",
+    ),
+    "flag of 2": (
+        element("layers.1.corrected_heads", (1,), 2),
+        r"layers\.1: .*corrected_heads\[1\].*0 or 1",
+    ),
+    "flag of -1": (
+        element("layers.1.corrected_heads", (0,), -1),
+        r"layers\.1: .*corrected_heads\[0\].*0 or 1",
+    ),
+    "flags all 0": (
+        element("layers.1.corrected_heads", (1,), 0),
+        r"layers\.1: corrected_heads.*mean_correction is true",
+    ),
+    "flags of five heads": (
+        tensor("layers.1.corrected_heads", lambda _: np.ones(5, np.int32)),
+        r"layers\.1\.corrected_heads.*\[4\].*\[5\]",
+    ),
+    "flags as floats": (
+        tensor("layers.1.corrected_heads", lambda a: a.astype(np.float32)),
+        r"layers\.1\.corrected_heads.*I32.*F32",
+    ),
+    "counts above NK": (
+        element("layers.1.dynamic_blocks", (1, 2), 4),
+        r"layers\.1: .*dynamic_blocks\[1, 2\].*0\.\.3",
+    ),
+    "counts below 0": (
+        element("layers.1.dynamic_blocks", (0, 3), -1),
+        r"layers\.1: .*dynamic_blocks\[0, 3\]",
+    ),
+    "counts of one bin": (
+        tensor("layers.1.dynamic_blocks", lambda a: a[:1].copy()),
+        r"layers\.1\.dynamic_blocks.*\[2, 4\].*\[1, 4\]",
+    ),
+    "version 1": (
+        put("format_version", value=1),
+        r"layers\.1\.fine_summaries: expected no field of format version 2.*version 1",
+    ),
+    "version 1 with the tensors alone": (
+        both(
+            put("format_version", value=1),
+            drop("layers", 1, "fine_summaries"),
+            drop("layers", 1, "mean_correction"),
+            drop("layers", 1, "routing"),
+        ),
+        r"layers\.1\.corrected_heads.*only tensors.*format version 1",
+    ),
+    "a tensor that its layer does not have": (
+        drop("layers", 1, "routing"),
+        r"layers\.1\.dynamic_blocks.*only tensors.*format version 2",
+    ),
+    "a layer without the tensor it has": (
+        put("layers", 0, "routing", value=True),
+        r"layers\.0\.dynamic_blocks.*none",
+    ),
+    "a field that is a number": (
+        put("layers", 1, "routing", value=1),
+        r"layers\[1\]\.routing: expected true or false, got 1",
+    ),
+    "an altered plane": (
+        octets(b"\1" + b"\0" * (-(-DROPPED // 8) - 1)),
+        "content_hash",
+    ),
+    "pooling off": (put("pool_dropped", value=False), r"layers\.1: .*fine_mask.*pool_dropped"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack(name: str, tmp_path: Path) -> None:
+    attack, message = ATTACKS[name]
+    assert_refused(attack, message, tmp_path, NEW)
+
+
+def test_version_2_of_nothing_new(tmp_path: Path) -> None:
+    assert_refused(put("format_version", value=2), "format_version: expected 1", tmp_path, PLAN)
+
+
+def test_planes_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = NEW.layers[0].block_mask.nbytes
+    monkeypatch.setattr("paro_trt.plan.layer.MAX_MASK_BYTES", 3 * words - 1)
+    expected = rf"block_mask.*at most {3 * words - 1} bytes.*got {3 * words}"
+    assert_refused(lambda _: None, expected, tmp_path, NEW)
