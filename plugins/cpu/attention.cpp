@@ -1,5 +1,4 @@
-// The C ABI on CPUs: checks the arguments, chooses the instruction set, and runs one head after
-// another with all threads on each.
+// The C ABI on CPUs: checks the arguments and chooses the instruction set.
 #include <sched.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -21,7 +20,7 @@
 #include "head_job.h"
 #include "parallel.h"
 #include "paro/paro_c.h"
-#include "workspace.h"
+#include "run_call.h"
 
 namespace paro::cpu {
 namespace {
@@ -79,77 +78,6 @@ int thread_count(const paro_launch& launch) {
   return std::max(1, CPU_COUNT(&allowed));
 }
 
-size_t workspace_bytes(const paro_attention& call, const HeadKernels& kernels, int threads) {
-  Arena arena(nullptr);
-  const HeadJob job = make_job(arena, call, kernels);
-  const size_t head = arena.used();
-  take_scratch(arena, job);
-  return head + static_cast<size_t>(threads) * (arena.used() - head);
-}
-
-// Lists the tiles of the group's heads in the order of the schedule.
-void list_tiles(const HeadJob& job, std::vector<int32_t>& tiles) {
-  const paro_attention& call = *job.call;
-  const int32_t group = call.heads / call.kv_heads;
-  const int64_t count = int64_t{call.heads} * job.query_blocks;
-  const int32_t* schedule = call.tile_order + job.mask_bin * count;
-  tiles.clear();
-  for (int64_t i = 0; i < count; ++i) {
-    if (schedule[i] / job.query_blocks / group == job.kv_head) tiles.push_back(schedule[i]);
-  }
-}
-
-void run(const paro_attention& call, const HeadKernels& kernels, int threads, void* workspace) {
-  const Shape shape = Shape::of(call);
-  Arena arena(workspace);
-  HeadJob job = make_job(arena, call, kernels);
-  std::vector<Scratch> scratch;
-  for (int t = 0; t < threads; ++t) scratch.push_back(take_scratch(arena, job));
-
-  std::vector<int32_t> tiles;
-  tiles.reserve(static_cast<size_t>(call.heads / call.kv_heads) *
-                static_cast<size_t>(shape.query_blocks));
-  Queue blocks, summaries, tile_queue;
-  std::barrier<> together(threads);
-  std::atomic<bool> cancelled{false}, started{false};
-
-  const auto begin_head = [&](int64_t index) {
-    job.sample = static_cast<int32_t>(index / call.kv_heads);
-    job.kv_head = static_cast<int32_t>(index % call.kv_heads);
-    job.length = call.key_length[job.sample];
-    job.mask_bin = std::clamp(call.mask_bin[job.sample], 0, call.bins - 1);
-    const int32_t head = job.kv_head * (call.heads / call.kv_heads);
-    job.order = call.token_order + int64_t{call.head_order[head]} * call.tokens;
-    list_tiles(job, tiles);
-    blocks.reset(shape.key_blocks);
-    summaries.reset(shape.summary_blocks);
-    tile_queue.reset(static_cast<int64_t>(tiles.size()));
-  };
-  run_team(threads, cancelled, started, [&](int thread) {
-    Scratch& own = scratch[static_cast<size_t>(thread)];
-    const int64_t heads = int64_t{call.batch} * call.kv_heads;
-    for (int64_t head = 0; head < heads; ++head) {
-      if (thread == 0) begin_head(head);
-      together.arrive_and_wait();  // the head's job is written
-      for (int64_t i; (i = blocks.take()) >= 0;) {
-        kernels.prepare_key_block(job, static_cast<int32_t>(i), own);
-      }
-      together.arrive_and_wait();  // keys, values and means are written
-      if (shape.summary_blocks > 0) {
-        for (int64_t i; (i = summaries.take()) >= 0;) {
-          kernels.prepare_summary_block(job, static_cast<int32_t>(i), own);
-        }
-        together.arrive_and_wait();  // summary tokens are written
-      }
-      for (int64_t i; (i = tile_queue.take()) >= 0;) {
-        const int32_t tile = tiles[static_cast<size_t>(i)];
-        kernels.attend_tile(job, tile / job.query_blocks, tile % job.query_blocks, own);
-      }
-      together.arrive_and_wait();  // no thread still reads the head's job
-    }
-  });
-}
-
 // The best of a few bursts. Each burst is long enough that the start of the threads does not count.
 double measure_peak(const HeadKernels& kernels, int threads) {
   constexpr int64_t kSteps = 4'000'000;
@@ -176,7 +104,6 @@ using paro::check_contents;
 using paro::check_launch;
 using paro::check_pointers;
 using paro::check_shape;
-using paro::refuse_version_2;
 using paro::fail;
 
 extern "C" {
@@ -190,7 +117,6 @@ const char* paro_last_error(void) { return paro::last_error(); }
 paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* launch,
                                  size_t* bytes) {
   PARO_RETURN_IF_ERROR(check_shape(call));
-  PARO_RETURN_IF_ERROR(refuse_version_2(*call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   if (bytes == nullptr) return fail(PARO_INVALID_ARGUMENT, "bytes: expected a pointer, got NULL");
   const paro::cpu::HeadKernels* kernels = nullptr;
@@ -202,7 +128,6 @@ paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* 
 paro_status paro_describe(const paro_attention* call, const paro_launch* launch, char* text,
                           size_t capacity) {
   PARO_RETURN_IF_ERROR(check_shape(call));
-  PARO_RETURN_IF_ERROR(refuse_version_2(*call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   if (text == nullptr || capacity == 0) {
     return fail(PARO_INVALID_ARGUMENT, "text: expected room for one line, got none");
@@ -218,7 +143,6 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
 
 paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) {
   PARO_RETURN_IF_ERROR(check_shape(call));
-  PARO_RETURN_IF_ERROR(refuse_version_2(*call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   const paro::cpu::HeadKernels* kernels = nullptr;
   return paro::cpu::find_kernels(&kernels);
@@ -227,7 +151,6 @@ paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) 
 paro_status paro_forward(const paro_attention* call, const paro_launch* launch, void* workspace,
                          size_t workspace_bytes) {
   PARO_RETURN_IF_ERROR(check_shape(call));
-  PARO_RETURN_IF_ERROR(refuse_version_2(*call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   PARO_RETURN_IF_ERROR(check_pointers(*call));
   PARO_RETURN_IF_ERROR(check_contents(*call));

@@ -61,6 +61,42 @@ inline KeyBlocks take_blocks(Arena& arena, const HeadJob& job, int64_t count) {
   return blocks;
 }
 
+inline FineGroups take_fine_groups(Arena& arena, const HeadJob& job, int64_t count) {
+  const int64_t keys = count * kFineSummaries;
+  FineGroups groups;
+  groups.key = arena.take<Word>(keys * job.key_words);
+  groups.key_start = arena.take<int32_t>(job.call->qk_bits == 16 ? 0 : keys);
+  groups.key_scale = arena.take<float>(count);
+  groups.value =
+      arena.take<Word>(keys * job.call->head_dim / elements_in_word(job.value_operand));
+  groups.value_scale = arena.take<float>(job.call->pv_bits == 16 ? 0 : count);
+  return groups;
+}
+
+// A product reads whole tiles of rows: up to this many past the last block.
+constexpr int64_t kRowsPastBlocks = 4;
+
+inline RoutingMeans take_routing_means(Arena& arena, const HeadJob& job) {
+  const int64_t runs = int64_t{job.routing_runs} * job.call->head_dim;
+  const int64_t blocks = (job.key_blocks + kRowsPastBlocks) * job.call->head_dim;
+  RoutingMeans means;
+  means.key = arena.take<float>(runs);
+  means.value = arena.take<float>(runs);
+  means.value_of_channel = arena.take<float>(runs);
+  means.block_key = arena.take<float>(blocks);
+  means.block_value = arena.take<float>(blocks);
+  return means;
+}
+
+inline MeanQueries take_mean_queries(Arena& arena, const HeadJob& job) {
+  const int64_t rows = int64_t{job.mean_queries} * (job.call->heads / job.call->kv_heads);
+  MeanQueries means;
+  means.query = arena.take<Word>(rows * job.key_words);
+  means.factor = arena.take<float>(rows);
+  means.dense = arena.take<float>(rows * job.call->head_dim);
+  return means;
+}
+
 // The parts of a job that are the same for every head. `arena` supplies the memory.
 inline HeadJob make_job(Arena& arena, const paro_attention& call, const HeadKernels& kernels) {
   const Shape shape = Shape::of(call);
@@ -77,13 +113,34 @@ inline HeadJob make_job(Arena& arena, const paro_attention& call, const HeadKern
   const int64_t means = call.pool_dropped ? int64_t{shape.key_blocks} * call.head_dim : 0;
   job.key_mean = arena.take<float>(means);
   job.value_mean = arena.take<float>(means);
+  if (call.fine_summaries) job.fine = take_fine_groups(arena, job, shape.key_blocks);
+  job.routing_runs = shape.key_blocks * (call.block_k / kRoutingRun);
+  job.query_runs = shape.query_blocks * (call.block_q / kRoutingRun);
+  job.mean_queries = (call.tokens + kCorrectionRows - 1) / kCorrectionRows;
+  if (call.routing) {
+    job.routing = take_routing_means(arena, job);
+    const int64_t rows = int64_t{call.heads / call.kv_heads} * shape.query_blocks;
+    job.routed_mask = arena.take<int32_t>(rows * shape.mask_words);
+  }
+  if (call.mean_correction) job.means = take_mean_queries(arena, job);
   return job;
+}
+
+inline RoutingScratch take_routing_scratch(Arena& arena, const HeadJob& job) {
+  const int64_t head_dim = job.call->head_dim;
+  RoutingScratch scratch;
+  scratch.query = arena.take<float>(head_dim * kLargestStrip);
+  scratch.weight = arena.take<float>(job.routing_runs * kLargestStrip);
+  scratch.summary = arena.take<float>((job.key_blocks + kRowsPastBlocks) * kLargestStrip);
+  scratch.output = arena.take<float>(head_dim * kLargestStrip);
+  scratch.error = arena.take<float>(job.key_blocks * kLargestStrip);
+  return scratch;
 }
 
 inline Scratch take_scratch(Arena& arena, const HeadJob& job) {
   const int64_t block_q = job.call->block_q, block_k = job.call->block_k;
   const int64_t head_dim = job.call->head_dim;
-  Scratch scratch;
+  Scratch scratch{};
   scratch.rows = arena.take<float>(block_k * head_dim);
   scratch.sums = arena.take<float>(block_k * head_dim);
   scratch.query = arena.take<Word>(block_q * job.key_words);
@@ -93,6 +150,11 @@ inline Scratch take_scratch(Arena& arena, const HeadJob& job) {
   scratch.row_sum = arena.take<float>(block_q);
   scratch.logits = arena.take<float>(block_k * kLargestStrip);
   scratch.weights = arena.take<Word>(job.value_words * kLargestStrip);
+  if (job.call->fine_summaries) {
+    scratch.step_value =
+        arena.take<Word>(head_dim * kFineStepKeys / elements_in_word(job.value_operand));
+  }
+  if (job.call->routing) scratch.routing = take_routing_scratch(arena, job);
   return scratch;
 }
 

@@ -2,18 +2,41 @@
 // Then it computes the means that are the summary tokens, and quantizes those in their own blocks.
 #pragma once
 
-#include "../head_job.h"
-#include "quantize.h"
+#include "store_blocks.h"
 
 namespace paro::cpu::PARO_ISA {
 
-// Gathers block `index` of keys or values as (x - shift) * (1 / factor), with zeros past the end.
-inline void gather_block(const HeadJob& job, const void* source, int index, const float* shift,
-                         const float* factor, bool preconditioned, float* out) {
+// Keys or values (x - shift) * (1 / factor), or as they come.
+struct Preconditioning {
+  bool none;
+  const float* shift;                 // [D]
+  alignas(64) float reciprocal[kLargestHeadDim];  // [D]
+
+  Preconditioning(const HeadJob& job, paro_affine_row mean, paro_affine_row factor, int bits)
+      : none(bits == 16), shift(row_of(job, mean)) {
+    const float* from = row_of(job, factor);
+    for (int d = 0; d < job.call->head_dim; ++d) reciprocal[d] = 1.0f / from[d];
+  }
+
+  void apply(float* row, int head_dim) const {
+    for (int d = 0; d < head_dim; d += kVector) {
+      store(row + d, (load(row + d) - load_unaligned(shift + d)) * load(reciprocal + d));
+    }
+  }
+
+ private:
+  static const float* row_of(const HeadJob& job, paro_affine_row row) {
+    return job.call->channel_affine +
+           (row * job.call->kv_heads + job.kv_head) * job.call->head_dim;
+  }
+};
+
+// Gathers block `index` of keys or values, with zeros past the end. Preconditions each row while it
+// is in the first cache; none: leaves the rows as they come.
+inline void gather_block(const HeadJob& job, const void* source, int index,
+                         const Preconditioning* change, float* out) {
   const paro_attention& call = *job.call;
   const int head_dim = call.head_dim, count = job.tokens_in(index);
-  alignas(64) float reciprocal[128];
-  for (int d = 0; d < head_dim; ++d) reciprocal[d] = 1.0f / factor[d];
   const auto element = [&](int r) {
     const int64_t token = job.order[index * call.block_k + r];
     return ((job.sample * int64_t{call.tokens} + token) * call.kv_heads + job.kv_head) * head_dim;
@@ -26,140 +49,119 @@ inline void gather_block(const HeadJob& job, const void* source, int index, cons
     ask_for(r + kRowsAhead);
     float* to = out + r * head_dim;
     load_row(source, element(r), head_dim, call.dtype, to);
-    if (!preconditioned) continue;
-    for (int d = 0; d < head_dim; d += kVector) {
-      store(to + d, (load(to + d) - load_unaligned(shift + d)) * load(reciprocal + d));
-    }
+    if (change != nullptr) change->apply(to, head_dim);
   }
   for (int i = count * head_dim; i < call.block_k * head_dim; ++i) out[i] = 0.0f;
 }
 
-// The mean of a block's tokens in the order that the op specifies: add the two halves until one row
-// is left. The first addition reads the block and leaves it unchanged; the others work in `sums`.
-inline void block_mean(const float* block, int rows, int head_dim, int count, float* sums,
-                       float* mean) {
-  const float* from = block;
-  for (int size = rows / 2 * head_dim; size >= head_dim; size /= 2) {
-    for (int i = 0; i < size; ++i) sums[i] = from[i] + from[size + i];
-    from = sums;
+// The means of the four runs of a block in scratch.rows: [4][D].
+inline void fine_means(const HeadJob& job, int index, int bits, Scratch& scratch, float* means) {
+  const paro_attention& call = *job.call;
+  const int rows = call.block_k / kFineSummaries;
+  for (int i = 0; i < kFineSummaries; ++i) {
+    mean_of_rows(scratch.rows + i * rows * call.head_dim, rows, call.head_dim,
+                 job.tokens_in_run(index, i, rows), scratch.sums, means + i * call.head_dim);
   }
-  for (int d = 0; d < head_dim; ++d) mean[d] = sums[d] / static_cast<float>(count);
+  if (bits == 16) round_to_storage(means, kFineSummaries * call.head_dim, call.dtype);
 }
 
-// At 16 bits, a summary token is stored in the type of the inputs, as the tokens are.
-inline void round_to_storage(float* x, int n, int32_t dtype) {
-  for (int i = 0; i < n; ++i) {
-    uint32_t storage = 0;
-    store_element(&storage, 0, dtype, x[i]);
-    x[i] = load_element(&storage, 0, dtype);
-  }
+inline void store_fine_keys(const HeadJob& job, int index, Scratch& scratch) {
+  alignas(64) float means[kFineSummaries * kLargestHeadDim];
+  fine_means(job, index, job.call->qk_bits, scratch, means);
+  const int64_t first = int64_t{index} * kFineSummaries;
+  job.fine.key_scale[index] =
+      store_keys(job, means, kFineSummaries, job.fine.key + first * job.key_words,
+                 job.fine.key_start + first);
 }
 
-// Stores keys quantized with one scale per block.
-inline void store_key_codes(const HeadJob& job, const float* rows, const KeyBlocks& to,
-                            int64_t index) {
-  const int count = job.call->block_k, head_dim = job.call->head_dim;
-  const Scale s = scale_of(magnitude_of(rows, count * head_dim), job.call->qk_bits);
-  to.key_scale[index] = s.scale;
-  Word* key = to.key + index * count * job.key_words;
-  int32_t* start = to.key_start + index * count;
-  for (int r = 0; r < count; ++r) {
-    const int32_t sum = store_codes(rows + r * head_dim, head_dim, s, 0,
-                                    reinterpret_cast<Codes::Element*>(key + r * job.key_words));
-    // With this start value, a sum ends as the bits of the float kRoundingBias + q . k.
-    start[r] = kRoundingBiasBits - Codes::kQueryOffset * sum;
-  }
-}
-
-// Rows [block_k][D] -> words [D][block_k / kPerWord], with neighbouring tokens in one word.
-// `transform` receives a vector of channels and the number of the first channel.
-template <class Kind, class Transform>
-inline void store_value(const HeadJob& job, const float* rows, Scratch& scratch, Word* value,
-                        Transform transform) {
+inline void store_fine_values(const HeadJob& job, int index, Scratch& scratch) {
   const int head_dim = job.call->head_dim;
-  Word* packed = reinterpret_cast<Word*>(scratch.sums);
-  for (int r = 0; r < job.value_words; ++r) {
-    for (int d = 0; d < head_dim; d += kVector) {
-      Vector neighbours[Kind::kPerWord];
-      for (int i = 0; i < Kind::kPerWord; ++i) {
-        neighbours[i] = transform(load(rows + (r * Kind::kPerWord + i) * head_dim + d), d);
-      }
-      store(packed + r * head_dim + d, Kind::pack(neighbours));
-    }
-  }
-  transpose(packed, head_dim, job.value_words, head_dim, value, job.value_words);
-}
-
-// Stores quantized values: one scale per block at 8 bits, one per channel at 4 bits.
-inline void store_value_codes(const HeadJob& job, const float* rows, const KeyBlocks& to,
-                              int64_t index, Scratch& scratch) {
-  const int count = job.call->block_k, head_dim = job.call->head_dim, bits = job.call->pv_bits;
-  alignas(64) float inverse[128];
-  float* scale = to.value_scale + index * head_dim;
-  const auto set_scale = [&](int channel, Scale s) {
-    inverse[channel] = s.inverse;
-    scale[channel] = s.scale;
-  };
-  if (bits == 8) {
-    const Scale s = scale_of(magnitude_of(rows, count * head_dim), bits);
-    for (int d = 0; d < head_dim; ++d) set_scale(d, s);
-  } else {
-    for (int d = 0; d < head_dim; d += kVector) {
-      Magnitude magnitude;
-      for (int r = 0; r < count; ++r) magnitude.add(load(rows + r * head_dim + d));
-      for (int i = 0; i < kVector; ++i) set_scale(d + i, scale_of(magnitude.largest[i], bits));
-    }
-  }
-  store_value<ValueCodes>(job, rows, scratch, to.value + index * head_dim * job.value_words,
-                          [&](Vector x, int d) { return code_of(x, load(inverse + d)); });
-}
-
-inline void store_key_block(const HeadJob& job, const float* rows, const KeyBlocks& to,
-                            int64_t index) {
-  if (job.key_operand == Codes::kOperand) return store_key_codes(job, rows, to, index);
-  to.key_scale[index] = 1.0f;
-  const int size = job.call->block_k * job.key_words;
-  store_unquantized(rows, job.call->block_k * job.call->head_dim, job.key_operand,
-                    to.key + index * size);
-}
-
-inline void store_value_block(const HeadJob& job, const float* rows, const KeyBlocks& to,
-                              int64_t index, Scratch& scratch) {
+  alignas(64) float means[kFineSummaries * kLargestHeadDim];
+  fine_means(job, index, job.call->pv_bits, scratch, means);
+  const int words = kFineSummaries * job.value_words / job.call->block_k;
+  Word* to = job.fine.value + int64_t{index} * words * head_dim;
   if (job.value_operand == Codes::kOperand) {
-    return store_value_codes(job, rows, to, index, scratch);
+    const Scale s = scale_of(magnitude_of(means, kFineSummaries * head_dim), 8);
+    job.fine.value_scale[index] = s.scale;
+    const Vector inverse = splat(s.inverse);
+    return pack_rows<ValueCodes>(means, words, head_dim, to,
+                                 [&](Vector x, int) { return code_of(x, inverse); });
   }
-  Word* value = to.value + index * job.call->head_dim * job.value_words;
   const auto as_it_is = [](Vector x, int) { return x; };
   if constexpr (kMultipliesBfloat16) {
     if (job.value_operand == Operand::kBfloat16) {
-      return store_value<Bfloat16>(job, rows, scratch, value, as_it_is);
+      return pack_rows<Bfloat16>(means, words, head_dim, to, as_it_is);
     }
   }
-  store_value<Float32>(job, rows, scratch, value, as_it_is);
+  pack_rows<Float32>(means, words, head_dim, to, as_it_is);
+}
+
+// Where the means go that routing takes of keys, or of values.
+struct RunMeans {
+  float* run;         // [R][D]
+  float* block;       // [NK][D]
+  float* of_channel;  // [D][R]; null: not needed
+};
+
+// The means of a block in scratch.rows and of its runs, as routing takes them.
+inline void store_run_means(const HeadJob& job, int index, const RunMeans& means,
+                            Scratch& scratch) {
+  const paro_attention& call = *job.call;
+  const int head_dim = call.head_dim, runs = call.block_k / kRoutingRun;
+  const int64_t first = int64_t{index} * runs;
+  float* run = means.run + first * head_dim;
+  for (int i = 0; i < runs; ++i) {
+    mean_of_rows(scratch.rows + i * kRoutingRun * head_dim, kRoutingRun, head_dim,
+                 job.tokens_in_run(index, i, kRoutingRun), scratch.sums, run + i * head_dim);
+  }
+  round_to_storage(run, runs * head_dim, call.dtype);
+  float* block = means.block + int64_t{index} * head_dim;
+  mean_of_rows(scratch.rows, call.block_k, head_dim, job.tokens_in(index), scratch.sums, block);
+  round_to_storage(block, head_dim, call.dtype);
+  if (means.of_channel == nullptr) return;
+  for (int d = 0; d < head_dim; ++d) {
+    float* to = means.of_channel + int64_t{d} * job.routing_runs + first;
+    for (int i = 0; i < runs; ++i) to[i] = run[i * head_dim + d];
+  }
+}
+
+// Gathers a block; where routing needs the means of its rows as they come, these are written first.
+inline void gather_block_and_means(const HeadJob& job, const void* source, int index,
+                                   const Preconditioning& change, const RunMeans& means,
+                                   Scratch& scratch) {
+  const int head_dim = job.call->head_dim;
+  if (job.call->routing == 0) {
+    return gather_block(job, source, index, change.none ? nullptr : &change, scratch.rows);
+  }
+  gather_block(job, source, index, nullptr, scratch.rows);
+  store_run_means(job, index, means, scratch);
+  if (change.none) return;
+  for (int r = 0; r < job.tokens_in(index); ++r) change.apply(scratch.rows + r * head_dim, head_dim);
 }
 
 inline void prepare_key_block(const HeadJob& job, int32_t index, Scratch& scratch) {
   const paro_attention& call = *job.call;
-  const int head_dim = call.head_dim, rows = call.block_k;
-  const float* affine = call.channel_affine + job.kv_head * head_dim;
-  const int row_size = call.kv_heads * head_dim;
+  const int head_dim = call.head_dim;
   const int count = job.tokens_in(index);
   if (count == 0) return;  // nothing reads a block without tokens
   const auto summarize = [&](float* means, int bits) {
     if (!call.pool_dropped) return;
     float* mean = means + int64_t{index} * head_dim;
-    block_mean(scratch.rows, rows, head_dim, count, scratch.sums, mean);
+    mean_of_rows(scratch.rows, call.block_k, head_dim, count, scratch.sums, mean);
     if (bits == 16) round_to_storage(mean, head_dim, call.dtype);
   };
-  gather_block(job, call.key, index, affine + PARO_KEY_MEAN * row_size,
-               affine + PARO_EQUALIZER * row_size, call.qk_bits != 16, scratch.rows);
+  gather_block_and_means(job, call.key, index,
+                         {job, PARO_KEY_MEAN, PARO_EQUALIZER, call.qk_bits},
+                         {job.routing.key, job.routing.block_key, nullptr}, scratch);
   summarize(job.key_mean, call.qk_bits);
+  if (call.fine_summaries) store_fine_keys(job, index, scratch);
   store_key_block(job, scratch.rows, job.tokens, index);
 
-  gather_block(job, call.value, index, affine + PARO_VALUE_MEAN * row_size,
-               affine + PARO_VALUE_SCALE * row_size,
-               call.pv_bits != 16, scratch.rows);
+  gather_block_and_means(
+      job, call.value, index, {job, PARO_VALUE_MEAN, PARO_VALUE_SCALE, call.pv_bits},
+      {job.routing.value, job.routing.block_value, job.routing.value_of_channel}, scratch);
   summarize(job.value_mean, call.pv_bits);
+  if (call.fine_summaries) store_fine_values(job, index, scratch);
   store_value_block(job, scratch.rows, job.tokens, index, scratch);
 }
 

@@ -5,14 +5,18 @@
 
 namespace paro::cpu::PARO_ISA {
 
-// A run of keys that share one scale.
+// A run of keys that are attended together. They share one scale, unless the run is a step of fine
+// summaries, which has scales for each key.
 struct KeyRun {
   const Word* key;           // [count][key_words]
   const int32_t* key_start;  // [count]; codes only
   const Word* value;         // [D][value_words]
   const float* value_scale;  // [D]; codes only
   const float* log2_count;   // [count] log2 of a summary's token count, -inf: off; or null
+  const float* key_scales;   // [count] factors on key_scale; a step only, else null
+  const float* value_share;  // [count] value scales relative to value_scale; a step only, else null
   float key_scale;
+  int value_words;  // words of a channel
   int count;
   const Word* next_key;    // of the run after this one; or null
   const Word* next_value;  // likewise
@@ -42,7 +46,8 @@ struct LogitUnit {
   float origin;
 };
 
-// Turns raw logits into base-2 logits in place, and adds log2_count for summary tokens.
+// Turns raw logits into base-2 logits in place, and adds log2_count for summary tokens. Afterwards
+// nothing is left of the run's scales.
 inline void add_log2_count(const KeyRun& run, float* logits, LogitUnit& unit, RunRows& rows) {
 #pragma GCC unroll 2
   for (int v = 0; v < kStripVectors; ++v) {
@@ -51,7 +56,8 @@ inline void add_log2_count(const KeyRun& run, float* logits, LogitUnit& unit, Ru
       float* at = logits + j * kStripRows + v * kVector;
       // A dropped summary gets -inf even if it is NaN.
       const bool off = run.log2_count[j] == kMinusInfinity;
-      const Vector x = (load(at) - unit.origin) * unit.factor[v] + run.log2_count[j];
+      const float scale = run.key_scales == nullptr ? 1.0f : run.key_scales[j];
+      const Vector x = (load(at) - unit.origin) * (unit.factor[v] * scale) + run.log2_count[j];
       const Vector logit = off ? splat(kMinusInfinity) : x;
       store(at, logit);
       largest = max_ignoring_nan(largest, logit);
@@ -62,17 +68,26 @@ inline void add_log2_count(const KeyRun& run, float* logits, LogitUnit& unit, Ru
   unit.origin = 0.0f;
 }
 
+// How a run's weights become words. kShared: as codes of kStepLevels, after a factor for each key,
+// which holds the scale of its values. The sum then takes the weights themselves, because the codes
+// of keys with small values would lose their mass.
+enum class Weights { kOwn, kShared };
+constexpr float kStepLevels = 255.0f;
+
 // The weights of one vector of rows. kLevels is the largest code of a weight, or 1 for unquantized
 // weights. kNan says whether a logit may be NaN; the `probe` of a row with a NaN logit is then NaN.
-template <class Kind, int kLevels, bool kNan>
+template <class Kind, int kLevels, bool kNan, Weights kWeights>
 struct Weigh {
+  static constexpr bool kShared = kWeights == Weights::kShared;
+  static constexpr bool kExact = !Kind::kCodes || kShared;  // the sum takes unrounded weights
+  const float* share;
   Vector reference, factor, lowest;
   Vector sum{}, probe{};
   VectorInt code_sum{};
 
   Vector one(Vector raw) {
     const Vector below = raw - reference;
-    if constexpr (!Kind::kCodes) {
+    if constexpr (kExact) {
       const Vector p = exp2_not_positive(below, factor);
       sum = sum + p;
       return p;
@@ -85,10 +100,14 @@ struct Weigh {
     }
   }
 
-  auto word(const float* raw) {
+  // The word of keys [key, key + kPerWord); `raw` are the logits of the first.
+  auto word(const float* raw, [[maybe_unused]] int key) {
     Vector p[Kind::kPerWord];
 #pragma GCC unroll 4
-    for (int i = 0; i < Kind::kPerWord; ++i) p[i] = one(load(raw + i * kStripRows));
+    for (int i = 0; i < Kind::kPerWord; ++i) {
+      p[i] = one(load(raw + i * kStripRows));
+      if constexpr (kShared) p[i] = p[i] * (share[key + i] * kStepLevels);
+    }
     const auto packed = Kind::pack(p);
     if constexpr (Kind::kCodes) code_sum = Kind::add_up(code_sum, packed);
     return packed;
@@ -97,26 +116,28 @@ struct Weigh {
   // The sum of the weights. It is NaN for a row with a NaN logit, and the output of that row is
   // divided by it.
   Vector total() const {
-    if constexpr (!Kind::kCodes) return sum;
+    if constexpr (kExact) return sum * static_cast<float>(kLevels);
     return __builtin_convertvector(code_sum, Vector) + (probe - probe);
   }
 };
 
 // Turns logits into weights, and updates the strip's rows.
-template <class Kind, int kLevels, bool kNan>
-inline void softmax_run(const LogitUnit& unit, int padded_count, const float* logits, Word* weights,
-                        const StripRows& strip, RunRows& rows) {
+template <class Kind, int kLevels, bool kNan, Weights kWeights = Weights::kOwn>
+inline void softmax_run(const LogitUnit& unit, const KeyRun& run, const float* logits,
+                        Word* weights, const StripRows& strip, RunRows& rows) {
   const Vector zero{};
+  const int keys = run.padded_count();
 #pragma GCC unroll 2
   for (int v = 0; v < kStripVectors; ++v) {
     const int lane = v * kVector;
     const Vector largest = rows.largest[v], factor = unit.factor[v];
     // A row may have met only -inf. Subtracting -inf would give NaN where the weight is 0.
     const Vector reference = largest == kMinusInfinity ? zero : largest;
-    Weigh<Kind, kLevels, kNan> weigh{reference, factor, -126.0f / factor};
-    for (int j = 0; j < padded_count; j += Kind::kPerWord) {
+    Weigh<Kind, kLevels, kNan, kWeights> weigh{run.value_share, reference, factor,
+                                               -126.0f / factor};
+    for (int j = 0; j < keys; j += Kind::kPerWord) {
       store(weights + j / Kind::kPerWord * kStripRows + lane,
-            weigh.word(logits + j * kStripRows + lane));
+            weigh.word(logits + j * kStripRows + lane, j));
     }
     const Vector run_maximum = (largest - unit.origin) * factor;
     const Vector before = load(strip.maximum + lane);

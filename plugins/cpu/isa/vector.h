@@ -18,6 +18,7 @@ typedef float Vector __attribute__((vector_size(kVector * sizeof(float))));
 typedef int32_t VectorInt __attribute__((vector_size(kVector * sizeof(int32_t))));
 typedef uint32_t VectorUnsigned __attribute__((vector_size(kVector * sizeof(uint32_t))));
 
+constexpr int kLargestHeadDim = 128, kLargestBlock = 128;
 constexpr float kMinusInfinity = -__builtin_inff();
 
 // `p` must be aligned to a vector. Its elements are four bytes of any type.

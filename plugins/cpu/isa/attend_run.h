@@ -1,0 +1,156 @@
+// One run of keys, attended by the rows of a tile: S^T = K Q^T, softmax, O^T += V^T P^T.
+#pragma once
+
+#include "../head_job.h"
+#include "mean_row.h"
+#include "softmax.h"
+
+namespace paro::cpu::PARO_ISA {
+
+// Query rows that attend the same keys, cut into strips.
+struct Tile {
+  const HeadJob& job;
+  Scratch& scratch;
+  int rows;       // number of its rows that exist
+  MeanRow* mean;  // a row that attends with them; or null
+
+  int strips() const { return (rows + kStripRows - 1) / kStripRows; }
+};
+
+// Before the first run.
+inline void clear(const Tile& tile) {
+  const int rows = tile.strips() * kStripRows;
+  for (int i = 0; i < rows * tile.job.call->head_dim; ++i) tile.scratch.output[i] = 0.0f;
+  for (int r = 0; r < rows; ++r) {
+    tile.scratch.row_maximum[r] = kMinusInfinity;
+    tile.scratch.row_sum[r] = 0.0f;
+  }
+}
+
+// Raw logits of a strip. For codes, these are the bits of the float kRoundingBias + q . k.
+template <class Kind>
+inline void multiply_scores(const Product& product_of, const KeyRun& run, Ahead& ahead,
+                            float* logits, RunRows& rows) {
+  for (int v = 0; v < kStripVectors; ++v) rows.largest[v] = splat(kMinusInfinity);
+  const auto start = [&](int j, int) {
+    if constexpr (Kind::kCodes)
+      return splat(run.key_start[j]);
+    else
+      return Vector{};
+  };
+  const int count = run.count;
+  product<Kind>(product_of, run.padded_count(), ahead, start,
+                [&rows, logits, count](int j, int v, typename Kind::Sum sum) {
+                  const Vector product_bits = reinterpret_cast<Vector>(sum);
+                  const Vector logit = j < count ? product_bits : splat(kMinusInfinity);
+                  store(logits + j * kStripRows + v * kVector, logit);
+                  rows.largest[v] = max_ignoring_nan(rows.largest[v], logit);
+                });
+}
+
+// output [D][R] = output * keep + (weights * values) * weight.
+template <class Kind>
+inline void multiply_values(const Product& product_of, const KeyRun& run, int head_dim,
+                            Ahead& ahead, const RunRows& rows, float* output) {
+  const auto start = [&](int, int v) {
+    if constexpr (Kind::kCodes)
+      return -Kind::kValueOffset * rows.code_sum[v];
+    else
+      return Vector{};
+  };
+  product<Kind>(product_of, head_dim, ahead, start, [&](int d, int v, typename Kind::Sum sum) {
+    float* at = output + d * kStripRows + v * kVector;
+    Vector own;
+    if constexpr (Kind::kCodes) {
+      own = __builtin_convertvector(sum, Vector) * (rows.weight[v] * run.value_scale[d]);
+    } else {
+      own = sum * rows.weight[v];
+    }
+    store(at, load(at) * rows.keep[v] + own);
+  });
+}
+
+// How a call's operands are multiplied: both products and the softmax between them. Chosen once for
+// each tile.
+template <class ScoreKind, class WeightKind, int kLevels>
+inline void attend_run(const Tile& tile, const KeyRun& run) {
+  const HeadJob& job = tile.job;
+  const Scratch& scratch = tile.scratch;
+  const int head_dim = job.call->head_dim;
+  Ahead ahead_key(run.next_key, job.call->block_k * job.key_words,
+                  tile.strips() * pieces_of_product(run.padded_count()));
+  Ahead ahead_value(run.next_value, head_dim * job.value_words,
+                    tile.strips() * pieces_of_product(head_dim));
+  for (int strip = 0; strip < tile.strips(); ++strip) {
+    const int lane = strip * kStripRows;
+    RunRows rows;
+    multiply_scores<ScoreKind>(
+        {run.key, scratch.query + lane * job.key_words, job.key_words, job.key_words}, run,
+        ahead_key, scratch.logits, rows);
+    LogitUnit unit;
+    unit.origin = ScoreKind::kCodes ? kRoundingBias : 0.0f;
+    for (int v = 0; v < kStripVectors; ++v) {
+      unit.factor[v] = load(scratch.row_factor + lane + v * kVector) * run.key_scale;
+    }
+    const StripRows strip_rows{scratch.row_maximum + lane, scratch.row_sum + lane};
+    if (run.log2_count == nullptr) {
+      softmax_run<WeightKind, kLevels, !ScoreKind::kCodes>(unit, run, scratch.logits,
+                                                           scratch.weights, strip_rows, rows);
+    } else {
+      add_log2_count(run, scratch.logits, unit, rows);
+      if (WeightKind::kCodes && run.value_share != nullptr) {
+        softmax_run<WeightKind, kLevels, true, Weights::kShared>(
+            unit, run, scratch.logits, scratch.weights, strip_rows, rows);
+      } else {
+        softmax_run<WeightKind, kLevels, true>(unit, run, scratch.logits, scratch.weights,
+                                               strip_rows, rows);
+      }
+    }
+    multiply_values<WeightKind>({run.value, scratch.weights, run.value_words,
+                                 (run.count + WeightKind::kPerWord - 1) / WeightKind::kPerWord},
+                                run, head_dim, ahead_value, rows, scratch.output + lane * head_dim);
+  }
+  if (tile.mean != nullptr) {
+    attend_mean_row<ScoreKind, WeightKind, kLevels>(run, job.key_words, head_dim, *tile.mean);
+  }
+}
+
+using AttendRun = void (*)(const Tile&, const KeyRun&);
+
+template <class ScoreKind>
+inline AttendRun find_attend_run(const HeadJob& job) {
+  if (job.value_operand == Codes::kOperand) {
+    return job.call->pv_bits == 8 ? attend_run<ScoreKind, WeightCodes, 255>
+                                  : attend_run<ScoreKind, WeightCodes, 15>;
+  }
+  if constexpr (kMultipliesBfloat16) {
+    if (job.value_operand == Operand::kBfloat16) return attend_run<ScoreKind, Bfloat16, 1>;
+  }
+  return attend_run<ScoreKind, Float32, 1>;
+}
+
+inline AttendRun find_attend_run(const HeadJob& job) {
+  if (job.key_operand == Codes::kOperand) return find_attend_run<ScoreCodes>(job);
+  if constexpr (kMultipliesBfloat16) {
+    if (job.key_operand == Operand::kBfloat16) return find_attend_run<Bfloat16>(job);
+  }
+  return find_attend_run<Float32>(job);
+}
+
+inline KeyRun run_of(const HeadJob& job, const KeyBlocks& blocks, int64_t index, int count) {
+  const int64_t keys = index * job.call->block_k, channels = index * job.call->head_dim;
+  return {.key = blocks.key + keys * job.key_words,
+          .key_start = blocks.key_start + keys,
+          .value = blocks.value + channels * job.value_words,
+          .value_scale = blocks.value_scale + channels,
+          .log2_count = nullptr,
+          .key_scales = nullptr,
+          .value_share = nullptr,
+          .key_scale = blocks.key_scale[index],
+          .value_words = job.value_words,
+          .count = count,
+          .next_key = nullptr,
+          .next_value = nullptr};
+}
+
+}  // namespace paro::cpu::PARO_ISA
