@@ -186,6 +186,15 @@ float logit_scale(const paro_attention& call) {
   return static_cast<float>(scale * log2_e);
 }
 
+reorder_quantize::Selection stage1_of(const paro_attention& call) {
+  return {.source = number_of(16, call.dtype),
+          .key = number_of(call.qk_bits, call.dtype),
+          .value = number_of(call.pv_bits, call.dtype),
+          .head_dim = call.head_dim,
+          .block_k = call.block_k,
+          .pooled = call.pool_dropped != 0};
+}
+
 // Launches both stages for the units of the geometry.
 LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                            const Geometry& geometry, const Workspace& workspace, Stream stream) {
@@ -200,10 +209,9 @@ LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                               .prepared = workspace.prepared,
                               .key_number = selection.qk,
                               .value_number = selection.pv,
-                              .layout = is_wgmma ? TileLayout::swizzled : TileLayout::rows,
-                              .pooled = call.pool_dropped != 0};
-  const LaunchStatus reordered = reorder_quantize::launch_stage(
-      reorder, number_of(16, call.dtype), call.head_dim, stream);
+                              .layout = is_wgmma ? TileLayout::swizzled : TileLayout::rows};
+  const LaunchStatus reordered =
+      reorder_quantize::launch_stage(stage1_of(call), reorder, stream);
   if (reordered != LaunchStatus::ok) return reordered;
   const AttentionParams attention{.geometry = geometry,
                                   .plan = plan,
@@ -267,8 +275,7 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
 paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) {
   Choice choice{};
   PARO_RETURN_IF_ERROR(choose(call, launch, true, &choice));
-  if (reorder_quantize::load_stage(number_of(16, call->dtype), call->head_dim, call->block_k,
-                                   call->pool_dropped != 0) != LaunchStatus::ok) {
+  if (reorder_quantize::load_stage(stage1_of(*call)) != LaunchStatus::ok) {
     return fail(PARO_RUNTIME_ERROR, "stage 1: its kernels do not load: %s", last_launch_message());
   }
   return prepare_stage2(choice);

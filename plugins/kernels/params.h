@@ -88,12 +88,11 @@ struct ReorderParams {
   Plan plan;
   const void* key;    // [B, S, Hk, D]; unused for means
   const void* value;  // [B, S, Hk, D]
-  BlockMeans means;   // written from tokens where `pooled`, read for summaries
+  BlockMeans means;   // written from tokens where pooled, read for summaries
   PreparedKeys prepared;
   Number key_number;    // of `prepared.key`
   Number value_number;  // of `prepared.value`
   TileLayout layout;    // of both; swizzled: both are s8
-  bool pooled;
 };
 
 // Stage 2.

@@ -7,46 +7,93 @@
 
 namespace paro::kernels::reorder_quantize {
 
-struct Kernels {
-  void (*tokens)(ReorderParams);
-  void (*means)(ReorderParams);
+using Function = void (*)(ReorderParams);
+
+// Devices that give the kernel more than 48 KB of shared memory, which 128 x 128 takes.
+template <Function function>
+inline DeviceSet allowed_devices;
+
+struct Kernel {
+  Function function;
+  DeviceSet* allowed;
+};
+
+template <Function function>
+constexpr Kernel kernel_of() {
+  return {function, &allowed_devices<function>};
+}
+
+template <Number Source, int D, int BlockK, Number Key, Number Value>
+Kernel tokens_kernel(bool pooled) {
+  return pooled ? kernel_of<reorder_tokens<Source, D, BlockK, Key, Value, true>>()
+                : kernel_of<reorder_tokens<Source, D, BlockK, Key, Value, false>>();
+}
+
+template <Number Source, int D, int BlockK, Number Key>
+Kernel tokens_kernel(const Selection& s) {
+  switch (s.value) {
+    case Number::s8: return tokens_kernel<Source, D, BlockK, Key, Number::s8>(s.pooled);
+    case Number::s4: return tokens_kernel<Source, D, BlockK, Key, Number::s4>(s.pooled);
+    default: return tokens_kernel<Source, D, BlockK, Key, Source>(s.pooled);
+  }
+}
+
+template <Number Source, int D, int BlockK>
+Kernel tokens_kernel(const Selection& s) {
+  switch (s.key) {
+    case Number::s8: return tokens_kernel<Source, D, BlockK, Number::s8>(s);
+    case Number::s4: return tokens_kernel<Source, D, BlockK, Number::s4>(s);
+    default: return tokens_kernel<Source, D, BlockK, Source>(s);
+  }
+}
+
+struct Stage {
+  Kernel tokens;
+  Kernel means;
+  unsigned threads;
   size_t shared_bytes;
 };
 
 template <int D, int BlockK>
-Kernels sized_kernels(Number source) {
-  return {.tokens = source == Number::bf16 ? reorder_tokens<Number::bf16, D, BlockK>
-                                           : reorder_tokens<Number::f16, D, BlockK>,
-          .means = quantize_means<D, BlockK>,
+Stage sized_stage(const Selection& s) {
+  return {.tokens = s.source == Number::bf16 ? tokens_kernel<Number::bf16, D, BlockK>(s)
+                                             : tokens_kernel<Number::f16, D, BlockK>(s),
+          .means = kernel_of<quantize_means<D, BlockK>>(),
+          .threads = TileMap<D, BlockK>::threads,
           .shared_bytes = sizeof(SharedMemory<D, BlockK>)};
 }
 
-Kernels find_kernels(Number source, int head_dim, int block_k) {
-  if (head_dim == 64) {
-    return block_k == 64 ? sized_kernels<64, 64>(source) : sized_kernels<64, 128>(source);
-  }
-  return block_k == 64 ? sized_kernels<128, 64>(source) : sized_kernels<128, 128>(source);
+Stage find_stage(const Selection& s) {
+  if (s.head_dim == 64) return s.block_k == 64 ? sized_stage<64, 64>(s) : sized_stage<64, 128>(s);
+  return s.block_k == 64 ? sized_stage<128, 64>(s) : sized_stage<128, 128>(s);
 }
 
-LaunchStatus load_stage(Number source, int head_dim, int block_k, bool pooled) {
-  const Kernels kernels = find_kernels(source, head_dim, block_k);
-  const LaunchStatus tokens = load_kernel(kernels.tokens);
-  return tokens == LaunchStatus::ok && pooled ? load_kernel(kernels.means) : tokens;
+LaunchStatus load(const Stage& stage, bool pooled) {
+  const LaunchStatus tokens = allow_all_shared_bytes(stage.tokens.function, *stage.tokens.allowed);
+  if (tokens != LaunchStatus::ok || !pooled) return tokens;
+  return allow_all_shared_bytes(stage.means.function, *stage.means.allowed);
 }
 
-LaunchStatus launch_stage(const ReorderParams& p, Number source, int head_dim, Stream stream) {
+LaunchStatus load_stage(const Selection& selection) {
+  return load(find_stage(selection), selection.pooled);
+}
+
+LaunchStatus launch_stage(const Selection& selection, const ReorderParams& p, Stream stream) {
   const Geometry& g = p.geometry;
-  const Kernels kernels = find_kernels(source, head_dim, g.block_k);
+  const Stage stage = find_stage(selection);
+  const LaunchStatus loaded = load(stage, selection.pooled);
+  if (loaded != LaunchStatus::ok) return loaded;
   const auto shape = [&](int blocks) {
     return LaunchShape{
         .grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(g.units), 2),
-        .block = dim3(threads),
-        .shared_bytes = kernels.shared_bytes,
+        .block = dim3(stage.threads),
+        .shared_bytes = stage.shared_bytes,
         .stream = stream};
   };
-  const LaunchStatus tokens = launch(kernels.tokens, shape(g.key_blocks), p);
-  if (tokens != LaunchStatus::ok || !p.pooled) return tokens;
-  return launch(kernels.means, shape(g.summary_blocks), p);
+  const int runs = (g.key_blocks + blocks_a_run - 1) / blocks_a_run;
+  const LaunchStatus tokens = launch(stage.tokens.function, shape(runs), p);
+  if (tokens != LaunchStatus::ok || !selection.pooled) return tokens;
+  return launch(stage.means.function, shape(g.summary_blocks), p);
 }
 
 }  // namespace paro::kernels::reorder_quantize

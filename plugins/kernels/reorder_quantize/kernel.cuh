@@ -1,8 +1,8 @@
-// Stage 1. One thread block takes the keys or the values of one key block of one unit. It gathers
-// them in the head's order, preconditions and quantizes them, and writes the tile that stage 2
-// copies unchanged.
+// Stage 1. A thread block takes the keys or the values of a run of key blocks of one unit. It
+// gathers them in the head's order, preconditions and quantizes them, and writes the tiles that
+// stage 2 copies unchanged. The tokens of the next key block arrive meanwhile.
 //
-// Grid: x key block (or summary block), y unit, z 0 for keys and 1 for values.
+// Grid: x run of key blocks (or summary block), y unit, z 0 for keys and 1 for values.
 #pragma once
 
 #include "kernels/reorder_quantize/mean.cuh"
@@ -10,53 +10,118 @@
 
 namespace paro::kernels::reorder_quantize {
 
-template <Number Source, int D, int BlockK>
-DEVICE_FN void store_block(const ReorderParams& p, Side side, const TileMap<D, BlockK>& map,
-                           const Rows<D, BlockK>& rows, int64_t block, bool is_bfloat16,
-                           SharedMemory<D, BlockK>& shared) {
-  if (side == Side::key) {
-    store_keys<Source>(p, map, rows, block, is_bfloat16, shared);
-  } else {
-    store_values<Source>(p, map, rows, block, is_bfloat16, shared);
-  }
-}
+// Key blocks of a thread block. With more, what a thread block does once would be less of the time
+// still, but short sequences would not fill the GPU: 4 leave 2 % of the instructions to it.
+constexpr int blocks_a_run = 4;
 
 // Thread blocks that must fit an SM. Without a number ptxas spills registers to fit one more.
 constexpr int blocks_an_sm = 1;
 
-// From tokens to key blocks, and to their means where dropped blocks are pooled.
-template <Number Source, int D, int BlockK>
-__global__ void __launch_bounds__(threads, blocks_an_sm) reorder_tokens(const ReorderParams p) {
-  DYN_SMEM(memory);
-  auto& shared = *reinterpret_cast<SharedMemory<D, BlockK>*>(memory);
-  const Geometry& g = p.geometry;
-  const Side side = blockIdx.z == 0 ? Side::key : Side::value;
-  const Unit unit = unit_at(g, static_cast<int>(blockIdx.y));
-  const int block = static_cast<int>(blockIdx.x);
-  const auto map = TileMap<D, BlockK>::of_thread();
-  Rows<D, BlockK> rows;
-  load_tokens<Source>(p, side, unit, block, map, rows);
-  if (p.pooled) store_mean<Source>(p, side, unit, block, map, rows, shared);
-  store_block<Source>(p, side, map, rows, first_prepared_block(g, unit.index) + block,
-                      Source == Number::bf16, shared);
+// One key block whose rows have arrived. `Source` is the inputs' type, `Stored` that of the tiles.
+template <Side side, Number Source, Number Stored, bool Pooled, int D, int BlockK>
+DEVICE_FN void prepare_block(const ReorderParams& p, const Unit& unit, int block,
+                             const TokenStream<D, BlockK>& stream, const RawRows<D, BlockK>& raw,
+                             SharedMemory<D, BlockK>& shared) {
+  const int64_t stored = first_prepared_block(p.geometry, unit.index) + block;
+  if constexpr (!is_integer(Stored)) store_16bit<side, D, BlockK>(p, stream.map, raw, stored);
+  if constexpr (is_integer(Stored) || Pooled) {
+    Rows<D, BlockK> rows;
+    precondition<Source, is_integer(Stored)>(stream, block, raw, shared, rows);
+    if constexpr (Pooled) write_sums(stream.map, rows, shared);
+    if constexpr (is_integer(Stored)) write_magnitudes<side, Stored>(stream.map, rows, shared);
+    __syncthreads();  // sync: sums and magnitudes are written
+    if constexpr (Pooled) {
+      store_mean<Source, Stored, D, BlockK>(p, side, unit, block, stream.length, shared);
+    }
+    if constexpr (is_integer(Stored)) {
+      store_codes<side, Stored>(p, stream.map, rows, stored, shared);
+    } else {
+      __syncthreads();  // sync: sums are free for their next use
+    }
+  }
 }
 
-// From means to key blocks of summary tokens, which follow the unit's blocks of tokens.
-template <int D, int BlockK>
-__global__ void __launch_bounds__(threads, blocks_an_sm) quantize_means(const ReorderParams p) {
+template <Side side, Number Source, Number Stored, bool Pooled, int D, int BlockK>
+DEVICE_FN void prepare_run(const ReorderParams& p, SharedMemory<D, BlockK>& shared) {
+  const Geometry& g = p.geometry;
+  const Unit unit = unit_at(g, static_cast<int>(blockIdx.y));
+  const int first = static_cast<int>(blockIdx.x) * blocks_a_run;
+  const int end = min(first + blocks_a_run, g.key_blocks);
+  auto stream = TokenStream<D, BlockK>::of(p, side, unit, first, shared);
+  stream.read_tokens(first);
+  if constexpr (is_integer(Stored)) write_affine(p, side, unit.kv_head, shared);
+  stream.fetch(first);
+  stream.read_tokens(first + 1);
+  if constexpr (is_integer(Stored)) __syncthreads();  // sync: the affine is written
+#pragma unroll 1
+  for (int block = first; block < end; block++) {
+    RawRows<D, BlockK> raw;
+    stream.take(shared, raw);
+    if (block + 1 < end) stream.fetch(block + 1);
+    stream.read_tokens(block + 2);
+    prepare_block<side, Source, Stored, Pooled>(p, unit, block, stream, raw, shared);
+  }
+}
+
+// From tokens to key blocks, and to their means where dropped blocks are pooled.
+template <Number Source, int D, int BlockK, Number Key, Number Value, bool Pooled>
+__global__ void __launch_bounds__(TileMap<D, BlockK>::threads, blocks_an_sm)
+    reorder_tokens(const ReorderParams p) {
   DYN_SMEM(memory);
   auto& shared = *reinterpret_cast<SharedMemory<D, BlockK>*>(memory);
+  if (blockIdx.z == 0) {
+    prepare_run<Side::key, Source, Key, Pooled>(p, shared);
+  } else {
+    prepare_run<Side::value, Source, Value, Pooled>(p, shared);
+  }
+}
+
+template <Side side, Number Stored, int D, int BlockK>
+DEVICE_FN void quantize_summaries(const ReorderParams& p, SharedMemory<D, BlockK>& shared) {
   const Geometry& g = p.geometry;
-  const Side side = blockIdx.z == 0 ? Side::key : Side::value;
   const Unit unit = unit_at(g, static_cast<int>(blockIdx.y));
   const int summary_block = static_cast<int>(blockIdx.x);
   const auto map = TileMap<D, BlockK>::of_thread();
+  const int64_t stored = first_prepared_block(g, unit.index) + g.key_blocks + summary_block;
   Rows<D, BlockK> rows;
   load_means(p, side, unit, summary_block, map, rows);
-  const int64_t stored = first_prepared_block(g, unit.index);
-  const Number number = side == Side::key ? p.key_number : p.value_number;
-  store_block<Number::f32>(p, side, map, rows, stored + g.key_blocks + summary_block,
-                           number == Number::bf16, shared);
+  if constexpr (is_integer(Stored)) {
+    write_magnitudes<side, Stored>(map, rows, shared);
+    __syncthreads();  // sync: magnitudes are written
+    store_codes<side, Stored>(p, map, rows, stored, shared);
+  } else {
+    RawRows<D, BlockK> raw;
+#pragma unroll
+    for (int i = 0; i < TileMap<D, BlockK>::rows_per_thread; i++) {
+      raw[i] = channels_to_16bit(rows[i], Stored == Number::bf16);
+    }
+    store_16bit<side, D, BlockK>(p, map, raw, stored);
+  }
+}
+
+template <Side side, int D, int BlockK>
+DEVICE_FN void quantize_summaries_as(const ReorderParams& p, Number stored,
+                                     SharedMemory<D, BlockK>& shared) {
+  switch (stored) {
+    case Number::s8: return quantize_summaries<side, Number::s8>(p, shared);
+    case Number::s4: return quantize_summaries<side, Number::s4>(p, shared);
+    case Number::bf16: return quantize_summaries<side, Number::bf16>(p, shared);
+    default: return quantize_summaries<side, Number::f16>(p, shared);
+  }
+}
+
+// From means to key blocks of summary tokens, which follow the unit's blocks of tokens: a key block
+// of them for 64 or 128 of tokens. So little work needs no kernel for each type of numbers.
+template <int D, int BlockK>
+__global__ void __launch_bounds__(TileMap<D, BlockK>::threads, blocks_an_sm)
+    quantize_means(const ReorderParams p) {
+  DYN_SMEM(memory);
+  auto& shared = *reinterpret_cast<SharedMemory<D, BlockK>*>(memory);
+  if (blockIdx.z == 0) {
+    quantize_summaries_as<Side::key>(p, p.key_number, shared);
+  } else {
+    quantize_summaries_as<Side::value>(p, p.value_number, shared);
+  }
 }
 
 }  // namespace paro::kernels::reorder_quantize

@@ -6,11 +6,20 @@
 
 namespace paro::kernels::reorder_quantize {
 
+// What decides which kernels a call takes.
+struct Selection {
+  Number source;  // of the inputs: f16 or bf16
+  Number key;     // of the prepared keys: that of the inputs, s8 or s4
+  Number value;   // of the prepared values, likewise
+  int head_dim;   // 64 or 128
+  int block_k;    // 64 or 128
+  bool pooled;
+};
+
 // Loads the kernels that `launch_stage` would launch.
-LaunchStatus load_stage(Number source, int head_dim, int block_k, bool pooled);
+LaunchStatus load_stage(const Selection& selection);
 
 // Prepares the key blocks of the geometry's units, then their summary blocks where pooled.
-// `head_dim` is 64 or 128.
-LaunchStatus launch_stage(const ReorderParams& params, Number source, int head_dim, Stream stream);
+LaunchStatus launch_stage(const Selection& selection, const ReorderParams& params, Stream stream);
 
 }  // namespace paro::kernels::reorder_quantize

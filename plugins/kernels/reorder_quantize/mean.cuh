@@ -5,52 +5,55 @@
 
 namespace paro::kernels::reorder_quantize {
 
-// Adds halves of the block until one row is left, which is the reference's order of FP32 sums, and
-// divides by the number of tokens that exist. At 16 bits the mean is rounded to the inputs' type.
-// __fadd_rn: the compiler may fuse a plain sum with the product that made one of its terms (apply
-// in load.cuh), which would round once instead of twice.
-template <Number Source, int D, int BlockK>
-DEVICE_FN void store_mean(const ReorderParams& p, Side side, const Unit& unit, int block,
-                          const TileMap<D, BlockK>& map,
-                          const Channels8 (&rows)[TileMap<D, BlockK>::rows_per_thread],
+// Adds halves until one is left, which is the reference's order of FP32 sums. __fadd_rn: the
+// compiler may fuse a plain sum with the product that made one of its terms (apply in load.cuh),
+// which would round once instead of twice.
+template <int Count>
+DEVICE_FN float sum_of_halves(const float (&terms)[Count]) {
+  if constexpr (Count == 1) {
+    return terms[0];
+  } else {
+    float halves[Count / 2];
+#pragma unroll
+    for (int i = 0; i < Count / 2; i++) halves[i] = __fadd_rn(terms[i], terms[i + Count / 2]);
+    return sum_of_halves(halves);
+  }
+}
+
+// Writes the sums of each thread's rows. The rows of a thread are row_stride apart, so these are
+// the first halvings of the block.
+template <int D, int BlockK>
+DEVICE_FN void write_sums(const TileMap<D, BlockK>& map, const Rows<D, BlockK>& rows,
                           SharedMemory<D, BlockK>& shared) {
-  using Map = TileMap<D, BlockK>;
-  const int thread = static_cast<int>(threadIdx.x);
-  // The rows of a thread are row_stride apart, so the first halvings add its own rows.
+  Channels8 sums;
 #pragma unroll
   for (int channel = 0; channel < 8; channel++) {
-    float sums[Map::rows_per_thread];
+    float terms[TileMap<D, BlockK>::rows_per_thread];
 #pragma unroll
-    for (int i = 0; i < Map::rows_per_thread; i++) sums[i] = rows[i].x[channel];
-#pragma unroll
-    for (int half = Map::rows_per_thread / 2; half > 0; half /= 2) {
-#pragma unroll
-      for (int i = 0; i < half; i++) sums[i] = __fadd_rn(sums[i], sums[i + half]);
-    }
-    shared.row_sums[map.first_row][map.first_channel + channel] = sums[0];
+    for (int i = 0; i < TileMap<D, BlockK>::rows_per_thread; i++) terms[i] = rows[i].x[channel];
+    sums.x[channel] = sum_of_halves(terms);
   }
-  for (int half = Map::row_stride / 2; half > 0; half /= 2) {
-    __syncthreads();  // sync: rows of this level are written
-    for (int i = thread; i < half * D; i += threads) {
-      float& sum = shared.row_sums[i / D][i % D];
-      sum = __fadd_rn(sum, shared.row_sums[i / D + half][i % D]);
-    }
-  }
-  __syncthreads();  // sync: the last level is written
-  const int length = length_of(p.geometry, p.plan, unit.sample);
+  write_channels(sums, &shared.sums[map.first_row][map.first_channel]);
+}
+
+// Adds the sums of all threads and divides by the number of tokens that exist: a thread for each
+// channel. At 16 bits the mean is rounded to the inputs' type.
+template <Number Source, Number Stored, int D, int BlockK>
+DEVICE_FN void store_mean(const ReorderParams& p, Side side, const Unit& unit, int block,
+                          int length, const SharedMemory<D, BlockK>& shared) {
+  const int channel = static_cast<int>(threadIdx.x);
+  if (channel >= D) return;
+  float terms[TileMap<D, BlockK>::row_stride];
+#pragma unroll
+  for (int i = 0; i < TileMap<D, BlockK>::row_stride; i++) terms[i] = shared.sums[i][channel];
   const int count = min(max(length - block * BlockK, 1), BlockK);
-  const int64_t row = static_cast<int64_t>(unit.index) * p.geometry.key_blocks + block;
-  float* mean = (side == Side::key ? p.means.key : p.means.value) + row * D;
-  const Number number = side == Side::key ? p.key_number : p.value_number;
-  for (int channel = thread; channel < D; channel += threads) {
-    float x = __fdiv_rn(shared.row_sums[0][channel], static_cast<float>(count));
-    if (!is_integer(number)) {
-      const bool is_bfloat16 = Source == Number::bf16;
-      x = floats_from_pair(pair_from_floats(x, 0.0f, is_bfloat16), is_bfloat16).x;
-    }
-    mean[channel] = x;
+  float x = __fdiv_rn(sum_of_halves(terms), static_cast<float>(count));
+  if (!is_integer(Stored)) {
+    const bool is_bfloat16 = Source == Number::bf16;
+    x = floats_from_pair(pair_from_floats(x, 0.0f, is_bfloat16), is_bfloat16).x;
   }
-  __syncthreads();  // sync: shared memory is free for its next use
+  const int64_t row = static_cast<int64_t>(unit.index) * p.geometry.key_blocks + block;
+  (side == Side::key ? p.means.key : p.means.value)[row * D + channel] = x;
 }
 
 }  // namespace paro::kernels::reorder_quantize

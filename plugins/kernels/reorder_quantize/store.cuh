@@ -1,78 +1,106 @@
 // Quantizes keys and values and stores the tiles as stage 2 reads them.
+//
+// Quantizing a block takes two or three parts with a barrier between them, in which the caller does
+// more work (kernel.cuh): each thread writes the largest magnitudes of its part; all threads read
+// them and make codes; values are transposed through shared memory.
 #pragma once
 
 #include "kernels/reorder_quantize/load.cuh"
 #include "kernels/swizzle.cuh"
 #include "kernels/value_order.h"
+#include "ptx/ldmatrix.cuh"
 
 namespace paro::kernels::reorder_quantize {
 
-template <int D, int BlockK>
-using Rows = Channels8[TileMap<D, BlockK>::rows_per_thread];
+// 4-bit values have a scale for each channel, all other integers one for the block.
+constexpr bool scales_channels(Side side, Number number) {
+  return side == Side::value && number == Number::s4;
+}
 
-// Largest magnitude of the whole block, in every thread.
+// The larger magnitude; NaN where either is NaN.
+DEVICE_FN float larger_magnitude(float largest, float x) {
+  return ptx::maximum_or_nan(largest, fabsf(x));
+}
+
 template <int D, int BlockK>
-DEVICE_FN uint32_t block_magnitude(const Rows<D, BlockK>& rows, SharedMemory<D, BlockK>& shared) {
+DEVICE_FN void write_block_magnitude(const Rows<D, BlockK>& rows,
+                                     SharedMemory<D, BlockK>& shared) {
+  // A maximum for each row: they do not wait for each other.
+  float largest = 0.0f;
+#pragma unroll
+  for (const Channels8& row : rows) {
+    float of_row = fabsf(row.x[0]);
+#pragma unroll
+    for (int i = 1; i < 8; i++) of_row = larger_magnitude(of_row, row.x[i]);
+    largest = larger_magnitude(largest, of_row);
+  }
+  const uint32_t of_warp = __reduce_max_sync(~0u, magnitude_bits(largest));
+  if (threadIdx.x % 32 == 0) {
+    reinterpret_cast<uint32_t*>(shared.warp_magnitudes)[threadIdx.x / 32] = of_warp;
+  }
+}
+
+template <int D, int BlockK>
+DEVICE_FN uint32_t read_block_magnitude(const SharedMemory<D, BlockK>& shared) {
   uint32_t largest = 0;
 #pragma unroll
-  for (int i = 0; i < TileMap<D, BlockK>::rows_per_thread; i++) {
-    largest = max(largest, largest_magnitude(rows[i]));
+  for (const uint4& of_warps : shared.warp_magnitudes) {
+    const uint4 m = of_warps;
+    largest = max(largest, max(max(m.x, m.y), max(m.z, m.w)));
   }
-  largest = __reduce_max_sync(~0u, largest);
-  if (threadIdx.x % 32 == 0) shared.warp_magnitude[threadIdx.x / 32] = largest;
-  __syncthreads();  // sync: every warp's maximum is written
-#pragma unroll
-  for (int warp = 0; warp < warps; warp++) largest = max(largest, shared.warp_magnitude[warp]);
-  __syncthreads();  // sync: every thread has read them
   return largest;
 }
 
-// Largest magnitudes over the block's rows of the thread's eight channels.
 template <int D, int BlockK>
-DEVICE_FN void channel_magnitudes(const TileMap<D, BlockK>& map, const Rows<D, BlockK>& rows,
-                                  SharedMemory<D, BlockK>& shared, uint32_t (&largest)[8]) {
-  using Map = TileMap<D, BlockK>;
+DEVICE_FN void write_channel_magnitudes(const TileMap<D, BlockK>& map,
+                                        const Rows<D, BlockK>& rows,
+                                        SharedMemory<D, BlockK>& shared) {
+  Channels8 largest{};
 #pragma unroll
-  for (int channel = 0; channel < 8; channel++) {
-    uint32_t own = 0;
+  for (const Channels8& row : rows) {
 #pragma unroll
-    for (int i = 0; i < Map::rows_per_thread; i++) {
-      own = max(own, magnitude_bits(rows[i].x[channel]));
-    }
-    // Lanes that hold the same channels are lanes_per_row apart.
-#pragma unroll
-    for (int distance = Map::lanes_per_row; distance < 32; distance *= 2) {
-      own = max(own, __shfl_xor_sync(~0u, own, distance));
-    }
-    shared.channel_magnitude[threadIdx.x / 32][map.first_channel + channel] = own;
+    for (int i = 0; i < 8; i++) largest.x[i] = larger_magnitude(largest.x[i], row.x[i]);
   }
-  __syncthreads();  // sync: every warp's maxima are written
+  write_channels(largest, &shared.magnitudes[map.first_row][map.first_channel]);
+}
+
+// Scales of the block's channels: a thread for each channel stores its scale, and leaves what codes
+// are multiplied by.
+template <int D, int BlockK>
+DEVICE_FN void store_channel_scales(SharedMemory<D, BlockK>& shared, float* scales) {
+  const int channel = static_cast<int>(threadIdx.x);
+  if (channel >= D) return;
+  float largest = 0.0f;
 #pragma unroll
-  for (int channel = 0; channel < 8; channel++) {
-    largest[channel] = 0;
-#pragma unroll
-    for (int warp = 0; warp < warps; warp++) {
-      largest[channel] =
-          max(largest[channel], shared.channel_magnitude[warp][map.first_channel + channel]);
-    }
+  for (int i = 0; i < TileMap<D, BlockK>::row_stride; i++) {
+    largest = larger_magnitude(largest, shared.magnitudes[i][channel]);
   }
-  __syncthreads();  // sync: every thread has read them
+  const Scale scale = scale_of(magnitude_bits(largest), levels_of(Number::s4));
+  shared.inverse[channel] = scale.inverse;
+  scales[channel] = scale.scale;
+}
+
+// The tile of key block `block` of the workspace.
+template <Side side, Number Stored, int D, int BlockK>
+DEVICE_FN uint8_t* tile_of(const ReorderParams& p, int64_t block) {
+  constexpr int64_t block_bytes = BlockK * D * bits_of(Stored) / 8;
+  return (side == Side::key ? p.prepared.key : p.prepared.value) + block * block_bytes;
 }
 
 // Rows in their own order, 16 bits.
-template <Number Source, int D, int BlockK>
-DEVICE_FN void store_16bit(const TileMap<D, BlockK>& map, const Rows<D, BlockK>& rows,
-                           int64_t block, bool is_bfloat16, uint8_t* tiles) {
-  using Map = TileMap<D, BlockK>;
-  auto* target = reinterpret_cast<uint4*>(tiles + block * BlockK * D * 2);
+template <Side side, int D, int BlockK>
+DEVICE_FN void store_16bit(const ReorderParams& p, const TileMap<D, BlockK>& map,
+                           const RawRows<D, BlockK>& raw, int64_t block) {
+  uint8_t* tile = tile_of<side, Number::f16, D, BlockK>(p, block);
+  auto* target = reinterpret_cast<uint4*>(tile + (map.first_row * D + map.first_channel) * 2);
 #pragma unroll
-  for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int row = map.first_row + i * Map::row_stride;
-    target[(row * D + map.first_channel) / 8] = channels_to_16bit(rows[i], is_bfloat16);
+  for (int i = 0; i < TileMap<D, BlockK>::rows_per_thread; i++) {
+    target[i * TileMap<D, BlockK>::row_stride * D / 8] = raw[i];
   }
 }
 
-// Where byte `byte` of row `row` lies in a tile of 8-bit codes.
+// Where byte `byte` of row `row` lies in a tile of 8-bit codes. Rows a multiple of 8 apart are
+// permuted alike.
 template <int RowBytes>
 DEVICE_FN int place_in_tile(TileLayout layout, int row, int byte) {
   if (layout == TileLayout::rows) return row * RowBytes + byte;
@@ -82,135 +110,151 @@ DEVICE_FN int place_in_tile(TileLayout layout, int row, int byte) {
 }
 
 // Rows of codes in channel order.
-template <int D, int BlockK>
-DEVICE_FN void store_key_codes(const ReorderParams& p, const TileMap<D, BlockK>& map,
-                               const Rows<D, BlockK>& rows, int64_t block, float inverse) {
+template <Number Stored, int D, int BlockK>
+DEVICE_FN void store_key_codes(TileLayout layout, const TileMap<D, BlockK>& map,
+                               const Rows<D, BlockK>& rows, float inverse, uint8_t* tile) {
   using Map = TileMap<D, BlockK>;
-  uint8_t* tile = p.prepared.key + block * BlockK * D * bits_of(p.key_number) / 8;
+  if constexpr (Stored == Number::s8) {
+    uint8_t* target = tile + place_in_tile<D>(layout, map.first_row, map.first_channel);
 #pragma unroll
-  for (int i = 0; i < Map::rows_per_thread; i++) {
-    const int row = map.first_row + i * Map::row_stride;
-    const Channels8 codes = scaled(rows[i], inverse);
-    if (p.key_number == Number::s8) {
-      const int place = place_in_tile<D>(p.layout, row, map.first_channel);
-      *reinterpret_cast<uint2*>(tile + place) = codes_s8(codes);
-    } else {
-      *reinterpret_cast<uint32_t*>(tile + (row * D + map.first_channel) / 2) = codes_s4(codes);
+    for (int i = 0; i < Map::rows_per_thread; i++) {
+      *reinterpret_cast<uint2*>(target + i * Map::row_stride * D) =
+          codes_s8(scaled(rows[i], inverse));
+    }
+  } else {
+    uint8_t* target = tile + (map.first_row * D + map.first_channel) / 2;
+#pragma unroll
+    for (int i = 0; i < Map::rows_per_thread; i++) {
+      *reinterpret_cast<uint32_t*>(target + i * Map::row_stride * D / 2) =
+          codes_s4(scaled(rows[i], inverse));
     }
   }
 }
 
-// Byte j of word i becomes byte i of word j.
-DEVICE_FN void transpose_bytes(uint32_t (&w)[4]) {
-  const uint32_t low01 = __byte_perm(w[0], w[1], 0x5140), high01 = __byte_perm(w[0], w[1], 0x7362);
-  const uint32_t low23 = __byte_perm(w[2], w[3], 0x5140), high23 = __byte_perm(w[2], w[3], 0x7362);
-  w[0] = __byte_perm(low01, low23, 0x5410);
-  w[1] = __byte_perm(low01, low23, 0x7632);
-  w[2] = __byte_perm(high01, high23, 0x5410);
-  w[3] = __byte_perm(high01, high23, 0x7632);
+// The row of SharedMemory::codes that holds a key. One ldmatrix reads eight keys at once, those of
+// bits 0, 4, 5 at 8 bits and 0, 2, 5 at 4 (value_keys): they become eight rows in sequence. Bits
+// stay bits, so the row of a sum of disjoint bits is the sum of rows.
+template <Number Stored>
+DEVICE_FN int code_row(int key) {
+  if constexpr (Stored == Number::s8) {
+    return (key & 64) | (key >> 1 & 7) << 3 | (key >> 4 & 3) << 1 | (key & 1);
+  } else {
+    return (key & 64) | (key >> 3 & 3) << 4 | (key >> 1 & 1) << 3 | (key >> 5 & 1) << 2 |
+           (key >> 2 & 1) << 1 | (key & 1);
+  }
 }
 
-// Codes of channels first_channel .. + 3 of four keys, a word a channel.
-template <int D, int BlockK>
-DEVICE_FN void channel_words(const SharedMemory<D, BlockK>& shared, const int (&keys)[4],
-                             int first_channel, uint32_t (&words)[4]) {
+// Codes of all rows to shared memory, a byte each. `inverse`: of the channels' scales.
+template <Number Stored, int D, int BlockK>
+DEVICE_FN void write_value_codes(const TileMap<D, BlockK>& map, const Rows<D, BlockK>& rows,
+                                 const float (&inverse)[8], SharedMemory<D, BlockK>& shared) {
+  uint8_t* first = &shared.codes[code_row<Stored>(map.first_row)][map.first_channel];
 #pragma unroll
-  for (int i = 0; i < 4; i++) {
-    words[i] = *reinterpret_cast<const uint32_t*>(&shared.codes[keys[i]][first_channel]);
+  for (int i = 0; i < TileMap<D, BlockK>::rows_per_thread; i++) {
+    const int distance = code_row<Stored>(i * TileMap<D, BlockK>::row_stride);
+    *reinterpret_cast<uint2*>(first + distance * SharedMemory<D, BlockK>::code_row_bytes) =
+        codes_s8(scaled(rows[i], inverse));
   }
-  transpose_bytes(words);
+}
+
+// The key (0..63) whose codes row `row` of matrix `matrix` holds for store_value_tiles. Lane l of
+// four receives rows 2 l and 2 l + 1: of the matrices 2 w and 2 w + 1, together, the four keys of
+// word w of its run of words, in value order. At 8 bits a run is the four words of quarter l of a
+// channel's 64 keys. At 4 it is two words, of which matrices 4 to 7 hold the odd nibbles.
+template <Number Stored>
+DEVICE_FN int value_key_of_matrix(int matrix, int row) {
+  const int lane = row / 2, word = matrix / 2, byte = matrix % 2 * 2 + row % 2;
+  if constexpr (Stored == Number::s8) {
+    return value_key_s8((lane * 4 + word) * 4 + byte);
+  } else {
+    return value_key_s4((lane * 2 + word % 2) * 8 + byte * 2 + word / 2);
+  }
 }
 
 // Stores the block's codes, which are in shared memory, as tiles of 64 keys, [D][64] in value
-// order.
-template <int D, int BlockK>
-DEVICE_FN void store_value_tiles(const SharedMemory<D, BlockK>& shared, int64_t block,
-                                 Number number, TileLayout layout, uint8_t* tiles) {
-  const int codes_per_word = number == Number::s8 ? 4 : 8;
-  const int words_per_channel = value_tile_keys / codes_per_word;
-  const int pieces = BlockK / value_tile_keys * (D / 4) * words_per_channel;
-  const int64_t tile_words = D * words_per_channel;
-  auto* target =
-      reinterpret_cast<uint32_t*>(tiles) + block * (BlockK / value_tile_keys) * tile_words;
-  // A piece is one word of each of four adjacent channels. Adjacent threads write adjacent words.
-  for (int piece = static_cast<int>(threadIdx.x); piece < pieces; piece += threads) {
-    const int word = piece % words_per_channel, quad = piece / words_per_channel % (D / 4);
-    const int tile = piece / words_per_channel / (D / 4);
-    uint32_t words[4];
-    int keys[4];
-    if (number == Number::s8) {
-      for (int i = 0; i < 4; i++) keys[i] = tile * value_tile_keys + value_key_s8(word * 4 + i);
-      channel_words(shared, keys, quad * 4, words);
-    } else {
-      uint32_t odd[4];
-      for (int i = 0; i < 4; i++)
-        keys[i] = tile * value_tile_keys + value_key_s4(word * 8 + 2 * i + 1);
-      channel_words(shared, keys, quad * 4, odd);
-      for (int i = 0; i < 4; i++) keys[i] = tile * value_tile_keys + value_key_s4(word * 8 + 2 * i);
-      channel_words(shared, keys, quad * 4, words);
-      for (int i = 0; i < 4; i++) words[i] = interleave_nibbles(words[i], odd[i]);
-    }
-    for (int i = 0; i < 4; i++) {
-      const int channel = quad * 4 + i;
-      const int place = number == Number::s8
-                            ? place_in_tile<value_tile_keys>(layout, channel, word * 4) / 4
-                            : channel * words_per_channel + word;
-      target[tile * tile_words + place] = words[i];
-    }
-  }
-}
-
-template <Number Source, int D, int BlockK>
-DEVICE_FN void store_keys(const ReorderParams& p, const TileMap<D, BlockK>& map,
-                          const Rows<D, BlockK>& rows, int64_t block, bool is_bfloat16,
-                          SharedMemory<D, BlockK>& shared) {
-  if (!is_integer(p.key_number)) {
-    store_16bit<Source>(map, rows, block, is_bfloat16, p.prepared.key);
-    return;
-  }
-  const Scale scale = scale_of(block_magnitude(rows, shared), levels_of(p.key_number));
-  store_key_codes(p, map, rows, block, scale.inverse);
-  if (threadIdx.x == 0) p.prepared.key_scale[block] = scale.scale;
-}
-
-// One scale a block at 8 bits, one a channel at 4.
-template <Number Source, int D, int BlockK>
-DEVICE_FN void store_values(const ReorderParams& p, const TileMap<D, BlockK>& map,
-                            const Rows<D, BlockK>& rows, int64_t block, bool is_bfloat16,
-                            SharedMemory<D, BlockK>& shared) {
+// order. A warp transposes 64 keys of 16 channels at a time: as pairs of channels, which are 16-bit
+// elements for ldmatrix, and then by bytes.
+template <Number Stored, int D, int BlockK>
+DEVICE_FN void store_value_tiles(const SharedMemory<D, BlockK>& shared, TileLayout layout,
+                                 uint8_t* tiles) {
   using Map = TileMap<D, BlockK>;
-  if (!is_integer(p.value_number)) {
-    store_16bit<Source>(map, rows, block, is_bfloat16, p.prepared.value);
-    return;
-  }
-  float inverse[8];
-  if (p.value_number == Number::s8) {
-    const Scale scale = scale_of(block_magnitude(rows, shared), levels_of(Number::s8));
+  constexpr int row_bytes = value_tile_keys * bits_of(Stored) / 8, chunks = D / 16;
+  constexpr int code_row_bytes = SharedMemory<D, BlockK>::code_row_bytes;
+  constexpr int items = BlockK / value_tile_keys * chunks;
+  static_assert(items % Map::warps == 0, "every warp stores as many parts");
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int key = value_key_of_matrix<Stored>(lane / 8, lane % 8);
+  constexpr int second = Stored == Number::s8 ? 4 : 16;  // keys from matrix 0 to matrix 4
 #pragma unroll
-    for (int i = 0; i < 8; i++) inverse[i] = scale.inverse;
-    if (threadIdx.x == 0) p.prepared.value_scale[block] = scale.scale;
-  } else {
-    uint32_t largest[8];
-    channel_magnitudes(map, rows, shared, largest);
+  for (int i = 0; i < items / Map::warps; i++) {
+    const int item = i * Map::warps + warp, tile = item / chunks, chunk = item % chunks;
+    const uint32_t source =
+        ptx::shared_u32(&shared.codes[code_row<Stored>(tile * value_tile_keys + key)][chunk * 16]);
+    uint32_t r[2][4];
+    ptx::ldmatrix_x4_trans(r[0], source);
+    ptx::ldmatrix_x4_trans(r[1], source + code_row<Stored>(second) * code_row_bytes);
+    const int channel = chunk * 16 + lane / 4 * 2;  // and the one after it
+    uint8_t* target = tiles + tile * D * row_bytes;
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      const Scale scale = scale_of(largest[i], levels_of(Number::s4));
-      inverse[i] = scale.inverse;
-      if (map.first_row == 0) {
-        p.prepared.value_scale[block * D + map.first_channel + i] = scale.scale;
+    for (int odd = 0; odd < 2; odd++) {
+      const uint32_t bytes = odd == 0 ? 0x6420 : 0x7531;
+      uint32_t words[4];
+#pragma unroll
+      for (int w = 0; w < 4; w++) {
+        words[w] = __byte_perm(r[w / 2][w % 2 * 2], r[w / 2][w % 2 * 2 + 1], bytes);
+      }
+      if constexpr (Stored == Number::s8) {
+        const int place = place_in_tile<row_bytes>(layout, channel, lane % 4 * 16);
+        *reinterpret_cast<uint4*>(target + place + odd * row_bytes) =
+            uint4{words[0], words[1], words[2], words[3]};
+      } else {
+        *reinterpret_cast<uint2*>(target + (channel + odd) * row_bytes + lane % 4 * 8) =
+            uint2{interleave_nibbles(words[0], words[2]), interleave_nibbles(words[1], words[3])};
       }
     }
   }
-#pragma unroll
-  for (int i = 0; i < Map::rows_per_thread; i++) {
-    const uint2 codes = codes_s8(scaled(rows[i], inverse));
-    auto* target = reinterpret_cast<uint32_t*>(
-        &shared.codes[map.first_row + i * Map::row_stride][map.first_channel]);
-    target[0] = codes.x;
-    target[1] = codes.y;
+}
+
+// Largest magnitudes of the thread's part. A barrier follows.
+template <Side side, Number Stored, int D, int BlockK>
+DEVICE_FN void write_magnitudes(const TileMap<D, BlockK>& map, const Rows<D, BlockK>& rows,
+                                SharedMemory<D, BlockK>& shared) {
+  if constexpr (scales_channels(side, Stored)) {
+    write_channel_magnitudes(map, rows, shared);
+  } else {
+    write_block_magnitude(rows, shared);
   }
-  __syncthreads();  // sync: all codes of the block are in shared memory
-  store_value_tiles(shared, block, p.value_number, p.layout, p.prepared.value);
+}
+
+// Stores the codes and scales of key block `block` of the workspace, from magnitudes that all
+// threads have written. Afterwards shared memory is in use until the next barrier.
+template <Side side, Number Stored, int D, int BlockK>
+DEVICE_FN void store_codes(const ReorderParams& p, const TileMap<D, BlockK>& map,
+                           const Rows<D, BlockK>& rows, int64_t block,
+                           SharedMemory<D, BlockK>& shared) {
+  constexpr bool is_key = side == Side::key;
+  uint8_t* tile = tile_of<side, Stored, D, BlockK>(p, block);
+  if constexpr (scales_channels(side, Stored)) {
+    store_channel_scales(shared, p.prepared.value_scale + block * D);
+    __syncthreads();  // sync: the channels' scales are written
+    const Channels8 inverse = read_channels(shared.inverse + map.first_channel);
+    write_value_codes<Stored>(map, rows, inverse.x, shared);
+  } else {
+    const Scale scale = scale_of(read_block_magnitude(shared), levels_of(Stored));
+    if (threadIdx.x == 0) {
+      (is_key ? p.prepared.key_scale : p.prepared.value_scale)[block] = scale.scale;
+    }
+    if constexpr (is_key) {
+      store_key_codes<Stored>(p.layout, map, rows, scale.inverse, tile);
+    } else {
+      float inverse[8];
+#pragma unroll
+      for (float& x : inverse) x = scale.inverse;
+      write_value_codes<Stored>(map, rows, inverse, shared);
+    }
+  }
+  __syncthreads();  // sync: codes are written, and magnitudes and sums are free for their next use
+  if constexpr (!is_key) store_value_tiles<Stored>(shared, p.layout, tile);
 }
 
 }  // namespace paro::kernels::reorder_quantize

@@ -17,8 +17,8 @@ namespace paro::kernels {
 // Stage 1 has one kernel.
 static void stage1(ReorderParams) {}
 
-LaunchStatus reorder_quantize::load_stage(Number, int, int, bool) { return load_kernel(stage1); }
-LaunchStatus reorder_quantize::launch_stage(const ReorderParams& params, Number, int,
+LaunchStatus reorder_quantize::load_stage(const Selection&) { return load_kernel(stage1); }
+LaunchStatus reorder_quantize::launch_stage(const Selection&, const ReorderParams& params,
                                             Stream stream) {
   return launch(stage1, {.grid = dim3(1), .block = dim3(256), .stream = stream}, params);
 }
