@@ -1,5 +1,6 @@
 # Writes the source files that instantiate all kernels. A project calls paro_kernel_instances. As a
-# script, cmake -DFOLDER=... -P instances.cmake writes one file for each pair of number types.
+# script, cmake -DFOLDER=... -P instances.cmake writes smaller files: one for each pair of number
+# types, and four for stage 1.
 #
 # The end of a file's name says which targets have its instructions (paro_unit_targets): "_native",
 # 4-bit products of tensor cores, before sm_90; "_unpacked", 4-bit codes multiplied as 8 bits, from
@@ -52,14 +53,27 @@ function(paro_write_stage2_wgmma file)
   )
 endfunction()
 
+# Source types and head_dims of stage 1, which instance.cuh instantiates apart.
+set(PARO_STAGE1 f16-64 f16-128 bf16-64 bf16-128)
+
 function(paro_write_stage1 file)
-  file(CONFIGURE OUTPUT ${file} CONTENT "#include \"kernels/reorder_quantize/instance.cuh\"\n")
+  set(content "#include \"kernels/reorder_quantize/instance.cuh\"\n")
+  foreach(part IN LISTS ARGN)
+    string(REPLACE "-" ";" words ${part})
+    list(GET words 0 source)
+    list(GET words 1 head_dim)
+    string(APPEND content "
+template paro::kernels::reorder_quantize::Stage
+paro::kernels::reorder_quantize::stage_of<paro::kernels::Number::${source}, ${head_dim}>(const Selection&);
+")
+  endforeach()
+  file(CONFIGURE OUTPUT ${file} CONTENT "${content}" @ONLY)
 endfunction()
 
 # Writes the source files of both stages to a folder, and their paths to the variable `result`.
 function(paro_kernel_instances folder suffix result)
   set(files ${folder}/reorder_quantize.${suffix})
-  paro_write_stage1(${files})
+  paro_write_stage1(${files} ${PARO_STAGE1})
   paro_write_stage2_wgmma(${folder}/sparse_attention_wgmma.${suffix})
   list(APPEND files ${folder}/sparse_attention_wgmma.${suffix})
   foreach(source IN LISTS PARO_SOURCES)
@@ -71,7 +85,9 @@ function(paro_kernel_instances folder suffix result)
 endfunction()
 
 if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)
-  paro_write_stage1(${FOLDER}/reorder_quantize.cu)
+  foreach(part IN LISTS PARO_STAGE1)
+    paro_write_stage1(${FOLDER}/reorder_quantize_${part}.cu ${part})
+  endforeach()
   paro_write_stage2_wgmma(${FOLDER}/sparse_attention_wgmma.cu)
   foreach(source IN LISTS PARO_SOURCES)
     string(REGEX MATCH "_(native|unpacked)$" ending ${source})

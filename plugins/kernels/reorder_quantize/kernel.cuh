@@ -10,9 +10,9 @@
 
 namespace paro::kernels::reorder_quantize {
 
-// Key blocks of a thread block. With more, what a thread block does once would be less of the time
-// still, but short sequences would not fill the GPU: 4 leave 2 % of the instructions to it.
-constexpr int blocks_a_run = 4;
+// Tokens of a run. What a thread block does once, some 250 instructions of each warp, is then a
+// tenth of all. With longer runs the last thread blocks of a launch would leave more of a GPU idle.
+constexpr int run_tokens = 512;
 
 // Thread blocks that must fit an SM. Without a number ptxas spills registers to fit one more.
 constexpr int blocks_an_sm = 1;
@@ -20,8 +20,9 @@ constexpr int blocks_an_sm = 1;
 // One key block whose rows have arrived. `Source` is the inputs' type, `Stored` that of the tiles.
 template <Side side, Number Source, Number Stored, bool Pooled, int D, int BlockK>
 DEVICE_FN void prepare_block(const ReorderParams& p, const Unit& unit, int block,
-                             const TokenStream<D, BlockK>& stream, const RawRows<D, BlockK>& raw,
-                             SharedMemory<D, BlockK>& shared) {
+                             const TokenStream<D, BlockK>& stream,
+                             const CodePlaces<side, Stored, D, BlockK>& places,
+                             const RawRows<D, BlockK>& raw, SharedMemory<D, BlockK>& shared) {
   const int64_t stored = first_prepared_block(p.geometry, unit.index) + block;
   if constexpr (!is_integer(Stored)) store_16bit<side, D, BlockK>(p, stream.map, raw, stored);
   if constexpr (is_integer(Stored) || Pooled) {
@@ -34,7 +35,7 @@ DEVICE_FN void prepare_block(const ReorderParams& p, const Unit& unit, int block
       store_mean<Source, Stored, D, BlockK>(p, side, unit, block, stream.length, shared);
     }
     if constexpr (is_integer(Stored)) {
-      store_codes<side, Stored>(p, stream.map, rows, stored, shared);
+      store_codes(p, places, stream.map, rows, stored, shared);
     } else {
       __syncthreads();  // sync: sums are free for their next use
     }
@@ -45,9 +46,11 @@ template <Side side, Number Source, Number Stored, bool Pooled, int D, int Block
 DEVICE_FN void prepare_run(const ReorderParams& p, SharedMemory<D, BlockK>& shared) {
   const Geometry& g = p.geometry;
   const Unit unit = unit_at(g, static_cast<int>(blockIdx.y));
-  const int first = static_cast<int>(blockIdx.x) * blocks_a_run;
-  const int end = min(first + blocks_a_run, g.key_blocks);
+  constexpr int blocks = run_tokens / BlockK;
+  const int first = static_cast<int>(blockIdx.x) * blocks;
+  const int end = min(first + blocks, g.key_blocks);
   auto stream = TokenStream<D, BlockK>::of(p, side, unit, first, shared);
+  const auto places = CodePlaces<side, Stored, D, BlockK>::of(p.layout, shared);
   stream.read_tokens(first);
   if constexpr (is_integer(Stored)) write_affine(p, side, unit.kv_head, shared);
   stream.fetch(first);
@@ -59,7 +62,7 @@ DEVICE_FN void prepare_run(const ReorderParams& p, SharedMemory<D, BlockK>& shar
     stream.take(shared, raw);
     if (block + 1 < end) stream.fetch(block + 1);
     stream.read_tokens(block + 2);
-    prepare_block<side, Source, Stored, Pooled>(p, unit, block, stream, raw, shared);
+    prepare_block<side, Source, Stored, Pooled>(p, unit, block, stream, places, raw, shared);
   }
 }
 
@@ -88,7 +91,8 @@ DEVICE_FN void quantize_summaries(const ReorderParams& p, SharedMemory<D, BlockK
   if constexpr (is_integer(Stored)) {
     write_magnitudes<side, Stored>(map, rows, shared);
     __syncthreads();  // sync: magnitudes are written
-    store_codes<side, Stored>(p, map, rows, stored, shared);
+    const auto places = CodePlaces<side, Stored, D, BlockK>::of(p.layout, shared);
+    store_codes(p, places, map, rows, stored, shared);
   } else {
     RawRows<D, BlockK> raw;
 #pragma unroll

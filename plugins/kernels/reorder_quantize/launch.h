@@ -16,6 +16,23 @@ struct Selection {
   bool pooled;
 };
 
+struct Kernel {
+  void (*function)(ReorderParams);
+  DeviceSet* allowed;  // devices that give it all their shared memory
+};
+
+struct Stage {
+  Kernel tokens;
+  Kernel means;
+  int run_blocks;  // key blocks of a thread block of `tokens`
+  int threads;
+  size_t shared_bytes;
+};
+
+// The kernels of a source type and head_dim. The generated translation units instantiate it.
+template <Number Source, int D>
+Stage stage_of(const Selection& selection);
+
 // Loads the kernels that `launch_stage` would launch.
 LaunchStatus load_stage(const Selection& selection);
 

@@ -102,40 +102,16 @@ DEVICE_FN void store_16bit(const ReorderParams& p, const TileMap<D, BlockK>& map
 // Where byte `byte` of row `row` lies in a tile of 8-bit codes. Rows a multiple of 8 apart are
 // permuted alike.
 template <int RowBytes>
-DEVICE_FN int place_in_tile(TileLayout layout, int row, int byte) {
+DEVICE_FN uint32_t place_in_tile(TileLayout layout, uint32_t row, uint32_t byte) {
   if (layout == TileLayout::rows) return row * RowBytes + byte;
-  const uint32_t chunk =
-      swizzled_offset<RowBytes>(static_cast<uint32_t>(row), static_cast<uint32_t>(byte) / 16);
-  return static_cast<int>(chunk) + byte % 16;
-}
-
-// Rows of codes in channel order.
-template <Number Stored, int D, int BlockK>
-DEVICE_FN void store_key_codes(TileLayout layout, const TileMap<D, BlockK>& map,
-                               const Rows<D, BlockK>& rows, float inverse, uint8_t* tile) {
-  using Map = TileMap<D, BlockK>;
-  if constexpr (Stored == Number::s8) {
-    uint8_t* target = tile + place_in_tile<D>(layout, map.first_row, map.first_channel);
-#pragma unroll
-    for (int i = 0; i < Map::rows_per_thread; i++) {
-      *reinterpret_cast<uint2*>(target + i * Map::row_stride * D) =
-          codes_s8(scaled(rows[i], inverse));
-    }
-  } else {
-    uint8_t* target = tile + (map.first_row * D + map.first_channel) / 2;
-#pragma unroll
-    for (int i = 0; i < Map::rows_per_thread; i++) {
-      *reinterpret_cast<uint32_t*>(target + i * Map::row_stride * D / 2) =
-          codes_s4(scaled(rows[i], inverse));
-    }
-  }
+  return swizzled_offset<RowBytes>(row, byte / 16) + byte % 16;
 }
 
 // The row of SharedMemory::codes that holds a key. One ldmatrix reads eight keys at once, those of
 // bits 0, 4, 5 at 8 bits and 0, 2, 5 at 4 (value_keys): they become eight rows in sequence. Bits
 // stay bits, so the row of a sum of disjoint bits is the sum of rows.
 template <Number Stored>
-DEVICE_FN int code_row(int key) {
+DEVICE_FN uint32_t code_row(uint32_t key) {
   if constexpr (Stored == Number::s8) {
     return (key & 64) | (key >> 1 & 7) << 3 | (key >> 4 & 3) << 1 | (key & 1);
   } else {
@@ -144,16 +120,19 @@ DEVICE_FN int code_row(int key) {
   }
 }
 
-// Codes of all rows to shared memory, a byte each. `inverse`: of the channels' scales.
+// Rows of codes in channel order, to `target`.
 template <Number Stored, int D, int BlockK>
-DEVICE_FN void write_value_codes(const TileMap<D, BlockK>& map, const Rows<D, BlockK>& rows,
-                                 const float (&inverse)[8], SharedMemory<D, BlockK>& shared) {
-  uint8_t* first = &shared.codes[code_row<Stored>(map.first_row)][map.first_channel];
+DEVICE_FN void store_key_codes(const Rows<D, BlockK>& rows, float inverse, uint8_t* target) {
+  using Map = TileMap<D, BlockK>;
 #pragma unroll
-  for (int i = 0; i < TileMap<D, BlockK>::rows_per_thread; i++) {
-    const int distance = code_row<Stored>(i * TileMap<D, BlockK>::row_stride);
-    *reinterpret_cast<uint2*>(first + distance * SharedMemory<D, BlockK>::code_row_bytes) =
-        codes_s8(scaled(rows[i], inverse));
+  for (int i = 0; i < Map::rows_per_thread; i++) {
+    const Channels8 codes = scaled(rows[i], inverse);
+    uint8_t* row = target + i * Map::row_stride * D * bits_of(Stored) / 8;
+    if constexpr (Stored == Number::s8) {
+      *reinterpret_cast<uint2*>(row) = codes_s8(codes);
+    } else {
+      *reinterpret_cast<uint32_t*>(row) = codes_s4(codes);
+    }
   }
 }
 
@@ -162,8 +141,8 @@ DEVICE_FN void write_value_codes(const TileMap<D, BlockK>& map, const Rows<D, Bl
 // word w of its run of words, in value order. At 8 bits a run is the four words of quarter l of a
 // channel's 64 keys. At 4 it is two words, of which matrices 4 to 7 hold the odd nibbles.
 template <Number Stored>
-DEVICE_FN int value_key_of_matrix(int matrix, int row) {
-  const int lane = row / 2, word = matrix / 2, byte = matrix % 2 * 2 + row % 2;
+DEVICE_FN uint32_t value_key_of_matrix(uint32_t matrix, uint32_t row) {
+  const uint32_t lane = row / 2, word = matrix / 2, byte = matrix % 2 * 2 + row % 2;
   if constexpr (Stored == Number::s8) {
     return value_key_s8((lane * 4 + word) * 4 + byte);
   } else {
@@ -171,44 +150,92 @@ DEVICE_FN int value_key_of_matrix(int matrix, int row) {
   }
 }
 
+// `value`, which the compiler does not look into: what it is computed from has fewer registers, and
+// it would compute it anew in every turn of a loop.
+DEVICE_FN uint32_t kept(uint32_t value) {
+  return __shfl_sync(~0u, value, static_cast<int>(threadIdx.x % 32));
+}
+
+// Where a thread's codes lie, which is the same in every block.
+template <Side side, Number Stored, int D, int BlockK>
+struct CodePlaces {
+  using Map = TileMap<D, BlockK>;
+  static constexpr uint32_t chunks = D / 16;  // of 16 channels
+  static_assert(Map::warps % chunks == 0, "a warp has the same channels of every value tile");
+  static constexpr uint32_t value_row_bytes = value_tile_keys * bits_of(Stored) / 8;
+  static constexpr uint32_t value_tile_bytes = D * value_row_bytes;
+
+  uint32_t target;    // in the tile
+  uint32_t codes;     // of values: of the thread's first row in SharedMemory::codes
+  uint32_t matrices;  // and what the thread reads from it, in the shared window
+
+  DEVICE_FN CodePlaces of(TileLayout layout, SharedMemory<D, BlockK>& shared) {
+    const auto map = Map::of_thread();
+    const auto row = static_cast<uint32_t>(map.first_row);
+    const auto channel = static_cast<uint32_t>(map.first_channel);
+    if constexpr (side == Side::key) {
+      return {kept(Stored == Number::s8 ? place_in_tile<D>(layout, row, channel)
+                                        : (row * D + channel) / 2),
+              0, 0};
+    } else {
+      constexpr uint32_t code_row_bytes = SharedMemory<D, BlockK>::code_row_bytes;
+      const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+      const uint32_t tile = warp / chunks, chunk = warp % chunks;
+      const uint32_t key =
+          tile * value_tile_keys + value_key_of_matrix<Stored>(lane / 8, lane % 8);
+      // Two channels, chunk * 16 + lane / 4 * 2 and the one after it, and a quarter of their keys.
+      const uint32_t place = place_in_tile<value_row_bytes>(
+          layout, chunk * 16 + lane / 4 * 2, lane % 4 * (value_row_bytes / 4));
+      return {kept(tile * value_tile_bytes + place),
+              kept(code_row<Stored>(row) * code_row_bytes + channel),
+              kept(ptx::shared_u32(&shared.codes[code_row<Stored>(key)][chunk * 16]))};
+    }
+  }
+};
+
+// Codes of all rows to shared memory, a byte each. `inverse`: of the channels' scales.
+template <Number Stored, int D, int BlockK>
+DEVICE_FN void write_value_codes(const Rows<D, BlockK>& rows, const float (&inverse)[8],
+                                 uint8_t* codes) {
+#pragma unroll
+  for (uint32_t i = 0; i < TileMap<D, BlockK>::rows_per_thread; i++) {
+    const uint32_t distance = code_row<Stored>(i * TileMap<D, BlockK>::row_stride);
+    *reinterpret_cast<uint2*>(codes + distance * SharedMemory<D, BlockK>::code_row_bytes) =
+        codes_s8(scaled(rows[i], inverse));
+  }
+}
+
 // Stores the block's codes, which are in shared memory, as tiles of 64 keys, [D][64] in value
 // order. A warp transposes 64 keys of 16 channels at a time: as pairs of channels, which are 16-bit
 // elements for ldmatrix, and then by bytes.
 template <Number Stored, int D, int BlockK>
-DEVICE_FN void store_value_tiles(const SharedMemory<D, BlockK>& shared, TileLayout layout,
+DEVICE_FN void store_value_tiles(const CodePlaces<Side::value, Stored, D, BlockK>& places,
                                  uint8_t* tiles) {
-  using Map = TileMap<D, BlockK>;
-  constexpr int row_bytes = value_tile_keys * bits_of(Stored) / 8, chunks = D / 16;
-  constexpr int code_row_bytes = SharedMemory<D, BlockK>::code_row_bytes;
-  constexpr int items = BlockK / value_tile_keys * chunks;
-  static_assert(items % Map::warps == 0, "every warp stores as many parts");
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int key = value_key_of_matrix<Stored>(lane / 8, lane % 8);
-  constexpr int second = Stored == Number::s8 ? 4 : 16;  // keys from matrix 0 to matrix 4
+  using Places = CodePlaces<Side::value, Stored, D, BlockK>;
+  constexpr uint32_t code_row_bytes = SharedMemory<D, BlockK>::code_row_bytes;
+  constexpr uint32_t second = Stored == Number::s8 ? 4 : 16;  // keys from matrix 0 to matrix 4
+  constexpr uint32_t tiles_at_once = Places::Map::warps / Places::chunks;
 #pragma unroll
-  for (int i = 0; i < items / Map::warps; i++) {
-    const int item = i * Map::warps + warp, tile = item / chunks, chunk = item % chunks;
+  for (uint32_t tile = 0; tile < BlockK / value_tile_keys; tile += tiles_at_once) {
     const uint32_t source =
-        ptx::shared_u32(&shared.codes[code_row<Stored>(tile * value_tile_keys + key)][chunk * 16]);
+        places.matrices + code_row<Stored>(tile * value_tile_keys) * code_row_bytes;
     uint32_t r[2][4];
     ptx::ldmatrix_x4_trans(r[0], source);
     ptx::ldmatrix_x4_trans(r[1], source + code_row<Stored>(second) * code_row_bytes);
-    const int channel = chunk * 16 + lane / 4 * 2;  // and the one after it
-    uint8_t* target = tiles + tile * D * row_bytes;
 #pragma unroll
-    for (int odd = 0; odd < 2; odd++) {
+    for (uint32_t odd = 0; odd < 2; odd++) {
       const uint32_t bytes = odd == 0 ? 0x6420 : 0x7531;
       uint32_t words[4];
 #pragma unroll
       for (int w = 0; w < 4; w++) {
         words[w] = __byte_perm(r[w / 2][w % 2 * 2], r[w / 2][w % 2 * 2 + 1], bytes);
       }
+      uint8_t* target = tiles + places.target + tile * Places::value_tile_bytes +
+                        odd * Places::value_row_bytes;
       if constexpr (Stored == Number::s8) {
-        const int place = place_in_tile<row_bytes>(layout, channel, lane % 4 * 16);
-        *reinterpret_cast<uint4*>(target + place + odd * row_bytes) =
-            uint4{words[0], words[1], words[2], words[3]};
+        *reinterpret_cast<uint4*>(target) = uint4{words[0], words[1], words[2], words[3]};
       } else {
-        *reinterpret_cast<uint2*>(target + (channel + odd) * row_bytes + lane % 4 * 8) =
+        *reinterpret_cast<uint2*>(target) =
             uint2{interleave_nibbles(words[0], words[2]), interleave_nibbles(words[1], words[3])};
       }
     }
@@ -229,32 +256,34 @@ DEVICE_FN void write_magnitudes(const TileMap<D, BlockK>& map, const Rows<D, Blo
 // Stores the codes and scales of key block `block` of the workspace, from magnitudes that all
 // threads have written. Afterwards shared memory is in use until the next barrier.
 template <Side side, Number Stored, int D, int BlockK>
-DEVICE_FN void store_codes(const ReorderParams& p, const TileMap<D, BlockK>& map,
-                           const Rows<D, BlockK>& rows, int64_t block,
-                           SharedMemory<D, BlockK>& shared) {
+DEVICE_FN void store_codes(const ReorderParams& p,
+                           const CodePlaces<side, Stored, D, BlockK>& places,
+                           const TileMap<D, BlockK>& map, const Rows<D, BlockK>& rows,
+                           int64_t block, SharedMemory<D, BlockK>& shared) {
   constexpr bool is_key = side == Side::key;
   uint8_t* tile = tile_of<side, Stored, D, BlockK>(p, block);
+  uint8_t* codes = &shared.codes[0][0] + places.codes;
   if constexpr (scales_channels(side, Stored)) {
     store_channel_scales(shared, p.prepared.value_scale + block * D);
     __syncthreads();  // sync: the channels' scales are written
     const Channels8 inverse = read_channels(shared.inverse + map.first_channel);
-    write_value_codes<Stored>(map, rows, inverse.x, shared);
+    write_value_codes<Stored, D, BlockK>(rows, inverse.x, codes);
   } else {
     const Scale scale = scale_of(read_block_magnitude(shared), levels_of(Stored));
     if (threadIdx.x == 0) {
       (is_key ? p.prepared.key_scale : p.prepared.value_scale)[block] = scale.scale;
     }
     if constexpr (is_key) {
-      store_key_codes<Stored>(p.layout, map, rows, scale.inverse, tile);
+      store_key_codes<Stored, D, BlockK>(rows, scale.inverse, tile + places.target);
     } else {
       float inverse[8];
 #pragma unroll
       for (float& x : inverse) x = scale.inverse;
-      write_value_codes<Stored>(map, rows, inverse, shared);
+      write_value_codes<Stored, D, BlockK>(rows, inverse, codes);
     }
   }
   __syncthreads();  // sync: codes are written, and magnitudes and sums are free for their next use
-  if constexpr (!is_key) store_value_tiles<Stored>(shared, p.layout, tile);
+  if constexpr (!is_key) store_value_tiles(places, tile);
 }
 
 }  // namespace paro::kernels::reorder_quantize

@@ -9,21 +9,21 @@ namespace paro::kernels::reorder_quantize {
 // ... The rows of a thread are those that the first halvings of the mean add.
 template <int D, int BlockK>
 struct TileMap {
-  // With 128 threads for the smallest block, a thread has four rows or more: what a warp does once
-  // a block (exchanges, divisions, addresses) is then little for each element.
-  static constexpr int threads = D * BlockK == 64 * 64 ? 128 : 256;
+  // A thread has four rows, or eight of the longer blocks: what a warp does once a block (exchanges,
+  // divisions, addresses) is then little for each element.
+  static constexpr int threads = D == 64 ? 128 : 256;
   static constexpr int warps = threads / 32;
   static constexpr int lanes_per_row = D / 8;
   static constexpr int row_stride = threads / lanes_per_row;
   static constexpr int rows_per_thread = BlockK / row_stride;
   static_assert(BlockK % row_stride == 0, "every thread holds the same number of rows");
-  static_assert(row_stride % 16 == 0, "rows of a thread differ in the upper bits of their number");
+  static_assert(row_stride == 16, "rows of a thread differ in the upper bits of their number");
 
   int first_row, first_channel;
 
   DEVICE_FN TileMap of_thread() {
-    const int thread = static_cast<int>(threadIdx.x);
-    return {thread / lanes_per_row, thread % lanes_per_row * 8};
+    return {static_cast<int>(threadIdx.x / lanes_per_row),
+            static_cast<int>(threadIdx.x % lanes_per_row * 8)};
   }
   __device__ __forceinline__ int row(int i) const { return first_row + i * row_stride; }
 };

@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import stage1
 from .listing import Function, Loop
 
 KERNELS = Path(__file__).resolve().parents[1]
@@ -27,13 +28,15 @@ _TILE_SCORES = 4
 class Measured:
     """Of one kernel for one target.
 
-    per_score: instructions of the hot loop for each element of S; 0 for kernels without products.
     local: instructions that access local memory, which is where registers are spilled.
+    per_score: of stage 2: instructions of the hot loop for each element of S; 0 for others.
+    per_byte: of stage 1 (`instructions_per_byte`); 0 for others.
     """
 
     registers: int
     local: int
-    per_score: float
+    per_score: float = 0.0
+    per_byte: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Kernel:
 
     Args:
         name: such as "sparse_attention 128x64x64 s8-s4 native".
-        sizes: integer arguments; the first of stage 2's is head_dim.
-        numbers: stage 2's types of QK and PV.
+        sizes: integer arguments; the first is head_dim, the second of stage 1's block_k.
+        numbers: stage 2's types of QK and PV; stage 1's of the inputs, of K and of V.
         four_bit: how 4-bit products are computed; "" where there are none.
     """
 
@@ -76,7 +79,9 @@ class Kernel:
     def measure(self, function: Function, registers: int) -> Measured:
         """Raises ValueError where no loop is the hot one."""
         per_score = self._per_score(function) if self.has_products else 0.0
-        return Measured(registers, function.count(_LOCAL_MEMORY), round(per_score, 3))
+        per_byte = self._per_byte(function) if self.name.startswith("reorder_tokens") else 0.0
+        local = function.count(_LOCAL_MEMORY)
+        return Measured(registers, local, round(per_score, 3), round(per_byte, 3))
 
     def _product(self, number: str, sign: str) -> str:
         if number == "s4" and self.four_bit == "native":
@@ -91,6 +96,9 @@ class Kernel:
         if scores == 0 or scores % 32 != 0:
             raise ValueError(f"hot loop: expected a multiple of 32 scores a lane, got {scores:g}")
         return len(loop) / scores
+
+    def _per_byte(self, function: Function) -> float:
+        return stage1.instructions_per_byte(function, *self.sizes, *self.numbers)
 
     def _mma_scores(self, loop: list[str]) -> float:
         """Of a lane, counted by products: 4 of a lane take D / depth of them in Q K^T, and the same
@@ -144,7 +152,8 @@ def _kernel(demangled: str) -> Kernel:
     numbers = tuple(number_names[int(i)] for i in re.findall(r"Number\)(\d+)", arguments))
     four_bit = [four_bit_names[int(i)] for i in re.findall(r"FourBit\)(\d+)", arguments)]
     used = four_bit[0] if four_bit and "s4" in numbers else ""
-    words = [function, "x".join(map(str, sizes)), "-".join(numbers), used]
+    pooled = "pooled" if arguments.endswith("true") else ""
+    words = [function, "x".join(map(str, sizes)), "-".join(numbers), used, pooled]
     return Kernel(" ".join(filter(None, words)), sizes, numbers, used)
 
 
