@@ -188,8 +188,6 @@ float logit_scale(const paro_attention& call) {
 
 reorder_quantize::Selection stage1_of(const paro_attention& call) {
   return {.source = number_of(16, call.dtype),
-          .key = number_of(call.qk_bits, call.dtype),
-          .value = number_of(call.pv_bits, call.dtype),
           .head_dim = call.head_dim,
           .block_k = call.block_k,
           .pooled = call.pool_dropped != 0};

@@ -16,33 +16,10 @@ constexpr Kernel kernel_of() {
   return {function, &allowed_devices<function>};
 }
 
-template <Number Source, int D, int BlockK, Number Key, Number Value>
-Kernel tokens_kernel(bool pooled) {
-  return pooled ? kernel_of<reorder_tokens<Source, D, BlockK, Key, Value, true>>()
-                : kernel_of<reorder_tokens<Source, D, BlockK, Key, Value, false>>();
-}
-
-template <Number Source, int D, int BlockK, Number Key>
-Kernel tokens_kernel(Number value, bool pooled) {
-  switch (value) {
-    case Number::s8: return tokens_kernel<Source, D, BlockK, Key, Number::s8>(pooled);
-    case Number::s4: return tokens_kernel<Source, D, BlockK, Key, Number::s4>(pooled);
-    default: return tokens_kernel<Source, D, BlockK, Key, Source>(pooled);
-  }
-}
-
 template <Number Source, int D, int BlockK>
-Kernel tokens_kernel(Number key, Number value, bool pooled) {
-  switch (key) {
-    case Number::s8: return tokens_kernel<Source, D, BlockK, Number::s8>(value, pooled);
-    case Number::s4: return tokens_kernel<Source, D, BlockK, Number::s4>(value, pooled);
-    default: return tokens_kernel<Source, D, BlockK, Source>(value, pooled);
-  }
-}
-
-template <Number Source, int D, int BlockK>
-Stage sized_stage(const Selection& s) {
-  return {.tokens = tokens_kernel<Source, D, BlockK>(s.key, s.value, s.pooled),
+Stage sized_stage(bool pooled) {
+  return {.tokens = pooled ? kernel_of<reorder_tokens<Source, D, BlockK, true>>()
+                           : kernel_of<reorder_tokens<Source, D, BlockK, false>>(),
           .means = kernel_of<quantize_means<D, BlockK>>(),
           .run_blocks = run_tokens / BlockK,
           .threads = TileMap<D, BlockK>::threads,
@@ -51,7 +28,8 @@ Stage sized_stage(const Selection& s) {
 
 template <Number Source, int D>
 Stage stage_of(const Selection& s) {
-  return s.block_k == 64 ? sized_stage<Source, D, 64>(s) : sized_stage<Source, D, 128>(s);
+  return s.block_k == 64 ? sized_stage<Source, D, 64>(s.pooled)
+                         : sized_stage<Source, D, 128>(s.pooled);
 }
 
 }  // namespace paro::kernels::reorder_quantize

@@ -27,12 +27,13 @@ DEVICE_FN void prepare_block(const ReorderParams& p, const Unit& unit, int block
   if constexpr (!is_integer(Stored)) store_16bit<side, D, BlockK>(p, stream.map, raw, stored);
   if constexpr (is_integer(Stored) || Pooled) {
     Rows<D, BlockK> rows;
-    precondition<Source, is_integer(Stored)>(stream, block, raw, shared, rows);
+    precondition<Source, is_integer(Stored)>(stream, raw, shared, rows);
     if constexpr (Pooled) write_sums(stream.map, rows, shared);
     if constexpr (is_integer(Stored)) write_magnitudes<side, Stored>(stream.map, rows, shared);
     __syncthreads();  // sync: sums and magnitudes are written
     if constexpr (Pooled) {
-      store_mean<Source, Stored, D, BlockK>(p, side, unit, block, stream.length, shared);
+      store_mean<Source, Stored, D, BlockK>(p, side, unit, block, stream.block_tokens(),
+                                            shared);
     }
     if constexpr (is_integer(Stored)) {
       store_codes(p, places, stream.map, rows, stored, shared);
@@ -51,31 +52,45 @@ DEVICE_FN void prepare_run(const ReorderParams& p, SharedMemory<D, BlockK>& shar
   const int end = min(first + blocks, g.key_blocks);
   auto stream = TokenStream<D, BlockK>::of(p, side, unit, first, shared);
   const auto places = CodePlaces<side, Stored, D, BlockK>::of(p.layout, shared);
-  stream.read_tokens(first);
+  stream.read_tokens(0);
   if constexpr (is_integer(Stored)) write_affine(p, side, unit.kv_head, shared);
-  stream.fetch(first);
-  stream.read_tokens(first + 1);
+  stream.fetch(0);
+  stream.read_tokens(1);
   if constexpr (is_integer(Stored)) __syncthreads();  // sync: the affine is written
 #pragma unroll 1
   for (int block = first; block < end; block++) {
     RawRows<D, BlockK> raw;
     stream.take(shared, raw);
-    if (block + 1 < end) stream.fetch(block + 1);
-    stream.read_tokens(block + 2);
+    if (block + 1 < end) stream.fetch(1);
+    stream.read_tokens(2);
     prepare_block<side, Source, Stored, Pooled>(p, unit, block, stream, places, raw, shared);
+    stream.advance();
   }
 }
 
-// From tokens to key blocks, and to their means where dropped blocks are pooled.
-template <Number Source, int D, int BlockK, Number Key, Number Value, bool Pooled>
+// The number type is the same for a whole launch: one branch leads to the code for it.
+template <Side side, Number Source, bool Pooled, int D, int BlockK>
+DEVICE_FN void prepare_run_as(const ReorderParams& p, Number stored,
+                              SharedMemory<D, BlockK>& shared) {
+  switch (stored) {
+    case Number::s8: return prepare_run<side, Source, Number::s8, Pooled>(p, shared);
+    case Number::s4: return prepare_run<side, Source, Number::s4, Pooled>(p, shared);
+    default: return prepare_run<side, Source, Source, Pooled>(p, shared);
+  }
+}
+
+// From tokens to key blocks, and to their means where dropped blocks are pooled. One launch does
+// keys and values, so that no SM is idle between them. A kernel for each pair of their types would
+// be three times the code, and have as many registers.
+template <Number Source, int D, int BlockK, bool Pooled>
 __global__ void __launch_bounds__(TileMap<D, BlockK>::threads, blocks_an_sm)
     reorder_tokens(const ReorderParams p) {
   DYN_SMEM(memory);
   auto& shared = *reinterpret_cast<SharedMemory<D, BlockK>*>(memory);
   if (blockIdx.z == 0) {
-    prepare_run<Side::key, Source, Key, Pooled>(p, shared);
+    prepare_run_as<Side::key, Source, Pooled>(p, p.key_number, shared);
   } else {
-    prepare_run<Side::value, Source, Value, Pooled>(p, shared);
+    prepare_run_as<Side::value, Source, Pooled>(p, p.value_number, shared);
   }
 }
 
@@ -114,8 +129,7 @@ DEVICE_FN void quantize_summaries_as(const ReorderParams& p, Number stored,
   }
 }
 
-// From means to key blocks of summary tokens, which follow the unit's blocks of tokens: a key block
-// of them for 64 or 128 of tokens. So little work needs no kernel for each type of numbers.
+// From means to key blocks of summary tokens, which follow the unit's blocks of tokens.
 template <int D, int BlockK>
 __global__ void __launch_bounds__(TileMap<D, BlockK>::threads, blocks_an_sm)
     quantize_means(const ReorderParams p) {

@@ -9,8 +9,6 @@ namespace paro::kernels::reorder_quantize {
 // What decides which kernels a call takes.
 struct Selection {
   Number source;  // of the inputs: f16 or bf16
-  Number key;     // of the prepared keys: that of the inputs, s8 or s4
-  Number value;   // of the prepared values, likewise
   int head_dim;   // 64 or 128
   int block_k;    // 64 or 128
   bool pooled;

@@ -43,62 +43,66 @@ DEVICE_FN Channels8 apply(const Channels8& shift, const Channels8& factor, const
   return result;
 }
 
-// The tokens of a unit's reordered sequence, fetched a block ahead of their use. Their numbers are
-// read one block earlier still, since a fetch needs them.
+// The tokens of a unit's reordered sequence, from a key block on, one block after the other. Tokens
+// are fetched a block ahead of their use. Their numbers are read one block earlier still, since a
+// fetch needs them.
 template <int D, int BlockK>
 struct TokenStream {
   using Map = TileMap<D, BlockK>;
   static constexpr int row_bytes = Map::threads * int{sizeof(uint4)};  // of all threads
 
   Map map;
-  int length;            // tokens that exist
-  int count;             // tokens in the tensors
+  int left;               // tokens that exist from the thread's first row of the current block on
+  int count;              // tokens in the tensors
   const uint8_t* source;  // the thread's channels of token 0
-  uint32_t token_bytes;  // from a token to the next
-  uint32_t fetched;      // the thread's part of SharedMemory::fetched, in the shared window
-  const int32_t* order;  // of the thread's first row of the next block to read
+  uint32_t token_bytes;   // from a token to the next
+  uint32_t fetched;       // the thread's part of SharedMemory::fetched, in the shared window
+  const int32_t* order;   // of the thread's first row of the current block
   int tokens[Map::rows_per_thread];  // that were read last
 
-  // A stream that starts with key block `first`.
-  DEVICE_FN TokenStream of(const ReorderParams& p, Side side, const Unit& unit, int first,
+  DEVICE_FN TokenStream of(const ReorderParams& p, Side side, const Unit& unit, int first_block,
                            SharedMemory<D, BlockK>& shared) {
     const Geometry& g = p.geometry;
     const auto map = Map::of_thread();
     const auto* base = static_cast<const uint8_t*>(side == Side::key ? p.key : p.value);
     const int64_t sample = static_cast<int64_t>(unit.sample) * g.tokens * g.kv_heads;
+    const int first = first_block * BlockK + map.first_row;
     return {.map = map,
-            .length = length_of(g, p.plan, unit.sample),
+            .left = length_of(g, p.plan, unit.sample) - first,
             .count = g.tokens,
             .source = base + ((sample + unit.kv_head) * D + map.first_channel) * 2,
             .token_bytes = static_cast<uint32_t>(g.kv_heads) * D * 2,
             .fetched = ptx::shared_u32(&shared.fetched[0][threadIdx.x]),
-            .order = order_of(g, p.plan, unit.kv_head * (g.heads / g.kv_heads)) + first * BlockK +
-                     map.first_row,
+            .order = order_of(g, p.plan, unit.kv_head * (g.heads / g.kv_heads)) + first,
             .tokens = {}};
   }
 
-  __device__ __forceinline__ bool exists(int block, int i) const {
-    return block * BlockK + map.row(i) < length;
+  // Whether the thread's row i of the block `ahead` of the current one exists.
+  __device__ __forceinline__ bool exists(int ahead, int i) const {
+    return left > ahead * BlockK + i * Map::row_stride;
   }
 
-  // Reads which tokens `block` has, the one after the block that was read before; 0 where none
-  // exists.
-  __device__ __forceinline__ void read_tokens(int block) {
+  // Tokens of the current block that exist; 1 where none does.
+  __device__ __forceinline__ int block_tokens() const {
+    return min(max(left + map.first_row, 1), BlockK);
+  }
+
+  // Reads which tokens that block has; 0 where none exists.
+  __device__ __forceinline__ void read_tokens(int ahead) {
 #pragma unroll
     for (int i = 0; i < Map::rows_per_thread; i++) {
       tokens[i] = 0;
-      if (exists(block, i)) tokens[i] = __ldg(order + i * Map::row_stride);
+      if (exists(ahead, i)) tokens[i] = __ldg(order + ahead * BlockK + i * Map::row_stride);
     }
-    order += BlockK;
   }
 
-  // Starts the copies of `block`, whose tokens were read last; zeros where none exists.
-  __device__ __forceinline__ void fetch(int block) const {
+  // Starts the copies of that block, whose tokens were read last; zeros where none exists.
+  __device__ __forceinline__ void fetch(int ahead) const {
 #pragma unroll
     for (int i = 0; i < Map::rows_per_thread; i++) {
       const auto token = static_cast<uint32_t>(clamp_index(tokens[i], count, "token_order"));
       ptx::cp_async_16(fetched + static_cast<uint32_t>(i * row_bytes),
-                       source + static_cast<uint64_t>(token) * token_bytes, exists(block, i));
+                       source + static_cast<uint64_t>(token) * token_bytes, exists(ahead, i));
     }
   }
 
@@ -109,12 +113,17 @@ struct TokenStream {
 #pragma unroll
     for (int i = 0; i < Map::rows_per_thread; i++) raw[i] = shared.fetched[i][threadIdx.x];
   }
+
+  __device__ __forceinline__ void advance() {
+    left -= BlockK;
+    order += BlockK;
+  }
 };
 
 // Raw rows as floats, preconditioned for integer numbers. Absent tokens stay zeros, which the
 // affine would move: they must not enter a scale or a mean.
 template <Number Source, bool Affine, int D, int BlockK>
-DEVICE_FN void precondition(const TokenStream<D, BlockK>& stream, int block,
+DEVICE_FN void precondition(const TokenStream<D, BlockK>& stream,
                             const RawRows<D, BlockK>& raw, const SharedMemory<D, BlockK>& shared,
                             Rows<D, BlockK>& rows) {
   Channels8 shift, factor;
@@ -125,7 +134,7 @@ DEVICE_FN void precondition(const TokenStream<D, BlockK>& stream, int block,
 #pragma unroll
   for (int i = 0; i < TileMap<D, BlockK>::rows_per_thread; i++) {
     rows[i] = channels_from_16bit(raw[i], Source == Number::bf16);
-    if (Affine && stream.exists(block, i)) rows[i] = apply(shift, factor, rows[i]);
+    if (Affine && stream.exists(0, i)) rows[i] = apply(shift, factor, rows[i]);
   }
 }
 

@@ -30,7 +30,8 @@ class Measured:
 
     local: instructions that access local memory, which is where registers are spilled.
     per_score: of stage 2: instructions of the hot loop for each element of S; 0 for others.
-    per_byte: of stage 1 (`instructions_per_byte`); 0 for others.
+    per_byte: of stage 1: instructions for each byte that the costliest of its loops moves
+        (`stage1.instructions_per_byte`); 0 for others.
     """
 
     registers: int
@@ -46,7 +47,7 @@ class Kernel:
     Args:
         name: such as "sparse_attention 128x64x64 s8-s4 native".
         sizes: integer arguments; the first is head_dim, the second of stage 1's block_k.
-        numbers: stage 2's types of QK and PV; stage 1's of the inputs, of K and of V.
+        numbers: stage 2's types of QK and PV; stage 1's of the inputs.
         four_bit: how 4-bit products are computed; "" where there are none.
     """
 
@@ -98,7 +99,7 @@ class Kernel:
         return len(loop) / scores
 
     def _per_byte(self, function: Function) -> float:
-        return stage1.instructions_per_byte(function, *self.sizes, *self.numbers)
+        return max(stage1.instructions_per_byte(function, *self.sizes).values())
 
     def _mma_scores(self, loop: list[str]) -> float:
         """Of a lane, counted by products: 4 of a lane take D / depth of them in Q K^T, and the same
