@@ -238,7 +238,7 @@ def test_occupancy_counts_registers_shared_memory_and_threads():
     assert resources_of("80", kernel, registers=40).blocks_an_sm == 6
 
 
-_LARGE = {"f16-f16", "s8-f16", "f16-s8", "f16-s4"}
+_LARGE = {"f16-f16", "f16-s8", "f16-s4"}
 ONE_BLOCK = {"80": {"f16-f16"}, "86": _LARGE, "89": _LARGE, "120": {*_LARGE, "s4-f16"}}
 """Numbers of kernels with D = 128, block_q 128 and steps of 64, of which an SM has shared memory
 for one thread block alone; bfloat16 as float16. Registers allow two of all."""
@@ -252,6 +252,12 @@ def test_the_main_kernels_have_as_many_blocks_as_their_launch_bounds():
         large = numbers[0].replace("bf", "f") in ONE_BLOCK.get(row.target, ())
         has_one = sizes == "128x128x64" and large
         assert row.blocks_an_sm == (1 if has_one else 2), row
+
+
+@pytest.mark.parametrize("target", ["86", "89", "120"])
+@pytest.mark.parametrize("kernel", ["128x128x64 s8-f16", "128x64x64 f16-f16", "128x64x64 s8-f16"])
+def test_two_blocks_with_one_slot_of_values_share_100_kb(kernel, target):
+    assert resources_of(target, f"sparse_attention {kernel}").blocks_an_sm == 2
 
 
 @pytest.mark.parametrize("target", sorted(resources.SMS))

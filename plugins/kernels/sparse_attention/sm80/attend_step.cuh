@@ -169,9 +169,11 @@ PTX_FN void value_product(uint32_t value_tile, const float* value_scale, const B
 }
 
 // One step. `lane_factors`: the row factors of this lane's first row and of those after it.
-template <class V, bool plain>
+// `before_values` runs before V is read.
+template <class V, bool plain, class BeforeValues>
 PTX_FN void attend_step(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
-                        const StepExtras<V>& extras, const BiasedZero& zero, LoopState<V>& state) {
+                        uint32_t value_tile, const StepExtras<V>& extras, const BiasedZero& zero,
+                        LoopState<V>& state, const BeforeValues& before_values) {
   const float key_scale = is_integer(V::qk) ? extras.key_scale * score_scale<V> : 1.0f;
   Probabilities<V> p[row_fragments<V>];
   StepWeights weights[row_fragments<V>];
@@ -188,7 +190,7 @@ PTX_FN void attend_step(uint32_t query_tile, const float* lane_factors, uint32_t
     p[a] = pack_probabilities<V>(x, weights[a], state.rows[a]);
     hold_loads_back(LoadOrder<V>::by_softmax);
   }
-  const uint32_t value_tile = key_tile + static_cast<uint32_t>(offsetof(Slot<V>, value));
+  before_values();
   value_product<V>(value_tile, extras.value_scale, zero, p, weights, state.out);
 }
 

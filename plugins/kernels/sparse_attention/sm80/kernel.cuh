@@ -7,14 +7,22 @@
 
 namespace paro::kernels::sparse_attention::sm80 {
 
-// Steps between a load and its use.
+// Steps between a load and its use; of keys where the ring is staggered.
 template <class V>
 constexpr int ahead = Layout<V>::slots - 1;
 
-// Waits until a step's tiles have landed, and starts the load of the step `ahead` of it.
+// Waits until a step's tiles have landed, and starts the load of the step `ahead` of it. Where the
+// ring is staggered: until its keys have, and starts the load of its values.
 template <class V, class Load>
-DEVICE_FN void await_tiles(const Load& load) {
-  if constexpr (ahead<V> == 0) {
+DEVICE_FN void await_tiles(const Ring<V>& ring, int step, const Load& load) {
+  if constexpr (Layout<V>::staggered) {
+    ptx::cp_async_wait_all();
+    // sync: every thread's part of the keys has landed, and every thread has left the values and
+    // the keys of the step before
+    __syncthreads();
+    ring.load_step_values(step);
+    if constexpr (Layout<V>::key_slots == 2) load();
+  } else if constexpr (ahead<V> == 0) {
     __syncthreads();  // sync: every thread has left the only slot, which this load overwrites
     load();
     ptx::cp_async_wait_all();
@@ -25,6 +33,18 @@ DEVICE_FN void await_tiles(const Load& load) {
     // the next load overwrites
     __syncthreads();
     load();
+  }
+}
+
+// Where the ring is staggered, waits until a step's values have landed. A single slot of keys is
+// free then, and `load` fills it.
+template <class V, class Load>
+DEVICE_FN void await_values(const Load& load) {
+  if constexpr (Layout<V>::staggered) {
+    ptx::cp_async_wait<Layout<V>::key_slots - 1>();
+    // sync: every thread's part of the values has landed, and every thread has left the keys
+    __syncthreads();
+    if constexpr (Layout<V>::key_slots == 1) load();
   }
 }
 
@@ -56,7 +76,7 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
     hot_steps = max(count.plain - ahead<V>, 0);
     __syncthreads();  // sync: `work` is written
   }
-  const Ring<V> ring{p.prepared, shared, ptx::shared_u32(shared.tiles.slots)};
+  const Ring<V> ring{p.prepared, shared, ptx::shared_u32(&shared.tiles.slots)};
   SpanWalk walk(mask);
   for (int step = 0; step < ahead<V>; step++) ring.load_any(step, mask, walk);
   load_query<V>(p, work.query, shared.tiles.query, shared.row_factors);
@@ -71,9 +91,10 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   ptx::hold(zero.registers, ptx::biased_zero);
 #pragma unroll 1
   for (int step = 0; step < hot_steps; step++) {
-    await_tiles<V>([&] { ring.load_plain(step + ahead<V>, walk); });
-    attend_step<V, true>(query_tile, lane_factors, ring.key_tile(step), ring.extras(step), zero,
-                         state);
+    const auto load = [&] { ring.load_plain(step + ahead<V>, walk); };
+    await_tiles<V>(ring, step, load);
+    attend_step<V, true>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
+                         ring.extras(step), zero, state, [&] { await_values<V>(load); });
   }
   for (int step = max(hot_steps, ahead<V>); step < work.count.plain; step++) {
     for (int i = static_cast<int>(threadIdx.x); i < V::step_keys; i += V::compute_threads) {
@@ -83,9 +104,10 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
 #pragma unroll 1
   for (int step = hot_steps; step < work.count.total; step++) {
     // Its barrier also says that `tokens` is written.
-    await_tiles<V>([&] { ring.load_any(step + ahead<V>, mask, walk); });
-    attend_step<V, false>(query_tile, lane_factors, ring.key_tile(step), ring.extras(step), zero,
-                          state);
+    const auto load = [&] { ring.load_any(step + ahead<V>, mask, walk); };
+    await_tiles<V>(ring, step, load);
+    attend_step<V, false>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
+                          ring.extras(step), zero, state, [&] { await_values<V>(load); });
   }
 
   ptx::cp_async_wait_all();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 
 #include "kernels/sparse_attention/common/span_walk.cuh"
 #include "kernels/sparse_attention/common/store_output.cuh"
@@ -26,6 +27,15 @@ struct Slot {
   uint8_t value[Layout<V>::value_bytes];
 };
 
+// Slots of keys, and one of values. The span of a step is kept here between the loads of its keys
+// and of its values: no register is free.
+template <class V>
+struct StaggeredSlots {
+  uint8_t key[Layout<V>::key_slots][Layout<V>::key_bytes];
+  uint8_t value[Layout<V>::value_bytes];
+  int32_t span[2];
+};
+
 // What the thread block works on. It is in shared memory because registers that no step of the hot
 // loop needs would be spilled there.
 struct Work {
@@ -37,8 +47,10 @@ struct Work {
 
 template <class V>
 struct Tiles {
+  using Slots = typename std::conditional<Layout<V>::staggered, StaggeredSlots<V>,
+                                          Slot<V>[Layout<V>::slots]>::type;
   uint8_t query[Layout<V>::query_bytes];
-  Slot<V> slots[Layout<V>::slots];
+  Slots slots;
 };
 
 template <class V>
@@ -56,7 +68,7 @@ struct alignas(16) SharedMemory {
   }
 
   static_assert(offsetof(Tiles<V>, slots) % swizzle_alignment == 0 &&
-                    offsetof(Slot<V>, value) % swizzle_alignment == 0 &&
+                    Layout<V>::key_bytes % swizzle_alignment == 0 &&
                     sizeof(Slot<V>) % swizzle_alignment == 0,
                 "every tile starts at a whole period of the swizzle");
 };
@@ -89,22 +101,31 @@ DEVICE_FN void copy_tile(uint32_t tile, const uint8_t* source) {
   }
 }
 
-// Starts the copies of a span's K and V tiles and of its scales.
+// Starts the copies of a span's K tile and of its scale.
 template <class V>
-DEVICE_FN void load_tiles(const PreparedKeys& keys, const Work& work, int span, uint32_t key_tile,
-                          StepExtras<V>& extras) {
+DEVICE_FN void load_keys(const PreparedKeys& keys, const Work& work, int span, uint32_t tile,
+                         StepExtras<V>& extras) {
+  using L = Layout<V>;
+  const int block_shift = work.extent.block_shift;
+  const int64_t stored = (work.first_block << block_shift) + span;
+  copy_tile<L::key_row_bytes, V::step_keys, V::compute_threads>(tile,
+                                                                keys.key + stored * L::key_bytes);
+  if (is_integer(V::qk) && threadIdx.x == 0) {
+    ptx::cp_async_small<4>(ptx::shared_u32(&extras.key_scale),
+                           keys.key_scale + work.first_block + (span >> block_shift));
+  }
+}
+
+// The same for V.
+template <class V>
+DEVICE_FN void load_values(const PreparedKeys& keys, const Work& work, int span, uint32_t tile,
+                           StepExtras<V>& extras) {
   using L = Layout<V>;
   const int thread = static_cast<int>(threadIdx.x), block_shift = work.extent.block_shift;
   const int64_t block = work.first_block + (span >> block_shift);
   const int64_t stored = (work.first_block << block_shift) + span;
-  copy_tile<L::key_row_bytes, V::step_keys, V::compute_threads>(key_tile,
-                                                                keys.key + stored * L::key_bytes);
   copy_tile<L::value_row_bytes, L::value_tiles * L::value_rows, V::compute_threads>(
-      key_tile + static_cast<uint32_t>(offsetof(Slot<V>, value)),
-      keys.value + stored * L::value_bytes);
-  if (is_integer(V::qk) && thread == 0) {
-    ptx::cp_async_small<4>(ptx::shared_u32(&extras.key_scale), keys.key_scale + block);
-  }
+      tile, keys.value + stored * L::value_bytes);
   if (V::pv == Number::s8 && thread == 32) {
     ptx::cp_async_small<4>(ptx::shared_u32(extras.value_scale), keys.value_scale + block);
   }
@@ -127,31 +148,55 @@ DEVICE_FN void write_tokens(const SpanMask& mask, const Extent& extent, int span
 
 // Loads spans in the order of the walk, one slot after the other. A step's slot is its number
 // modulo the number of slots.
+//
+// Where the ring is staggered, load_plain and load_any load keys, and the values of that span
+// follow a step later (load_step_values).
 template <class V>
 struct Ring {
+  using L = Layout<V>;
+  static constexpr int key_slot_bytes = L::staggered ? L::key_bytes : int{sizeof(Slot<V>)};
+
   const PreparedKeys& keys;
   SharedMemory<V>& shared;
   uint32_t first_slot;  // the address of shared.tiles.slots in the shared window
 
   __device__ __forceinline__ uint32_t key_tile(int step) const {
-    return first_slot + static_cast<uint32_t>(step % Layout<V>::slots * int{sizeof(Slot<V>)});
+    return first_slot + static_cast<uint32_t>(step % L::key_slots * key_slot_bytes);
+  }
+  __device__ __forceinline__ uint32_t value_tile(int step) const {
+    return L::staggered ? first_slot + static_cast<uint32_t>(L::key_slots * L::key_bytes)
+                        : key_tile(step) + static_cast<uint32_t>(offsetof(Slot<V>, value));
   }
   __device__ __forceinline__ StepExtras<V>& extras(int step) const {
-    return shared.extras[step % Layout<V>::slots];
+    return shared.extras[step % L::slots];
   }
   __device__ __forceinline__ void load_plain(int step, SpanWalk& walk) const {
-    load_tiles<V>(keys, shared.work, walk.next_listed(), key_tile(step), extras(step));
+    load(step, walk.next_listed());
     ptx::cp_async_commit();
   }
   // Any span, plain or not; nothing after the last one.
   __device__ __forceinline__ void load_any(int step, const SpanMask& mask, SpanWalk& walk) const {
     const Work& work = shared.work;
     if (step < work.count.total) {
-      const int span = walk.next(work.extent);
-      load_tiles<V>(keys, work, span, key_tile(step), extras(step));
-      write_tokens<V>(mask, work.extent, span, extras(step).tokens);
+      const int next = walk.next(work.extent);
+      load(step, next);
+      write_tokens<V>(mask, work.extent, next, extras(step).tokens);
     }
     ptx::cp_async_commit();
+  }
+  // The values of the span whose keys are those of the step; a barrier has followed their load.
+  __device__ __forceinline__ void load_step_values(int step) const {
+    const int span = shared.tiles.slots.span[step % 2];
+    load_values<V>(keys, shared.work, span, value_tile(step), extras(step));
+    ptx::cp_async_commit();
+  }
+  __device__ __forceinline__ void load(int step, int span) const {
+    load_keys<V>(keys, shared.work, span, key_tile(step), extras(step));
+    if constexpr (L::staggered) {
+      if (threadIdx.x == 0) shared.tiles.slots.span[step % 2] = span;
+    } else {
+      load_values<V>(keys, shared.work, span, value_tile(step), extras(step));
+    }
   }
 };
 

@@ -55,8 +55,19 @@ struct Layout {
   // L2. Where a thread block with two does not fit the GPUs that give it the least shared memory,
   // 99 KB, it has one, and only other thread blocks hide its loads: 16-bit keys of D = 128 with
   // steps of 128.
-  static constexpr int two_slots_bytes = query_bytes + 2 * (key_bytes + value_bytes);
-  static constexpr int slots = two_slots_bytes <= 96 * 1024 ? 2 : 1;
+  static constexpr auto tile_bytes = [](int keys, int values) {
+    return query_bytes + keys * key_bytes + values * value_bytes;
+  };
+  static constexpr int slots = tile_bytes(2, 2) <= 96 * 1024 ? 2 : 1;
+
+  // Where it lets two thread blocks fit an SM of 100 KB, 16-bit values have one slot: those of a
+  // step arrive during its Q K^T and softmax. The keys of the next step arrive meanwhile in a
+  // second slot or, where just that fits, in the only one during P V.
+  static constexpr int half_of_100_kb = 48 * 1024;  // what tiles may take
+  static constexpr bool staggered = !is_integer(V::pv) && V::qk != Number::s4 &&
+                                    tile_bytes(2, 2) > half_of_100_kb &&
+                                    tile_bytes(1, 1) <= half_of_100_kb;
+  static constexpr int key_slots = staggered && tile_bytes(2, 1) > half_of_100_kb ? 1 : slots;
 };
 
 }  // namespace paro::kernels::sparse_attention::sm80
