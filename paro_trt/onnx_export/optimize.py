@@ -1,4 +1,4 @@
-"""The exporter's optimizer, without most of the time that it spends on patterns that do not match."""
+"""The exporter's optimizer, without most of the time it spends on patterns that do not match."""
 
 from __future__ import annotations
 
