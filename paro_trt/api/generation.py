@@ -31,6 +31,7 @@ def generate(
     file_2: PathOrStr | Session | None = None,
     backend: str | None = None,
     weight_streaming_budget: Budget = None,
+    engine_turns: bool | None = None,
     compare: bool = False,
     min_psnr: float | None = None,
     max_flicker: float | None = None,
@@ -54,6 +55,8 @@ def generate(
             device; of files "ort", "cpu" or "tensorrt", as of `open_session`.
         weight_streaming_budget: of each engine built with weight streaming: bytes of weights that
             stay on the GPU, or "auto".
+        engine_turns: load one of the two engines at a time, each when the pipeline first runs it;
+            None: where the pipeline's other models are offloaded.
         compare: also make the dense model's, from the same noise; write both side by side and a
             plot, and report PSNR, SSIM and flicker.
         min_psnr: dB that the comparison must reach.
@@ -84,6 +87,7 @@ def generate(
         files={ExpertRole.HIGH_NOISE: file, ExpertRole.LOW_NOISE: file_2},
         backend=backend,
         weight_streaming_budget=weight_streaming_budget,
+        engine_turns=engine_turns,
         compare=compare,
         bounds=QualityBounds(min_psnr, max_flicker),
         placement=Placement(device, dtype, offload),

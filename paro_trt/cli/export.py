@@ -28,7 +28,11 @@ def export(
     ],
     target: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
     dtype: Annotated[
-        DtypeName, typer.Option(help="Floating-point type of the file; bfloat16 is for TensorRT.")
+        DtypeName,
+        typer.Option(
+            help="Floating-point type of the file; TensorRT takes bfloat16, what most models were"
+            " released in, and float16."
+        ),
     ] = "float32",
     body: Annotated[
         BodyName,

@@ -71,6 +71,14 @@ def generate(
             " 8GB.",
         ),
     ] = None,
+    engine_turns: Annotated[
+        bool | None,
+        typer.Option(
+            "--engine-turns/--no-engine-turns",
+            help="Keep one of two engines in the GPU's memory, the one that runs; by default with"
+            " --offload.",
+        ),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option(
@@ -145,6 +153,7 @@ def generate(
             file_2=file_2,
             backend=backend,
             weight_streaming_budget=budget,
+            engine_turns=engine_turns,
             compare=compare,
             min_psnr=min_psnr,
             max_flicker=max_flicker,

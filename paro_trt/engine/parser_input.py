@@ -25,7 +25,7 @@ def check_plugin_dtypes(source: OnnxSource) -> None:
             f"{source.path}: {latents.name}",
             expected=f"{' or '.join(PLUGIN_DTYPES)}, which the plugin computes in",
             actual=latents.dtype,
-            remedy="export again with --dtype float16",
+            remedy="export again with --dtype bfloat16 or float16",
         )
 
 

@@ -12,6 +12,7 @@ from ..errors import ArgumentError
 from .session import Session
 
 if TYPE_CHECKING:
+    from .engine import EngineTurns
     from .onnxruntime_session import OrtSession
     from .weight_streaming import Budget
 
@@ -45,6 +46,7 @@ def open_session(
     *,
     weight_streaming_budget: Budget = None,
     check_hash: bool = True,
+    turns: EngineTurns | None = None,
 ) -> Session:
     """Load an exported model or an engine.
 
@@ -55,6 +57,7 @@ def open_session(
         threads: CPU threads; None leaves the choice to the backend.
         weight_streaming_budget: of an engine, as `Engine` takes it.
         check_hash: of an engine, as `Engine` takes it.
+        turns: of an engine, as `Engine` takes it. ONNX Runtime's sessions take none.
 
     Raises:
         ArgumentError: no backend of that name, or one that does not take such a file.
@@ -83,8 +86,11 @@ def open_session(
     from .tensorrt_session import TensorRtSession
 
     return TensorRtSession(
-        Engine(path, weight_streaming_budget=weight_streaming_budget, check_hash=check_hash)
-    )
+        Engine(
+            path, weight_streaming_budget=weight_streaming_budget, check_hash=check_hash,
+            turns=turns,
+        )
+    )  # fmt: skip
 
 
 def session_for(
@@ -92,8 +98,9 @@ def session_for(
     backend: str | Backend | None = None,
     *,
     weight_streaming_budget: Budget = None,
+    turns: EngineTurns | None = None,
 ) -> AbstractContextManager[Session]:
-    """A session of a file, which the context closes; an open session, which stays open.
+    """A session of a file, which the context closes; an open session, which stays as it is.
 
     Raises:
         ArgumentError: a backend or a budget for a session that has one, or as of `open_session`.
@@ -101,7 +108,9 @@ def session_for(
     """
     options = {"backend": backend, "weight_streaming_budget": weight_streaming_budget}
     if not isinstance(target, Session):
-        return open_session(target, backend, weight_streaming_budget=weight_streaming_budget)
+        return open_session(
+            target, backend, weight_streaming_budget=weight_streaming_budget, turns=turns
+        )
     for name, value in options.items():
         if value is not None:
             raise ArgumentError(

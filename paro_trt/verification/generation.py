@@ -25,11 +25,13 @@ from ..pipelines.media import (
     write_media,
 )
 from ..pipelines.open import PipelineSource
+from ..pipelines.placement import Offload
 from ..pipelines.request import Request, frames_per_second, makes_video
 from ..pipelines.sampling import Sample
 from ..pipelines.variants import Variant
 from ..plan import ParoPlan
 from ..runtime.backends import session_for
+from ..runtime.engine import EngineTurns
 from ..runtime.session import Session
 from ..runtime.weight_streaming import Budget
 from .quality_plot import plot_quality
@@ -115,6 +117,7 @@ def generate_file(
     files: Mapping[ExpertRole, str | PathLike[str] | Session | None],
     backend: str | None,
     weight_streaming_budget: Budget,
+    engine_turns: bool | None,
     compare: bool,
     bounds: QualityBounds,
     placement: Placement,
@@ -133,10 +136,15 @@ def generate_file(
             expected="none: it is an engine's",
             actual=str(weight_streaming_budget),
         )
+    if engine_turns is None:
+        engine_turns = placement.offload != Offload.NONE
+    turns = EngineTurns() if engine_turns else None
     with ExitStack() as stack:
         sessions = {
             role: stack.enter_context(
-                session_for(file, backend, weight_streaming_budget=weight_streaming_budget)
+                session_for(
+                    file, backend, weight_streaming_budget=weight_streaming_budget, turns=turns
+                )
             )
             for role, file in given.items()
         }

@@ -246,7 +246,7 @@ def test_nested_attention_is_refused(tmp_path):
 @pytest.mark.usefixtures("newest")
 def test_float32_is_refused_for_the_plugin(tmp_path):
     onnx.save(with_attention(onnx.TensorProto.FLOAT), tmp_path / "wide.onnx")
-    with pytest.raises(OnnxFileError, match="--dtype float16"):
+    with pytest.raises(OnnxFileError, match="--dtype bfloat16 or float16"):
         build_engine(tmp_path / "wide.onnx", tmp_path / "a.engine")
 
 

@@ -53,7 +53,7 @@ def test_every_family_becomes_an_engine_around_the_plugin(build_with_rtx, family
 @pytest.mark.parametrize("sm", [86, 120])
 def test_other_gpus_and_a_free_batch(build_with_rtx, family_file, sm):
     built = build_with_rtx(family_file("wan"), sm, sizes={"B": (1, 2, 4)})
-    check_built(built, 2)
+    check_built(built, 1)
     assert built.manifest["gpu"] == {"sm": sm, "name": ""}
     assert built.manifest["inputs"][0]["max"][0] == 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from PIL import Image
 
 import paro_trt
 from paro_trt.calibration import CalibrationSettings, calibrate
+from paro_trt.calibration.progress import SilentProgress
+from paro_trt.engine import BuildSettings, EngineError
+from paro_trt.engine.build import build_engine
 from paro_trt.errors import ArgumentError, BackendUnavailableError, ModelError
 from paro_trt.models.experts import Expert, ExpertRole
 from paro_trt.onnx_export import export_onnx
@@ -24,8 +28,10 @@ from paro_trt.pipelines.request import DEFAULT_FPS, Request, call_arguments, fra
 from paro_trt.pipelines.variants import Variant
 from paro_trt.plan import ParoPlan
 from samples.tiny_wan.build import PIPELINE_DIR
+from tests.engine.conftest import Machine, newest  # noqa: F401 (a fixture)
 from tests.pipelines.conftest import VIDEO, wan_pipeline
 from tests.pipelines.test_media import read_video
+from tests.support.family_files import shallow_model
 from tests.support.pipelines import PROMPT, pipeline_of
 from tests.support.tiny_wan import tiny_wan
 
@@ -155,6 +161,39 @@ def test_two_experts_take_a_plan_each(plan: ParoPlan, tmp_path: Path) -> None:
     assert only_one.quality.psnr < 200
     for module in (pipe.transformer, pipe.transformer_2):
         assert "forward" not in vars(module)
+
+
+def test_two_engines_are_loaded_by_turns_or_both(
+    newest: Machine,  # noqa: F811
+    family_file: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """Two steps, one of each expert, by engines of the stub TensorRT."""
+    engines = [tmp_path / name for name in ("high.engine", "low.engine")]
+    for level, engine in enumerate(engines, 1):
+        build_engine(family_file("wan"), engine, BuildSettings(builder_level=level))
+    tiny = shallow_model("wan")
+    pipe = wan_pipeline(transformer=tiny.build(), transformer_2=tiny.build(5), boundary_ratio=0.875)
+    loaded = []
+
+    class Loaded(SilentProgress):
+        def advance(self) -> None:
+            loaded.append(len(newest.trt.loaded))
+
+    def made(**options: Any) -> Any:
+        options = {"file": engines[0], "file_2": engines[1], "progress": Loaded(), **options}
+        return paro_trt.generate(pipe, PROMPT, tmp_path / "out.mp4", **QUICK, **options)
+
+    made()
+    made(engine_turns=True)
+    assert loaded == [2, 2, 1, 1]
+    assert len(newest.trt.loaded) == 0
+    # An engine that waits for its turn is not loaded yet when the offloading is refused.
+    newest.trt.refuse_load = "the engine was loaded"
+    with pytest.raises(ArgumentError, match="offload"):
+        made(offload="model")
+    with pytest.raises(EngineError, match="the engine was loaded"):
+        made(offload="model", engine_turns=False)
 
 
 @pytest.mark.long
