@@ -1,7 +1,7 @@
 """Chooses the nvcc that `make plugin` compiles with: python -m paro_trt.nvidia.choose_nvcc FILE...
 
-Standard output is the chosen file, or nothing where the one from PyPI should be installed; the exit
-status is 2 where the library would not run here. plugins/cmake/build_preset.sh asks it.
+Standard output is what plugins/cmake/build_preset.sh does next, a `Choice`; the exit status is 2
+where the library would not run here.
 """
 
 from __future__ import annotations
@@ -11,48 +11,93 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
 
-from ..errors import BackendUnavailableError
+from ..errors import ArgumentError, BackendUnavailableError
 from .driver import Driver, ask_driver
-from .toolkits import OLDEST_NVCC, WHEEL_NVCC, check_driver, oldest_driver
+from .toolkits import CUDA_DRIVERS, OLDEST_NVCC, WHEEL_NVCC, check_driver, oldest_driver
 
 DRIVER_CHECK_VARIABLE = "PARO_DRIVER_CHECK"
 """Environment variable: 0 builds for another machine, whatever the driver here."""
 
+MAJOR_VARIABLE = "CUDA_MAJOR"
+"""Environment variable: 12 or 13, the CUDA to compile for; default: what the driver here runs."""
 
-def choose_nvcc(candidates: Sequence[str], driver: Driver | None) -> tuple[str, tuple[int, int]]:
-    """The first nvcc that is new enough, with its version; of those, one that the driver runs.
+
+class Action(Enum):
+    """What to do before compiling.
+
+    USE: nothing, the file compiles.
+    ASSEMBLE: make a toolkit for CUDA 12 around the file, an nvcc of CUDA 13.
+    INSTALL: install nvcc from PyPI, and ask again.
+    """
+
+    USE = "use"
+    ASSEMBLE = "assemble"
+    INSTALL = "install"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An action, the nvcc that it needs ("" to install), and the CUDA that is compiled for."""
+
+    action: Action
+    file: str
+    cuda: int
+
+    def __str__(self) -> str:
+        return f"{self.action.value} {self.file}".strip()
+
+
+def choose_nvcc(
+    candidates: Sequence[str], driver: Driver | None, major: int | None = None
+) -> Choice:
+    """The first nvcc that is new enough and whose libraries the driver runs.
 
     Args:
         candidates: files, in order; those that are missing or too old are passed over.
         driver: of this machine; None where there is none, or the library is for another machine.
-
-    Returns:
-        The file and its version; an empty name means the one from PyPI.
+        major: of the CUDA to compile for; None: any that the driver runs.
 
     Raises:
         BackendUnavailableError: no library that the driver runs can be built.
+        ArgumentError: no library of this CUDA can be built.
     """
+    oldest, newest = min(CUDA_DRIVERS), max(CUDA_DRIVERS)
+    if major is not None and major not in CUDA_DRIVERS:
+        raise ArgumentError(
+            MAJOR_VARIABLE,
+            expected=f"{oldest} or {newest}",
+            actual=str(major),
+            remedy=f"leave it out for the CUDA of the driver here, or set {newest}",
+        )
+    if driver is not None:
+        check_driver(
+            driver,
+            major or oldest,
+            f"a plugin of CUDA {major or oldest}",
+            f"build for another machine: {DRIVER_CHECK_VARIABLE}=0",
+        )
     found = [(file, version) for file in candidates if (version := nvcc_version(file))]
     for file, version in found:
         if version < OLDEST_NVCC:
             _say(f"{file} is of CUDA {_text(version)}, older than {_text(OLDEST_NVCC)}: not used")
     usable = [(file, version) for file, version in found if version >= OLDEST_NVCC]
-    usable = usable or [("", WHEEL_NVCC)]
-    if driver is None:
-        return usable[0]
     for file, version in usable:
-        if version[0] <= driver.cuda[0]:
-            return file, version
-    file, version = usable[0]
-    check_driver(
-        driver,
-        version[0],
-        file or f"nvcc {_text(version)} from PyPI",
-        f"install the toolkit of CUDA {_text(OLDEST_NVCC)} or 12.9 and set CUDACXX to its nvcc, or "
-        f"build for another machine: {DRIVER_CHECK_VARIABLE}=0",
-    )
-    return file, version
+        if (major is None or version[0] == major) and _runs(driver, version[0]):
+            return Choice(Action.USE, file, version[0])
+    is_for_older = major == oldest or not _runs(driver, newest)
+    if not is_for_older:
+        return Choice(Action.INSTALL, "", WHEEL_NVCC[0])
+    for file, version in usable:
+        if version == WHEEL_NVCC:  # what the toolkit for CUDA 12 was tried with
+            return Choice(Action.ASSEMBLE, file, oldest)
+    return Choice(Action.INSTALL, "", oldest)
+
+
+def _runs(driver: Driver | None, major: int) -> bool:
+    return driver is None or major <= driver.cuda[0]
 
 
 def nvcc_version(file: str) -> tuple[int, int] | None:
@@ -78,17 +123,27 @@ def main(candidates: Sequence[str]) -> int:
         except BackendUnavailableError:
             driver = None  # built for another machine
     try:
-        file, version = choose_nvcc(candidates, driver)
-    except BackendUnavailableError as error:
+        choice = choose_nvcc(candidates, driver, _wanted_major())
+    except (ArgumentError, BackendUnavailableError) as error:
         print(f"make: {error}", file=sys.stderr)
         return 2
     if driver is None:
         _say(
-            f"no driver is checked: the library will need one of CUDA {version[0]}, "
-            f"{oldest_driver(version[0])} or later"
+            f"no driver is checked: the library will need one of CUDA {choice.cuda}, "
+            f"{oldest_driver(choice.cuda)} or later"
         )
-    print(file)
+    print(choice)
     return 0
+
+
+def _wanted_major() -> int | None:
+    """Raises ArgumentError where the variable is no number."""
+    text = os.environ.get(MAJOR_VARIABLE, "")
+    if text and not text.isdecimal():
+        raise ArgumentError(
+            MAJOR_VARIABLE, expected="12 or 13", actual=repr(text), remedy="leave it out"
+        )
+    return int(text) if text else None
 
 
 def _text(version: tuple[int, int]) -> str:

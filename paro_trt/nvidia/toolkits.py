@@ -19,10 +19,11 @@ OLDEST_SM = 80
 """What the oldest kernels run on."""
 
 OLDEST_NVCC = (12, 8)
-"""The first to know sm_120 and --compress-mode; plugins/cmake/Cuda.cmake has it too."""
+"""The first to know sm_120; plugins/cmake/Cuda.cmake has it too."""
 
 WHEEL_NVCC = (13, 0)
-"""What plugins/cmake/cuda-wheels.txt installs. PyPI has an nvcc of CUDA 13 alone; of 12, ptxas."""
+"""What plugins/cmake/cuda-wheels.txt installs. PyPI has an nvcc of CUDA 13 alone; of 12.9, it has
+ptxas and the runtime, which plugins/cmake/assemble_cuda12.sh joins with this nvcc."""
 
 
 @dataclass(frozen=True)

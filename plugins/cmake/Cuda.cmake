@@ -7,7 +7,7 @@ set(PARO_CUDA_PTX
     120
     CACHE STRING "Target whose PTX is carried for later GPUs; empty: none"
 )
-set(PARO_CUDA_OLDEST_NVCC 12.8) # the first to know sm_120 and --compress-mode
+set(PARO_CUDA_OLDEST_NVCC 12.8) # the first to know sm_120
 
 # Targets are given as nvcc's own options: CMake would need to be as new as each target.
 set(CMAKE_CUDA_ARCHITECTURES OFF)
@@ -33,6 +33,16 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS PARO_CUDA_OLDEST_NVCC)
   )
 endif()
 
+# The runtime's release may be older than nvcc's (assemble_cuda12.sh).
+find_file(
+  PARO_CUDA_RUNTIME_HEADER cuda_runtime_api.h
+  PATHS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} NO_DEFAULT_PATH REQUIRED
+)
+file(STRINGS ${PARO_CUDA_RUNTIME_HEADER} defined REGEX "^#define CUDART_VERSION")
+string(REGEX MATCH "[0-9]+" PARO_CUDART_VERSION "${defined}")
+math(EXPR major "${PARO_CUDART_VERSION} / 1000")
+set(PARO_CUDA_MAJOR ${major} CACHE INTERNAL "The CUDA that the driver must be of")
+
 # Sets `target` to the one of this machine's first GPU, such as 89 or 90a.
 function(paro_native_cuda_target target)
   execute_process(
@@ -57,15 +67,30 @@ endfunction()
 if(PARO_CUDA_TARGETS STREQUAL "native")
   paro_native_cuda_target(PARO_CUDA_TARGETS)
 endif()
+foreach(target IN LISTS PARO_CUDA_TARGETS PARO_CUDA_PTX)
+  if(NOT target MATCHES "^[0-9]+[af]?$")
+    message(
+      FATAL_ERROR "PARO_CUDA_TARGETS, PARO_CUDA_PTX: expected numbers of GPUs such as 80, 90a or "
+                  "120f, got '${target}'; separate them by semicolons"
+    )
+  endif()
+endforeach()
 string(JOIN "," PARO_CUDA_TARGET_NAMES ${PARO_CUDA_TARGETS})
 message(STATUS "CUDA kernels: sm_${PARO_CUDA_TARGET_NAMES}, PTX of '${PARO_CUDA_PTX}', "
-               "nvcc ${CMAKE_CUDA_COMPILER_VERSION}"
+               "nvcc ${CMAKE_CUDA_COMPILER_VERSION}, for drivers of CUDA ${PARO_CUDA_MAJOR}"
 )
+
+# CUDA 12's drivers read the smallest form, --compress-mode=size, from 550.54.14 on; this one all do.
+if(PARO_CUDA_MAJOR LESS 13)
+  set(PARO_CUDA_COMPRESSION -Xfatbin=-compress-all,--compress-level=3)
+else()
+  set(PARO_CUDA_COMPRESSION --compress-mode=size)
+endif()
 
 add_library(paro_cuda_options INTERFACE)
 target_compile_options(
   paro_cuda_options
-  INTERFACE --expt-relaxed-constexpr --compress-mode=size -Werror=all-warnings
+  INTERFACE --expt-relaxed-constexpr ${PARO_CUDA_COMPRESSION} -Werror=all-warnings
             --threads=4 # targets at once: there are few translation units
             # -Wpedantic and -Wconversion object to what nvcc itself generates.
             -Xcompiler=-Wall,-Wextra,-Wshadow,-Werror,-Wno-unknown-pragmas

@@ -2,7 +2,7 @@
 # build_wheel.sh VENV PYTHON [PRESET]: writes dist/*.whl, the package with its CPU backend and ONNX
 # Runtime op, tagged for the oldest glibc that they run on. With a preset that build_preset.sh has
 # built, it adds the plugin libraries; the wheel's build number then begins with the major release
-# of CUDA that compiled them.
+# of CUDA that the driver must be of.
 set -euo pipefail
 venv=$PWD/$1 python=$2 preset=${3:-}
 
@@ -18,8 +18,7 @@ if [ -n "$preset" ]; then
   for library in "${libraries[@]}"; do
     test -f "$library" || refuse "$library" "a plugin library" "no such file" "make plugin"
   done
-  major=$(sed -n 's/.*CMAKE_CUDA_COMPILER_VERSION "\([0-9]*\).*/\1/p' \
-    "build/$preset"/CMakeFiles/*/CMakeCUDACompiler.cmake)
+  major=$(sed -n 's/^PARO_CUDA_MAJOR:[A-Z]*=//p' "build/$preset/CMakeCache.txt")
 fi
 command -v "${CXX:-c++}" >/dev/null || refuse "C++ compiler" "g++ 11 or later" none "install g++"
 test -x "$venv/bin/pip" || "$python" -m venv "$venv"

@@ -11,20 +11,26 @@
 namespace paro::kernels {
 namespace {
 
-// Whether this library has code that such a GPU runs: machine code of the same generation, for it
-// or an older member (sm_90a: for sm_90 alone), or PTX that is not newer than it.
+// Whether such a GPU runs machine code for a target, a number and nvcc's letter for its kind: the
+// code of the same generation, for it or an older member; "a" is for this one GPU alone.
+bool runs_code(int32_t sm, long target, char kind) {
+  return kind == 'a' ? sm == target : sm / 10 == target / 10 && sm >= target;
+}
+
+// Whether this library has code that such a GPU runs: machine code, or PTX that is not newer than
+// it. PTX with a letter is no more portable than machine code.
 bool is_built_for(int32_t sm) {
-  const char* rest = PARO_CUDA_TARGETS;  // such as "80,86,90a"
+  const char* rest = PARO_CUDA_TARGETS;  // such as "80,90a,120f"
   while (*rest != '\0') {
     char* end = nullptr;
     const long target = std::strtol(rest, &end, 10);
-    const bool is_exact = *end == 'a';
-    if (is_exact ? sm == target : sm / 10 == target / 10 && sm >= target) return true;
-    rest = end + (is_exact ? 1 : 0);
-    if (*rest == ',') rest++;
+    if (runs_code(sm, target, *end)) return true;
+    const size_t length = std::strcspn(rest, ",");
+    rest += rest[length] == ',' ? length + 1 : length;
   }
-  const long ptx = std::strtol(PARO_CUDA_PTX, nullptr, 10);  // 0 where there is none
-  return ptx != 0 && sm >= ptx;
+  char* end = nullptr;
+  const long ptx = std::strtol(PARO_CUDA_PTX, &end, 10);  // 0 where there is none
+  return ptx != 0 && (*end == '\0' ? sm >= ptx : runs_code(sm, ptx, *end));
 }
 
 paro_status no_device(cudaError_t error) {

@@ -8,12 +8,17 @@
 
 # Pairs of number types of stage 2, "QK-PV", grouped by the source file that holds them. The images
 # of one source file are compressed together, and kernels with equal value products share most of
-# their code: with one file for each pair the library was 1.7 times as large.
-set(PARO_SOURCES values_16bit values_s8 4bit_native 4bit_unpacked)
+# their code: with one file for each pair the library was 1.7 times as large. Files are compiled in
+# this order, those that take longest first, so that no core is left with a long one at the end.
+set(PARO_SOURCES values_s4_native values_s4_unpacked values_s8 keys_s4_native keys_s4_unpacked
+                 values_16bit
+)
 set(PARO_PAIRS_values_16bit f16-f16 s8-f16 bf16-bf16 s8-bf16)
 set(PARO_PAIRS_values_s8 f16-s8 bf16-s8 s8-s8)
-set(PARO_PAIRS_4bit_native s4-f16 s4-bf16 s4-s8 f16-s4 bf16-s4 s8-s4 s4-s4)
-set(PARO_PAIRS_4bit_unpacked ${PARO_PAIRS_4bit_native})
+set(PARO_PAIRS_values_s4_native f16-s4 bf16-s4 s8-s4 s4-s4)
+set(PARO_PAIRS_values_s4_unpacked ${PARO_PAIRS_values_s4_native})
+set(PARO_PAIRS_keys_s4_native s4-f16 s4-bf16 s4-s8)
+set(PARO_PAIRS_keys_s4_unpacked ${PARO_PAIRS_keys_s4_native})
 
 # Of `targets`, such as 80 or 90a, those that have the instructions of a source file.
 function(paro_unit_targets name targets result)
@@ -72,15 +77,16 @@ endfunction()
 
 # Writes the source files of both stages to a folder, and their paths to the variable `result`.
 function(paro_kernel_instances folder suffix result)
-  set(files ${folder}/reorder_quantize.${suffix})
-  paro_write_stage1(${files} ${PARO_STAGE1})
-  paro_write_stage2_wgmma(${folder}/sparse_attention_wgmma.${suffix})
-  list(APPEND files ${folder}/sparse_attention_wgmma.${suffix})
+  set(files "")
   foreach(source IN LISTS PARO_SOURCES)
     set(file ${folder}/sparse_attention_${source}.${suffix})
     paro_write_stage2(${file} ${PARO_PAIRS_${source}})
     list(APPEND files ${file})
   endforeach()
+  paro_write_stage2_wgmma(${folder}/sparse_attention_wgmma.${suffix})
+  list(APPEND files ${folder}/sparse_attention_wgmma.${suffix})
+  paro_write_stage1(${folder}/reorder_quantize.${suffix} ${PARO_STAGE1})
+  list(APPEND files ${folder}/reorder_quantize.${suffix})
   set(${result} ${files} PARENT_SCOPE)
 endfunction()
 

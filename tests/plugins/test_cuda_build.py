@@ -109,17 +109,22 @@ def test_gpu_tensors_are_refused_by_the_others(fresh_seed):
             check_devices(inputs, implementation)
 
 
-@pytest.fixture(scope="module")
-def device_program(tmp_path_factory) -> Path:
+def build_device_program(folder: Path, targets: str, ptx: str) -> Path:
     """device_cuda.cpp over a runtime that tells what the environment says."""
     require("g++")
-    program = tmp_path_factory.mktemp("device") / "device"
+    program = folder / "device"
     sources = [PLUGINS / "kernels/device_cuda.cpp", PLUGINS / "common/error.cpp"]
-    defines = [f'-DPARO_CUDA_TARGETS="{TARGETS}"', f'-DPARO_CUDA_PTX="{PTX}"', '-DPARO_VERSION=""']
+    defines = [f'-DPARO_CUDA_TARGETS="{targets}"', f'-DPARO_CUDA_PTX="{ptx}"', '-DPARO_VERSION=""']
     include = [f"-I{DEVICE_TEST}", f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}"]
     words = ["g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", *defines, *include]
     run([*words, DEVICE_TEST / "main.cpp", *sources, "-o", program])
     return program
+
+
+@pytest.fixture(scope="module")
+def device_program(tmp_path_factory) -> Path:
+    """For the shipped targets."""
+    return build_device_program(tmp_path_factory.mktemp("device"), TARGETS, PTX)
 
 
 def device(program: Path, **environment: int) -> tuple[int, int, str]:
@@ -140,6 +145,23 @@ def test_a_gpu_without_code_is_told_the_targets(device_program, sm):
     assert status == 2
     assert f"sm_{TARGETS}, PTX of '{PTX}'" in message
     assert f"device 3 is sm_{sm}" in message
+
+
+@pytest.mark.parametrize(
+    ("targets", "ptx", "taken", "refused"),
+    [
+        ("103f", "", [103], [80, 90, 100, 120]),
+        ("100f,120f", "", [100, 103, 120, 121], [80, 90, 110]),
+        ("89,100a", "", [89], [86, 103, 120]),
+        ("89", "120f", [89, 120, 121], [100, 130]),
+        ("89", "90a", [89, 90], [100, 120]),
+    ],
+)
+def test_targets_of_a_family_are_taken_or_refused(targets, ptx, taken, refused, tmp_path):
+    """A loop over them once had no end where the GPU was another one."""
+    program = build_device_program(tmp_path, targets, ptx)
+    answers = {sm: device(program, FAKE_SM=sm)[0] for sm in (*taken, *refused)}
+    assert answers == dict.fromkeys(taken, 0) | dict.fromkeys(refused, 2)
 
 
 def test_driver_and_device_are_told_apart(device_program):
@@ -241,8 +263,8 @@ def test_no_kernel_is_compiled_for_a_gpu_without_its_instructions(
     commands = json.loads((tmp_path / "compile_commands.json").read_text())
     units = {Path(entry["file"]).stem: entry["command"] for entry in commands}
     wanted = {
-        "sparse_attention_4bit_native": native,
-        "sparse_attention_4bit_unpacked": unpacked,
+        "sparse_attention_keys_s4_native": native,
+        "sparse_attention_values_s4_unpacked": unpacked,
         "sparse_attention_wgmma": wgmma,
         "sparse_attention_values_s8": set(targets.split(";")),
         "reorder_quantize": set(targets.split(";")),
@@ -253,7 +275,7 @@ def test_no_kernel_is_compiled_for_a_gpu_without_its_instructions(
         assert found == (compiled or {targets.split(";")[0]})
         for_later = re.findall(r"code=compute_(\w+)", units[unit])
         has_later = bool(ptx) and unit not in (
-            "sparse_attention_4bit_native",
+            "sparse_attention_keys_s4_native",
             "sparse_attention_wgmma",
         )
         assert for_later == ([ptx] if has_later else [])
