@@ -195,13 +195,7 @@ paro_status check_contents(const paro_attention& call) noexcept {
     if (call.fine_summaries) {
       PARO_RETURN_IF_ERROR(check_mask_padding("fine_mask", call.fine_mask, call));
     }
-    if (call.mean_correction) {
-      PARO_RETURN_IF_ERROR(check_entries("corrected_heads", call.corrected_heads, call.heads, 0, 1));
-    }
-    if (call.routing) {
-      PARO_RETURN_IF_ERROR(check_entries("dynamic_blocks", call.dynamic_blocks,
-                                         int64_t{call.bins} * call.heads, 0, shape.key_blocks));
-    }
+    // Any value of corrected_heads and dynamic_blocks has a meaning, as of mask_bin.
     return check_affine(call);
   } catch (const std::bad_alloc&) {
     return fail(PARO_RUNTIME_ERROR, "memory: expected room to check the orders, got none");

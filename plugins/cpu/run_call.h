@@ -33,8 +33,8 @@ inline int32_t strips_of(int32_t rows, const HeadKernels& kernels) {
   return (rows + kernels.strip_rows - 1) / kernels.strip_rows;
 }
 
-// Calls work(job, head, item, scratch) for the items of a queue, of which each head of the group has
-// `count`.
+// Calls work(job, head, item, scratch) for the items of a queue, of which each head of the group
+// has `count`.
 template <class Work>
 void for_each_of_group(Queue& queue, const HeadJob& job, int32_t count, Work work, Scratch& own) {
   const int32_t first = job.kv_head * (job.call->heads / job.call->kv_heads);

@@ -20,7 +20,12 @@ from paro_trt.op import native
 from paro_trt.op.api import paro_attention
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from tests.plugins.cpu_instruction_sets import ALL, instruction_set, of_this_processor
+from tests.plugins.cpu_instruction_sets import (
+    ALL,
+    assert_each_isa_is_right,
+    forward_on_each_isa,
+    instruction_set,
+)
 from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 from tests.support.numerics import compare
 
@@ -32,32 +37,20 @@ def library() -> native.NativeLibrary:
     return native.load_library(native.library_path("cpu"))
 
 
-def forward_on_each_isa(library, inputs, config, threads=2):
-    names = of_this_processor()
-    assert "generic" in names
-    for name in names:
-        with instruction_set(name):
-            yield name, library.forward(inputs, config, threads)
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 @pytest.mark.parametrize("bits", [(16, 16), (8, 8), (4, 4)], ids=lambda b: f"qk{b[0]}-pv{b[1]}")
 @pytest.mark.parametrize("pool", [False, True], ids=["dropped", "pooled"])
 def test_every_case_equals_the_reference(case, bits, pool, library, fresh_seed):
     case = case.with_bits(*bits, pool)
     inputs = random_inputs(case, fresh_seed)
-    for isa, output in forward_on_each_isa(library, inputs, case.config):
-        outcome = compare(output, inputs, case.config)
-        assert outcome.ok, (isa, outcome)
+    assert_each_isa_is_right(library, inputs, case.config)
 
 
 @pytest.mark.parametrize("bits", BIT_PAIRS, ids=lambda b: f"qk{b[0]}-pv{b[1]}")
 def test_every_pair_of_bits_equals_the_reference(bits, library, fresh_seed):
     case = replace(CASE, key_length=(300, 171)).with_bits(*bits, True)
     inputs = random_inputs(case, fresh_seed)
-    for isa, output in forward_on_each_isa(library, inputs, case.config):
-        outcome = compare(output, inputs, case.config)
-        assert outcome.ok, (isa, outcome)
+    assert_each_isa_is_right(library, inputs, case.config)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
@@ -123,9 +116,7 @@ def test_huge_and_tiny_inputs(size, library, fresh_seed):
     identity = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None, None].expand_as(inputs.channel_affine)
     scaled = AttentionInputs(*(x * size for x in inputs[:3]), *inputs[3:])
     scaled = scaled._replace(channel_affine=identity.contiguous())
-    for isa, output in forward_on_each_isa(library, scaled, CASE.config):
-        outcome = compare(output, scaled, CASE.config)
-        assert outcome.ok, (isa, outcome)
+    assert_each_isa_is_right(library, scaled, CASE.config)
 
 
 def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,9 +7,13 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import Tensor
+
 from paro_trt.errors import BackendUnavailableError
 from paro_trt.op import native
+from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from tests.support.cases import OpCase, random_inputs
+from tests.support.numerics import compare_all
 
 VARIABLE = "PARO_CPU_ISA"
 ALL = {
@@ -48,3 +52,26 @@ def of_this_processor() -> list[str]:
                 continue
         found.append(name)
     return found
+
+
+def forward_on_each_isa(
+    library: native.NativeLibrary,
+    inputs: AttentionInputs,
+    config: AttentionConfig,
+    threads: int = 2,
+) -> Iterator[tuple[str, Tensor]]:
+    """The output of a call on each instruction set of this processor."""
+    names = of_this_processor()
+    assert "generic" in names
+    for name in names:
+        with instruction_set(name):
+            yield name, library.forward(inputs, config, threads)
+
+
+def assert_each_isa_is_right(
+    library: native.NativeLibrary, inputs: AttentionInputs, config: AttentionConfig
+) -> None:
+    """Hold the output of each instruction set against the float64 oracle."""
+    outputs = dict(forward_on_each_isa(library, inputs, config))
+    wrong = {isa: x for isa, x in compare_all(outputs, inputs, config).items() if not x.ok}
+    assert not wrong, (config, wrong)

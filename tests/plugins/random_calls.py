@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -36,3 +37,14 @@ def random_case(rng: random.Random, dtypes: Sequence[torch.dtype], most_tokens: 
         dtype=rng.choice(dtypes),
         config=config,
     )
+
+
+def with_version_2(case: OpCase, rng: random.Random) -> OpCase:
+    """The same case with some of what version 2 of the op adds, or nothing of it."""
+    config = replace(
+        case.config,
+        fine_summaries=case.config.pool_dropped and rng.random() < 0.7,
+        mean_correction=rng.random() < 0.5,
+        routing=rng.random() < 0.5,
+    )
+    return replace(case, config=config)

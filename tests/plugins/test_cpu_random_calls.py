@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from paro_trt.op import native
-from tests.plugins.cpu_instruction_sets import instruction_set, of_this_processor
+from tests.plugins.cpu_instruction_sets import assert_each_isa_is_right
 from tests.support.cases import random_inputs
-from tests.support.numerics import compare
 
-from .random_calls import random_case
+from .random_calls import random_case, with_version_2
 
 CALLS = 24
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -20,11 +19,10 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @pytest.mark.parametrize("call", range(CALLS))
 def test_equals_the_reference(call, fresh_seed):
-    case = random_case(random.Random(fresh_seed + call), DTYPES, most_tokens=520)
+    rng = random.Random(fresh_seed + call)
+    case = random_case(rng, DTYPES, most_tokens=520)
+    if call % 2:
+        case = with_version_2(case, rng)
     inputs = random_inputs(case, fresh_seed + call)
     library = native.load_library(native.library_path("cpu"))
-    for isa in of_this_processor():
-        with instruction_set(isa):
-            output = library.forward(inputs, case.config, 2)
-        outcome = compare(output, inputs, case.config)
-        assert outcome.ok, (isa, case, outcome)
+    assert_each_isa_is_right(library, inputs, case.config)

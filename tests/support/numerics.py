@@ -22,6 +22,7 @@ alone lets a bias pass, and neither sees NaN in the right place.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,11 +57,22 @@ class Comparison:
 
 def compare(actual: Tensor, inputs: AttentionInputs, config: AttentionConfig) -> Comparison:
     """Hold an implementation's output [B,S,H,D] against the float64 oracle."""
+    return compare_all({"": actual}, inputs, config)[""]
+
+
+def compare_all(
+    outputs: Mapping[str, Tensor], inputs: AttentionInputs, config: AttentionConfig
+) -> dict[str, Comparison]:
+    """`compare` of each of several implementations' outputs, for one computation of the oracle."""
     exact = paro_attention_reference(inputs, config, exact=True)
     faithful = paro_attention_reference(inputs, config).double()
     largest = _largest_value(inputs) * _attentions_of_a_row(inputs)
     flip = _flips(inputs, config) * largest
-    return compare_outputs(actual, exact, faithful, largest, flip, inputs.query.dtype)
+    storage = inputs.query.dtype
+    return {
+        name: compare_outputs(actual, exact, faithful, largest, flip, storage)
+        for name, actual in outputs.items()
+    }
 
 
 def compare_outputs(

@@ -109,8 +109,8 @@ inline void attend_fine(const Tile& tile, const MaskRow& mask, AttendRun attend)
   attend_step();
 }
 
-// Attends the summary tokens of the blocks that are neither exact nor fine. Skips a group of summary
-// tokens if none of them is attended.
+// Attends the summary tokens of the blocks that are neither exact nor fine. Skips a group of
+// summary tokens if none of them is attended.
 inline void attend_summaries(const Tile& tile, const MaskRow& mask, AttendRun attend) {
   const HeadJob& job = tile.job;
   const int width = job.call->block_k;

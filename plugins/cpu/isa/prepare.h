@@ -136,7 +136,8 @@ inline void gather_block_and_means(const HeadJob& job, const void* source, int i
   gather_block(job, source, index, nullptr, scratch.rows);
   store_run_means(job, index, means, scratch);
   if (change.none) return;
-  for (int r = 0; r < job.tokens_in(index); ++r) change.apply(scratch.rows + r * head_dim, head_dim);
+  const int count = job.tokens_in(index);
+  for (int r = 0; r < count; ++r) change.apply(scratch.rows + r * head_dim, head_dim);
 }
 
 inline void prepare_key_block(const HeadJob& job, int32_t index, Scratch& scratch) {

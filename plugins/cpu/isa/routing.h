@@ -1,6 +1,6 @@
-// Routing, before stage 2: estimates for each query block what error each key block would leave, and
-// adds the blocks of the largest errors to the mask. The estimate takes means of runs of tokens in
-// place of the tokens. The runs of one strip of query rows lie next to each other in vectors.
+// Routing, before stage 2: estimates for each query block what error each key block would leave,
+// and adds the blocks of the largest errors to the mask. The estimate takes means of runs of tokens
+// in place of the tokens. The runs of one strip of query rows lie next to each other in vectors.
 #pragma once
 
 #include "matrix_product.h"
@@ -104,9 +104,9 @@ inline void attend_means(const HeadJob& job, int key_blocks, const RoutingScratc
       });
 }
 
-// The error that each key block would leave in each run of the strip: [NK][R]. The sum over channels
-// is taken directly: with the Gram matrix of a block's values it needs 320 in place of 448 products
-// for 64 channels, but loses the small errors of values that have a large mean.
+// The error that each key block would leave in each run of the strip: [NK][R]. The sum over
+// channels is taken directly. The quadratic form of a block's Gram matrix needs 350 in place of 448
+// multiply-adds for 64 channels, but loses the small errors of values that have a large mean.
 template <int kRuns>
 inline void estimate_errors(const HeadJob& job, int key_blocks, const RoutingScratch& s) {
   const int head_dim = job.call->head_dim;

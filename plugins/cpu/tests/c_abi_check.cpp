@@ -39,9 +39,15 @@ std::unique_ptr<CallOwner> random_call(std::mt19937& random, int32_t qk_bits, in
   sizes.qk_bits = qk_bits;
   sizes.pv_bits = pv_bits;
   sizes.pool_dropped = pooled;
-  auto owner = make_call(sizes, 0.5, random);
+  sizes.fine_summaries = pooled != 0 && pick(0, 1);
+  sizes.mean_correction = pick(0, 1);
+  sizes.routing = pick(0, 1);
+  auto owner = make_call(sizes, {.exact = 0.5}, random);
   for (int32_t& bin : owner->mask_bin) bin = pick(-3, 9);
   for (int32_t& length : owner->key_length) length = pick(0, sizes.tokens);
+  for (int32_t& flag : owner->corrected_heads) flag = pick(0, 1);
+  // Counts out of their range are clamped.
+  for (int32_t& count : owner->dynamic_blocks) count = pick(-1, 6);
   return owner;
 }
 
@@ -116,6 +122,23 @@ void check_misuse(std::mt19937& random) {
   expect_refusal(random, "pv_bits", PARO_INVALID_ARGUMENT, [](auto& c) { c.pv_bits = 3; });
   expect_refusal(random, "dtype", PARO_INVALID_ARGUMENT, [](auto& c) { c.dtype = 9; });
   expect_refusal(random, "scale", PARO_INVALID_ARGUMENT, [](auto& c) { c.scale = NAN; });
+  expect_refusal(random, "routing", PARO_INVALID_ARGUMENT, [](auto& c) { c.routing = 2; });
+  expect_refusal(random, "fine_summaries", PARO_INVALID_ARGUMENT, [](auto& c) {
+    c.fine_summaries = 1;
+    c.pool_dropped = 0;
+  });
+  expect_refusal(random, "fine_mask", PARO_INVALID_ARGUMENT, [](auto& c) {
+    c.fine_summaries = 1;
+    c.fine_mask = nullptr;
+  });
+  expect_refusal(random, "corrected_heads", PARO_INVALID_ARGUMENT, [](auto& c) {
+    c.mean_correction = 1;
+    c.corrected_heads = nullptr;
+  });
+  expect_refusal(random, "dynamic_blocks", PARO_INVALID_ARGUMENT, [](auto& c) {
+    c.routing = 1;
+    c.dynamic_blocks = nullptr;
+  });
 
   const auto owner = random_call(random, 8, 8, 1);
   const paro_launch launch = on_threads(1);

@@ -15,13 +15,21 @@ struct CallOwner {
   paro_attention call{};
   std::vector<float> query, key, value, affine, output;
   std::vector<int32_t> token_order, head_order, block_mask, tile_order, mask_bin, key_length;
+  std::vector<int32_t> fine_mask, corrected_heads, dynamic_blocks;
 };
 
 inline int32_t blocks(int32_t tokens, int32_t block) { return (tokens + block - 1) / block; }
 
+// Which blocks a call's masks list: each key block with this probability.
+struct Density {
+  double exact;
+  double fine = 0.5;  // if the call has fine summaries; counts blocks that are exact as well
+};
+
 // Creates the tensors of a call whose sizes and attributes are set. Values, orders and masks are
-// random. A mask lists each key block with probability `density`. All tokens exist.
-inline std::unique_ptr<CallOwner> make_call(const paro_attention& sizes, double density,
+// random. All tokens exist. What the attributes use of version 2: every head is corrected, and one
+// block is chosen for each query block.
+inline std::unique_ptr<CallOwner> make_call(const paro_attention& sizes, Density density,
                                             std::mt19937& random) {
   auto owner = std::make_unique<CallOwner>();
   paro_attention& call = owner->call;
@@ -55,13 +63,21 @@ inline std::unique_ptr<CallOwner> make_call(const paro_attention& sizes, double 
   permutations(owner->tile_order, call.bins, call.heads * query_blocks);
   owner->head_order.assign(static_cast<size_t>(call.heads), call.orders - 1);
   const int64_t mask_rows = int64_t{call.bins} * call.heads * query_blocks;
-  owner->block_mask.assign(static_cast<size_t>(mask_rows * words), 0);
-  std::bernoulli_distribution listed(density);
-  for (int64_t row = 0; row < mask_rows; ++row) {
-    for (int32_t block = 0; block < key_blocks; ++block) {
-      const int32_t bit = listed(random) ? static_cast<int32_t>(1u << (block % 32)) : 0;
-      owner->block_mask[static_cast<size_t>(row * words + block / 32)] |= bit;
+  const auto draw_mask = [&](std::vector<int32_t>& mask, double probability) {
+    mask.assign(static_cast<size_t>(mask_rows * words), 0);
+    std::bernoulli_distribution listed(probability);
+    for (int64_t row = 0; row < mask_rows; ++row) {
+      for (int32_t block = 0; block < key_blocks; ++block) {
+        const int32_t bit = listed(random) ? static_cast<int32_t>(1u << (block % 32)) : 0;
+        mask[static_cast<size_t>(row * words + block / 32)] |= bit;
+      }
     }
+  };
+  draw_mask(owner->block_mask, density.exact);
+  if (call.fine_summaries) draw_mask(owner->fine_mask, density.fine);
+  if (call.mean_correction) owner->corrected_heads.assign(static_cast<size_t>(call.heads), 1);
+  if (call.routing) {
+    owner->dynamic_blocks.assign(static_cast<size_t>(call.bins * call.heads), 1);
   }
   owner->mask_bin.assign(static_cast<size_t>(call.batch), 0);
   owner->key_length.assign(static_cast<size_t>(call.batch), call.tokens);
@@ -75,6 +91,9 @@ inline std::unique_ptr<CallOwner> make_call(const paro_attention& sizes, double 
   call.channel_affine = owner->affine.data();
   call.mask_bin = owner->mask_bin.data();
   call.key_length = owner->key_length.data();
+  if (call.fine_summaries) call.fine_mask = owner->fine_mask.data();
+  if (call.mean_correction) call.corrected_heads = owner->corrected_heads.data();
+  if (call.routing) call.dynamic_blocks = owner->dynamic_blocks.data();
   call.output = owner->output.data();
   return owner;
 }

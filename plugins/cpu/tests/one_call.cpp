@@ -1,16 +1,21 @@
 // Makes one call on one thread, to count its instructions: under callgrind, or by single-stepping.
 // Single-stepping is exact for any instruction set; Valgrind does not support AVX-512.
 //
-//   paro_cpu_one_call TOKENS HEAD_DIM BITS DENSITY [step]
+//   paro_cpu_one_call TOKENS HEAD_DIM BITS DENSITY [fine FINE_DENSITY | corrected | routed] [step]
+//
+// It prints how many scores the call has in exact blocks, and how many pairs of a row and a block
+// are fine.
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <string_view>
+#include <string>
+#include <vector>
 
 #include "call_owner.h"
 
@@ -60,23 +65,42 @@ long count_steps(const paro_attention& call) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool steps_wanted = argc == 6 && std::string_view(argv[5]) == "step";
-  if (argc != 5 && !steps_wanted) {
-    std::fprintf(stderr, "usage: %s TOKENS HEAD_DIM BITS DENSITY [step]\n", argv[0]);
+  std::vector<std::string> options(argv + std::min(argc, 5), argv + argc);
+  const bool steps_wanted = !options.empty() && options.back() == "step";
+  if (steps_wanted) options.pop_back();
+  paro_attention sizes{};
+  sizes.fine_summaries = options.size() == 2 && options[0] == "fine";
+  sizes.mean_correction = options.size() == 1 && options[0] == "corrected";
+  sizes.routing = options.size() == 1 && options[0] == "routed";
+  const int32_t features = sizes.fine_summaries + sizes.mean_correction + sizes.routing;
+  if (argc < 5 || (!options.empty() && features == 0)) {
+    std::fprintf(stderr,
+                 "usage: %s TOKENS HEAD_DIM BITS DENSITY [fine FINE_DENSITY | corrected | routed]"
+                 " [step]\n",
+                 argv[0]);
     return 2;
   }
-  paro_attention sizes{};
   sizes.batch = sizes.heads = sizes.kv_heads = sizes.orders = sizes.bins = 1;
   sizes.tokens = std::atoi(argv[1]);
   sizes.head_dim = std::atoi(argv[2]);
   sizes.qk_bits = sizes.pv_bits = std::atoi(argv[3]);
   sizes.block_q = 128;
   sizes.block_k = 64;
+  sizes.pool_dropped = features > 0;
   std::mt19937 random(1);
-  const auto owner = make_call(sizes, std::atof(argv[4]), random);
-  int64_t listed = 0;
-  for (const int32_t word : owner->block_mask) listed += std::popcount(static_cast<uint32_t>(word));
+  Density density{.exact = std::atof(argv[4])};
+  if (sizes.fine_summaries) density.fine = std::atof(options[1].c_str());
+  const auto owner = make_call(sizes, density, random);
+  int64_t listed = 0, fine = 0;
+  for (size_t i = 0; i < owner->block_mask.size(); ++i) {
+    const auto exact = static_cast<uint32_t>(owner->block_mask[i]);
+    listed += std::popcount(exact);
+    if (sizes.fine_summaries) {
+      fine += std::popcount(static_cast<uint32_t>(owner->fine_mask[i]) & ~exact);
+    }
+  }
   std::printf("scores: %lld\n", static_cast<long long>(listed * sizes.block_q * sizes.block_k));
+  std::printf("fine blocks of a row: %lld\n", static_cast<long long>(fine * sizes.block_q));
 
   if (!steps_wanted) return call_once(owner->call) ? 0 : 1;
   const long steps = count_steps(owner->call);

@@ -2,8 +2,8 @@
 //
 //   paro_cpu_replay CALLS OUTPUTS THREADS
 //
-// CALLS holds, for each call, its paro_attention (the pointers in it are ignored) and then its
-// tensors in the struct's order. OUTPUTS receives the outputs, one after another.
+// CALLS holds, for each call, its paro_attention (the pointers in it are ignored) and then the
+// tensors that it uses in the struct's order. OUTPUTS receives the outputs, one after another.
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -17,7 +17,7 @@ using Bytes = std::vector<char>;
 
 struct Tensors {
   Bytes query, key, value, token_order, head_order, block_mask, tile_order, affine, mask_bin,
-      key_length, output;
+      key_length, fine_mask, corrected_heads, dynamic_blocks, output;
 };
 
 // The sizes of the call's tensors, and memory for them.
@@ -40,6 +40,9 @@ Tensors make_tensors(paro_attention& call) {
             bytes(int64_t{4} * call.kv_heads * call.head_dim, 4),
             bytes(call.batch, 4),
             bytes(call.batch, 4),
+            bytes(call.fine_summaries ? tiles * words : 0, 4),
+            bytes(call.mean_correction ? call.heads : 0, 4),
+            bytes(call.routing ? int64_t{call.bins} * call.heads : 0, 4),
             bytes(rows * call.heads * call.head_dim, element)};
   call.query = t.query.data();
   call.key = t.key.data();
@@ -51,6 +54,9 @@ Tensors make_tensors(paro_attention& call) {
   call.channel_affine = reinterpret_cast<float*>(t.affine.data());
   call.mask_bin = reinterpret_cast<int32_t*>(t.mask_bin.data());
   call.key_length = reinterpret_cast<int32_t*>(t.key_length.data());
+  call.fine_mask = reinterpret_cast<int32_t*>(t.fine_mask.data());
+  call.corrected_heads = reinterpret_cast<int32_t*>(t.corrected_heads.data());
+  call.dynamic_blocks = reinterpret_cast<int32_t*>(t.dynamic_blocks.data());
   call.output = t.output.data();
   return t;
 }
@@ -61,7 +67,8 @@ bool read(std::istream& file, Bytes& bytes) {
 
 bool read_tensors(std::istream& file, Tensors& t) {
   for (Bytes* tensor : {&t.query, &t.key, &t.value, &t.token_order, &t.head_order, &t.block_mask,
-                        &t.tile_order, &t.affine, &t.mask_bin, &t.key_length}) {
+                        &t.tile_order, &t.affine, &t.mask_bin, &t.key_length, &t.fine_mask,
+                        &t.corrected_heads, &t.dynamic_blocks}) {
     if (!read(file, *tensor)) return false;
   }
   return true;
