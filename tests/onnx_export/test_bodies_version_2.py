@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-import onnx
 import pytest
 import torch
-from onnx.reference import ReferenceEvaluator
 
 from paro_trt.onnx_export import Body
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from tests.support.cases import BIT_PAIRS, VERSION_2_CASES, OpCase, at_bits, random_inputs
+from tests.support.cases import VERSION_2_CASES, OpCase, at_bits, random_inputs
 
 from .single_node import (
     assert_matches_reference,
-    feed_of,
     run_with_onnxruntime,
-    single_node_model,
 )
 
 BODIES = (Body.SPARSE, Body.DENSE)

@@ -219,10 +219,7 @@ def dense_rows(
     products = graph.op("MatMul", queries, key.transpose(0, 1, 3, 2)).reshape(
         *tiled, blocks, sizes.block_k
     )
-    if everything:
-        bias = prepared.token_bias.unsqueeze(1, 2, 3)
-    else:
-        bias = dense_bias(graph, prepared)
+    bias = prepared.token_bias.unsqueeze(1, 2, 3) if everything else dense_bias(graph, prepared)
     logits = graph.where(bias > LOWEST_FLOAT, products + bias, -math.inf)
     maximum = graph.op("Max", logits.max(5), LOWEST_FLOAT)
     probability = graph.op("Exp", logits - maximum)

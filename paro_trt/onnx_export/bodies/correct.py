@@ -11,9 +11,7 @@ from .layout import Gathered, halving_sum
 from .stages import Correction, Formals, Sizes
 
 
-def mean_queries(
-    graph: GraphBuilder, gathered: Gathered, key_length: Value, sizes: Sizes
-) -> Value:
+def mean_queries(graph: GraphBuilder, gathered: Gathered, key_length: Value, sizes: Sizes) -> Value:
     """[B, H, C, D]: the mean of each run's existing rows."""
     runs = (sizes.tokens + (CORRECTION_ROWS - 1)) // CORRECTION_ROWS
     query = gathered.query_rows(runs * CORRECTION_ROWS)
@@ -27,9 +25,7 @@ def mean_queries(
     return total / graph.op("Max", count, 1.0).unsqueeze(1, 3)
 
 
-def correction_of(
-    graph: GraphBuilder, means: Value, formals: Formals, sizes: Sizes
-) -> Correction:
+def correction_of(graph: GraphBuilder, means: Value, formals: Formals, sizes: Sizes) -> Correction:
     """means: [B, H, C, D], quantized, with the softmax scale folded in."""
     assert formals.corrected_heads is not None  # the function has this feature
     run = graph.arange(sizes.query_blocks) * sizes.block_q // CORRECTION_ROWS

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from ...op.quantization import SIGNED_LEVELS
 from ...op.spec import FINE_SUMMARIES
-from .builder import GraphBuilder, Value
+from .builder import Value
 from .layout import Gathered, KeyLayout
 from .mask import is_last, mask_rows
 from .quantize import Reduce, preconditioned, quantized

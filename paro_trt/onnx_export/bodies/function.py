@@ -11,7 +11,7 @@ from .attend import attend_dense, attend_sparse
 from .builder import GraphBuilder, Value
 from .prepare import prepare
 from .restore import restore
-from .stages import Features, Formals
+from .stages import NO_FEATURES, Features, Formals
 
 FORMAL_PREFIX = "paro_"
 """Prefix of formal names: TensorRT's parser fails if one equals the name of a tensor outside."""
@@ -20,7 +20,7 @@ OUTPUT = f"{FORMAL_PREFIX}output"
 
 
 def attention_function(
-    body: Body, opset: int, features: Features = Features()
+    body: Body, opset: int, features: Features = NO_FEATURES
 ) -> onnx.FunctionProto:
     """The function in domain `paro`. One function serves all attribute values of a node.
 
@@ -32,7 +32,9 @@ def attention_function(
     """
     attributes = op_attributes(features.version)
     graph = GraphBuilder(control_flow=body is Body.SPARSE)
-    formals = Formals(*(Value(graph, FORMAL_PREFIX + entry.name) for entry in op_inputs(features.version)))
+    formals = Formals(
+        *(Value(graph, FORMAL_PREFIX + entry.name) for entry in op_inputs(features.version))
+    )
     prepared = prepare(graph, formals, features)
     attend = attend_sparse if body is Body.SPARSE else attend_dense
     result = restore(graph, attend(graph, prepared), prepared, formals)

@@ -1,4 +1,4 @@
-"""How tokens are gathered in their head's order and divided into blocks, and sums over runs of them."""
+"""Tokens gathered in their head's order and divided into blocks, and means of runs of them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def padded_order(graph: GraphBuilder, order: Value, rows: Value, sizes: Sizes) -
     return order.take(positions, axis=1)
 
 
-def halving_sum(
-    rows: Value, lead: tuple[Value | int, ...], width: int, head_dim: Value
-) -> Value:
+def halving_sum(rows: Value, lead: tuple[Value | int, ...], width: int, head_dim: Value) -> Value:
     """Sum [*lead, width, D] over rows in the op's order: add halves until one is left.
 
     Every ReduceSum adds two numbers, so that every runtime adds in the same order.

@@ -31,8 +31,11 @@ class Features(NamedTuple):
         return OP_VERSION_2 if any(self) else OP_VERSION
 
 
+NO_FEATURES = Features()
+
+
 class Formals(NamedTuple):
-    """The function's inputs, in the order of `op.spec.op_inputs`. The last three are of version 2."""
+    """The function's inputs, in the order of `op.spec.op_inputs`; the last three: version 2."""
 
     query: Value
     key: Value
