@@ -19,7 +19,7 @@ from paro_trt.op.spec import (
     AttentionInputs,
     op_inputs,
 )
-from tests.support.cases import OpCase
+from tests.support.cases import OpCase, node_inputs
 from tests.support.numerics import compare
 
 ELEMENT_TYPES = {
@@ -34,7 +34,9 @@ def single_node_model(
 ) -> onnx.ModelProto:
     """All inputs of the node are graph inputs; the batch is symbolic."""
     infos = []
-    for entry, tensor in zip(op_inputs(config.version), all_inputs(inputs, config), strict=True):
+    for entry, tensor in zip(
+        op_inputs(config.version), node_inputs(inputs, config.version), strict=True
+    ):
         shape = ["B" if s == "B" else n for s, n in zip(entry.shape, tensor.shape, strict=True)]
         infos.append(helper.make_tensor_value_info(entry.name, ELEMENT_TYPES[tensor.dtype], shape))
     output = helper.make_tensor_value_info(
@@ -69,17 +71,6 @@ def features_of_config(config: AttentionConfig) -> Features:
     return Features(config.fine_summaries, config.mean_correction, config.routing)
 
 
-def all_inputs(inputs: AttentionInputs, config: AttentionConfig) -> list[torch.Tensor]:
-    """The node's tensors; in version 2 zeros for what is not used."""
-    tensors = list(inputs)[: len(op_inputs(config.version))]
-    bins, heads = inputs.block_mask.shape[:2]
-    shapes = {10: inputs.block_mask.shape, 11: (heads,), 12: (bins, heads)}
-    return [
-        torch.zeros(shapes[index], dtype=torch.int32) if tensor is None else tensor
-        for index, tensor in enumerate(tensors)
-    ]
-
-
 def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -99,7 +90,7 @@ def feed_of(
     config: of the node; None: of version 1.
     """
     config = config or AttentionConfig()
-    tensors = zip(op_inputs(config.version), all_inputs(inputs, config), strict=True)
+    tensors = zip(op_inputs(config.version), node_inputs(inputs, config.version), strict=True)
     feed = {entry.name: tensor.numpy() for entry, tensor in tensors}
     if session is None:
         return feed
