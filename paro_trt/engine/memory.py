@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError, OnnxFileError
-from ..onnx_file.read import attributes_of, is_attention
+from ..onnx_file.read import attributes_of, is_attention, op_version
 from ..op.c_structs import DTYPE_CODES, CAttention, CLaunch, Status
-from ..op.spec import INPUTS
+from ..op.spec import INPUTS, VERSION_2_ATTRIBUTES, op_inputs
 from .settings import BATCH, MEBIBYTE, BuildSettings
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def _calls(path: Path, model: onnx.ModelProto, batch: int) -> Iterable[CAttentio
     for node in model.graph.node:
         if not is_attention(node):
             continue
-        names = dict(zip((entry.name for entry in INPUTS), node.input, strict=True))
+        entries = op_inputs(op_version(model))
+        names = dict(zip((entry.name for entry in entries), node.input, strict=True))
         sizes = [shapes.get(names[name], ()) for name in _CONSTANTS]
         ranks = [len(entry.shape) for entry in INPUTS if entry.name in _CONSTANTS]
         if [len(shape) for shape in sizes] != ranks:
@@ -123,9 +124,10 @@ def _calls(path: Path, model: onnx.ModelProto, batch: int) -> Iterable[CAttentio
         (orders, tokens), (heads,), (bins, *_), (_, kv_heads, head_dim) = sizes
         said = attributes_of(node)
         options = ("block_q", "block_k", "qk_bits", "pv_bits")
+        added = {entry.name: int(said.get(entry.name, 0)) for entry in VERSION_2_ATTRIBUTES}
         yield CAttention(
             struct_size=ctypes.sizeof(CAttention), batch=batch, tokens=tokens, heads=heads,
             kv_heads=kv_heads, head_dim=head_dim, orders=orders, bins=bins, dtype=dtype,
             pool_dropped=int(said.get("pool_dropped", 0)), scale=0.0,
-            **{name: int(said[name]) for name in options},
+            **{name: int(said[name]) for name in options}, **added,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from ..files import sha256_of_files
 from ..library_files import ABI_VERSION, library_path
 from ..nvidia.driver import ask_driver
 from ..nvidia.toolkits import built_for, check_driver
-from ..op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
+from ..op.spec import OP_TYPE, OP_VERSION, OP_VERSION_2, PLUGIN_NAMESPACE, op_attributes
 from .errors import EngineError
 
 LIBRARY = "attention"
@@ -24,10 +24,13 @@ AUTOREG_LIBRARY = "attention_autoreg"
 MAX_WORKSPACE = "max_workspace_mib"
 """The plugin's one field that is no attribute of the op: how the engine is to be built."""
 
-_FIELDS = {entry.name for entry in ATTRIBUTES} - {"plugin_version", "plugin_namespace"} | {
-    MAX_WORKSPACE
+_FIELDS = {
+    str(version): {entry.name for entry in op_attributes(version)}
+    - {"plugin_version", "plugin_namespace"}
+    | {MAX_WORKSPACE}
+    for version in (OP_VERSION, OP_VERSION_2)
 }
-"""What the parser passes to the creator; it consumes the other two itself."""
+"""What the parser passes to the creator of each version; it consumes the other two itself."""
 
 
 _mapped_here: set[Path] = set()
@@ -130,12 +133,12 @@ def load_plugin(trt: Any, plugin: PluginFile) -> None:
             another plugin than this package's.
     """
     registry, path = trt.get_plugin_registry(), plugin.path.resolve()
-    if _creator(registry) is None:
+    if all(_creator(registry, version) is None for version in _FIELDS):
         registry.load_library(str(plugin.path))
         _registered.add(path)
     elif path in _mapped_here - _registered:  # no other code can have registered it
         raise EngineError(
-            f"plugin {OP_TYPE} version {PLUGIN_VERSION}",
+            f"plugin {OP_TYPE}",
             expected=f"the one of {plugin.path}",
             actual="another library's, registered before in this process",
             remedy="load only one of the two libraries",
@@ -143,32 +146,32 @@ def load_plugin(trt: Any, plugin: PluginFile) -> None:
     _check_creator(registry, plugin)
 
 
-def _creator(registry: Any) -> Any:
-    return registry.get_creator(OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE)
+def _creator(registry: Any, version: str) -> Any:
+    return registry.get_creator(OP_TYPE, version, PLUGIN_NAMESPACE)
 
 
 def _check_creator(registry: Any, plugin: PluginFile) -> None:
-    creators = registry.all_creators
-    named = [entry for entry in creators if getattr(entry, "name", None) == OP_TYPE]
-    creator = _creator(registry)
-    if creator is None or len(named) != 1:
+    named = [entry for entry in registry.all_creators if getattr(entry, "name", "") == OP_TYPE]
+    creators = {version: _creator(registry, version) for version in _FIELDS}
+    if None in creators.values() or len(named) != len(creators):
         versions = [f"{entry.name} version {entry.plugin_version}" for entry in named]
         raise EngineError(
             f"TensorRT's plugin registry, after loading {plugin.path}",
-            expected=f"one creator of {OP_TYPE}, version {PLUGIN_VERSION}",
+            expected=f"one creator of {OP_TYPE} of each version, {' and '.join(creators)}",
             actual=", ".join(versions) or "none",
             remedy="load no other library with a plugin of this name"
             if named
             else "build the plugin again: make plugin; TensorRT's log says why it refused",
         )
-    fields = {field.name for field in creator.field_names}
-    if not fields >= _FIELDS:  # the parser drops an unknown field with a warning
-        raise EngineError(
-            str(plugin.path),
-            expected=f"a plugin with the fields {', '.join(sorted(_FIELDS))}",
-            actual=", ".join(sorted(fields)) or "no field",
-            remedy="build the plugin of this release: make plugin",
-        )
+    for version, expected in _FIELDS.items():
+        fields = {field.name for field in creators[version].field_names}
+        if not fields >= expected:  # the parser drops an unknown field with a warning
+            raise EngineError(
+                str(plugin.path),
+                expected=f"a plugin with the fields {', '.join(sorted(expected))}",
+                actual=", ".join(sorted(fields)) or "no field",
+                remedy="build the plugin of this release: make plugin",
+            )
 
 
 def _is_mapped(path: Path) -> bool:

@@ -11,10 +11,20 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import OnnxFileError
-from ..onnx_file.read import Body, Constants, attributes_of, body_of, external_files
+from ..onnx_file.read import (
+    Body,
+    Constants,
+    attributes_of,
+    attributes_read,
+    body_of,
+    external_files,
+    op_version,
+)
 from ..op.mask import tile_order
-from ..op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE
+from ..op.spec import DOMAIN, OP_TYPE, OP_VERSION_2, VERSION_2_INPUTS, op_attributes, op_inputs
 from ..plan import LayerPlan, ParoPlan
+from .bodies import Features
+from .versions import unused_input
 
 _FREE_SCALE = ("scale", "plugin_version", "plugin_namespace")
 """Attributes that no plan contains. The model determines the scale."""
@@ -64,7 +74,7 @@ def check_export(path: Path, plan: ParoPlan | None, body: Body) -> ExportReport:
         ) from error
     model = onnx.load(path, load_external_data=False)
     expected_body = Body.NONE if plan is None else body
-    _check_functions(path, model, expected_body)
+    _check_functions(path, model, expected_body, None if plan is None else features_of(plan))
     _check_free_batch(path, model)
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     names = tuple(node.name.removesuffix(f"/{OP_TYPE}") for node in nodes)
@@ -85,7 +95,31 @@ def check_export(path: Path, plan: ParoPlan | None, body: Body) -> ExportReport:
     )
 
 
-def _check_functions(path: Path, model: onnx.ModelProto, body: Body) -> None:
+def features_of(plan: ParoPlan) -> Features:
+    """What any layer of a plan uses of version 2 of the op."""
+    used = [_features_of_layer(layer) for layer in plan.layers]
+    return Features(*(any(of_layers) for of_layers in zip(*used, strict=True)))
+
+
+def _features_of_layer(layer: LayerPlan) -> Features:
+    return Features(*(_added(layer, entry.name) is not None for entry in VERSION_2_INPUTS))
+
+
+def _added(layer: LayerPlan, name: str) -> NDArray[np.int32] | None:
+    """What a layer has for an input of version 2."""
+    tensor: NDArray[np.int32] | None = getattr(layer, name, None)
+    return tensor
+
+
+def _check_functions(
+    path: Path, model: onnx.ModelProto, body: Body, features: Features | None
+) -> None:
+    if features is not None:
+        _require_equal(path, "version of the op", op_version(model), features.version)
+    for function in model.functions:
+        computed = [name for name in Features._fields if name in attributes_read(function)]
+        used = [name for name, value in (features or Features())._asdict().items() if value]
+        _require_equal(path, "features of the function", computed, used)
     expected = [] if body is Body.NONE else [(DOMAIN, OP_TYPE)]
     found = [(function.domain, function.name) for function in model.functions]
     _require_equal(path, "local functions", found, expected)
@@ -110,7 +144,8 @@ def check_node(
 ) -> None:
     """Raise OnnxFileError unless a node has the attributes and constants of its layer's plan."""
     attributes = attributes_of(node)
-    names = sorted(entry.name for entry in ATTRIBUTES)
+    version = features_of(plan).version
+    names = sorted(entry.name for entry in op_attributes(version))
     _require_equal(path, f"attributes of {node.name}", sorted(attributes), names)
     expected = {
         "block_q": plan.block_q,
@@ -119,6 +154,12 @@ def check_node(
         "pv_bits": layer.pv_bits,
         "pool_dropped": int(plan.pool_dropped),
     }
+    if version == OP_VERSION_2:
+        used = _features_of_layer(layer)
+        expected |= {name: int(value) for name, value in used._asdict().items()}
+    _require_equal(
+        path, f"plugin_version of {node.name}", attributes["plugin_version"], str(version)
+    )
     actual = {name: attributes[name] for name in names if name not in _FREE_SCALE}
     _require_equal(path, f"attributes of {node.name}", actual, expected)
     tensors = {
@@ -128,7 +169,14 @@ def check_node(
         "tile_order": tile_order(layer.block_mask),
         "channel_affine": layer.channel_affine,
     }
-    for entry, source in zip(INPUTS, node.input, strict=True):
+    for entry in VERSION_2_INPUTS:
+        given = _added(layer, entry.name)
+        tensors[entry.name] = (
+            unused_input(entry.name, layer.block_mask.shape) if given is None else given
+        )
+    inputs = op_inputs(version)
+    _require_equal(path, f"inputs of {node.name}", len(node.input), len(inputs))
+    for entry, source in zip(inputs, node.input, strict=True):
         if entry.name in tensors:
             _check_constant(
                 f"{path.name}: {entry.name} of {node.name}",

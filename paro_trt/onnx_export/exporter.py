@@ -12,11 +12,12 @@ from .. import __version__
 from ..errors import ArgumentError
 from ..onnx_file.info import ExportInfo
 from ..onnx_file.read import Body
-from ..op.spec import DOMAIN, OP_TYPE, OP_VERSION
-from .bodies import attention_function
+from ..op.spec import DOMAIN, OP_TYPE
+from .bodies import Features, attention_function
 from .check import ExportReport, check_export
 from .publish import publish, save, staging_directory
 from .shared import SharedWeights
+from .versions import settle_version
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +152,7 @@ def _prepared(loaded: LoadedModel, plan: ParoPlan, options: _Options) -> Any:
     _describe(model, loaded, None if options.dense else plan, plan)
     if not options.dense:
         _name_nodes(model, [site.name for site in loaded.family.sites(loaded.config)])
-        _attach(model, options.body)
+        _attach(model, options.body, settle_version(model))
     _drop_traces(model)
     return model
 
@@ -231,15 +232,15 @@ def _drop_traces(model: Any) -> None:
     model.graph.metadata_props.clear()
 
 
-def _attach(model: Any, body: Body) -> None:
+def _attach(model: Any, body: Body, features: Features) -> None:
     """Add the op's function to the file. This runs last, because exporter and optimizer inline
     functions."""
     import onnx_ir
 
-    model.opset_imports[DOMAIN] = OP_VERSION
+    model.opset_imports[DOMAIN] = features.version
     if body is Body.NONE:
         return
-    proto = attention_function(body, model.opset_imports[""])
+    proto = attention_function(body, model.opset_imports[""], features)
     function = onnx_ir.serde.deserialize_function(proto)
     model.functions[function.identifier()] = function
 

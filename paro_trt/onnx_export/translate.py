@@ -10,8 +10,17 @@ import onnx
 import torch
 
 from ..op import api as _registers_the_op  # noqa: F401
-from ..op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE, OP_VERSION, PLUGIN_NAMESPACE
-from ..op.spec import PLUGIN_VERSION as VERSION
+from ..op.spec import (
+    DOMAIN,
+    OP_TYPE,
+    OP_VERSION,
+    OP_VERSION_2,
+    PLUGIN_NAMESPACE,
+    AttributeSpec,
+    op_attributes,
+    op_inputs,
+)
+from .bodies import Features
 
 _ATTRIBUTE_TYPES = {
     float: onnx.defs.OpSchema.AttrType.FLOAT,
@@ -66,9 +75,9 @@ def attention_node(
     channel_affine: Any,
     mask_bin: Any,
     key_length: Any,
-    fine_mask: Any,  # noqa: ARG001 (version 2 has a node of its own)
-    corrected_heads: Any,  # noqa: ARG001
-    dynamic_blocks: Any,  # noqa: ARG001
+    fine_mask: Any,
+    corrected_heads: Any,
+    dynamic_blocks: Any,
     scale: float,
     block_q: int,
     block_k: int,
@@ -79,37 +88,47 @@ def attention_node(
 ) -> Any:
     """Emit the node, with every attribute written out.
 
+    A call that uses what version 2 adds becomes a node of version 2, whose unused inputs are left
+    out; `versions.settle_version` then gives all nodes of a model one version.
+
     TensorRT prefers its plugin to the function in the file only if the node carries
     `plugin_namespace`.
     """
-    return _operator()(
+    added = (fine_mask, corrected_heads, dynamic_blocks)
+    used = {
+        name: int(tensor is not None) for name, tensor in zip(Features._fields, added, strict=True)
+    }
+    version = OP_VERSION_2 if any(used.values()) else OP_VERSION
+    inputs, attributes = (added, used) if version == OP_VERSION_2 else ((), {})
+    return _operator(version)(
         query, key, value, token_order, head_order, block_mask, tile_order, channel_affine,
-        mask_bin, key_length, scale=scale, block_q=block_q, block_k=block_k, qk_bits=qk_bits,
-        pv_bits=pv_bits, pool_dropped=pool_dropped, plugin_version=VERSION,
-        plugin_namespace=PLUGIN_NAMESPACE,
+        mask_bin, key_length, *inputs, scale=scale, block_q=block_q, block_k=block_k,
+        qk_bits=qk_bits, pv_bits=pv_bits, pool_dropped=pool_dropped, plugin_version=str(version),
+        plugin_namespace=PLUGIN_NAMESPACE, **attributes,
     )  # fmt: skip
 
 
 @cache
-def _operator() -> Any:
+def _operator(version: int) -> Any:
     from onnxscript.values import Op, Opset
 
-    return Op(Opset(DOMAIN, OP_VERSION), OP_TYPE, operator_schema())
+    return Op(Opset(DOMAIN, version), OP_TYPE, operator_schema(version))
 
 
-def operator_schema() -> onnx.defs.OpSchema:
-    """The op's ONNX schema, from the tables of `op.spec`."""
+def operator_schema(version: int = OP_VERSION) -> onnx.defs.OpSchema:
+    """The ONNX schema of a version of the op, from the tables of `op.spec`."""
+    inputs = op_inputs(version)
     return onnx.defs.OpSchema(
         OP_TYPE,
         DOMAIN,
-        OP_VERSION,
+        version,
         inputs=[
             onnx.defs.OpSchema.FormalParameter(entry.name, _type_of(entry.dtypes))
-            for entry in INPUTS
+            for entry in inputs
         ],
         outputs=[onnx.defs.OpSchema.FormalParameter("output", "T")],
-        type_constraints=[("T", [_ONNX_TYPES[name] for name in INPUTS[0].dtypes], "")],
-        attributes=[_schema_attribute(entry.name) for entry in ATTRIBUTES],
+        type_constraints=[("T", [_ONNX_TYPES[name] for name in inputs[0].dtypes], "")],
+        attributes=[_schema_attribute(entry) for entry in op_attributes(version)],
     )
 
 
@@ -117,9 +136,9 @@ def _type_of(dtypes: tuple[str, ...]) -> str:
     return "T" if len(dtypes) > 1 else _ONNX_TYPES[dtypes[0]]
 
 
-def _schema_attribute(name: str) -> Any:
-    entry = next(entry for entry in ATTRIBUTES if entry.name == name)
+def _schema_attribute(entry: AttributeSpec) -> Any:
     kind = _ATTRIBUTE_TYPES[entry.kind]
     if entry.default is None:
-        return onnx.defs.OpSchema.Attribute(name, kind, required=True)
-    return onnx.defs.OpSchema.Attribute(name, onnx.helper.make_attribute(name, entry.default))
+        return onnx.defs.OpSchema.Attribute(entry.name, kind, required=True)
+    default = onnx.helper.make_attribute(entry.name, entry.default)
+    return onnx.defs.OpSchema.Attribute(entry.name, default)

@@ -86,6 +86,22 @@ def body_of(model: onnx.ModelProto) -> Body:
     return Body.NONE
 
 
+def op_version(model: onnx.ModelProto) -> int:
+    """The version of the paro operators that a file uses; 0 where it names none."""
+    versions = [entry.version for entry in model.opset_import if entry.domain == DOMAIN]
+    return int(versions[0]) if versions else 0
+
+
+def attributes_read(function: onnx.FunctionProto) -> set[str]:
+    """The attributes of its node that a function reads, in its subgraphs too."""
+    names, pending = set(), list(function.node)
+    while pending:
+        for attribute in pending.pop().attribute:
+            names.add(attribute.ref_attr_name)
+            pending.extend(attribute.g.node)
+    return names - {""}
+
+
 def attributes_of(node: onnx.NodeProto) -> dict[str, float | int | str]:
     """A node's attributes, text decoded."""
     import onnx

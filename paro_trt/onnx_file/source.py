@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OnnxFileError
 from ..files import sha256_of_files
-from ..op.spec import ATTRIBUTES, DOMAIN, OP_TYPE
+from ..op.spec import DOMAIN, OP_TYPE, OP_VERSION, OP_VERSION_2, op_attributes, op_inputs
 from .info import ExportInfo
-from .read import external_files, is_attention, next_to_its_data, read_onnx
+from .read import (
+    attributes_of,
+    external_files,
+    is_attention,
+    next_to_its_data,
+    op_version,
+    read_onnx,
+)
 from .tensors import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
 INT32 = range(-(1 << 31), 1 << 31)
-
-_REQUIRED = tuple(entry.name for entry in ATTRIBUTES if entry.default is None)
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,17 @@ def read_source(path: str | PathLike[str], *, dense: bool = False) -> OnnxSource
             actual=f"{len(nodes)} nodes and {'a' if info.plan_hash else 'no'} plan",
             remedy="export the model again",
         )
+    version = op_version(model)
+    if nodes and version not in (OP_VERSION, OP_VERSION_2):
+        raise OnnxFileError(
+            f"{path}: version of the operators in domain {DOMAIN}",
+            expected=f"{OP_VERSION} or {OP_VERSION_2}",
+            actual=str(version or "none"),
+            remedy="use the version of paro-trt that exported the file, or export again",
+        )
     for node in nodes:
-        _check_attributes(path, node)
+        _check_attributes(path, node, version)
+        _check_version(path, node, version)
     return OnnxSource(
         path=path,
         sha256=sha256_of_files(path, *(path.parent / name for name in external_files(model))),
@@ -109,14 +123,30 @@ def _check_presence(path: Path, model: Any, count: int, dense: bool) -> None:
         )
 
 
-def _check_attributes(path: Path, node: Any) -> None:
+def _check_version(path: Path, node: Any, version: int) -> None:
+    """TensorRT's parser reads the attribute alone, other runtimes the file's version alone."""
+    actual = attributes_of(node).get("plugin_version", str(OP_VERSION)), len(node.input)
+    expected = str(version), len(op_inputs(version))
+    if actual != expected:
+        raise OnnxFileError(
+            f"{path}: {node.name or OP_TYPE}"[:200],
+            expected=f"plugin_version {expected[0]} and {expected[1]} inputs, as of version "
+            f"{version} of the op",
+            actual=f"{str(actual[0])[:40]} and {actual[1]}",
+            remedy="export again with paro-trt export",
+        )
+
+
+def _check_attributes(path: Path, node: Any, version: int) -> None:
     from onnx import AttributeProto
 
     subject = f"{path}: {node.name or OP_TYPE}"[:200]
     kinds = {int: AttributeProto.INT, float: AttributeProto.FLOAT, str: AttributeProto.STRING}
-    wanted = {entry.name: kinds[entry.kind] for entry in ATTRIBUTES}
+    attributes = op_attributes(version)
+    wanted = {entry.name: kinds[entry.kind] for entry in attributes}
     found = {entry.name: entry for entry in node.attribute}
-    missing = [name for name in _REQUIRED if name not in found]
+    required = [entry.name for entry in attributes if entry.default is None]
+    missing = [name for name in required if name not in found]
     if missing:
         raise OnnxFileError(subject, expected=f"attribute {missing[0]}", actual="none")
     for name, attribute in found.items():

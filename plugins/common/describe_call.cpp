@@ -28,8 +28,8 @@ struct ShapeText {
   char text[128];
 };
 
-paro_status check_ranks(const InputShapes& shapes) {
-  for (size_t i = 0; i < kInputCount; ++i) {
+paro_status check_ranks(const InputShapes& shapes, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
     const TensorShape& shape = shapes[i];
     const bool fits = shape.rank == kInputs[i].rank &&
                       std::all_of(shape.sizes.begin(), shape.sizes.begin() + shape.rank,
@@ -56,7 +56,7 @@ paro_status check_one(const InputShapes& shapes, Input input,
               ShapeText(shape).text);
 }
 
-paro_status check_shapes(const InputShapes& shapes, const paro_attention& call) {
+paro_status check_shapes(const InputShapes& shapes, const paro_attention& call, int32_t version) {
   const int64_t batch = call.batch, tokens = call.tokens, heads = call.heads;
   const int64_t kv_heads = call.kv_heads, head_dim = call.head_dim;
   const Shape blocks = Shape::of(call);
@@ -72,14 +72,20 @@ paro_status check_shapes(const InputShapes& shapes, const paro_attention& call) 
   PARO_RETURN_IF_ERROR(check(kTileOrder, {call.bins, heads * blocks.query_blocks}));
   PARO_RETURN_IF_ERROR(check(kChannelAffine, {PARO_AFFINE_ROWS, kv_heads, head_dim}));
   PARO_RETURN_IF_ERROR(check(kMaskBin, {batch}));
-  return check(kKeyLength, {batch});
+  PARO_RETURN_IF_ERROR(check(kKeyLength, {batch}));
+  if (version == kVersion1) return PARO_OK;
+  PARO_RETURN_IF_ERROR(
+      check(kFineMask, {call.bins, heads, blocks.query_blocks, blocks.mask_words}));
+  PARO_RETURN_IF_ERROR(check(kCorrectedHeads, {heads}));
+  return check(kDynamicBlocks, {call.bins, heads});
 }
 
 }  // namespace
 
 paro_status describe_call(const Attributes& attributes, paro_dtype dtype, const InputShapes& shapes,
                           paro_attention& call) noexcept {
-  PARO_RETURN_IF_ERROR(check_ranks(shapes));
+  PARO_RETURN_IF_ERROR(
+      check_ranks(shapes, static_cast<size_t>(input_count(attributes.version))));
   const auto size = [&](Input input, size_t dimension) {
     return static_cast<int32_t>(shapes[input].sizes[dimension]);
   };
@@ -98,13 +104,15 @@ paro_status describe_call(const Attributes& attributes, paro_dtype dtype, const 
   call.qk_bits = attributes.qk_bits;
   call.pv_bits = attributes.pv_bits;
   call.pool_dropped = attributes.pool_dropped;
+  call.fine_summaries = attributes.fine_summaries;
+  call.mean_correction = attributes.mean_correction;
+  call.routing = attributes.routing;
   call.scale = attributes.scale;
   PARO_RETURN_IF_ERROR(check_block_grid(call));  // Shape::of divides by these
-  return check_shapes(shapes, call);
+  return check_shapes(shapes, call, attributes.version);
 }
 
-void point_to(const std::array<const void*, kInputCount>& inputs, void* output,
-              paro_attention& call) noexcept {
+void point_to(const InputAddresses& inputs, void* output, paro_attention& call) noexcept {
   const auto integers = [&](Input input) { return static_cast<const int32_t*>(inputs[input]); };
   call.query = inputs[kQuery];
   call.key = inputs[kKey];
@@ -116,6 +124,9 @@ void point_to(const std::array<const void*, kInputCount>& inputs, void* output,
   call.channel_affine = static_cast<const float*>(inputs[kChannelAffine]);
   call.mask_bin = integers(kMaskBin);
   call.key_length = integers(kKeyLength);
+  if (call.fine_summaries) call.fine_mask = integers(kFineMask);
+  if (call.mean_correction) call.corrected_heads = integers(kCorrectedHeads);
+  if (call.routing) call.dynamic_blocks = integers(kDynamicBlocks);
   call.output = output;
 }
 

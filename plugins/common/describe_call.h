@@ -21,14 +21,25 @@ enum Input : int32_t {
   kChannelAffine,
   kMaskBin,
   kKeyLength,
+  // From here on in version 2 of the op.
+  kFineMask,
+  kCorrectedHeads,
+  kDynamicBlocks,
 };
-inline constexpr int32_t kInputCount = 10;
+inline constexpr int32_t kVersion1 = 1;
+inline constexpr int32_t kVersion2 = 2;
+inline constexpr int32_t kMaxInputs = kDynamicBlocks + 1;
+
+// The inputs of a node of this version of the op.
+constexpr int32_t input_count(int32_t version) {
+  return version == kVersion1 ? kFineMask : kMaxInputs;
+}
 
 struct InputSpec {
   const char* name;
   int32_t rank;
 };
-inline constexpr std::array<InputSpec, kInputCount> kInputs = {{
+inline constexpr std::array<InputSpec, kMaxInputs> kInputs = {{
     {.name = "query", .rank = 4},
     {.name = "key", .rank = 4},
     {.name = "value", .rank = 4},
@@ -39,6 +50,9 @@ inline constexpr std::array<InputSpec, kInputCount> kInputs = {{
     {.name = "channel_affine", .rank = 3},
     {.name = "mask_bin", .rank = 1},
     {.name = "key_length", .rank = 1},
+    {.name = "fine_mask", .rank = 4},
+    {.name = "corrected_heads", .rank = 1},
+    {.name = "dynamic_blocks", .rank = 2},
 }};
 
 // The shape of a tensor. A rank outside 0..kMaxRank is stored unchanged, and describe_call refuses
@@ -48,16 +62,23 @@ struct TensorShape {
   int32_t rank;
   std::array<int64_t, kMaxRank> sizes;
 };
-using InputShapes = std::array<TensorShape, kInputCount>;
+// Shapes and addresses of a call; those past the node's input_count are not read.
+using InputShapes = std::array<TensorShape, kMaxInputs>;
+using InputAddresses = std::array<const void*, kMaxInputs>;
 
 // The op's attributes, as a node or an engine gives them.
 struct Attributes {
+  int32_t version = kVersion1;
   float scale = 0.0f;
   int32_t block_q = 0;
   int32_t block_k = 0;
   int32_t qk_bits = 0;
   int32_t pv_bits = 0;
   int32_t pool_dropped = 0;
+  // Of version 2: which of its inputs are used.
+  int32_t fine_summaries = 0;
+  int32_t mean_correction = 0;
+  int32_t routing = 0;
 };
 
 // Fills all fields of `call` except its pointers. Refuses block sizes that the op does not have,
@@ -67,8 +88,8 @@ struct Attributes {
 paro_status describe_call(const Attributes& attributes, paro_dtype dtype, const InputShapes& shapes,
                           paro_attention& call) noexcept;
 
-// Fills the pointers of `call`.
-void point_to(const std::array<const void*, kInputCount>& inputs, void* output,
-              paro_attention& call) noexcept;
+// Fills the pointers of `call`, which describe_call filled before; NULL for inputs that its
+// attributes do not use.
+void point_to(const InputAddresses& inputs, void* output, paro_attention& call) noexcept;
 
 }  // namespace paro

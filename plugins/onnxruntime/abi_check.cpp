@@ -64,6 +64,7 @@ PARO_SAME(Api, OrtApi, GetTensorTypeAndShape);
 PARO_SAME(Api, OrtApi, KernelInfoGetAttribute_float);
 PARO_SAME(Api, OrtApi, KernelInfoGetAttribute_int64);
 PARO_SAME(Api, OrtApi, KernelInfoGetAttribute_string);
+PARO_SAME(Api, OrtApi, KernelContext_GetInputCount);
 PARO_SAME(Api, OrtApi, KernelContext_GetInput);
 PARO_SAME(Api, OrtApi, KernelContext_GetOutput);
 PARO_SAME(Api, OrtApi, ReleaseStatus);

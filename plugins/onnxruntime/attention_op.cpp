@@ -1,5 +1,6 @@
 #include "attention_op.h"
 
+#include <cstring>
 #include <memory>
 #include <new>
 
@@ -47,9 +48,25 @@ Status* read_int(const Api& api, const KernelInfo* info, const char* name, const
   return nullptr;
 }
 
+// Reads the version of the op, which ONNX Runtime does not tell a kernel.
+Status* read_version(const Api& api, const KernelInfo* info, int32_t& version) {
+  constexpr const char* kName = "plugin_version";
+  if (!is_present(api, info, kName)) return nullptr;
+  char text[8] = {};
+  size_t size = sizeof text;
+  const bool unreadable = discard(api, api.KernelInfoGetAttribute_string(info, kName, text, &size));
+  const char* const given = unreadable ? "another value" : text;
+  if (std::strcmp(given, "1") == 0 || std::strcmp(given, "2") == 0) {
+    version = given[0] == '1' ? kVersion1 : kVersion2;
+    return nullptr;
+  }
+  return refuse(api, kInvalidArgument, "%s: expected the text 1 or 2, got %s", kName, given);
+}
+
 Status* read_attributes(const Api& api, const KernelInfo* info, Attributes& attributes) {
-  constexpr int32_t kDropped = 0;
-  Status* status = read_float(api, info, "scale", 0.0f, attributes.scale);
+  constexpr int32_t kAbsent = 0;
+  Status* status = read_version(api, info, attributes.version);
+  if (status == nullptr) status = read_float(api, info, "scale", 0.0f, attributes.scale);
   const auto next = [&](const char* name, const int32_t* absent, int32_t& value) {
     if (status == nullptr) status = read_int(api, info, name, absent, value);
   };
@@ -57,7 +74,17 @@ Status* read_attributes(const Api& api, const KernelInfo* info, Attributes& attr
   next("block_k", nullptr, attributes.block_k);
   next("qk_bits", nullptr, attributes.qk_bits);
   next("pv_bits", nullptr, attributes.pv_bits);
-  next("pool_dropped", &kDropped, attributes.pool_dropped);
+  next("pool_dropped", &kAbsent, attributes.pool_dropped);
+  next("fine_summaries", &kAbsent, attributes.fine_summaries);
+  next("mean_correction", &kAbsent, attributes.mean_correction);
+  next("routing", &kAbsent, attributes.routing);
+  const bool used = attributes.fine_summaries || attributes.mean_correction || attributes.routing;
+  if (status == nullptr && used && attributes.version == kVersion1) {
+    return refuse(api, kInvalidArgument,
+                  "fine_summaries, mean_correction, routing: expected 0 with plugin_version 1, "
+                  "got %d, %d, %d",
+                  attributes.fine_summaries, attributes.mean_correction, attributes.routing);
+  }
   return status;
 }
 
@@ -110,10 +137,13 @@ AttentionOp::AttentionOp(const Api& runtime, const Backend& computes, ElementTyp
   GetName = [](const CustomOp*) { return "PAROAttention"; };
   GetExecutionProviderType = [](const CustomOp* op) { return self(op).backend.provider; };
   GetInputType = input_type;
-  GetInputTypeCount = [](const CustomOp*) { return size_t{kInputCount}; };
+  GetInputTypeCount = [](const CustomOp*) { return size_t{kMaxInputs}; };
   GetOutputType = [](const CustomOp* op, size_t) { return self(op).element; };
   GetOutputTypeCount = [](const CustomOp*) { return size_t{1}; };
-  GetInputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
+  // One op serves both versions: ONNX Runtime makes one schema of all ops of a name.
+  GetInputCharacteristic = [](const CustomOp*, size_t index) {
+    return index < size_t{kFineMask} ? kRequired : kOptional;
+  };
   GetOutputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
   GetInputMemoryType = [](const CustomOp*, size_t) { return kDefaultMemory; };
   GetVariadicInputMinArity = [](const CustomOp*) { return 0; };
@@ -124,8 +154,8 @@ AttentionOp::AttentionOp(const Api& runtime, const Backend& computes, ElementTyp
   KernelComputeV2 = compute;
   KernelDestroy = [](void* kernel) { delete static_cast<Node*>(kernel); };
   InferOutputShapeFn = infer_output;
-  GetStartVersion = [](const CustomOp*) { return 1; };
-  GetEndVersion = [](const CustomOp*) { return 1; };
+  GetStartVersion = [](const CustomOp*) { return int{kVersion1}; };
+  GetEndVersion = [](const CustomOp*) { return int{kVersion2}; };
 }
 
 }  // namespace paro::ort

@@ -12,7 +12,7 @@ namespace {
 
 struct Tensors {
   InputShapes shapes;
-  std::array<const void*, kInputCount> addresses;
+  InputAddresses addresses;
 };
 
 // Turns a status of the C ABI into one of ONNX Runtime, with the message of who returned it.
@@ -50,6 +50,21 @@ Status* read_input(const Api& api, KernelContext* context, size_t index, Tensors
   return status;
 }
 
+Status* read_inputs(const Api& api, KernelContext* context, int32_t version, Tensors& tensors) {
+  size_t count = 0;
+  if (Status* const status = api.KernelContext_GetInputCount(context, &count)) return status;
+  const auto expected = static_cast<size_t>(input_count(version));
+  if (count != expected) {
+    return refuse(api, kInvalidArgument,
+                  "node: expected %zu inputs with plugin_version %d, got %zu", expected, version,
+                  count);
+  }
+  for (size_t index = 0; index < count; ++index) {
+    if (Status* const status = read_input(api, context, index, tensors)) return status;
+  }
+  return nullptr;
+}
+
 Status* take_output(const Api& api, KernelContext* context, const TensorShape& query,
                     void** data) {
   Value* output = nullptr;
@@ -80,8 +95,8 @@ Status* forward(const Node& node, KernelContext* context, const paro_attention& 
 Status* run_call(const Node& node, KernelContext* context) noexcept {
   const Api& api = node.api;
   Tensors tensors{};
-  for (size_t index = 0; index < kInputCount; ++index) {
-    if (Status* const status = read_input(api, context, index, tensors)) return status;
+  if (Status* const status = read_inputs(api, context, node.attributes.version, tensors)) {
+    return status;
   }
   void* stream = nullptr;
   if (node.backend.uses_provider) {

@@ -19,7 +19,7 @@ enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kNotImplemented = 9 };
 
 enum ElementType : int { kFloat = 1, kInt32 = 6, kFloat16 = 10, kBFloat16 = 16 };
 
-enum Characteristic : int { kRequired = 0 };
+enum Characteristic : int { kRequired = 0, kOptional = 1 };
 
 enum MemoryType : int { kDefaultMemory = 0 };
 
@@ -62,7 +62,8 @@ struct Api {
   Status* (*KernelInfoGetAttribute_int64)(const KernelInfo* info, const char* name, int64_t* out);
   Status* (*KernelInfoGetAttribute_string)(const KernelInfo* info, const char* name, char* out,
                                            size_t* size);
-  void* slots_88[2];
+  Status* (*KernelContext_GetInputCount)(const KernelContext* context, size_t* out);
+  void* slot_89;
   Status* (*KernelContext_GetInput)(const KernelContext* context, size_t index, const Value** out);
   Status* (*KernelContext_GetOutput)(KernelContext* context, size_t index, const int64_t* sizes,
                                      size_t count, Value** out);
@@ -146,6 +147,7 @@ PARO_ORT_SLOT(GetTensorTypeAndShape, 65);
 PARO_ORT_SLOT(KernelInfoGetAttribute_float, 85);
 PARO_ORT_SLOT(KernelInfoGetAttribute_int64, 86);
 PARO_ORT_SLOT(KernelInfoGetAttribute_string, 87);
+PARO_ORT_SLOT(KernelContext_GetInputCount, 88);
 PARO_ORT_SLOT(KernelContext_GetInput, 90);
 PARO_ORT_SLOT(KernelContext_GetOutput, 91);
 PARO_ORT_SLOT(ReleaseStatus, 93);

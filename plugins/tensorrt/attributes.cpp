@@ -4,7 +4,6 @@
 #include <cstring>
 #include <iterator>
 #include <string_view>
-#include <tuple>
 
 #include "log.h"
 
@@ -31,6 +30,7 @@ struct IntegerField {
   const char* allowed_text;
   bool has_default;
   bool is_range = false;  // from the first to the second of `allowed`
+  int32_t first_version = kVersion1;  // of the op that has this field
 
   constexpr bool allows(int32_t given) const {
     if (is_range) return allowed[0] <= given && given <= allowed[1];
@@ -44,6 +44,9 @@ constexpr IntegerField kIntegerFields[] = {
     {"qk_bits", &PluginAttributes::qk_bits, {16, 8, 4}, "16, 8 or 4", false},
     {"pv_bits", &PluginAttributes::pv_bits, {16, 8, 4}, "16, 8 or 4", false},
     {"pool_dropped", &PluginAttributes::pool_dropped, {0, 1, 1}, "0 or 1", true},
+    {"fine_summaries", &PluginAttributes::fine_summaries, {0, 1, 1}, "0 or 1", true, false, kVersion2},
+    {"mean_correction", &PluginAttributes::mean_correction, {0, 1, 1}, "0 or 1", true, false, kVersion2},
+    {"routing", &PluginAttributes::routing, {0, 1, 1}, "0 or 1", true, false, kVersion2},
     {.name = "max_workspace_mib",
      .value = &PluginAttributes::max_workspace_mib,
      .allowed = {0, kMaxMebibytes},
@@ -52,8 +55,8 @@ constexpr IntegerField kIntegerFields[] = {
      .is_range = true},
 };
 
-constexpr size_t kAdvertised = 1 + std::size(kIntegerFields);
-static_assert(std::tuple_size_v<StoredFields> == kAdvertised + 1, "and the kernel library");
+constexpr size_t kMostAdvertised = 1 + std::size(kIntegerFields);
+static_assert(StoredFields::kMost == kMostAdvertised + 1, "and the kernel library");
 
 constexpr std::array<const char*, 14> kTypeNames = {
     "FLOAT16", "FLOAT32", "FLOAT64", "INT8",  "INT16", "INT32", "CHAR",
@@ -117,21 +120,27 @@ paro_status check_kernel_library(const PluginField& field) {
                 paro_library_name(), static_cast<int>(stored.size()), stored.data());
 }
 
-paro_status read_field(const PluginField& field, TensorRTPhase phase,
+paro_status refuse_field(const char* name, int32_t version) {
+  return refuse(PARO_INVALID_ARGUMENT,
+                "attribute %s: expected scale, block_q, block_k, qk_bits, pv_bits, pool_dropped%s or "
+                "max_workspace_mib; export the model again with the version of paro-trt that this "
+                "plugin is of",
+                name, version == kVersion1 ? "" : ", fine_summaries, mean_correction, routing");
+}
+
+paro_status read_field(const PluginField& field, TensorRTPhase phase, int32_t version,
                        PluginAttributes& attributes) {
   const std::string_view name = field.name;
   if (name == kScale) return read_scale(field, attributes);
   for (const IntegerField& known : kIntegerFields) {
-    if (name == known.name) return read_integer(field, known, attributes);
+    if (name == known.name && known.first_version <= version) {
+      return read_integer(field, known, attributes);
+    }
   }
   if (phase == TensorRTPhase::kRUNTIME && name == kKernelLibrary) {
     return check_kernel_library(field);
   }
-  return refuse(PARO_INVALID_ARGUMENT,
-                "attribute %s: expected scale, block_q, block_k, qk_bits, pv_bits, pool_dropped or "
-                "max_workspace_mib; export the model again with the version of paro-trt that this "
-                "plugin is of",
-                field.name);
+  return refuse_field(field.name, version);
 }
 
 bool holds(const PluginFieldCollection& fields, const char* name) {
@@ -166,42 +175,52 @@ paro_status check_collection(const PluginFieldCollection* fields) {
 
 }  // namespace
 
-const PluginFieldCollection* advertised_fields() noexcept {
-  static const std::array<PluginField, kAdvertised> fields = [] {
-    std::array<PluginField, kAdvertised> all{
-        PluginField(kScale, nullptr, PluginFieldType::kFLOAT32, 1)};
-    size_t count = 1;
-    for (const IntegerField& known : kIntegerFields) {
-      all[count++] = PluginField(known.name, nullptr, PluginFieldType::kINT32, 1);
+const PluginFieldCollection* advertised_fields(int32_t version) noexcept {
+  struct Advertised {
+    explicit Advertised(int32_t of_version) {
+      fields[0] = PluginField(kScale, nullptr, PluginFieldType::kFLOAT32, 1);
+      int32_t count = 1;
+      for (const IntegerField& known : kIntegerFields) {
+        if (known.first_version > of_version) continue;
+        fields[static_cast<size_t>(count++)] =
+            PluginField(known.name, nullptr, PluginFieldType::kINT32, 1);
+      }
+      collection = {count, fields.data()};
     }
-    return all;
-  }();
-  static const PluginFieldCollection collection{static_cast<int32_t>(fields.size()), fields.data()};
-  return &collection;
+    std::array<PluginField, kMostAdvertised> fields;
+    PluginFieldCollection collection;
+  };
+  static const Advertised version_1(kVersion1), version_2(kVersion2);
+  return version == kVersion1 ? &version_1.collection : &version_2.collection;
 }
 
-paro_status read_fields(const PluginFieldCollection* fields, TensorRTPhase phase,
+paro_status read_fields(const PluginFieldCollection* fields, TensorRTPhase phase, int32_t version,
                         PluginAttributes& attributes) noexcept {
   if (const paro_status status = check_collection(fields)) return status;
   attributes = PluginAttributes{};
+  attributes.version = version;
   for (int32_t i = 0; i < fields->nbFields; ++i) {
-    if (const paro_status status = read_field(fields->fields[i], phase, attributes)) return status;
+    if (const paro_status status = read_field(fields->fields[i], phase, version, attributes)) {
+      return status;
+    }
   }
   return PARO_OK;
 }
 
 StoredFields stored_fields(const PluginAttributes& attributes) noexcept {
-  StoredFields fields;
-  fields[0] = PluginField(kScale, &attributes.scale, PluginFieldType::kFLOAT32, 1);
-  size_t count = 1;
+  StoredFields stored;
+  const auto add = [&](const PluginField& field) {
+    stored.fields[static_cast<size_t>(stored.count++)] = field;
+  };
+  add(PluginField(kScale, &attributes.scale, PluginFieldType::kFLOAT32, 1));
   for (const IntegerField& known : kIntegerFields) {
-    fields[count++] =
-        PluginField(known.name, &(attributes.*known.value), PluginFieldType::kINT32, 1);
+    if (known.first_version > attributes.version) continue;
+    add(PluginField(known.name, &(attributes.*known.value), PluginFieldType::kINT32, 1));
   }
   const char* const library = paro_library_name();
   const auto length = static_cast<int32_t>(std::strlen(library)) + 1;
-  fields[count] = PluginField(kKernelLibrary, library, PluginFieldType::kCHAR, length);
-  return fields;
+  add(PluginField(kKernelLibrary, library, PluginFieldType::kCHAR, length));
+  return stored;
 }
 
 }  // namespace paro::trt

@@ -18,14 +18,20 @@ struct PluginAttributes : Attributes {
 
 // Names and types that a node may carry, without data: what IPluginCreatorV3One::getFieldNames
 // gives. `plugin_version` and `plugin_namespace` are TensorRT's own and never reach a plugin.
-const nvinfer1::PluginFieldCollection* advertised_fields() noexcept;
+const nvinfer1::PluginFieldCollection* advertised_fields(int32_t version) noexcept;
 
-// Reads and checks the fields of a node (kBUILD) or of an engine (kRUNTIME).
+// Reads and checks the fields of a node (kBUILD) or of an engine (kRUNTIME) of this version of the
+// op.
 paro_status read_fields(const nvinfer1::PluginFieldCollection* fields,
-                        nvinfer1::TensorRTPhase phase, PluginAttributes& attributes) noexcept;
+                        nvinfer1::TensorRTPhase phase, int32_t version,
+                        PluginAttributes& attributes) noexcept;
 
 // Fields that an engine stores. They point into `attributes`, which must outlive them.
-using StoredFields = std::array<nvinfer1::PluginField, 8>;
+struct StoredFields {
+  static constexpr size_t kMost = 11;
+  std::array<nvinfer1::PluginField, kMost> fields;
+  int32_t count = 0;
+};
 StoredFields stored_fields(const PluginAttributes& attributes) noexcept;
 
 }  // namespace paro::trt

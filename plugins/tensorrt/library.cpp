@@ -5,9 +5,9 @@
 namespace paro::trt {
 namespace {
 
-// The creator is never destroyed, because a registry may call it until the process ends.
+// Creators are never destroyed, because a registry may call them until the process ends.
 union Immortal {
-  Immortal() : creator() {}
+  explicit Immortal(int32_t version) : creator(version) {}
   ~Immortal() {}
   AttentionCreator creator;
 };
@@ -18,9 +18,10 @@ union Immortal {
 #define PARO_TRT_EXPORT extern "C" __attribute__((visibility("default")))
 
 PARO_TRT_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) noexcept {
-  static paro::trt::Immortal immortal;
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&immortal.creator};
-  count = 1;
+  static paro::trt::Immortal version_1(paro::kVersion1), version_2(paro::kVersion2);
+  static nvinfer1::IPluginCreatorInterface* const creators[] = {&version_1.creator,
+                                                                &version_2.creator};
+  count = 2;
   return creators;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <new>
 
 #include "../common/status.h"
@@ -51,18 +52,21 @@ constexpr int64_t kUnknownSize = -1;
 
 // The op's inputs with one set of sizes.
 struct Inputs {
+  explicit Inputs(int32_t version) : count(static_cast<size_t>(input_count(version))) {}
+
   // With the sizes that the tensors have now.
-  static Inputs now(const PluginTensorDesc* tensors) {
-    Inputs inputs;
-    for (size_t i = 0; i < kInputCount; ++i) inputs.set(i, tensors[i], tensors[i].dims);
+  static Inputs now(int32_t version, const PluginTensorDesc* tensors) {
+    Inputs inputs(version);
+    for (size_t i = 0; i < inputs.count; ++i) inputs.set(i, tensors[i], tensors[i].dims);
     return inputs;
   }
 
   // With the sizes at one end of an optimization profile. If the network computes a batch, TensorRT
   // knows only bounds of it, which can be wide. Such a batch is assumed to equal query's.
-  static Inputs at(Dims DynamicPluginTensorDesc::* bound, const DynamicPluginTensorDesc* tensors) {
-    Inputs inputs;
-    for (size_t i = 0; i < kInputCount; ++i) {
+  static Inputs at(int32_t version, Dims DynamicPluginTensorDesc::* bound,
+                   const DynamicPluginTensorDesc* tensors) {
+    Inputs inputs(version);
+    for (size_t i = 0; i < inputs.count; ++i) {
       inputs.set(i, tensors[i].desc, tensors[i].*bound);
       const bool unknown = tensors[i].desc.dims.d[0] == kUnknownSize;
       if (unknown) inputs.shapes[i].d[0] = (tensors[0].*bound).d[0];
@@ -76,18 +80,19 @@ struct Inputs {
     shapes[index] = shape;
   }
 
-  std::array<DataType, kInputCount> types;
-  std::array<TensorFormat, kInputCount> formats;
-  std::array<Dims, kInputCount> shapes;
+  size_t count;
+  std::array<DataType, kMaxInputs> types{};
+  std::array<TensorFormat, kMaxInputs> formats{};
+  std::array<Dims, kMaxInputs> shapes{};
 };
 
 paro_status describe(const Attributes& attributes, const Inputs& inputs, paro_attention& call) {
-  for (size_t i = 0; i < inputs.formats.size(); ++i) {
+  for (size_t i = 0; i < inputs.count; ++i) {
     if (inputs.formats[i] == TensorFormat::kLINEAR) continue;
     return refuse(PARO_INVALID_ARGUMENT, "%s: expected the linear format, got format %d",
                   kInputs[i].name, static_cast<int>(inputs.formats[i]));
   }
-  PARO_RETURN_IF_ERROR(check_types(inputs.types));
+  PARO_RETURN_IF_ERROR(check_types(attributes.version, inputs.types.data()));
   InputShapes shapes;
   std::transform(inputs.shapes.begin(), inputs.shapes.end(), shapes.begin(), shape_of);
   const paro_status status =
@@ -103,7 +108,7 @@ paro_status check_present(const void* inputs, const void* outputs) {
 // The shapes of the smallest call with this head size.
 InputShapes one_token(int64_t head_dim) {
   InputShapes shapes;
-  for (size_t i = 0; i < kInputCount; ++i) {
+  for (size_t i = 0; i < kMaxInputs; ++i) {
     shapes[i].rank = kInputs[i].rank;
     shapes[i].sizes.fill(1);
   }
@@ -138,6 +143,11 @@ AttentionPlugin::AttentionPlugin(const PluginAttributes& attributes) noexcept
                 static_cast<double>(attributes.scale), attributes.block_q, attributes.block_k,
                 attributes.qk_bits, attributes.pv_bits, attributes.pool_dropped,
                 attributes.max_workspace_mib, paro_library_name(), paro_abi_version(), build_id());
+  if (attributes.version == kVersion1) return;
+  const size_t used = std::strlen(identity_.data());
+  std::snprintf(identity_.data() + used, identity_.size() - used,
+                " fine_summaries=%d mean_correction=%d routing=%d", attributes.fine_summaries,
+                attributes.mean_correction, attributes.routing);
 }
 
 nvinfer1::IPluginCapability* AttentionPlugin::getCapabilityInterface(
@@ -167,11 +177,9 @@ int32_t AttentionPlugin::getOutputDataTypes(DataType* outputTypes, int32_t nbOut
                                             const DataType* inputTypes,
                                             int32_t nbInputs) const noexcept {
   PARO_RETURN_IF_ERROR(check_present(inputTypes, outputTypes));
-  PARO_RETURN_IF_ERROR(check_counts(nbInputs, nbOutputs));
-  std::array<DataType, kInputCount> types;
-  std::copy_n(inputTypes, kInputCount, types.begin());
-  PARO_RETURN_IF_ERROR(check_types(types));
-  outputTypes[0] = types[0];
+  PARO_RETURN_IF_ERROR(check_counts(attributes_.version, nbInputs, nbOutputs));
+  PARO_RETURN_IF_ERROR(check_types(attributes_.version, inputTypes));
+  outputTypes[0] = inputTypes[0];
   return PARO_OK;
 }
 
@@ -180,7 +188,7 @@ int32_t AttentionPlugin::getOutputShapes(const nvinfer1::DimsExprs* inputs, int3
                                          nvinfer1::DimsExprs* outputs, int32_t nbOutputs,
                                          nvinfer1::IExprBuilder&) noexcept {
   PARO_RETURN_IF_ERROR(check_present(inputs, outputs));
-  PARO_RETURN_IF_ERROR(check_counts(nbInputs, nbOutputs));
+  PARO_RETURN_IF_ERROR(check_counts(attributes_.version, nbInputs, nbOutputs));
   if (inputs[0].nbDims != 4) {
     return refuse(PARO_INVALID_ARGUMENT, "query: expected 4 dimensions, got %d", inputs[0].nbDims);
   }
@@ -190,27 +198,27 @@ int32_t AttentionPlugin::getOutputShapes(const nvinfer1::DimsExprs* inputs, int3
 
 bool AttentionPlugin::supportsFormatCombination(int32_t pos, const DynamicPluginTensorDesc* inOut,
                                                 int32_t nbInputs, int32_t nbOutputs) noexcept {
-  if (check_present(inOut, inOut) != PARO_OK || check_counts(nbInputs, nbOutputs) != PARO_OK) {
+  if (check_present(inOut, inOut) != PARO_OK || check_counts(attributes_.version, nbInputs, nbOutputs) != PARO_OK) {
     return false;
   }
-  if (pos < 0 || pos >= kInputCount + kOutputCount) return false;
+  if (pos < 0 || pos >= nbInputs + kOutputCount) return false;
   const PluginTensorDesc& tensor = inOut[pos].desc;
   if (tensor.format != TensorFormat::kLINEAR) return false;
   const DataType query = inOut[0].desc.type;
   if (pos == 0) return is_query_type(query);
-  return tensor.type == (pos < kInputCount ? input_type(pos, query) : query);
+  return tensor.type == (pos < nbInputs ? input_type(pos, query) : query);
 }
 
 int32_t AttentionPlugin::configurePlugin(const DynamicPluginTensorDesc* in, int32_t nbInputs,
                                          const DynamicPluginTensorDesc* out,
                                          int32_t nbOutputs) noexcept {
   PARO_RETURN_IF_ERROR(check_present(in, out));
-  PARO_RETURN_IF_ERROR(check_counts(nbInputs, nbOutputs));
+  PARO_RETURN_IF_ERROR(check_counts(attributes_.version, nbInputs, nbOutputs));
   for (Dims DynamicPluginTensorDesc::* const bound :
        {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::opt,
         &DynamicPluginTensorDesc::max}) {
     paro_attention call;
-    PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::at(bound, in), call));
+    PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::at(attributes_.version, bound, in), call));
     if (call.batch == 0) continue;
     size_t bytes = 0;
     paro_status status = workspace_on_any_gpu(call, attributes_, bytes);
@@ -225,9 +233,9 @@ size_t AttentionPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, 
                                          int32_t nbOutputs) const noexcept {
   // The interface can report no error here, so misuse also returns 0. enqueue then refuses the
   // call.
-  if (check_present(inputs, outputs) || check_counts(nbInputs, nbOutputs)) return 0;
+  if (check_present(inputs, outputs) || check_counts(attributes_.version, nbInputs, nbOutputs)) return 0;
   paro_attention call;
-  const Inputs largest = Inputs::at(&DynamicPluginTensorDesc::max, inputs);
+  const Inputs largest = Inputs::at(attributes_.version, &DynamicPluginTensorDesc::max, inputs);
   if (describe(attributes_, largest, call)) return 0;
   if (call.batch == 0) return 0;
   // Under a limit a smaller batch may need more than the largest, whose groups of heads happen to
@@ -251,9 +259,9 @@ int32_t AttentionPlugin::setTactic(int32_t tactic) noexcept {
 int32_t AttentionPlugin::onShapeChange(const PluginTensorDesc* in, int32_t nbInputs,
                                        const PluginTensorDesc* out, int32_t nbOutputs) noexcept {
   PARO_RETURN_IF_ERROR(check_present(in, out));
-  PARO_RETURN_IF_ERROR(check_counts(nbInputs, nbOutputs));
+  PARO_RETURN_IF_ERROR(check_counts(attributes_.version, nbInputs, nbOutputs));
   paro_attention call;
-  PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::now(in), call));
+  PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::now(attributes_.version, in), call));
   if (call.batch == 0) return PARO_OK;
   const paro_launch launch = launch_in(nullptr, attributes_);
   const paro_status status = paro_prepare(&call, &launch);
@@ -266,12 +274,12 @@ int32_t AttentionPlugin::enqueue(const PluginTensorDesc* inputDesc,
                                  cudaStream_t stream) noexcept {
   PARO_RETURN_IF_ERROR(check_present(inputDesc, outputDesc));
   paro_attention call;
-  PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::now(inputDesc), call));
+  PARO_RETURN_IF_ERROR(describe(attributes_, Inputs::now(attributes_.version, inputDesc), call));
   // An empty batch needs no work, and its pointers may be null.
   if (call.batch == 0) return PARO_OK;
   PARO_RETURN_IF_ERROR(check_present(inputs, outputs));
-  std::array<const void*, kInputCount> addresses;
-  std::copy_n(inputs, kInputCount, addresses.begin());
+  InputAddresses addresses{};
+  std::copy_n(inputs, input_count(attributes_.version), addresses.begin());
   point_to(addresses, outputs[0], call);
   const paro_launch launch = launch_in(stream, attributes_);
   size_t bytes = 0;
@@ -290,7 +298,7 @@ nvinfer1::IPluginV3* AttentionPlugin::attachToContext(nvinfer1::IPluginResourceC
 
 const nvinfer1::PluginFieldCollection* AttentionPlugin::getFieldsToSerialize() noexcept {
   stored_ = stored_fields(attributes_);
-  stored_collection_ = {static_cast<int32_t>(stored_.size()), stored_.data()};
+  stored_collection_ = {stored_.count, stored_.fields.data()};
   return &stored_collection_;
 }
 

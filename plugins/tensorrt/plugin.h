@@ -10,7 +10,7 @@
 namespace paro::trt {
 
 inline constexpr const char* kPluginName = "PAROAttention";
-inline constexpr const char* kPluginVersion = "1";
+constexpr const char* plugin_version(int32_t version) { return version == kVersion1 ? "1" : "2"; }
 inline constexpr const char* kPluginNamespace = "";
 
 // The plugin holds its attributes and no other state. Calls are therefore independent of each
@@ -29,7 +29,9 @@ class AttentionPlugin final : public nvinfer1::IPluginV3,
 
   // IPluginV3OneCore
   const char* getPluginName() const noexcept override { return kPluginName; }
-  const char* getPluginVersion() const noexcept override { return kPluginVersion; }
+  const char* getPluginVersion() const noexcept override {
+    return plugin_version(attributes_.version);
+  }
   const char* getPluginNamespace() const noexcept override { return kPluginNamespace; }
 
   // IPluginV3OneBuild. The kernels choose their own tiles, so there are no tactics to time.
@@ -64,7 +66,7 @@ class AttentionPlugin final : public nvinfer1::IPluginV3,
 
  private:
   PluginAttributes attributes_;
-  std::array<char, 224> identity_;  // attributes, kernel library and its build, as text
+  std::array<char, 288> identity_;  // attributes, kernel library and its build, as text
   StoredFields stored_;             // filled when asked for: it points into this very object
   nvinfer1::PluginFieldCollection stored_collection_;
 };

@@ -30,22 +30,22 @@ bool is_query_type(DataType type) noexcept {
   return type == DataType::kHALF || type == DataType::kBF16;
 }
 
-paro_status check_counts(int32_t inputs, int32_t outputs) noexcept {
-  if (inputs == kInputCount && outputs == kOutputCount) return PARO_OK;
+paro_status check_counts(int32_t version, int32_t inputs, int32_t outputs) noexcept {
+  if (inputs == input_count(version) && outputs == kOutputCount) return PARO_OK;
   return refuse(PARO_INVALID_ARGUMENT, "node: expected %d inputs and %d output, got %d and %d",
-                kInputCount, kOutputCount, inputs, outputs);
+                input_count(version), kOutputCount, inputs, outputs);
 }
 
-paro_status check_types(const std::array<DataType, kInputCount>& types) noexcept {
+paro_status check_types(int32_t version, const DataType* types) noexcept {
   const DataType query = types[kQuery];
   if (!is_query_type(query)) {
     return refuse(PARO_UNSUPPORTED,
                   "query: expected FP16 or BF16, got %s; export the model in fp16 or bf16",
                   type_name(query));
   }
-  for (int32_t i = 0; i < kInputCount; ++i) {
+  for (int32_t i = 0; i < input_count(version); ++i) {
     const DataType expected = input_type(i, query);
-    const DataType actual = types[static_cast<size_t>(i)];
+    const DataType actual = types[i];
     if (actual == expected) continue;
     return refuse(PARO_INVALID_ARGUMENT, "%s: expected %s, got %s; export the model again",
                   kInputs[static_cast<size_t>(i)].name, type_name(expected), type_name(actual));

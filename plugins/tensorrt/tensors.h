@@ -2,7 +2,6 @@
 // accepts.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 #include "attributes.h"
@@ -19,11 +18,11 @@ nvinfer1::DataType input_type(int32_t index, nvinfer1::DataType query) noexcept;
 // Whether the plugin accepts this type for query: FP16 or BF16.
 bool is_query_type(nvinfer1::DataType type) noexcept;
 
-// Refuses wrong numbers of inputs or outputs.
-paro_status check_counts(int32_t inputs, int32_t outputs) noexcept;
+// Refuses numbers of inputs or outputs that this version of the op does not have.
+paro_status check_counts(int32_t version, int32_t inputs, int32_t outputs) noexcept;
 
-// Refuses types that the op does not have.
-paro_status check_types(const std::array<nvinfer1::DataType, kInputCount>& types) noexcept;
+// Refuses types that the op does not have. `types` has as many as this version has inputs.
+paro_status check_types(int32_t version, const nvinfer1::DataType* types) noexcept;
 
 // The shape in the form that describe_call takes.
 TensorShape shape_of(const nvinfer1::Dims& dims) noexcept;

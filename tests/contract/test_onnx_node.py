@@ -8,13 +8,25 @@ import pytest
 import torch
 
 from paro_trt.onnx_export import Body
-from paro_trt.onnx_export.bodies import attention_function
+from paro_trt.onnx_export.bodies import Features, attention_function
 from paro_trt.onnx_export.translate import operator_schema, translation_table
-from paro_trt.op.spec import ATTRIBUTES, DOMAIN, INPUTS, OP_TYPE, OP_VERSION
+from paro_trt.onnx_file.read import attributes_read
+from paro_trt.op.spec import (
+    ATTRIBUTES,
+    DOMAIN,
+    INPUTS,
+    OP_TYPE,
+    OP_VERSION,
+    VERSION_2_ATTRIBUTES,
+    op_attributes,
+    op_inputs,
+)
 from tests.support.cases import OpCase, random_inputs
 
 REQUIRED = [entry.name for entry in ATTRIBUTES if entry.default is None]
-DEFAULTS = {entry.name: entry.default for entry in ATTRIBUTES if entry.default is not None}
+EVERYTHING = Features(*(True for _ in Features._fields))
+BODIES = pytest.mark.parametrize("body", [Body.SPARSE, Body.DENSE])
+VERSIONS = pytest.mark.parametrize("features", [Features(), EVERYTHING], ids=["1", "2"])
 
 
 @pytest.fixture(scope="module")
@@ -63,40 +75,59 @@ def test_node_spells_out_every_attribute(node: onnx.NodeProto) -> None:
     assert sorted(values) == sorted(entry.name for entry in ATTRIBUTES)
 
 
-@pytest.mark.parametrize("body", [Body.SPARSE, Body.DENSE])
-def test_function_has_the_op_interface(body: Body) -> None:
-    function = attention_function(body, 20)
+@BODIES
+@VERSIONS
+def test_function_has_the_op_interface(body: Body, features: Features) -> None:
+    function = attention_function(body, 20, features)
     assert (function.domain, function.name) == (DOMAIN, OP_TYPE)
-    assert list(function.input) == [f"paro_{entry.name}" for entry in INPUTS]
+    assert list(function.input) == [f"paro_{entry.name}" for entry in op_inputs(features.version)]
     assert list(function.attribute) == REQUIRED
     defaults = {
         entry.name: onnx.helper.get_attribute_value(entry) for entry in function.attribute_proto
     }
     assert defaults == {
-        name: value.encode() if isinstance(value, str) else value
-        for name, value in DEFAULTS.items()
+        entry.name: entry.default.encode() if isinstance(entry.default, str) else entry.default
+        for entry in op_attributes(features.version)
+        if entry.default is not None
     }
 
 
-@pytest.mark.parametrize("body", [Body.SPARSE, Body.DENSE])
-def test_function_names_cannot_meet_names_of_a_graph(body: Body) -> None:
-    function = attention_function(body, 20)
+@BODIES
+@VERSIONS
+def test_function_names_cannot_meet_names_of_a_graph(body: Body, features: Features) -> None:
+    function = attention_function(body, 20, features)
     names = {name for node in function.node for name in (*node.input, *node.output)}
     assert all(name.startswith("paro_") for name in names)
 
 
-@pytest.mark.parametrize("body", [Body.SPARSE, Body.DENSE])
-def test_function_reads_every_attribute_that_changes_the_result(body: Body) -> None:
-    function = attention_function(body, 20)
-    referenced = {entry.ref_attr_name for node in function.node for entry in node.attribute}
-    assert referenced - {""} == {
-        entry.name for entry in ATTRIBUTES if not entry.name.startswith("plugin_")
+@BODIES
+@VERSIONS
+def test_function_reads_every_attribute_that_changes_the_result(
+    body: Body, features: Features
+) -> None:
+    assert attributes_read(attention_function(body, 20, features)) == {
+        entry.name
+        for entry in op_attributes(features.version)
+        if not entry.name.startswith("plugin_")
     }
 
 
-def test_schema_is_the_tables() -> None:
-    schema = operator_schema()
-    assert (schema.domain, schema.name, schema.since_version) == (DOMAIN, OP_TYPE, OP_VERSION)
-    assert [formal.name for formal in schema.inputs] == [entry.name for entry in INPUTS]
-    assert sorted(schema.attributes) == sorted(entry.name for entry in ATTRIBUTES)
+@BODIES
+@pytest.mark.parametrize("name", Features._fields)
+def test_function_reads_no_feature_that_it_is_not_made_for(body: Body, name: str) -> None:
+    function = attention_function(body, 20, Features()._replace(**{name: True}))
+    added = {entry.name for entry in VERSION_2_ATTRIBUTES}
+    assert attributes_read(function) & added == {name}
+
+
+def test_features_are_the_attributes_of_version_2() -> None:
+    assert list(Features._fields) == [entry.name for entry in VERSION_2_ATTRIBUTES]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_schema_is_the_tables(version: int) -> None:
+    schema = operator_schema(version)
+    assert (schema.domain, schema.name, schema.since_version) == (DOMAIN, OP_TYPE, version)
+    assert [formal.name for formal in schema.inputs] == [entry.name for entry in op_inputs(version)]
+    assert sorted(schema.attributes) == sorted(entry.name for entry in op_attributes(version))
     assert sorted(n for n, entry in schema.attributes.items() if entry.required) == sorted(REQUIRED)

@@ -26,7 +26,8 @@ from .surface import FILE
 
 SURFACE: dict[str, dict[str, dict[str, Any]]] = json.loads(FILE.read_text())
 FIELDS = (
-    "scale", "block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped", "max_workspace_mib",
+    "scale", "block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped", "fine_summaries",
+    "mean_correction", "routing", "max_workspace_mib",
 )  # fmt: skip
 
 
@@ -135,6 +136,7 @@ class IPluginRegistry(Guarded):
         ctypes.CDLL(plugin_path)
         self._trt.libraries.append(plugin_path)
         self._trt.add_creator("1")
+        self._trt.add_creator("2")
 
 
 class IOptimizationProfile(Guarded):

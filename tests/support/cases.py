@@ -11,9 +11,11 @@ from paro_trt.bench.case import OpCase
 from paro_trt.bench.case import random_inputs as any_random_inputs
 from paro_trt.op.mask import unpack_block_mask
 from paro_trt.op.routing import estimated_errors
-from paro_trt.op.spec import AttentionConfig, AttentionInputs, block_count
+from paro_trt.op.spec import AttentionConfig, AttentionInputs, block_count, op_inputs
 
-__all__ = ["BIT_PAIRS", "CASES", "VERSION_2_CASES", "OpCase", "at_bits", "random_inputs"]
+__all__ = [
+    "BIT_PAIRS", "CASES", "VERSION_2_CASES", "OpCase", "at_bits", "node_inputs", "random_inputs",
+]  # fmt: skip
 
 BIT_PAIRS = tuple((qk, pv) for qk in (16, 8, 4) for pv in (16, 8, 4))
 
@@ -81,6 +83,17 @@ def random_inputs(case: OpCase, seed: int) -> AttentionInputs:
         if not case.config.routing or _chosen_clearly(inputs, case.config):
             return inputs
         seed += 1_000_003
+
+
+def node_inputs(inputs: AttentionInputs, version: int) -> list[torch.Tensor]:
+    """The tensors of a node of this version; zeros for what version 2 has and the call has not."""
+    shape = inputs.block_mask.shape
+    unused = {"fine_mask": shape, "corrected_heads": shape[1:2], "dynamic_blocks": shape[:2]}
+    tensors = [getattr(inputs, entry.name) for entry in op_inputs(version)]
+    return [
+        torch.zeros(unused[entry.name], dtype=torch.int32) if tensor is None else tensor
+        for entry, tensor in zip(op_inputs(version), tensors, strict=True)
+    ]
 
 
 def _chosen_clearly(inputs: AttentionInputs, config: AttentionConfig) -> bool:

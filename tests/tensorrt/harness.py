@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from paro_trt.op.spec import AttentionConfig, AttentionInputs
+from paro_trt.op.spec import AttentionConfig, AttentionInputs, op_attributes, op_inputs
 from tests.native_builds import PLUGINS, plugins_build
+from tests.support.cases import node_inputs
 
 SOURCES = PLUGINS / "tensorrt"
 
@@ -79,15 +80,26 @@ def emulated_build(variant: str = "plain") -> HostBuild:
 
 
 def write_case(
-    folder: Path, inputs: AttentionInputs, config: AttentionConfig, max_workspace_mib: int = 0
+    folder: Path,
+    inputs: AttentionInputs,
+    config: AttentionConfig,
+    max_workspace_mib: int = 0,
+    version: int | None = None,
 ) -> Path:
-    """A folder in the form that plugins/tensorrt/host/case.h describes."""
+    """A folder in the form that plugins/tensorrt/host/case.h describes.
+
+    version: of the op; None: the first that has what the config uses. In version 2, inputs that
+    are not used are zeros.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"field scale FLOAT32 {config.scale!r}"]
-    for name in ("block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped"):
-        lines.append(f"field {name} INT32 {int(getattr(config, name))}")
+    version = version or config.version
+    lines = [f"version {version}", f"field scale FLOAT32 {config.scale!r}"]
+    for entry in op_attributes(version):
+        if entry.kind is int:
+            lines.append(f"field {entry.name} INT32 {int(getattr(config, entry.name))}")
     lines.append(f"field max_workspace_mib INT32 {max_workspace_mib}")
-    for name, tensor in inputs.named_tensors().items():
+    for entry, tensor in zip(op_inputs(version), node_inputs(inputs, version), strict=True):
+        name = entry.name
         sizes = " ".join(map(str, tensor.shape))
         lines.append(f"tensor {name} {TYPE_NAMES[tensor.dtype]} {sizes}")
         tensor.contiguous().view(torch.uint8).numpy().tofile(folder / f"{name}.bin")

@@ -14,7 +14,7 @@ from paro_trt.errors import BackendUnavailableError
 from paro_trt.library_files import library_path
 from paro_trt.op.c_abi import ABI_VERSION
 from paro_trt.op.native import load_library
-from paro_trt.op.spec import ATTRIBUTES, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
+from paro_trt.op.spec import OP_TYPE, PLUGIN_NAMESPACE, op_attributes
 
 from .environments import Package, probe, python_with
 from .harness import host_build, run
@@ -24,6 +24,8 @@ LEAN = pytest.mark.parametrize("package", [Package.LEAN_10, Package.LEAN_11], id
 # Ways to load: c core by load_library, a autoreg by dlopen, d deregister the core.
 LOADS = ["c", "a", "cc", "aa", "ac", "ca", "acac", "cdc", "cda"]
 
+CREATORS = [[OP_TYPE, "1", PLUGIN_NAMESPACE], [OP_TYPE, "2", PLUGIN_NAMESPACE]]
+
 NODE = {
     "scale": ["FLOAT32", 0.25],
     "block_q": ["INT32", 128],
@@ -32,23 +34,27 @@ NODE = {
     "pv_bits": ["INT32", 4],
     "pool_dropped": ["INT32", 1],
 }
+ADDED = {"fine_summaries": ["INT32", 1], "mean_correction": ["INT32", 0], "routing": ["INT32", 1]}
 
 
 @LEAN
 @pytest.mark.parametrize("steps", LOADS)
-def test_loading_in_any_way_leaves_one_creator(package: Package, steps: str) -> None:
+def test_loading_in_any_way_leaves_one_creator_of_each_version(
+    package: Package, steps: str
+) -> None:
     build = host_build()
     done = probe(package, "lean_registry.py", build.library, build.autoreg, steps)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     found = json.loads(done.stdout)
     assert found["tensorrt"] == package.value.split("==")[1]
-    assert found["creators"] == [[OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE]]
-    assert found["fields"] == {MAX_WORKSPACE: "PluginFieldType.INT32"} | {
-        entry.name: f"PluginFieldType.{'FLOAT32' if entry.kind is float else 'INT32'}"
-        for entry in ATTRIBUTES
-        if not entry.name.startswith("plugin_")
-    }
+    assert found["creators"] == CREATORS
+    for version in (1, 2):
+        assert found["fields"][str(version)] == {MAX_WORKSPACE: "PluginFieldType.INT32"} | {
+            entry.name: f"PluginFieldType.{'FLOAT32' if entry.kind is float else 'INT32'}"
+            for entry in op_attributes(version)
+            if not entry.name.startswith("plugin_")
+        }
 
 
 @LEAN
@@ -70,7 +76,7 @@ def test_autoreg_before_tensorrt(
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     creators = json.loads(done.stdout)["creators"]
-    assert creators == [[OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE]]
+    assert creators == CREATORS
 
 
 @LEAN
@@ -82,12 +88,15 @@ def test_the_library_that_make_plugin_builds(package: Package) -> None:
     done = probe(package, "lean_registry.py", core, autoreg, "acac")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["creators"]
-    assert found == [[OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE]]
+    assert found == CREATORS
 
 
-def create(package: Package, phase: str, **changes: list) -> tuple[dict | None, str]:
+def create(
+    package: Package, phase: str, version: str = "1", **changes: list
+) -> tuple[dict | None, str]:
     """What the creator makes of the node's fields after some changes, and what it says."""
-    request = json.dumps([{"phase": phase, "fields": NODE | changes}])
+    fields = NODE | (ADDED if version == "2" else {}) | changes
+    request = json.dumps([{"phase": phase, "version": version, "fields": fields}])
     done = probe(package, "lean_plugin.py", host_build().library, request)
     assert done.returncode == 0, done.stderr
     (plugin,) = json.loads(done.stdout)
@@ -96,12 +105,13 @@ def create(package: Package, phase: str, **changes: list) -> tuple[dict | None, 
 
 @LEAN
 @pytest.mark.parametrize("phase", ["BUILD", "RUNTIME"])
-def test_creator_makes_a_plugin_of_fields(package: Package, phase: str) -> None:
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_creator_makes_a_plugin_of_fields(package: Package, phase: str, version: str) -> None:
     library = host_build().library
     kernels = load_library(library).name
     build_id = re.findall(r"Build ID: (\w{16})", run("readelf", "-n", library))[0]
     stored = {"kernel_library": ["CHAR", f"{kernels}\0"]} if phase == "RUNTIME" else {}
-    plugin, said = create(package, phase, **stored)
+    plugin, said = create(package, phase, version, **stored)
     assert said == ""
     assert plugin == {
         "kinds": [
@@ -110,10 +120,11 @@ def test_creator_makes_a_plugin_of_fields(package: Package, phase: str) -> None:
             ["PLUGIN_V3ONE_BUILD", 1],
             ["PLUGIN_V3ONE_RUNTIME", 1],
         ],
-        "names": [OP_TYPE, PLUGIN_VERSION, PLUGIN_NAMESPACE],
+        "names": [OP_TYPE, version, PLUGIN_NAMESPACE],
         "outputs": 1,
         "timing_cache_id": "scale=0x1p-2 block_q=128 block_k=64 qk_bits=8 pv_bits=4 "
-        f"pool_dropped=1 max_workspace_mib=0 kernels={kernels}/{ABI_VERSION}/{build_id}",
+        f"pool_dropped=1 max_workspace_mib=0 kernels={kernels}/{ABI_VERSION}/{build_id}"
+        + (" fine_summaries=1 mean_correction=0 routing=1" if version == "2" else ""),
         "format_combination_limit": 100,
     }
 
@@ -125,6 +136,7 @@ def test_creator_makes_a_plugin_of_fields(package: Package, phase: str) -> None:
         ("BUILD", {"block_q": ["INT32", 100]}, ["block_q", "64 or 128", "100"]),
         ("BUILD", {"qk_bits": ["INT64", 8]}, ["qk_bits", "INT32", "INT64"]),
         ("BUILD", {"window": ["INT32", 8]}, ["window"]),
+        ("BUILD", {"routing": ["INT32", 1]}, ["routing", "expected scale"]),
         ("RUNTIME", {"kernel_library": ["CHAR", "paro-cuda 9.9.9"]}, ["build the engine again"]),
     ],
 )

@@ -81,6 +81,14 @@ class Value:
             "Reshape", self, self.graph.vector(*dims), allowzero=int(-1 not in dims)
         )
 
+    def split(self, size: Value, axis: int) -> tuple[Value, Value]:
+        """The first `size` slices of one axis, and the rest."""
+        cut, end = self.graph.vector(size), [(1 << 31) - 1]
+        return (
+            self.graph.op("Slice", self, [0], cut, [axis]),
+            self.graph.op("Slice", self, cut, end, [axis]),
+        )
+
     def transpose(self, *permutation: int) -> Value:
         return self.graph.op("Transpose", self, perm=permutation)
 
@@ -106,7 +114,7 @@ class GraphBuilder:
 
     def __init__(self, *, control_flow: bool) -> None:
         """`control_flow` says whether the body may use If and Loop."""
-        self._control_flow = control_flow
+        self.control_flow = control_flow
         self._scopes = [_Scope()]
         self._names = 0
 
@@ -163,6 +171,13 @@ class GraphBuilder:
     def where(self, condition: Value, chosen: Operand, other: Operand) -> Value:
         return self.op("Where", condition, chosen, other)
 
+    def ranked(self, x: Value, count: Value) -> Value:
+        """INT64 [..., count]: indices of the largest of the last axis, ties to the lower index."""
+        names = [self._fresh_name("TopK") for _ in range(2)]
+        inputs = [x.name, self.vector(count).name]
+        self.nodes.append(helper.make_node("TopK", inputs, names, axis=-1, largest=1, sorted=1))
+        return Value(self, names[1])
+
     def choose(
         self, condition: Value, chosen: Callable[[], Value], other: Callable[[], Value]
     ) -> Value:
@@ -171,7 +186,7 @@ class GraphBuilder:
         With control flow an If node, of which a runtime that knows the condition keeps one
         branch; without, both are computed.
         """
-        if not self._control_flow:
+        if not self.control_flow:
             return self.where(condition, chosen(), other())
         branches = {
             "then_branch": self._branch("then_branch", chosen),

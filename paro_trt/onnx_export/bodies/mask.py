@@ -8,20 +8,28 @@ from onnx import TensorProto
 
 from ...op.spec import MASK_WORD_BITS
 from .builder import GraphBuilder, Value
-from .stages import Formals, Sizes
+from .stages import Sizes
 
 BYTE_BITS = 8
 BYTES_OF_WORD = tuple(1 << shift for shift in range(0, MASK_WORD_BITS, BYTE_BITS))
 
 
-def mask_rows(graph: GraphBuilder, formals: Formals, sizes: Sizes) -> Value:
-    """BOOL [B, H, NQ, N]: each sample's mask, one bit per block of tokens. The last is False."""
-    bins = graph.op("Shape", formals.block_mask).take(0)
-    chosen = formals.mask_bin.cast(TensorProto.INT64)
-    clamped = graph.op("Max", graph.op("Min", chosen, bins - 1), 0)
+def bin_of_sample(graph: GraphBuilder, by_bin: Value, mask_bin: Value) -> Value:
+    """INT64 [B]: mask_bin, clamped to the bins of `by_bin` [T, ...]."""
+    bins = graph.op("Shape", by_bin).take(0)
+    chosen = mask_bin.cast(TensorProto.INT64)
+    return graph.op("Max", graph.op("Min", chosen, bins - 1), 0)
+
+
+def mask_rows(graph: GraphBuilder, words: Value, mask_bin: Value, sizes: Sizes) -> Value:
+    """BOOL [B, H, NQ, N]: each sample's mask, one bit per block of tokens. The last is False.
+
+    words: INT32 [T, H, NQ, W], block_mask or fine_mask.
+    """
+    chosen = bin_of_sample(graph, words, mask_bin)
     rows = (sizes.batch, sizes.heads, sizes.query_blocks)
-    width = graph.op("Shape", formals.block_mask).take(3) * MASK_WORD_BITS
-    bits = unpacked_bits(graph, formals.block_mask.take(clamped)).reshape(*rows, width)
+    width = graph.op("Shape", words).take(3) * MASK_WORD_BITS
+    bits = unpacked_bits(graph, words.take(chosen)).reshape(*rows, width)
     real = graph.op("Slice", bits, [0], graph.vector(sizes.key_blocks), [3])
     empty = graph.op("Expand", graph.constant(0).cast(TensorProto.BOOL), graph.vector(*rows, 1))
     return graph.concat(real, empty, axis=3)
@@ -44,10 +52,15 @@ def unpacked_bits(graph: GraphBuilder, words: Value) -> Value:
     return bits.take(byte)
 
 
+def is_last(graph: GraphBuilder, sizes: Sizes) -> Value:
+    """BOOL [N]: True for the block that never holds tokens."""
+    return graph.arange(sizes.token_blocks).equals(sizes.key_blocks)
+
+
 def attended_blocks(graph: GraphBuilder, listed: Value, anything: Value, sizes: Sizes) -> Value:
     """BOOL [B, H, NQ, M]: listed blocks, or the last, empty one if none is; all summary blocks."""
-    is_last = graph.arange(sizes.token_blocks).equals(sizes.key_blocks)
-    tokens = listed | (~anything & is_last)
+    last = is_last(graph, sizes)
+    tokens = listed | (~anything & last)
     shape = graph.vector(sizes.batch, sizes.heads, sizes.query_blocks, sizes.summary_blocks)
     everywhere = graph.op("Expand", graph.constant(1).cast(TensorProto.BOOL), shape)
     return graph.concat(tokens, everywhere, axis=3)

@@ -6,82 +6,91 @@ It mirrors paro_trt/op/reference.py. Quantized tensors are kept as `codes * scal
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 from onnx import TensorProto
 
-from ...op.spec import BLOCK_SIZES, AffineRow
+from ...op.spec import AffineRow
 from .builder import GraphBuilder, Value
+from .correct import correction_of, mean_queries
+from .fine import Affine, fine_blocks, fine_keys
+from .layout import Gathered, KeyLayout
 from .mask import attended_blocks, attends_anything, mask_rows, summary_bias
 from .quantize import Reduce, preconditioned, quantized
-from .stages import Bits, Formals, Prepared, Sizes
+from .routing import routed_blocks
+from .stages import Bits, Features, Formals, Prepared, Sizes, softmax_scale
 
 
-def reordered(graph: GraphBuilder, x: Value, order: Value, heads: Value, sizes: Sizes) -> Value:
-    """Gather [B, S, H, D] into FLOAT [B, H, R, D].
-
-    order: INT64 [H, R], the token at each position of each head.
-    """
-    sample = graph.arange(sizes.batch).unsqueeze(1, 2)
-    head = graph.arange(heads).unsqueeze(1)
-    rows = (sample * sizes.tokens + order) * heads + head
-    flat = x.reshape(sizes.batch * sizes.tokens * heads, sizes.head_dim)
-    return flat.take(rows).floats()
-
-
-def padded_order(graph: GraphBuilder, order: Value, rows: Value, sizes: Sizes) -> Value:
-    """Extend [H, S] to [H, rows] by repeating the last token."""
-    positions = graph.op("Min", graph.arange(rows), sizes.tokens - 1)
-    return order.take(positions, axis=1)
-
-
-def prepare(graph: GraphBuilder, formals: Formals) -> Prepared:
+def prepare(graph: GraphBuilder, formals: Formals, features: Features) -> Prepared:
     """Write stage 1."""
     sizes = Sizes.of(graph, formals)
     qk, pv = Bits.of(graph, "qk_bits"), Bits.of(graph, "pv_bits")
     order = formals.token_order.take(formals.head_order).cast(TensorProto.INT64)
-    key_mean, equalizer, value_mean, value_scale = (
-        formals.channel_affine.take(row) for row in AffineRow
-    )
+    affine = Affine(*(formals.channel_affine.take(row) for row in AffineRow))
     exists = existing_tokens(graph, formals.key_length, sizes)
     count = exists.floats().sum(2, keep=False)
     kv_order = order.take(graph.arange(sizes.heads, step=sizes.group))
     layout = KeyLayout(graph, kv_order, exists, count, sizes)
-    listed = mask_rows(graph, formals, sizes) & (count > 0.0).unsqueeze(1, 2)
+    gathered = Gathered(layout, formals, order)
+    marked = mask_rows(graph, formals.block_mask, formals.mask_bin, sizes)
+    listed = marked & (count > 0.0).unsqueeze(1, 2)
+    if features.routing:
+        listed = listed | routed_blocks(graph, layout, gathered, formals, listed)
     anything = attends_anything(listed, count, sizes.pooled)
+    covered = listed
+    means = fine = correction = None
+    if features.mean_correction:
+        means = mean_queries(graph, gathered, formals.key_length, sizes)
+    query = prepared_query(gathered, means, affine.equalizer, qk, sizes)
+    if means is not None:
+        query, means = query.split(sizes.query_rows, axis=2)
+        correction = correction_of(graph, means, formals, sizes)
+    key = prepared_key(layout, gathered.key, qk, affine)
+    value = prepared_value(layout, gathered.value, pv, affine)
+    if features.fine_summaries:
+        of_fine = fine_blocks(layout, formals, listed)
+        covered = listed | of_fine
+        fine = fine_keys(layout, gathered, of_fine, affine, qk, pv)
     return Prepared(
         sizes=sizes,
         qk=qk,
         pv=pv,
         order=order,
-        query=prepared_query(graph, formals.query, order, equalizer, qk, sizes),
-        key=prepared_key(layout, formals.key, qk, key_mean, equalizer),
-        value=prepared_value(layout, formals.value, pv, value_mean, value_scale),
+        query=query,
+        key=key,
+        value=value,
         anything=anything,
         attended=attended_blocks(graph, listed, anything, sizes),
         token_bias=graph.where(exists, 0.0, -math.inf),
-        summary_bias=summary_bias(graph, listed, count, sizes),
+        summary_bias=summary_bias(graph, covered, count, sizes),
+        fine=fine,
+        correction=correction,
     )
 
 
 def prepared_query(
-    graph: GraphBuilder, query: Value, order: Value, equalizer: Value, qk: Bits, sizes: Sizes
+    gathered: Gathered, means: Value | None, equalizer: Value, qk: Bits, sizes: Sizes
 ) -> Value:
-    """[B, H, P, D], with the softmax scale folded in."""
-    rows = padded_order(graph, order, sizes.query_rows, sizes)
-    tokens = reordered(graph, query, rows, sizes.heads, sizes)
-    given = graph.attribute("scale", float)
-    default = graph.constant(1.0) / graph.op("Sqrt", sizes.head_dim.floats())
-    scale = graph.where(given.equals(0.0), default, given)
+    """[B, H, P, D], with the softmax scale folded in; with `means` [B, H, C, D], which are
+    quantized as rows are, [B, H, P + C, D]."""
+    tokens = gathered.query
+    graph = tokens.graph
+    scale = softmax_scale(graph, sizes)
+
+    def unquantized() -> Value:
+        rows = tokens
+        if means is not None:
+            rows = graph.concat(tokens, gathered.stored(means), axis=2)
+        return rows * scale
 
     def dequantized() -> Value:
         of_head = equalizer.take(graph.arange(sizes.heads) // sizes.group)
+        rows = tokens if means is None else graph.concat(tokens, means, axis=2)
         by_token = quantized(
-            graph, tokens * of_head.unsqueeze(1), qk.levels, lambda x, reduce: reduce(x, 3)
+            graph, rows * of_head.unsqueeze(1), qk.levels, lambda x, reduce: reduce(x, 3)
         )
         return by_token._replace(scale=by_token.scale * scale).values()
 
-    return graph.choose(qk.unquantized, lambda: tokens * scale, dequantized)
+    return graph.choose(qk.unquantized, unquantized, dequantized)
 
 
 def existing_tokens(graph: GraphBuilder, key_length: Value, sizes: Sizes) -> Value:
@@ -92,63 +101,19 @@ def existing_tokens(graph: GraphBuilder, key_length: Value, sizes: Sizes) -> Val
     return exists.reshape(sizes.batch, sizes.token_blocks, sizes.block_k)
 
 
-class KeyLayout(NamedTuple):
-    """How keys and values are divided into blocks.
-
-    order: INT64 [Hk, S]; exists: BOOL [B, N, block_k]; tokens_in_block: FLOAT [B, N].
-    """
-
-    graph: GraphBuilder
-    order: Value
-    exists: Value
-    tokens_in_block: Value
-    sizes: Sizes
-
-    def token_blocks(self, x: Value) -> Value:
-        """[B, S, Hk, D] -> FLOAT [B, Hk, N, block_k, D]."""
-        sizes = self.sizes
-        rows = padded_order(self.graph, self.order, sizes.token_blocks * sizes.block_k, sizes)
-        return reordered(self.graph, x, rows, sizes.kv_heads, sizes).reshape(
-            sizes.batch, sizes.kv_heads, sizes.token_blocks, sizes.block_k, sizes.head_dim
-        )
-
-    def halving_sum(self, blocks: Value) -> Value:
-        """Sum [B, Hk, N, block_k, D] over tokens in the op's order: add halves until one is left.
-
-        Every ReduceSum here adds two numbers (the first adds a single one if block_k is 64), so
-        that every runtime adds in the same order.
-        """
-        sizes, width = self.sizes, min(BLOCK_SIZES)
-        lead = (sizes.batch, sizes.kv_heads, sizes.token_blocks)
-        parts = blocks.reshape(*lead, sizes.block_k // width, width, sizes.head_dim)
-        total = parts.sum(3, keep=False)
-        while width > 1:
-            width //= 2
-            total = total.reshape(*lead, 2, width, sizes.head_dim).sum(3, keep=False)
-        return total.reshape(*lead, sizes.head_dim)
-
-    def with_summaries(self, blocks: Value) -> Value:
-        """Set missing tokens to zero, then append the blocks of summaries: [B, Hk, M, ...]."""
-        present = self.graph.where(self.exists.unsqueeze(1, 4), blocks, 0.0)
-        count = self.graph.op("Max", self.tokens_in_block, 1.0)
-        mean = self.halving_sum(present) / count.unsqueeze(1, 3)
-        return self.graph.concat(present, padded_summaries(self.graph, mean, self.sizes), axis=2)
-
-
-def prepared_key(layout: KeyLayout, key: Value, qk: Bits, mean: Value, equalizer: Value) -> Value:
-    """[B, Hk, M, block_k, D]."""
-    blocks = layout.token_blocks(key)
+def prepared_key(layout: KeyLayout, blocks: Value, qk: Bits, affine: Affine) -> Value:
+    """[B, Hk, M, block_k, D] of [B, Hk, N, block_k, D]."""
 
     def dequantized() -> Value:
-        moved = layout.with_summaries(preconditioned(blocks, mean, equalizer))
+        moved = layout.with_summaries(preconditioned(blocks, affine.key_mean, affine.equalizer))
         return quantized(layout.graph, moved, qk.levels, lambda x, reduce: reduce(x, 3, 4)).values()
 
     return layout.graph.choose(qk.unquantized, lambda: layout.with_summaries(blocks), dequantized)
 
 
-def prepared_value(layout: KeyLayout, value: Value, pv: Bits, mean: Value, scale: Value) -> Value:
-    """[B, Hk, M, block_k, D]."""
-    graph, blocks = layout.graph, layout.token_blocks(value)
+def prepared_value(layout: KeyLayout, blocks: Value, pv: Bits, affine: Affine) -> Value:
+    """[B, Hk, M, block_k, D] of [B, Hk, N, block_k, D]."""
+    graph, mean, scale = layout.graph, affine.value_mean, affine.value_scale
 
     def by_block_or_channel(x: Value, reduce: Reduce) -> Value:
         by_channel = reduce(x, 3)
@@ -160,14 +125,3 @@ def prepared_value(layout: KeyLayout, value: Value, pv: Bits, mean: Value, scale
         return codes.values() * scale.unsqueeze(1, 2) + mean.unsqueeze(1, 2)
 
     return graph.choose(pv.unquantized, lambda: layout.with_summaries(blocks), dequantized)
-
-
-def padded_summaries(graph: GraphBuilder, mean: Value, sizes: Sizes) -> Value:
-    """Block means [B, Hk, N, D] as blocks of keys [B, Hk, G, block_k, D], zeros at the end."""
-    rows = sizes.summary_blocks * sizes.block_k
-    positions = graph.arange(rows)
-    exists = (positions < sizes.token_blocks).unsqueeze(1)
-    tokens = mean.take(graph.op("Min", positions, sizes.token_blocks - 1), axis=2)
-    return graph.where(exists, tokens, 0.0).reshape(
-        sizes.batch, sizes.kv_heads, sizes.summary_blocks, sizes.block_k, sizes.head_dim
-    )

@@ -3,6 +3,7 @@
 Letters that op/spec.py does not define: P = NQ * block_q rows of queries; N = NK + 1 blocks of
 tokens; G blocks of summary tokens, or 0 without pooling; M = N + G. The last of the N blocks never
 holds tokens. A query block with nothing to attend attends this block, and its output is zeros.
+With mean correction there are C runs of CORRECTION_ROWS rows of queries.
 """
 
 from __future__ import annotations
@@ -10,11 +11,31 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...op.quantization import SIGNED_LEVELS
+from ...op.spec import OP_VERSION, OP_VERSION_2
 from .builder import GraphBuilder, Value
 
 
+class Features(NamedTuple):
+    """What a function computes of version 2 of the op; the names are those of the attributes.
+
+    A function has what any node of its file uses, so that no file pays for the rest.
+    """
+
+    fine_summaries: bool = False
+    mean_correction: bool = False
+    routing: bool = False
+
+    @property
+    def version(self) -> int:
+        """The version of the op that the function is of."""
+        return OP_VERSION_2 if any(self) else OP_VERSION
+
+
+NO_FEATURES = Features()
+
+
 class Formals(NamedTuple):
-    """The function's inputs, in the order of `op.spec.INPUTS`."""
+    """The function's inputs, in the order of `op.spec.op_inputs`; the last three: version 2."""
 
     query: Value
     key: Value
@@ -26,6 +47,9 @@ class Formals(NamedTuple):
     channel_affine: Value
     mask_bin: Value
     key_length: Value
+    fine_mask: Value | None = None
+    corrected_heads: Value | None = None
+    dynamic_blocks: Value | None = None
 
 
 class Bits(NamedTuple):
@@ -90,6 +114,67 @@ class Sizes(NamedTuple):
         )
 
 
+def softmax_scale(graph: GraphBuilder, sizes: Sizes) -> Value:
+    """The factor on the logits: the attribute, or its default."""
+    given = graph.attribute("scale", float)
+    default = graph.constant(1.0) / graph.op("Sqrt", sizes.head_dim.floats())
+    return graph.where(given.equals(0.0), default, given)
+
+
+class Tiles(NamedTuple):
+    """The (sample, head, query block) tiles that a loop takes one at a time, in this order.
+
+    count: INT64 scalar. Of each tile, INT64 [count]: its sample, its key/value head among those
+    of all samples, its query block.
+    """
+
+    sizes: Sizes
+    count: Value
+    sample: Value
+    kv_head: Value
+    query_block: Value
+
+    @classmethod
+    def of(cls, graph: GraphBuilder, sizes: Sizes) -> Tiles:
+        of_sample = sizes.heads * sizes.query_blocks
+        count = sizes.batch * of_sample
+        tile = graph.arange(count)
+        return cls(
+            sizes,
+            count,
+            sample=tile // of_sample,
+            kv_head=tile // (sizes.query_blocks * sizes.group),
+            query_block=tile % sizes.query_blocks,
+        )
+
+
+class FineKeys(NamedTuple):
+    """The groups of four summary tokens of fine key blocks.
+
+    key, value: [B, Hk, N, 4, D], as `Prepared` has them.
+    value_mean: [Hk, D], 0 at 16 bits: it stands for the mass that codes of P lose.
+    attended: BOOL [B, H, NQ, N]; the last block, whose group is absent, always is.
+    bias: [B, N, 4], log of the tokens that a summary represents, -inf where there are none.
+    """
+
+    key: Value
+    value: Value
+    value_mean: Value
+    attended: Value
+    bias: Value
+
+
+class Correction(NamedTuple):
+    """What mean correction needs.
+
+    query: [B, H, NQ, 1, D], each query block's mean query, quantized as its rows are.
+    heads: BOOL [H], the heads that are corrected.
+    """
+
+    query: Value
+    heads: Value
+
+
 class Prepared(NamedTuple):
     """What attention and the restoring of the token order need.
 
@@ -102,7 +187,8 @@ class Prepared(NamedTuple):
     attended: BOOL [B, H, NQ, M].
     token_bias: [B, N, block_k], 0 for a token and -inf where there is none.
     summary_bias: [B, H, NQ, G, block_k], log of the tokens a summary stands for, -inf where its
-        block is on the mask or has no token.
+        block is exact or fine or has no token.
+    fine, correction: None where the function has not this feature.
     """
 
     sizes: Sizes
@@ -116,3 +202,5 @@ class Prepared(NamedTuple):
     attended: Value
     token_bias: Value
     summary_bias: Value
+    fine: FineKeys | None
+    correction: Correction | None

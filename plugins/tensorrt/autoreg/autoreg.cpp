@@ -113,6 +113,7 @@ void register_with(const Runtime& runtime, const std::vector<IPluginCreatorInter
   for (IPluginCreatorInterface* const creator : creators) {
     if (registry.holds(creator) || registry.add(*creator)) continue;
     complain("expected the only PAROAttention plugin, another library registered one; load either");
+    return;
   }
 }
 

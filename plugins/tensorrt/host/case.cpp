@@ -99,7 +99,9 @@ Case read_case(const std::string& folder) {
     std::istringstream line(text);
     std::string kind;
     line >> kind;
-    if (kind == "field") {
+    if (kind == "version") {
+      line >> content.version;
+    } else if (kind == "field") {
       content.fields.push_back(read_field(line));
     } else if (kind == "tensor") {
       content.inputs.push_back(read_tensor(line, folder));

@@ -1,6 +1,7 @@
 // One call of the op, read from a folder that a test wrote.
 //
 // case.txt has one line for each field and for each input, in the op's order:
+//   version VERSION                  of the op; 1 if there is no such line
 //   field NAME TYPE VALUE            TYPE is INT32 or FLOAT32
 //   tensor NAME TYPE SIZE SIZE ...   TYPE is FP16, BF16, FP32 or INT32; elements are in NAME.bin
 #pragma once
@@ -39,6 +40,7 @@ class FieldCollection {
 };
 
 struct Case {
+  std::string version = "1";
   std::vector<Field> fields;
   std::vector<Tensor> inputs;
 

@@ -9,7 +9,8 @@
 
 namespace paro::trt::host {
 
-// Prints as JSON the creator's names, its fields, and the combinations of types that it accepts.
+// Prints as JSON, for the creator of each version, its names, its fields, and the combinations of
+// types that it accepts.
 int print_contract(const PluginLibrary& library);
 
 // Takes a plugin from creation to its end, in the order in which TensorRT builds and runs an

@@ -30,10 +30,7 @@ void print_combinations(const std::vector<std::vector<TensorKind>>& combinations
   std::printf("]\n");
 }
 
-}  // namespace
-
-int print_contract(const PluginLibrary& library) {
-  nvinfer1::IPluginCreatorV3One& creator = library.creator();
+int print_creator(nvinfer1::IPluginCreatorV3One& creator, int32_t inputs) {
   const std::vector<Field> fields = {integer_field("block_q", 64), integer_field("block_k", 64),
                                      integer_field("qk_bits", 16), integer_field("pv_bits", 16)};
   const Plugin plugin = create(creator, fields, nvinfer1::TensorRTPhase::kBUILD);
@@ -41,8 +38,19 @@ int print_contract(const PluginLibrary& library) {
   std::printf("{\n  \"name\": \"%s\", \"version\": \"%s\", \"namespace\": \"%s\",\n",
               creator.getPluginName(), creator.getPluginVersion(), creator.getPluginNamespace());
   print_fields(*creator.getFieldNames());
-  print_combinations(supported_combinations(build_of(plugin), 10, 1));
+  print_combinations(supported_combinations(build_of(plugin), inputs, 1));
   std::printf("}\n");
+  return 0;
+}
+
+}  // namespace
+
+int print_contract(const PluginLibrary& library) {
+  std::printf("[\n");
+  if (const int status = print_creator(library.creator("1"), 10)) return status;
+  std::printf(",\n");
+  if (const int status = print_creator(library.creator("2"), 13)) return status;
+  std::printf("]\n");
   return 0;
 }
 

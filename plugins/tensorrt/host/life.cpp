@@ -24,7 +24,7 @@ constexpr int64_t kSpareBatch = 2;  // how far the profile's batch exceeds the c
 class Life {
  public:
   Life(const PluginLibrary& library, const Case& content, Memory& memory)
-      : creator_(library.creator()),
+      : creator_(library.creator(content.version)),
         content_(content),
         memory_(memory),
         profile_{1, content.batch(), content.batch() + kSpareBatch} {}
@@ -57,7 +57,7 @@ class Life {
   void check_names(const Plugin& plugin) {
     const nvinfer1::IPluginV3OneCore& core = core_of(plugin);
     checks_.expect(std::string("PAROAttention") == core.getPluginName() &&
-                       std::string("1") == core.getPluginVersion() &&
+                       content_.version == core.getPluginVersion() &&
                        std::string() == core.getPluginNamespace(),
                    "name, version and namespace are the node's");
     checks_.expect(std::string(creator_.getPluginName()) == core.getPluginName() &&
@@ -143,13 +143,16 @@ class Life {
         integer_field("qk_bits", 16),     integer_field("qk_bits", 8),
         integer_field("qk_bits", 4),      integer_field("pv_bits", 16),
         integer_field("pv_bits", 8),      integer_field("pv_bits", 4),
-        integer_field("pool_dropped", 0), integer_field("pool_dropped", 1)};
+        integer_field("pool_dropped", 0), integer_field("pool_dropped", 1),
+        integer_field("fine_summaries", 1), integer_field("mean_correction", 1),
+        integer_field("routing", 1)};
     size_t distinct = 1;
     for (const Field& change : changes) {
       std::vector<Field> fields = content_.fields;
       const auto field = std::find_if(fields.begin(), fields.end(),
                                       [&](const Field& f) { return f.name == change.name; });
-      if (field->value == change.value) continue;
+      // A case of version 1 has not the fields of version 2.
+      if (field == fields.end() || field->value == change.value) continue;
       *field = change;
       const Plugin other = create(creator_, fields, TensorRTPhase::kBUILD);
       ids.insert(identity(other));

@@ -24,7 +24,7 @@ Field& named(Fields& fields, const std::string& name) {
 class Misuse {
  public:
   Misuse(const PluginLibrary& library, const Case& content, Memory& memory)
-      : creator_(library.creator()), content_(content), memory_(memory) {}
+      : creator_(library.creator(content.version)), content_(content), memory_(memory) {}
 
   int run() {
     refuse_fields();

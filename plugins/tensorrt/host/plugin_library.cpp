@@ -42,11 +42,13 @@ PluginLibrary::PluginLibrary(const std::string& path)
 
 PluginLibrary::~PluginLibrary() { dlclose(handle_); }
 
-nvinfer1::IPluginCreatorV3One& PluginLibrary::creator() const {
-  if (creators_.size() != 1 || !is_kind(*creators_[0], "PLUGIN CREATOR_V3ONE")) {
-    throw std::runtime_error("expected one creator of V3 plugins");
+nvinfer1::IPluginCreatorV3One& PluginLibrary::creator(const std::string& version) const {
+  for (IPluginCreatorInterface* const creator : creators_) {
+    if (!is_kind(*creator, "PLUGIN CREATOR_V3ONE")) continue;
+    auto& found = *static_cast<nvinfer1::IPluginCreatorV3One*>(creator);
+    if (version == found.getPluginVersion()) return found;
   }
-  return *static_cast<nvinfer1::IPluginCreatorV3One*>(creators_[0]);
+  throw std::runtime_error("expected a creator of V3 plugins of version " + version);
 }
 
 Plugin create(nvinfer1::IPluginCreatorV3One& creator, const std::vector<Field>& fields,

@@ -20,8 +20,8 @@ class PluginLibrary {
 
   const std::vector<nvinfer1::IPluginCreatorInterface*>& creators() const { return creators_; }
 
-  // The library's only creator. It creates V3 plugins.
-  nvinfer1::IPluginCreatorV3One& creator() const;
+  // The creator of V3 plugins of this version, "1" or "2".
+  nvinfer1::IPluginCreatorV3One& creator(const std::string& version) const;
 
  private:
   void* handle_;

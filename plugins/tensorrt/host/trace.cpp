@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "../nv_infer.h"
 
@@ -189,14 +190,19 @@ class TracedCreator final : public IPluginCreatorV3One {
 };
 
 // This library needs the traced one, so that it is loaded.
-IPluginCreatorV3One* creator_of_traced_library() {
+std::vector<IPluginCreatorInterface*> traced_creators() {
   void* const library = dlopen(PARO_TRACED_LIBRARY, RTLD_LAZY | RTLD_NOLOAD);
   using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);
   auto* const get_creators =
       library == nullptr ? nullptr : reinterpret_cast<GetCreators>(dlsym(library, "getCreators"));
   if (get_creators == nullptr) std::abort();
   int32_t count = 0;
-  return static_cast<IPluginCreatorV3One*>(get_creators(count)[0]);
+  IPluginCreatorInterface* const* const own = get_creators(count);
+  std::vector<IPluginCreatorInterface*> creators;
+  for (int32_t i = 0; i < count; ++i) {
+    creators.push_back(new TracedCreator(static_cast<IPluginCreatorV3One*>(own[i])));
+  }
+  return creators;
 }
 
 }  // namespace
@@ -205,11 +211,10 @@ IPluginCreatorV3One* creator_of_traced_library() {
 #define PARO_TRT_EXPORT extern "C" __attribute__((visibility("default")))
 
 PARO_TRT_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) noexcept {
-  using paro::trt::host::creator_of_traced_library;
-  static auto* const creator = new paro::trt::host::TracedCreator(creator_of_traced_library());
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {creator};
-  count = 1;
-  return creators;
+  static const auto& creators =
+      *new std::vector<nvinfer1::IPluginCreatorInterface*>(paro::trt::host::traced_creators());
+  count = static_cast<int32_t>(creators.size());
+  return creators.data();
 }
 
 PARO_TRT_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder*) noexcept {}

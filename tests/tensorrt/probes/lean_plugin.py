@@ -1,6 +1,7 @@
 """Create plugins through a lean runtime from fields given as JSON, and say what became of each.
 
-python lean_plugin.py CORE '[{"phase": "RUNTIME", "fields": {NAME: [TYPE, VALUE], ...}}, ...]'
+python lean_plugin.py CORE REQUESTS, a list in JSON of
+{"phase": "RUNTIME", "version": "1", "fields": {NAME: [TYPE, VALUE], ...}}.
 """
 
 import json
@@ -13,7 +14,6 @@ DTYPES = {"INT32": np.int32, "INT64": np.int64, "FLOAT32": np.float32}
 
 registry = trt.get_plugin_registry()
 registry.load_library(sys.argv[1])
-creator = registry.get_creator("PAROAttention", "1", "")
 
 
 def field(name, kind, value):
@@ -27,6 +27,7 @@ def field(name, kind, value):
 def report(request):
     fields = [field(name, *entry) for name, entry in request["fields"].items()]
     phase = getattr(trt.TensorRTPhase, request["phase"])
+    creator = registry.get_creator("PAROAttention", request["version"], "")
     plugin = creator.create_plugin("layer", trt.PluginFieldCollection(fields), phase)
     if plugin is None:
         return None

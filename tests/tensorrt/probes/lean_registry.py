@@ -31,7 +31,9 @@ print(
         {
             "tensorrt": trt.__version__,
             "creators": [[c.name, c.plugin_version, c.plugin_namespace] for c in creators],
-            "fields": {f.name: str(f.type) for c in creators for f in c.field_names},
+            "fields": {
+                c.plugin_version: {f.name: str(f.type) for f in c.field_names} for c in creators
+            },
         }
     )
 )
