@@ -50,6 +50,14 @@ def load() -> Budget:
     return Budget(document["nvcc"], document["spills"], kernels)
 
 
+def merged(recorded: Budget, nvcc: str, measured: Measurements) -> Budget:
+    """A budget in which what was measured replaces what was recorded of the same kernels."""
+    kernels = {target: dict(entries) for target, entries in recorded.kernels.items()}
+    for target, entries in measured.items():
+        kernels.setdefault(target, {}).update(entries)
+    return Budget(nvcc, recorded.spills, kernels)
+
+
 def save(budget: Budget) -> None:
     """One kernel a line, in order."""
     targets = []
@@ -108,9 +116,10 @@ def improvements(budget: Budget, nvcc: str, measured: Measurements) -> list[str]
 
 def _differences(then: Measured, now: Measured, *, worse: bool) -> list[str]:
     lines = []
-    for field, before in asdict(then).items():
-        after = asdict(now)[field]
-        low, high = (before, after) if worse else (after, before)
+    before, after = then.figures(), now.figures()
+    for name in before | after:
+        old, new = before.get(name, 0), after.get(name, 0)
+        low, high = (old, new) if worse else (new, old)
         if high > low * (1 + TOLERANCE):
-            lines.append(f"{field} was {before}, is {after}")
+            lines.append(f"{name} was {old}, is {new}")
     return lines
