@@ -45,7 +45,7 @@ OPERATIONS_A_CLOCK = {"A100": 4096, "RTX 4090": 2048, "H200 by mma.sync": 4900, 
 
 WGMMA, MMA_SYNC = "H200 by wgmma", "sparse_attention "
 CALIBRATION = 900 / 1170
-"""What SageAttention's wgmma kernel reaches on an H100, in publications, and what it is modelled at."""
+"""Of SageAttention's wgmma kernel on an H100: TOPS in publications, and those of the model."""
 
 BEST_BF16 = {64: 450, 128: 620}
 """TFLOPS of the best attention on a Hopper in publications, by head_dim."""
@@ -93,7 +93,7 @@ def model_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
 def wgmma_table(_: dict[str, dict[str, dict[str, float]]]) -> str:
     """What kernels-hopper.md must hold between its marks."""
     lines = [
-        "| D, block_k | modelled TOPS | scaled by the calibration | 1.3 x the best BF16 attention |",
+        "| D, block_k | modelled TOPS | scaled by the calibration | 1.3 x the best BF16 |",
         "|---|---|---|---|",
     ]
     for head_dim, block_k in reversed(SIZES):
