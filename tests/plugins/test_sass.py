@@ -96,7 +96,7 @@ def test_a_wanted_instruction_that_is_missing_is_named(opcode):
 RECORDED = Budget(
     "13.0",
     {"sm_80 spilling*": "faster"},
-    {"80": {NAME: Measured(200, 0, 10.0, {"fp32": 1000, "tensor": 512}, 2000, 65)}},
+    {"80": {NAME: Measured(200, 0, 10.0, 0.0, {"fp32": 1000, "tensor": 512}, 2000, 65)}},
 )
 
 

@@ -75,10 +75,10 @@ def save(budget: Budget) -> None:
     )
 
 
-def _entry(measured: Measured) -> dict[str, float]:
+def _entry(measured: Measured) -> dict[str, object]:
     """What the file holds of a kernel: costs that it does not have are left out."""
-    costs = {"per_score", "per_byte"}
-    return {k: v for k, v in asdict(measured).items() if v != 0 or k not in costs}
+    always = ("registers", "local")
+    return {name: value for name, value in vars(measured).items() if value or name in always}
 
 
 def regressions(budget: Budget, nvcc: str, measured: Measurements) -> list[str]:
