@@ -121,6 +121,30 @@ def test_regressions_of_more_than_3_percent_are_found(change, found):
     assert len(budget.regressions(RECORDED, "13.0", now)) == found
 
 
+def test_costs_that_are_not_recorded_have_nothing_to_compare_with():
+    recorded = replace(RECORDED, kernels={"80": {NAME: Measured(200, 0, 10.0)}})
+    now = RECORDED.kernels["80"][NAME]
+    assert budget.regressions(recorded, "13.0", {"80": {NAME: now}}) == []
+    worse = {"80": {NAME: replace(now, per_score=11.0)}}
+    assert len(budget.regressions(recorded, "13.0", worse)) == 1
+
+
+def test_the_main_kernels_have_all_costs_recorded():
+    for target, entries in budget.load().kernels.items():
+        for name, entry in entries.items():
+            if name.endswith("s8-s8") or "wgmma" in name:
+                assert {"fp32", "issue", "tensor", "transcendental"} <= set(entry.clocks), name
+                assert entry.stalls > 0
+                assert (entry.between > 0) == ("wgmma" in name), (target, name)
+
+
+def test_a_part_of_the_record_is_replaced():
+    new = Measured(100, 0, 5.0)
+    merged = budget.merged(RECORDED, "13.0", {"80": {"other": new}, "89": {NAME: new}})
+    assert merged.kernels == {"80": {**RECORDED.kernels["80"], "other": new}, "89": {NAME: new}}
+    assert "other" not in RECORDED.kernels["80"]
+
+
 def test_improvements_ask_for_an_update():
     better = replace(
         RECORDED.kernels["80"][NAME], per_score=9.0, clocks={"fp32": 900, "tensor": 512}
