@@ -93,10 +93,25 @@ def model_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("part", ["budget", "model"])
+def stage1_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
+    """What the page must hold between its marks: instructions for each byte."""
+    lines = [
+        "| D x block_k | sm_90a, dropped | pooled | sm_80, dropped | pooled |",
+        "|---|---|---|---|---|",
+    ]
+    for head_dim, block_k in SIZES:
+        names = [f"reorder_tokens {head_dim}x{block_k} f16{pooled}" for pooled in ("", " pooled")]
+        costs = [kernels[target][name]["per_byte"] for target in ("90a", "80") for name in names]
+        cells = " | ".join(f"{cost:.3f}" for cost in costs)
+        lines.append(f"| {head_dim} x {block_k} | {cells} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("part", ["budget", "model", "stage1"])
 def test_the_page_follows_from_the_record(part):
     kernels = json.loads(BUDGET.read_text())["kernels"]
-    wanted = {"budget": budget_table, "model": model_table}[part](kernels)
+    tables = {"budget": budget_table, "model": model_table, "stage1": stage1_table}
+    wanted = tables[part](kernels)
     found = re.search(rf"<!-- {part} -->\n(.*?)\n<!-- /{part} -->", PAGE.read_text(), re.DOTALL)
     assert found is not None
     assert found[1] == wanted, f"put this between the marks:\n{wanted}"
