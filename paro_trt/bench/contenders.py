@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -107,8 +107,7 @@ def ours(
         density: of the mask.
         threads: of a CPU backend.
     """
-    blocks = problem.case.config
-    config = AttentionConfig(blocks.block_q, blocks.block_k, qk_bits=bits, pv_bits=bits)
+    config = replace(problem.case.config, qk_bits=bits, pv_bits=bits)
     inputs = problem.inputs(problem.mask(density))
     check = checked(problem, density, reordered=True)
     precision = f"int{bits}" if bits < 16 else DTYPE_NAMES[problem.case.dtype]

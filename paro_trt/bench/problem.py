@@ -98,7 +98,10 @@ class Problem:
         return torch.cat(rows).to(self.device)
 
     def expected(self, density: float | None, *, reordered: bool) -> Tensor:
-        """float64 [rows,H,D] for set 0 and `sampled_rows`; density None for no mask."""
+        """float64 [rows,H,D] for set 0 and `sampled_rows`; density None for no mask.
+
+        Blocks that a mask drops are summary tokens where the case pools them.
+        """
         rows, config = self.sampled_rows(), self.case.config
         mask = None if density is None else self.mask(density)
         order = self.token_order.long().to(self.device)
@@ -108,9 +111,14 @@ class Problem:
             query, key, value = (x[0, tokens, head].double() for x in self.sets[0])
             logits = query[rows] @ key.T / math.sqrt(self.case.head_dim)
             if mask is not None:
-                listed = mask[head, rows // config.block_q]
-                listed = listed.repeat_interleave(config.block_k, dim=1)[:, : self.case.tokens]
+                blocks = mask[head, rows // config.block_q]
+                listed = blocks.repeat_interleave(config.block_k, dim=1)[:, : self.case.tokens]
                 logits = logits.masked_fill(~listed, -math.inf)
+                if config.pool_dropped:
+                    counts, (keys, values) = _block_means(config.block_k, key, value)
+                    pooled = query[rows] @ keys.T / math.sqrt(self.case.head_dim) + counts.log()
+                    logits = torch.cat([logits, pooled.masked_fill(blocks, -math.inf)], dim=1)
+                    value = torch.cat([value, values])
             outputs.append(logits.softmax(dim=1) @ value)
         return torch.stack(outputs, dim=1)
 
@@ -165,6 +173,14 @@ def make_problem(
         drawn = torch.randn(size, generator=generator, device=device)
         shares *= torch.exp(ROW_SPREAD * drawn)
     return Problem(case, device, sets, token_order, ranks, shares / shares.mean())
+
+
+def _block_means(block_k: int, *tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Tokens of each key block [NK], and the means over them of tensors [S,D]: [NK,D] each."""
+    blocks = [tensor.split(block_k) for tensor in tensors]
+    counts = [len(block) for block in blocks[0]]
+    means = [torch.stack([block.mean(dim=0) for block in of_one]) for of_one in blocks]
+    return torch.tensor(counts, device=means[0].device, dtype=means[0].dtype), means
 
 
 def _affine(key: Tensor, value: Tensor) -> Tensor:

@@ -47,8 +47,10 @@ def _stage_of(kernel: str) -> int:
 
 
 def least_stage1_bytes(case: OpCase, bits: int) -> float:
-    """K and V read once in 16 bits, and written once with a scale a block."""
-    elements = 2 * case.tokens * case.heads * case.head_dim
-    blocks = -(-case.tokens // case.config.block_k)
+    """K and V read once in 16 bits, and written once with a scale a block; where dropped blocks are
+    pooled, a summary token of each block as well."""
+    tokens, blocks = case.tokens, -(-case.tokens // case.config.block_k)
+    summaries = blocks if case.config.pool_dropped else 0
     scales = 0 if bits == 16 else 2 * 4 * case.heads * blocks
-    return elements * (2 + bits / 8) + scales
+    row = 2 * case.heads * case.head_dim
+    return row * (2 * tokens + (tokens + summaries) * bits / 8) + scales

@@ -15,6 +15,7 @@ from ..nvidia.toolkits import (
     built_for,
     check_driver,
     check_release,
+    plugin_remedy,
     release_numbers,
 )
 from .probes import Component, in_process
@@ -132,10 +133,7 @@ def _plugin(driver: Driver, detail: str | None) -> str:
     if cuda is None:
         return ""
     try:
-        remedy = (
-            f"build the plugin with nvcc of CUDA {driver.cuda[0]}: CUDACXX=.../nvcc make plugin"
-        )
-        check_driver(driver, cuda, f"libparo_attention of CUDA {cuda}", remedy)
+        check_driver(driver, cuda, f"libparo_attention of CUDA {cuda}", plugin_remedy())
     except BackendUnavailableError as error:
         return str(error)
     return ""

@@ -11,7 +11,7 @@ from ..errors import BackendUnavailableError
 from ..files import sha256_of_files
 from ..library_files import ABI_VERSION, library_path
 from ..nvidia.driver import ask_driver
-from ..nvidia.toolkits import built_for, check_driver
+from ..nvidia.toolkits import built_for, check_driver, plugin_remedy
 from ..op.spec import OP_TYPE, OP_VERSION, OP_VERSION_2, PLUGIN_NAMESPACE, op_attributes
 from .errors import EngineError
 
@@ -110,13 +110,7 @@ def check_plugin_driver(plugin: PluginFile) -> None:
     cuda = built_for(plugin.name)
     if cuda is None:  # the emulated kernels, which need no driver
         return
-    driver = ask_driver()
-    check_driver(
-        driver,
-        cuda,
-        f"{plugin.path} of CUDA {cuda}",
-        f"build the plugin with nvcc of CUDA {driver.cuda[0]}: CUDACXX=.../nvcc make plugin",
-    )
+    check_driver(ask_driver(), cuda, f"{plugin.path} of CUDA {cuda}", plugin_remedy())
 
 
 def load_plugin(trt: Any, plugin: PluginFile) -> None:

@@ -113,6 +113,12 @@ def built_for(library_name: str) -> int | None:
     return None if found is None else int(found[1])
 
 
+def plugin_remedy() -> str:
+    """What helps where the driver is older than the CUDA that the plugin was compiled for."""
+    oldest = min(CUDA_DRIVERS)
+    return f"compile the plugin for CUDA {oldest}: CUDA_MAJOR={oldest} make plugin"
+
+
 def check_driver(driver: Driver, cuda: int, subject: str, remedy: str) -> None:
     """That a driver runs what was built for a major of CUDA.
 

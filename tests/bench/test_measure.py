@@ -43,8 +43,10 @@ def orders(seed: int = 0) -> torch.Tensor:
     return torch.stack([torch.arange(SMALL.tokens), mixed]).int()
 
 
-def small_problem(seed: int = 0, block_k: int = 64, cache_bytes: int = 0) -> Problem:
-    case = replace(SMALL, config=AttentionConfig(128, block_k))
+def small_problem(
+    seed: int = 0, block_k: int = 64, cache_bytes: int = 0, pooled: bool = False
+) -> Problem:
+    case = replace(SMALL, config=AttentionConfig(128, block_k, pool_dropped=pooled))
     return make_problem(
         case, CPU, token_order=orders(seed), cache_bytes=cache_bytes, seed=seed
     )  # fmt: skip
@@ -105,6 +107,15 @@ def test_ours_is_what_the_check_expects(bench, bits, block_k, density, fresh_see
     if density < 1:
         (dense,) = ours(problem, bench.library, bits, 1.0, 1)
         assert contender.check(dense.run(0)) > contender.largest_error
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_dropped_blocks_are_pooled_where_the_case_says_so(bench, bits, fresh_seed):
+    pooled = small_problem(fresh_seed, pooled=True)
+    (contender,) = ours(pooled, bench.library, bits, 0.4, 1)
+    assert contender.check(contender.run(0)) <= contender.largest_error
+    (dropping,) = ours(small_problem(fresh_seed), bench.library, bits, 0.4, 1)
+    assert contender.check(dropping.run(0)) > contender.largest_error
 
 
 def test_calls_take_the_sets_of_inputs_in_turn(bench, fresh_seed):

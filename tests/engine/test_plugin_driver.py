@@ -13,7 +13,8 @@ from tests.support.fake_driver import fake_cuda_library
 
 REFUSED = (
     r"libparo_attention\.so of CUDA 13: expected a driver of CUDA 13, 580\.65\.06 or later, got "
-    r"570\.86\.15, CUDA 12\.8; fix: update the driver, or build the plugin with nvcc of CUDA 12"
+    r"570\.86\.15, CUDA 12\.8; fix: update the driver, or compile the plugin for CUDA 12: "
+    r"CUDA_MAJOR=12 make plugin"
 )
 
 

@@ -90,6 +90,20 @@ def model_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def stage1_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
+    """What the page must hold between its marks: instructions for each byte."""
+    lines = [
+        "| D x block_k | sm_90a, dropped | pooled | sm_80, dropped | pooled |",
+        "|---|---|---|---|---|",
+    ]
+    for head_dim, block_k in SIZES:
+        names = [f"reorder_tokens {head_dim}x{block_k} f16{pooled}" for pooled in ("", " pooled")]
+        costs = [kernels[target][name]["per_byte"] for target in ("90a", "80") for name in names]
+        cells = " | ".join(f"{cost:.3f}" for cost in costs)
+        lines.append(f"| {head_dim} x {block_k} | {cells} |")
+    return "\n".join(lines)
+
+
 def wgmma_table(_: dict[str, dict[str, dict[str, float]]]) -> str:
     """What kernels-hopper.md must hold between its marks."""
     lines = [
@@ -110,6 +124,7 @@ def wgmma_table(_: dict[str, dict[str, dict[str, float]]]) -> str:
     [
         ("kernels.md", "budget", budget_table),
         ("kernels.md", "model", model_table),
+        ("kernels.md", "stage1", stage1_table),
         ("kernels-hopper.md", "forecast", wgmma_table),
     ],
 )

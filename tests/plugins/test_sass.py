@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from plugins.kernels.sass import budget, resources, toolchain
+from plugins.kernels.sass import budget, resources, stage1, toolchain
 from plugins.kernels.sass.budget import Budget
 from plugins.kernels.sass.kernels import Measured, kernels_of
 from plugins.kernels.sass.listing import parse
@@ -217,12 +217,70 @@ def test_a_wgmma_kernel_is_counted_by_its_shapes():
     assert [line.split("\\")[0] for line in missing] == ["UBLKCP", "SYNCS", "USETMAXREG"]
 
 
+STAGE1 = (
+    "_ZN4paro7kernels16reorder_quantize14reorder_tokensILNS0_6NumberE0ELi64ELi64ELb1EEEvNS0_"
+    "13ReorderParamsE"
+)
+CASES = {
+    "16 bits": [],
+    "key s8": ["F2IP.S8.F32.NTZ R1, R2, R3, RZ", "STG.E.64 [R1], R2"],
+    "key s4": ["F2IP.S8.F32.NTZ R1, R2, R3, RZ", "STG.E [R1], R2"],
+    "value s8": ["F2IP.S8.F32.NTZ R1, R2, R3, RZ", "LDSM.16.MT88.4 R1, [R2]", "STG.E.128 [R1], R2"],
+    "value s4": ["F2IP.S8.F32.NTZ R1, R2, R3, RZ", "LDSM.16.MT88.4 R1, [R2]", "STG.E.64 [R1], R2"],
+}
+
+
+def stage1_listing(*cases: str) -> str:
+    """Loops of 299 instructions after 80 others, for 64 x 64 elements by four warps."""
+    lines = []
+    for number, case in enumerate(cases):
+        marks = CASES[case]
+        body = [*marks, *["FFMA R1, R2, R3, R4"] * (298 - len(marks))]
+        lines += ["S2R R0, SR_TID.X"] * 80
+        lines += [f".L_x_{number}:", *body, f"@!P0 BRA `(.L_x_{number})"]
+    return listing(*lines).replace(MANGLED, STAGE1)
+
+
+def test_stage_1_is_counted_for_each_byte():
+    """A run has eight blocks: 299 + 80 / 8 instructions a block."""
+    ((kernel, function),) = kernels_of(parse(stage1_listing(*CASES, "16 bits")))
+    assert kernel.name == "reorder_tokens 64x64 f16 pooled"
+    found = stage1.instructions_per_byte(function, *kernel.sizes)
+    bits = {"16 bits": 16, "key s8": 8, "key s4": 4, "value s8": 8, "value s4": 4}
+    assert found == {case: pytest.approx(309 * 4 / (512 * (16 + bits[case]))) for case in CASES}
+    assert kernel.measure(function, 80).per_byte == pytest.approx(309 * 4 / 10240, abs=5e-4)
+
+
+@pytest.mark.parametrize("cases", [list(CASES), [*CASES, "key s8"][1:]])
+def test_a_loop_of_stage_1_that_is_missing_is_refused(cases):
+    ((kernel, function),) = kernels_of(parse(stage1_listing(*cases)))
+    with pytest.raises(ValueError, match="loops: expected six"):
+        kernel.measure(function, 80)
+
+
+def test_stage_1_may_not_execute_more_than_memory_hides():
+    most = stage1.MOST_PER_BYTE
+    recorded = Budget("13.0", {}, {"90a": {"s": Measured(80, 0, per_byte=most + 0.01)}})
+    now = {"90a": {"s": Measured(80, 0, per_byte=most + 0.01)}}
+    (line,) = budget.regressions(recorded, "13.0", now)
+    assert "leave memory the limit" in line
+    now = {"90a": {"s": Measured(80, 0, per_byte=most - 0.01)}}
+    assert not budget.regressions(recorded, "13.0", now)
+
+
+def test_recorded_kernels_of_stage_1_leave_memory_the_limit():
+    recorded = budget.load().kernels[stage1.TARGET]
+    costs = {name: cost.per_byte for name, cost in recorded.items() if cost.per_byte}
+    assert len(costs) == 16
+    assert max(costs.values()) <= stage1.MOST_PER_BYTE
+
+
 @pytest.mark.parametrize(
     ("source", "targets"),
     [
         ("sparse_attention_s8-s8", ["120"]),
         ("sparse_attention_wgmma", ["90a"]),
-        ("reorder_quantize", ["89"]),
+        ("reorder_quantize_f16-64", ["90a"]),
     ],
     ids=["s8", "wgmma", "stage1"],
 )

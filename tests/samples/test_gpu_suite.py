@@ -16,6 +16,7 @@ import torch
 from paro_trt.bench.measure import cpu_bench
 from paro_trt.bench.results import Files, Row, read_rows
 from paro_trt.bench.table import by_density
+from paro_trt.op.spec import AttentionConfig
 from samples.benchmarks.gpu import attention, environment, needs, suite
 from samples.benchmarks.gpu.shapes import COGVIDEOX, DENSITIES, WAN_480P, plan
 from samples.benchmarks.gpu.steps import Command, Step, run_step
@@ -142,12 +143,21 @@ def test_groups_hold_every_shape_bit_width_and_density_once():
     asked = [
         (group.case.tokens, group.case.head_dim, bits, density)
         for group in plan()
-        if not group.flex and group.case.config.block_k == 64
+        if not group.flex and group.case.config == AttentionConfig(128, 64)
         for (_, bits), density in itertools.product(group.precisions, group.densities)
     ]
     tokens = (4608, 17776, 32760, 75600)
     assert sorted(asked) == sorted(itertools.product(tokens, (64, 128), (8, 16), DENSITIES))
     assert len({group.case.name for group in plan()}) == len(plan())
+
+
+def test_stage_1_has_rows_of_both_head_dims_pooled_and_not():
+    found = {
+        (group.case.head_dim, group.case.config.pool_dropped)
+        for group in plan()[:5]
+        if 0.25 in group.densities
+    }
+    assert found == set(itertools.product((64, 128), (False, True)))
 
 
 def test_the_groups_of_the_targets_come_first():

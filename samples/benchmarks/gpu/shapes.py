@@ -61,6 +61,7 @@ def group_of(
     densities: tuple[float, ...],
     block_k: int = 64,
     peers: bool = False,
+    pooled: bool = False,
 ) -> Group:
     """Dense baselines and the library in bfloat16.
 
@@ -70,13 +71,15 @@ def group_of(
         densities: of the masks.
         block_k: of the masks.
         peers: FlexAttention with the same masks, and SageAttention where it is installed.
+        pooled: blocks that a mask drops become summary tokens, which stage 1 prepares as well.
     """
     blocks = f"{'+'.join(map(str, bits))} bits, {BLOCK_Q} x {block_k} blocks"
     shares = ",".join(f"{density:g}" for density in densities)
     case = OpCase(
-        f"{layer.name}, {blocks}, density {shares}{', peers' * peers}", layer.tokens,
+        f"{layer.name}, {blocks}, density {shares}{', peers' * peers}{', pooled' * pooled}",
+        layer.tokens,
         heads=layer.heads, kv_heads=layer.heads, head_dim=layer.head_dim, dtype=torch.bfloat16,
-        config=AttentionConfig(BLOCK_Q, block_k),
+        config=AttentionConfig(BLOCK_Q, block_k, pool_dropped=pooled),
     )  # fmt: skip
     precisions = tuple((torch.bfloat16, each) for each in bits)
     return Group(case, precisions, densities, layer.orders, flex=peers, sage=peers)
@@ -87,6 +90,7 @@ def plan() -> list[Group]:
     targets, others = (1.0, 0.25), (0.5, 0.3, 0.2)
     main = (COGVIDEOX, WAN_480P, WAN_720P)
     groups = [group_of(layer, (8,), targets) for layer in main]
+    groups += [group_of(layer, (8,), (0.25,), pooled=True) for layer in (COGVIDEOX, WAN_480P)]
     groups += [group_of(layer, (8,), others) for layer in main]
     groups += [group_of(layer, (8,), targets, block_k=128) for layer in main]
     groups += [group_of(FLUX, (8,), DENSITIES)]
