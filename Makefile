@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long plugin emulated wheel wheel-cuda sass lint types format abi-check clean
+.PHONY: help demo test test-long plugin emulated wheel wheel-cuda sass sass-model lint types format abi-check clean
 
 help:
 	@echo "make demo       calibrate, export and run the included video model; pictures in out/demo"
@@ -30,6 +30,7 @@ help:
 	@echo "make wheel      a wheel for other machines, in dist/: CPU backend and ONNX Runtime op"
 	@echo "make wheel-cuda the same with the TensorRT plugin, for drivers of one CUDA"
 	@echo "make sass       the compiled kernels against their budgets (some minutes; needs nvcc)"
+	@echo "make sass-model the speed that a scheduler model of the compiled kernels forecasts"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make types      mypy on the package"
 	@echo "make format     let ruff rewrite the files"
@@ -69,6 +70,9 @@ wheel-cuda: plugin
 
 sass:
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m plugins.kernels.sass.check
+
+sass-model:
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m plugins.kernels.sass.forecast
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,17 +1,17 @@
-"""docs/kernels.md: its excerpt of the budget, and its model of the time, follow from what
-plugins/kernels/sass/budget.json records."""
+"""docs/kernels.md and kernels-hopper.md: the excerpt of the budget and the forecasts follow from
+what plugins/kernels/sass records."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 
 import pytest
 
+from plugins.kernels.sass import forecast
 from tests.native_builds import PLUGINS, ROOT
 
-PAGE = ROOT / "docs" / "kernels.md"
+DOCS = ROOT / "docs"
 BUDGET = PLUGINS / "kernels" / "sass" / "budget.json"
 TARGETS = ("80", "86", "89", "90a", "100", "120")
 EXCERPT = [
@@ -40,38 +40,32 @@ def budget_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
 SIZES = [(64, 64), (64, 128), (128, 64), (128, 128)]
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """What the model takes from datasheets; 8-bit operations are those of mma.sync.
+OPERATIONS_A_CLOCK = {"A100": 4096, "RTX 4090": 2048, "H200 by mma.sync": 4900, "RTX 5090": 2048}
+"""Of 8 bits and an SM, from datasheets; those of mma.sync."""
 
-    modelled: TOPS that the scheduler model gave the hot loops, by `SIZES`; recorded by hand.
-    """
+WGMMA, MMA_SYNC = "H200 by wgmma", "sparse_attention "
+CALIBRATION = 900 / 1170
+"""Of SageAttention's wgmma kernel on an H100: TOPS in publications, and those of the model."""
 
-    name: str
-    target: str
-    sms: int
-    ghz: float
-    operations_a_clock: int
-    modelled: tuple[int, int, int, int]
-
-    def row(self, head_dim: int, step_keys: int, instructions: float) -> str:
-        """A line of the model: clocks of an SM for one score, and 10^12 operations a second."""
-        tensor, ex2 = 4 * head_dim / self.operations_a_clock, 1 / 16
-        issue, shared = instructions / 128, shared_bytes(head_dim, step_keys) / 128
-        bound = 4 * head_dim * self.sms * self.ghz / 1000 / max(tensor, ex2, issue, shared)
-        clocks = " | ".join(f"{cost:.3f}" for cost in (tensor, ex2, issue, shared))
-        case = f"{self.name} ({self.ghz} GHz), {head_dim}, {step_keys}"
-        modelled = self.modelled[SIZES.index((head_dim, step_keys))]
-        assert modelled <= bound, f"{case}: {modelled} modelled, {bound:.0f} possible"
-        return f"| {case} | {clocks} | {bound:.0f} | {modelled} |"
+BEST_BF16 = {64: 450, 128: 620}
+"""TFLOPS of the best attention on a Hopper in publications, by head_dim."""
 
 
-GPUS = (
-    Gpu("A100", "80", 108, 1.41, 4096, (270, 300, 310, 430)),
-    Gpu("RTX 4090", "89", 128, 2.52, 2048, (515, 560, 530, 580)),
-    Gpu("H200 by mma.sync", "90a", 132, 1.7, 4900, (445, 450, 580, 645)),
-    Gpu("RTX 5090", "120", 170, 2.41, 2048, (730, 720, 750, 760)),
-)
+def modelled(gpu: str, kernel: str) -> int:
+    """TOPS of a recorded forecast."""
+    return next(row.tops for row in forecast.load() if (row.gpu, row.kernel) == (gpu, kernel))
+
+
+def model_row(gpu: forecast.Gpu, head_dim: int, step_keys: int, instructions: float) -> str:
+    """A line of the model: clocks of an SM for one score, and 10^12 operations a second."""
+    tensor, ex2 = 4 * head_dim / OPERATIONS_A_CLOCK[gpu.name], 1 / 16
+    issue, shared = instructions / 128, shared_bytes(head_dim, step_keys) / 128
+    bound = 4 * head_dim * gpu.sms * gpu.ghz / 1000 / max(tensor, ex2, issue, shared)
+    clocks = " | ".join(f"{cost:.3f}" for cost in (tensor, ex2, issue, shared))
+    case = f"{gpu.name} ({gpu.ghz} GHz), {head_dim}, {step_keys}"
+    tops = modelled(gpu.name, f"{MMA_SYNC}{head_dim}x128x{step_keys} s8-s8")
+    assert tops <= bound, f"{case}: {tops} modelled, {bound:.0f} possible"
+    return f"| {case} | {clocks} | {bound:.0f} | {tops} |"
 
 
 def shared_bytes(head_dim: int, step_keys: int) -> float:
@@ -86,10 +80,13 @@ def model_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
         "| GPU, D, step keys | tensor | ex2 | issue | shared | bound | modelled |",
         "|---|---|---|---|---|---|---|",
     ]
-    for gpu in GPUS:
+    for gpu in forecast.GPUS:
+        if gpu.name == WGMMA:
+            continue
         for head_dim, step_keys in SIZES:
-            name = f"sparse_attention {head_dim}x128x{step_keys} s8-s8"
-            lines.append(gpu.row(head_dim, step_keys, kernels[gpu.target][name]["per_score"]))
+            name = f"{MMA_SYNC}{head_dim}x128x{step_keys} s8-s8"
+            per_score = kernels[gpu.target][name]["per_score"]
+            lines.append(model_row(gpu, head_dim, step_keys, per_score))
     return "\n".join(lines)
 
 
@@ -107,11 +104,34 @@ def stage1_table(kernels: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("part", ["budget", "model", "stage1"])
-def test_the_page_follows_from_the_record(part):
-    kernels = json.loads(BUDGET.read_text())["kernels"]
-    tables = {"budget": budget_table, "model": model_table, "stage1": stage1_table}
-    wanted = tables[part](kernels)
-    found = re.search(rf"<!-- {part} -->\n(.*?)\n<!-- /{part} -->", PAGE.read_text(), re.DOTALL)
+def wgmma_table(_: dict[str, dict[str, dict[str, float]]]) -> str:
+    """What kernels-hopper.md must hold between its marks."""
+    lines = [
+        "| D, block_k | modelled TOPS | scaled by the calibration | 1.3 x the best BF16 |",
+        "|---|---|---|---|",
+    ]
+    for head_dim, block_k in reversed(SIZES):
+        tops = modelled(WGMMA, f"sparse_attention_wgmma {head_dim}x128x{block_k}")
+        target = 1.3 * BEST_BF16[head_dim]
+        lines.append(
+            f"| {head_dim}, {block_k} | {tops:,} | {tops * CALIBRATION:.0f} | {target:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("page", "part", "wanted"),
+    [
+        ("kernels.md", "budget", budget_table),
+        ("kernels.md", "model", model_table),
+        ("kernels.md", "stage1", stage1_table),
+        ("kernels-hopper.md", "forecast", wgmma_table),
+    ],
+)
+def test_the_pages_follow_from_the_record(page, part, wanted):
+    text = wanted(json.loads(BUDGET.read_text())["kernels"])
+    found = re.search(
+        rf"<!-- {part} -->\n(.*?)\n<!-- /{part} -->", (DOCS / page).read_text(), re.DOTALL
+    )
     assert found is not None
-    assert found[1] == wanted, f"put this between the marks:\n{wanted}"
+    assert found[1] == text, f"put this between the marks:\n{text}"

@@ -7,6 +7,8 @@ import pytest
 from plugins.kernels.sass.listing import Function, parse
 from plugins.kernels.sass.products_in_flight import between_products, hazards
 
+from .sass_listings import listing
+
 # S = Q K^T into R88.., P V of the step before into R24.. from codes in R152..; S is used while P V
 # runs, then P V is added and new codes are packed.
 STEP = """
@@ -27,10 +29,7 @@ F2IP.U8.F32.NTZ R152, R160, R161, RZ
 
 def step_of(lines: list[str]) -> Function:
     """The step as a loop."""
-    text = ["\t.section\t.text.kernel,"]
-    body = [".L_x_1:", *lines, "@P0 BRA `(.L_x_1)", "EXIT"]
-    text += [line if line.startswith(".L") else f"        /*0000*/    {line} ;" for line in body]
-    (function,) = parse("\n".join(text))
+    (function,) = parse(listing("kernel", ".L_x_1:", *lines, "@P0 BRA `(.L_x_1)", "EXIT"))
     return function
 
 

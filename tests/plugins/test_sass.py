@@ -16,6 +16,7 @@ from plugins.kernels.sass.kernels import Measured, kernels_of
 from plugins.kernels.sass.listing import parse
 from tests.native_builds import PLUGINS, require
 
+from . import sass_listings
 from .kernel_library import emulated_kernels
 
 SASS = PLUGINS / "kernels" / "sass"
@@ -35,10 +36,8 @@ def loop(label: str, *extra: str) -> list[str]:
 
 
 def listing(*lines: str) -> str:
-    """As nvdisasm prints a function."""
-    text = [f'\t.section\t.text.{MANGLED},"ax",@progbits', f".text.{MANGLED}:"]
-    text += [line if line.startswith(".L") else f"        /*0000*/    {line} ;" for line in lines]
-    return "\n".join([*text, ".L_x_99:", "        /*0000*/    BRA `(.L_x_99) ;"])
+    """Of the kernel `NAME`."""
+    return sass_listings.listing(MANGLED, *lines)
 
 
 HOT = loop("1", *["FFMA R1, R2, R3, R4"] * 61)
@@ -49,7 +48,7 @@ PROLOGUE = ["S2R R0, SR_TID.X", "@P0 EXIT"]
 def measured(*lines: str) -> Measured:
     ((kernel, function),) = kernels_of(parse(listing(*lines)))
     assert kernel.name == NAME
-    return kernel.measure(function, 200)
+    return kernel.measure(function, 200, "89")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,7 +57,8 @@ def _demangler():
 
 
 def test_the_hot_loop_is_counted():
-    assert measured(*PROLOGUE, *HOT, *COLD) == Measured(200, 0, 2.0)
+    found = measured(*PROLOGUE, *HOT, *COLD)
+    assert (found.registers, found.local, found.per_score) == (200, 0, 2.0)
 
 
 def test_spills_are_counted_wherever_they_are():
@@ -93,7 +93,11 @@ def test_a_wanted_instruction_that_is_missing_is_named(opcode):
     assert missing[0].replace("\\", "").startswith(opcode)
 
 
-RECORDED = Budget("13.0", {"sm_80 spilling*": "faster"}, {"80": {NAME: Measured(200, 0, 10.0)}})
+RECORDED = Budget(
+    "13.0",
+    {"sm_80 spilling*": "faster"},
+    {"80": {NAME: Measured(200, 0, 10.0, 0.0, {"fp32": 1000, "tensor": 512}, 2000, 65)}},
+)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,11 @@ RECORDED = Budget("13.0", {"sm_80 spilling*": "faster"}, {"80": {NAME: Measured(
         ({"registers": 207}, 1),
         ({"local": 2}, 2),  # without a reason, and more than recorded
         ({"per_score": 8.0}, 0),
+        ({"clocks": {"fp32": 1030, "tensor": 512}}, 0),
+        ({"clocks": {"fp32": 1031, "tensor": 512}}, 1),
+        ({"clocks": {"fp32": 1000, "tensor": 512, "alu": 2}}, 1),  # a pipe that was not used
+        ({"stalls": 2061}, 1),
+        ({"between": 67}, 1),
     ],
 )
 def test_regressions_of_more_than_3_percent_are_found(change, found):
@@ -112,10 +121,39 @@ def test_regressions_of_more_than_3_percent_are_found(change, found):
     assert len(budget.regressions(RECORDED, "13.0", now)) == found
 
 
+def test_costs_that_are_not_recorded_have_nothing_to_compare_with():
+    recorded = replace(RECORDED, kernels={"80": {NAME: Measured(200, 0, 10.0)}})
+    now = RECORDED.kernels["80"][NAME]
+    assert budget.regressions(recorded, "13.0", {"80": {NAME: now}}) == []
+    worse = {"80": {NAME: replace(now, per_score=11.0)}}
+    assert len(budget.regressions(recorded, "13.0", worse)) == 1
+
+
+def test_the_main_kernels_have_all_costs_recorded():
+    for target, entries in budget.load().kernels.items():
+        for name, entry in entries.items():
+            if name.endswith("s8-s8") or "wgmma" in name:
+                assert {"fp32", "issue", "tensor", "transcendental"} <= set(entry.clocks), name
+                assert entry.stalls > 0
+                assert (entry.between > 0) == ("wgmma" in name), (target, name)
+
+
+def test_a_part_of_the_record_is_replaced():
+    new = Measured(100, 0, 5.0)
+    merged = budget.merged(RECORDED, "13.0", {"80": {"other": new}, "89": {NAME: new}})
+    assert merged.kernels == {"80": {**RECORDED.kernels["80"], "other": new}, "89": {NAME: new}}
+    assert "other" not in RECORDED.kernels["80"]
+
+
 def test_improvements_ask_for_an_update():
-    now = {"80": {NAME: Measured(200, 0, 9.0)}}
-    (line,) = budget.improvements(RECORDED, "13.0", now)
-    assert "per_score was 10.0, is 9.0" in line
+    better = replace(
+        RECORDED.kernels["80"][NAME], per_score=9.0, clocks={"fp32": 900, "tensor": 512}
+    )
+    lines = budget.improvements(RECORDED, "13.0", {"80": {NAME: better}})
+    assert [line.split(": ", 1)[1] for line in lines] == [
+        "per_score was 10.0, is 9.0",
+        "clocks of fp32 was 1000, is 900",
+    ]
 
 
 def test_spills_need_a_reason_with_any_nvcc():
@@ -174,7 +212,7 @@ def test_a_wgmma_kernel_is_counted_by_its_shapes():
     text = listing(*hot, *cold).replace(MANGLED, name)
     ((kernel, function),) = kernels_of(parse(text))
     assert kernel.name == "sparse_attention_wgmma 64x128x64"
-    assert kernel.measure(function, 168) == Measured(168, 0, 1.0)
+    assert kernel.measure(function, 168, "90a").per_score == 1.0
     missing = [wanted for wanted in kernel.wanted_opcodes() if not function.count(wanted)]
     assert [line.split("\\")[0] for line in missing] == ["UBLKCP", "SYNCS", "USETMAXREG"]
 

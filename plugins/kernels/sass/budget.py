@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -50,6 +50,14 @@ def load() -> Budget:
     return Budget(document["nvcc"], document["spills"], kernels)
 
 
+def merged(recorded: Budget, nvcc: str, measured: Measurements) -> Budget:
+    """A budget in which what was measured replaces what was recorded of the same kernels."""
+    kernels = {target: dict(entries) for target, entries in recorded.kernels.items()}
+    for target, entries in measured.items():
+        kernels.setdefault(target, {}).update(entries)
+    return Budget(nvcc, recorded.spills, kernels)
+
+
 def save(budget: Budget) -> None:
     """One kernel a line, in order."""
     targets = []
@@ -67,10 +75,10 @@ def save(budget: Budget) -> None:
     )
 
 
-def _entry(measured: Measured) -> dict[str, float]:
+def _entry(measured: Measured) -> dict[str, object]:
     """What the file holds of a kernel: costs that it does not have are left out."""
-    costs = {"per_score", "per_byte"}
-    return {k: v for k, v in asdict(measured).items() if v != 0 or k not in costs}
+    always = ("registers", "local")
+    return {name: value for name, value in vars(measured).items() if value or name in always}
 
 
 def regressions(budget: Budget, nvcc: str, measured: Measurements) -> list[str]:
@@ -108,9 +116,12 @@ def improvements(budget: Budget, nvcc: str, measured: Measurements) -> list[str]
 
 def _differences(then: Measured, now: Measured, *, worse: bool) -> list[str]:
     lines = []
-    for field, before in asdict(then).items():
-        after = asdict(now)[field]
-        low, high = (before, after) if worse else (after, before)
+    before, after = then.figures(), now.figures()
+    # Costs of the hot loop that were not recorded when the rest was have nothing to compare with.
+    names = before | after if then.clocks else ("registers", "local", "per_score", "per_byte")
+    for name in names:
+        old, new = before.get(name, 0), after.get(name, 0)
+        low, high = (old, new) if worse else (new, old)
         if high > low * (1 + TOLERANCE):
-            lines.append(f"{field} was {before}, is {after}")
+            lines.append(f"{name} was {old}, is {new}")
     return lines

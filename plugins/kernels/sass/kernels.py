@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import stage1
+from . import pipes, products_in_flight, stage1
 from .listing import Function, Loop
 
 KERNELS = Path(__file__).resolve().parents[1]
@@ -26,18 +26,31 @@ _TILE_SCORES = 4
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one kernel for one target.
+    """Of one kernel for one target; the last three are of stage 2's hot loop.
 
+    registers: of a thread.
     local: instructions that access local memory, which is where registers are spilled.
     per_score: of stage 2: instructions of the hot loop for each element of S; 0 for others.
     per_byte: of stage 1: instructions for each byte that the costliest of its loops moves
         (`stage1.instructions_per_byte`); 0 for others.
+    clocks: that a warp's hot loop holds each pipe of a partition, and its issue slot (pipes.py).
+    stalls: clocks of the hot loop in which a warp waits for its own instructions' fixed latency,
+        the issue of each included: the least time of a warp that is alone.
+    between: the most instructions between two products of a group, for wgmma.
     """
 
     registers: int
     local: int
     per_score: float = 0.0
     per_byte: float = 0.0
+    clocks: dict[str, int] = field(default_factory=dict)
+    stalls: int = 0
+    between: int = 0
+
+    def figures(self) -> dict[str, float]:
+        """By name, such as "clocks of fp32"; less is better for all."""
+        single = {name: value for name, value in vars(self).items() if name != "clocks"}
+        return single | {f"clocks of {pipe}": held for pipe, held in self.clocks.items()}
 
 
 @dataclass(frozen=True)
@@ -77,12 +90,25 @@ class Kernel:
         products = [self._product(query_key, "S"), self._product(value, "U")]
         return [*products, r"LDSM\.16\.M88", r"LDGSTS\."]
 
-    def measure(self, function: Function, registers: int) -> Measured:
-        """Raises ValueError where no loop is the hot one."""
-        per_score = self._per_score(function) if self.has_products else 0.0
-        per_byte = self._per_byte(function) if self.name.startswith("reorder_tokens") else 0.0
+    def measure(self, function: Function, registers: int, target: str) -> Measured:
+        """Of a function compiled for sm_<target>.
+
+        Raises:
+            ValueError: no loop is the hot one.
+        """
         local = function.count(_LOCAL_MEMORY)
-        return Measured(registers, local, round(per_score, 3), round(per_byte, 3))
+        if not self.has_products:
+            per_byte = self._per_byte(function) if self.name.startswith("reorder_tokens") else 0.0
+            return Measured(registers, local, per_byte=round(per_byte, 3))
+        loop = self.hot_loop(function)
+        return Measured(
+            registers,
+            local,
+            per_score=round(self._per_score(function.in_loop(loop)), 3),
+            clocks=pipes.clocks_per_pipe(function.in_loop(loop), target),
+            stalls=sum(each.stall for each in function.controls[loop.first : loop.last + 1]),
+            between=products_in_flight.between_products(function) if self.uses_wgmma else 0,
+        )
 
     def _product(self, number: str, sign: str) -> str:
         if number == "s4" and self.four_bit == "native":
@@ -91,12 +117,19 @@ class Kernel:
             return rf"IMMA\.16832\.{sign}8\.S8"
         return rf"HMMA\.16816\.F32{'.BF16' if number == 'bf16' else ''}$"
 
-    def _per_score(self, function: Function) -> float:
-        loop = function.in_loop(self._hot_loop(function))
+    def scores_a_lane(self, loop: list[str]) -> float:
+        """Elements of S that a lane computes in a loop.
+
+        Raises:
+            ValueError: the products in it are not those of whole steps.
+        """
         scores = self._wgmma_scores(loop) if self.uses_wgmma else self._mma_scores(loop)
         if scores == 0 or scores % 32 != 0:
             raise ValueError(f"hot loop: expected a multiple of 32 scores a lane, got {scores:g}")
-        return len(loop) / scores
+        return scores
+
+    def _per_score(self, loop: list[str]) -> float:
+        return len(loop) / self.scores_a_lane(loop)
 
     def _per_byte(self, function: Function) -> float:
         return max(stage1.instructions_per_byte(function, *self.sizes).values())
@@ -113,8 +146,12 @@ class Kernel:
         widths = [int(found[1]) for opcode in loop if (found := re.match(_WGMMA_SCORES, opcode))]
         return sum(widths) * _WGMMA_DEPTH / self.sizes[0] * _WGMMA_ROWS / _WGMMA_LANES
 
-    def _hot_loop(self, function: Function) -> Loop:
-        """The shorter of two: both attend, the other one asks how many tokens a key stands for."""
+    def hot_loop(self, function: Function) -> Loop:
+        """The shorter of two: both attend, the other one asks how many tokens a key stands for.
+
+        Raises:
+            ValueError: there are more or fewer.
+        """
         scores = self.wanted_opcodes()[0]
         with_products = [
             loop

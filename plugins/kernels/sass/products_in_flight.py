@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from . import registers
 from .listing import Function
 
 MOST_BETWEEN = 98
@@ -20,13 +21,6 @@ the second P V of a step waits for codes that are still packed."""
 _PRODUCT = re.compile(r"IGMMA\.64x(\d+)x")
 _WAIT = re.compile(r"WARPGROUP\.DEPBAR")
 _CLOSES_GROUP = "gsb0"
-
-# Nothing of these goes to a register: stores, barriers, branches, predicates, uniform registers.
-_NO_RESULT = re.compile(
-    r"ST|BAR|BR|SYNCS|WARP|DEPBAR|EXIT|RED|NOP|U[A-Z]|.?SETP|PLOP3|R2UR|BSSY|BSYNC|FENCE|MEMBAR"
-    r"|ELECT|FCHK|R2P|CALL|RET|VOTEU|LDGSTS"
-)
-_REGISTER = re.compile(r"\bR(\d+)\b")
 
 
 @dataclass
@@ -68,7 +62,8 @@ def hazards(function: Function) -> list[str]:
             running = [*groups, current]
             accumulators = set().union(*(group.accumulators for group in running))
             read = set().union(*(group.read for group in running))
-            written, used = _written(opcode, operands), _used(opcode, operands)
+            written = registers.written(opcode, operands)
+            used = registers.used(opcode, operands)
             if written & (accumulators | read) or used & accumulators:
                 found.append(f"{opcode} {operands}: touches a product that still runs")
     return list(dict.fromkeys(found))
@@ -91,37 +86,4 @@ def _gaps(function: Function) -> Iterator[int]:
 def _registers_of_product(columns: int, operands: str) -> _Group:
     """A lane has a register for every two of 64 x `columns` results, and four of A."""
     result, first = (part.strip() for part in operands.split(",")[:2])
-    return _Group(_run(result, columns // 2), _run(first, 4))
-
-
-def _run(operand: str, count: int) -> set[int]:
-    register = _REGISTER.match(operand)
-    return set(range(int(register[1]), int(register[1]) + count)) if register else set()
-
-
-def _width(opcode: str) -> int:
-    """Registers of an operand in memory, or of a wide result."""
-    if ".128" in opcode:
-        return 4
-    return 2 if ".64" in opcode or ".WIDE" in opcode else 1
-
-
-def _written(opcode: str, operands: str) -> set[int]:
-    if _NO_RESULT.match(opcode):
-        return set()
-    parts = [part.strip() for part in operands.split(",")]
-    results = [part for part in parts if not re.match(r"U?P(\d|T)", part)]
-    return _run(results[0], _width(opcode)) if results else set()
-
-
-def _used(opcode: str, operands: str) -> set[int]:
-    parts = [part.strip() for part in operands.split(",")]
-    if not _NO_RESULT.match(opcode):
-        parts = parts[1:]
-    stored = opcode.startswith("ST")
-    used: set[int] = set()
-    for index, part in enumerate(parts):
-        used |= {int(register) for register in _REGISTER.findall(part)}
-        if stored and index > 0:
-            used |= _run(part, _width(opcode))
-    return used
+    return _Group(registers.run(result, columns // 2), registers.run(first, 4))

@@ -44,7 +44,7 @@ class Toolchain:
         flags = [*_FLAGS, f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}", f"-arch=sm_{target}"]
         remarks = _run(self.nvcc, *flags, "-Xptxas=-v", "-cubin", source, "-o", cubin).stderr
         registers = {name: int(count) for name, count in _REGISTERS.findall(remarks)}
-        return Disassembly(_run(self.nvdisasm, "-c", cubin).stdout, registers)
+        return Disassembly(_run(self.nvdisasm, "-c", "-hex", cubin).stdout, registers)
 
 
 def find_toolchain() -> Toolchain:
