@@ -18,9 +18,7 @@ _INSTRUCTIONS_A_CLOCK = 0.8
 MOST_PER_BYTE = 132 * 4 * 1.7e9 * _INSTRUCTIONS_A_CLOCK / _BYTES_A_SECOND
 
 
-def instructions_per_byte(
-    function: Function, head_dim: int, block_k: int
-) -> dict[str, float]:
+def instructions_per_byte(function: Function, head_dim: int, block_k: int) -> dict[str, float]:
     """Of each loop over key blocks: instructions of all warps over the bytes read and written, by
     what it prepares, such as "key s8"; "16 bits" is that of keys or values.
 
