@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..op.mask import pack_block_mask
-from ..plan import CalibrationRecord, HeadRecord, LayerPlan, ParoPlan
+from ..plan import BlockCounts, CalibrationRecord, HeadRecord, LayerPlan, ParoPlan
 from .quantize import QuantizationChoice
 from .run import CalibrationRun
 from .select_mask import LayerMasks
@@ -47,6 +47,9 @@ def make_plan(
                 pv_bits=layer.quantization.pv_bits,
                 bits_reason=layer.quantization.reason,
                 heads=_head_records(layer.masks, [names[row] for row in rows]),
+                fine_mask=None if layer.masks.fine is None else pack_block_mask(layer.masks.fine),
+                corrected_heads=layer.masks.corrected_heads,
+                dynamic_blocks=layer.masks.dynamic_blocks,
             )
         )
     return ParoPlan(
@@ -67,6 +70,21 @@ def make_plan(
 def mean_density(layers: Sequence[LayerDecision]) -> float:
     """Attended blocks / all blocks, over every layer, bin and head."""
     return float(np.mean([head for layer in layers for head in layer.masks.density.ravel()]))
+
+
+def total_cost(run: CalibrationRun, layers: Sequence[LayerDecision]) -> float:
+    """Keys that a query meets / S, over every layer, bin and head; see `BlockCounts.keys`."""
+    keys = rows = 0
+    for layer in layers:
+        masks = layer.masks
+        exact, of_layer = int(masks.mask.sum()), masks.mask.size // masks.mask.shape[-1]
+        fine = 0 if masks.fine is None else int(masks.fine.sum())
+        dynamic = 0 if masks.dynamic_blocks is None else int(masks.dynamic_blocks.sum())
+        coarse = masks.mask.size - exact - fine if run.settings.pool_dropped else 0
+        counts = BlockCounts(exact, fine, coarse, dynamic * masks.mask.shape[2])
+        keys += counts.keys(run.settings.block_k)
+        rows += of_layer
+    return keys / (rows * run.tokens)
 
 
 def _head_records(masks: LayerMasks, order_names: Sequence[str]) -> tuple[HeadRecord, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import ParoError
 from ..models.attention_backend import check_attention_function, native_attention
 from ..plan import ParoPlan, load_plan, save_plan
-from .assemble import LayerDecision, make_plan, mean_density
+from .assemble import LayerDecision, make_plan, mean_density, total_cost
 from .cost import cost_note
 from .forecast import HELDOUT_PROMPTS, measure_forecast
 from .fp16_guard import overflow_notes
@@ -32,9 +32,11 @@ from .progress import Progress, SilentProgress
 from .quantize import QuantizationChoice, choose_quantization
 from .run import CalibrationRun, Capture
 from .select_mask import Allocation, LayerMasks, LayerScores, select_masks
+from .select_mix import select_mixes
 from .select_order import choose_orders
 from .settings import CalibrationSettings
 from .source import CallSource
+from .trials import Alternative, trial_contribution, with_features
 from .visits import Visits, run_state
 from .work import WorkDirectory
 
@@ -129,12 +131,17 @@ class _Calibrator:
         self._compare_orders()
         orders = self._orders()
         self._score_blocks(orders)
+        self._try_features(orders)
         self._measure_errors(orders, self._masks())
 
     def finish(self, heldout: CalibrationRun | None) -> ParoPlan:
         """The plan, from what `prepare` stored."""
         layers = self._decisions()
-        notes = [*_density_notes(self.run.settings, layers, self.run), *self._notes()]
+        notes = [
+            *_density_notes(self.run.settings, layers, self.run),
+            *_cost_notes(self.run, layers),
+            *self._notes(),
+        ]
         example = self.visits.recorded_call(self.run.captures()[0])
         forecast = measure_forecast(self.run, layers, heldout, example, self.progress)
         return make_plan(self.run, layers, [*notes, *forecast.notes], forecast.measured)
@@ -184,7 +191,7 @@ class _Calibrator:
         run = self.run
         self.visits.visit(
             "blocks",
-            run.captures(),
+            run.block_captures(),
             lambda layer, capture: _blocks(layer, capture.mask_bin),
             lambda layer, _capture, inputs: mask_contribution(
                 inputs, run.settings, run.candidates, orders[layer], self.memory
@@ -192,9 +199,34 @@ class _Calibrator:
         )
 
     def _masks(self) -> list[LayerMasks]:
+        """What is decided of every layer's blocks."""
+        masks = self._blocks_alone()
+        if not self.run.trial_captures():
+            return masks
+        return [
+            with_features(
+                self._scores(layer),
+                masks[layer],
+                self._alternative(layer, masks[layer]),
+                self.store.arrays(_trials(layer)),
+            )
+            for layer in self.layers
+        ]
+
+    def _blocks_alone(self) -> list[LayerMasks]:
+        """Exact, fine and coarse blocks, before anything is tried on held-out captures."""
         settings = self.run.settings
 
         def choose(scores: Sequence[LayerScores]) -> tuple[LayerMasks, ...]:
+            if settings.cost is not None:
+                return select_mixes(
+                    scores,
+                    self.run.forced,
+                    settings.cost,
+                    self.run.tokens,
+                    settings.block_k,
+                    settings.allocation,
+                )
             return select_masks(
                 scores,
                 self.run.forced,
@@ -207,6 +239,28 @@ class _Calibrator:
             return list(choose([self._scores(layer) for layer in self.layers]))
         # One layer at a time: the scores of a long video's layer take hundreds of megabytes.
         return [choose([self._scores(layer)])[0] for layer in self.layers]
+
+    def _alternative(self, layer: int, masks: LayerMasks) -> Alternative:
+        return Alternative(self._scores(layer), masks, self.run.forced, self.run.settings.block_k)
+
+    def _try_features(self, orders: Sequence[NDArray[np.int32]]) -> None:
+        run = self.run
+        if not run.trial_captures():
+            return
+        masks = self._blocks_alone()
+        self.visits.visit(
+            "trials",
+            run.trial_captures(),
+            _trials,
+            lambda layer, capture, inputs: trial_contribution(
+                inputs,
+                run.settings,
+                head_orders(run.candidates, orders[layer]),
+                masks[layer],
+                self._alternative(layer, masks[layer]),
+                capture.mask_bin,
+            ),
+        )
 
     def _measure_errors(
         self, orders: Sequence[NDArray[np.int32]], masks: Sequence[LayerMasks]
@@ -221,7 +275,7 @@ class _Calibrator:
                 inputs,
                 run.settings,
                 head_orders(run.candidates, orders[layer]),
-                masks[layer].mask,
+                masks[layer],
                 ranges[layer],
                 capture.mask_bin,
             ),
@@ -249,6 +303,10 @@ def _blocks(layer: int, mask_bin: int) -> str:
     return f"blocks-{layer}-bin{mask_bin}"
 
 
+def _trials(layer: int, _capture: Capture | None = None) -> str:
+    return f"trials-{layer}"
+
+
 def _errors(layer: int, _capture: Capture | None = None) -> str:
     return f"errors-{layer}"
 
@@ -263,3 +321,33 @@ def _density_notes(
         f"density {reached:.3f} instead of {settings.density:.3f}: blocks on the diagonal and of "
         f"text are always attended and alone take {run.forced.mean():.3f}"
     ]
+
+
+def _cost_notes(run: CalibrationRun, layers: Sequence[LayerDecision]) -> list[str]:
+    """What a person should know of a plan that was made at a cost."""
+    asked = run.settings.cost
+    if asked is None:
+        return []
+    notes = []
+    reached = total_cost(run, layers)
+    if reached > asked + 1e-9:
+        notes.append(
+            f"cost {reached:.3f} instead of {asked:.3f}: blocks on the diagonal and of text are "
+            f"always exact and alone take {run.forced.mean():.3f} of all blocks"
+        )
+    if not run.trial_captures():
+        notes.append(
+            "one prompt and one captured step a bin: nothing was left to try corrected heads and "
+            "blocks of the run time on, and the plan has none"
+        )
+    corrected = sum(
+        int(layer.masks.corrected_heads.sum())
+        for layer in layers
+        if layer.masks.corrected_heads is not None
+    )
+    if corrected:
+        notes.append(
+            f"{corrected} of {sum(site.heads for site in run.sites)} heads are corrected, which "
+            "the cost does not count: one dense query for each 128"
+        )
+    return notes

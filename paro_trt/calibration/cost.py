@@ -19,14 +19,15 @@ TIMED_FORWARDS = 3
 class ForwardCount(NamedTuple):
     """Forwards of a transformer.
 
-    dense: of the dense runs, up to the last recorded step. orders, blocks, errors: replays of
-    recorded calls in the passes of these names. heldout: the held-out prompt's run and its
+    dense: of the dense runs, up to the last recorded step. orders, blocks, trials, errors: replays
+    of recorded calls in the passes of these names. heldout: the held-out prompt's run and its
     replays. timing: for attention's share of the time.
     """
 
     dense: int
     orders: int
     blocks: int
+    trials: int
     errors: int
     heldout: int
     timing: int
@@ -42,7 +43,8 @@ def count_forwards(run: CalibrationRun, heldout: CalibrationRun | None) -> Forwa
     return ForwardCount(
         dense=_dense_forwards(run),
         orders=len(run.order_captures()),
-        blocks=len(run.captures()),
+        blocks=len(run.block_captures()),
+        trials=len(run.trial_captures()),
         errors=len(run.error_captures()),
         heldout=0 if heldout is None else _dense_forwards(heldout) + len(heldout.captures()),
         timing=1 + TIMED_FORWARDS if run.settings.time_attention else 0,
@@ -54,11 +56,16 @@ def cost_note(run: CalibrationRun, heldout: CalibrationRun | None) -> str:
     count = count_forwards(run, heldout)
     runs = len(run.prompts_used)
     last = max(run.recorded_steps())
-    replays = count.orders + count.blocks + count.errors
+    passes = {
+        name: getattr(count, name)
+        for name in ("orders", "blocks", "trials", "errors")
+        if name != "trials" or count.trials
+    }
+    replays = sum(passes.values())
+    each = ", ".join(f"{name} {number}" for name, number in passes.items())
     parts = [
         f"{runs} dense runs to step {last} of {run.source.steps} ({count.dense} forwards)",
-        f"{replays} replays in three passes (orders {count.orders}, blocks {count.blocks}, "
-        f"errors {count.errors})",
+        f"{replays} replays in {'four' if count.trials else 'three'} passes ({each})",
     ]
     if count.heldout:
         parts.append(f"{count.heldout} forwards for the held-out prompt")

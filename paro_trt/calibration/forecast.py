@@ -16,12 +16,12 @@ from torch import Tensor
 from ..families.base import AttentionSite
 from ..op.quantization import ChannelAffine
 from ..op.spec import block_count
-from .assemble import LayerDecision, mean_density
+from .assemble import LayerDecision, mean_density, total_cost
 from .calls import RecordedCall
 from .capture import capture_attention, dense_attention, replay
 from .cost import TIMED_FORWARDS
 from .inputs import LayerInputs
-from .op_error import PlannedHead, attended_rows, dense_rows
+from .op_error import PlannedHead, attended_rows, dense_rows, head_extras
 from .passes import attention_config, head_orders
 from .progress import Progress
 from .run import CalibrationRun
@@ -63,6 +63,9 @@ def measure_forecast(
         progress: told of the held-out captures.
     """
     measured: dict[str, float] = {"density": mean_density(layers)}
+    cost = total_cost(run, layers)
+    if run.settings.cost is not None:
+        measured |= {"cost": cost, "cost_asked_for": run.settings.cost}
     notes: list[str] = []
     if heldout is None:
         notes.append("no held-out prompts: the error on prompts not calibrated on is unknown")
@@ -73,7 +76,11 @@ def measure_forecast(
         measured["heldout_error"] = float(np.sqrt(np.mean(errors)))
     if run.settings.time_attention:
         share = attention_share(run, example)
-        speed = expected_speed(share, mean_density(layers), run)
+        speed = (
+            expected_speed(share, mean_density(layers), run)
+            if run.settings.cost is None
+            else speed_of_keys(share, cost)
+        )
         measured.update(speed)
         notes.append(_speed_note(run, speed))
     return Forecast(measured, tuple(notes))
@@ -129,6 +136,7 @@ def head_errors(
     masks = torch.from_numpy(decision.masks.mask[mask_bin])
     device = inputs.query.device
     orders, masks = orders.to(device), masks.to(device)
+    extras = head_extras(decision.masks, mask_bin, device)
     affine = torch.from_numpy(decision.quantization.channel_affine).to(device)
     total = block_count(inputs.length, settings.block_q)
     blocks = sampled_query_blocks(total, settings.error_query_blocks)
@@ -136,7 +144,7 @@ def head_errors(
     for head in range(inputs.site.heads):
         kv_head = head * inputs.site.kv_heads // inputs.site.heads
         of_head = ChannelAffine.of_head(affine, kv_head, config)
-        planned = PlannedHead(orders[head], masks[head], of_head)
+        planned = PlannedHead(orders[head], masks[head], of_head, *extras[head])
         dense = dense_rows(inputs.head(head), planned.order, settings.block_q, blocks)
         sparse = attended_rows(inputs.head(head), planned, config, blocks)
         result[:, head] = (
@@ -185,7 +193,12 @@ def expected_speed(share: float, density: float, run: CalibrationRun) -> dict[st
     pooled: NK more keys in addition to density * S.
     """
     pooled = block_count(run.tokens, run.settings.block_k) if run.settings.pool_dropped else 0
-    attention = 1.0 / (density + pooled / run.tokens)
+    return speed_of_keys(share, density + pooled / run.tokens)
+
+
+def speed_of_keys(share: float, keys: float) -> dict[str, float]:
+    """Amdahl's law where a query meets `keys` * S keys, and attention has a share of the time."""
+    attention = 1.0 / keys
     return {
         "attention_share": share,
         "attention_speedup": attention,

@@ -9,22 +9,50 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..op.blocks import Precision, prepare_keys
+from ..op.blocks import KeyBlocks, Precision, prepare_keys
 from ..op.quantization import ChannelAffine
-from ..op.reference import attend_query_block
-from ..op.spec import AttentionConfig
+from ..op.reference import attend_query_block, mean_query
+from ..op.routing import route_head
+from ..op.spec import CORRECTION_ROWS, AttentionConfig
 from .inputs import HeadInputs
+from .select_mask import LayerMasks
+
+
+class HeadExtras(NamedTuple):
+    """What version 2 adds to a head in one bin; the last fields of `PlannedHead`."""
+
+    fine: Tensor | None = None
+    dynamic_blocks: int = 0
+    corrected: bool = False
+
+
+def head_extras(masks: LayerMasks, mask_bin: int, device: torch.device) -> list[HeadExtras]:
+    """The extras of each head of a layer in one bin."""
+    fine, dynamic, corrected = masks.fine, masks.dynamic_blocks, masks.corrected_heads
+    return [
+        HeadExtras(
+            None if fine is None else torch.from_numpy(fine[mask_bin, head]).to(device),
+            0 if dynamic is None else int(dynamic[mask_bin, head]),
+            corrected is not None and bool(corrected[head]),
+        )
+        for head in range(masks.mask.shape[1])
+    ]
 
 
 class PlannedHead(NamedTuple):
     """What a plan says of one head.
 
-    order: int64 [S]; mask: bool [NQ, NK]; affine: rows of channel_affine of its key head.
+    order: int64 [S]; mask, fine: bool [NQ, NK], exact and fine blocks; affine: rows of
+    channel_affine of its key head; dynamic_blocks: chosen by each query block at run time;
+    corrected: rows get what their mean query lacks.
     """
 
     order: Tensor
     mask: Tensor
     affine: ChannelAffine
+    fine: Tensor | None = None
+    dynamic_blocks: int = 0
+    corrected: bool = False
 
 
 def identity_affine(head_dim: int, device: torch.device) -> ChannelAffine:
@@ -41,19 +69,42 @@ def attended_rows(
     Args:
         inputs: the head's inputs; order, mask and affine are on their device.
         head: order, mask and affine; the affine must be the identity where bits are 16.
-        config: block sizes, bits and pooling; the scale is that of the inputs.
-        query_blocks: which query blocks.
+        config: block sizes, bits and pooling; the scale is that of the inputs, and version 2 that
+            of the head.
+        query_blocks: which query blocks, ascending.
     """
-    config = replace(config, scale=inputs.scale)
+    config = replace(config, scale=inputs.scale, fine_summaries=head.fine is not None)
     precision = Precision(torch.float32, inputs.query.dtype)
     key, value = inputs.key[head.order], inputs.value[head.order]
     keys = prepare_keys(key, value, inputs.length, head.affine, config, precision)
+    tokens = [_block_tokens(inputs, head.order, index, config.block_q) for index in query_blocks]
+    exact = torch.stack([head.mask[index] for index in query_blocks])
+    if head.dynamic_blocks:
+        exact = exact | route_head(
+            inputs.query[torch.cat(tokens)],
+            key[: inputs.length],
+            value[: inputs.length],
+            exact,
+            head.dynamic_blocks,
+            config,
+            torch.float32,
+        )
+
+    def attend(query: Tensor, sources: list[KeyBlocks]) -> Tensor:
+        return attend_query_block(query, sources, head.affine, config, precision)
+
     outputs = []
-    for index in query_blocks:
-        rows = _block_tokens(inputs, head.order, index, config.block_q)
+    for index, rows, mask in zip(query_blocks, tokens, exact, strict=True):
         query = inputs.query[rows].float() * head.affine.equalizer
-        sources = keys.attended_by(head.mask[index])
-        outputs.append(attend_query_block(query, sources, head.affine, config, precision))
+        sources = keys.attended_by(mask, None if head.fine is None else head.fine[index])
+        output = attend(query, sources)
+        if head.corrected and sources:
+            run = _block_tokens(
+                inputs, head.order, index * config.block_q // CORRECTION_ROWS, CORRECTION_ROWS
+            )
+            mean = mean_query(inputs.query[run].float(), head.affine, config, precision)
+            output = output + (attend(mean, keys.all_tokens()) - attend(mean, sources))
+        outputs.append(output)
     return torch.cat(outputs)
 
 

@@ -13,9 +13,10 @@ from torch.nn.functional import pad
 
 from ..op.spec import AttentionConfig, block_count
 from .inputs import LayerInputs
+from .op_error import head_extras
 from .orders import CandidateOrder
 from .quantize import channel_ranges, measure_quantization
-from .select_mask import LayerScores
+from .select_mask import LayerMasks, LayerScores
 from .select_order import ORDER_TERMS, OrderMetric, order_terms
 from .settings import CalibrationSettings
 from .statistics import block_statistics, sampled_query_blocks
@@ -90,6 +91,7 @@ def mask_contribution(
             _on_device(candidates[candidate], inputs.query.device),
             settings.tiling,
             pooled=settings.pool_dropped,
+            fine=settings.cost is not None,
             memory=memory,
         )
         for head, candidate in enumerate(chosen)
@@ -98,19 +100,21 @@ def mask_contribution(
     total = energy.sum().clamp(min=torch.finfo(torch.float32).tiny)
     # Query blocks that hold only padding have no statistics and no score.
     absent = block_count(len(inputs.query), settings.block_q) - len(statistics[0].error)
-    error, mass = (
-        pad(torch.stack([getattr(of_head, name) for of_head in statistics]), (0, 0, 0, absent))
-        for name in ("error", "mass")
-    )
-    error, mass = error / total.float(), mass / inputs.length
+
+    def of_blocks(name: str, whole: Tensor | int) -> NDArray[np.float32]:
+        sums = torch.stack([getattr(of_head, name) for of_head in statistics])
+        return np.asarray((pad(sums, (0, 0, 0, absent)) / whole).cpu().numpy())
+
     existing = slice(0, inputs.length)
     ranges = channel_ranges(inputs.query[existing], inputs.key[existing], inputs.value[existing])
     scores = {
-        "error": error.cpu().numpy(),
-        "mass": mass.cpu().numpy(),
+        "error": of_blocks("error", total.float()),
+        "mass": of_blocks("mass", inputs.length),
         "energy": (energy / total).cpu().numpy(),
         "captures": np.ones(1),
     }
+    if settings.cost is not None:
+        scores["fine_error"] = of_blocks("fine_error", total.float())
     return Contribution({**scores, **ranges.sums}, ranges.maxima)
 
 
@@ -118,7 +122,7 @@ def error_contribution(
     inputs: LayerInputs,
     settings: CalibrationSettings,
     orders: Tensor,
-    masks: NDArray[np.bool_],
+    masks: LayerMasks,
     ranges: Mapping[str, NDArray[Any]],
     mask_bin: int,
 ) -> Contribution:
@@ -128,7 +132,7 @@ def error_contribution(
         inputs: of one capture.
         settings: of the calibration.
         orders: int64 [H, S], see `head_orders`.
-        masks: bool [T, H, NQ, NK].
+        masks: of the layer.
         ranges: of the layer's channels, see `combined_ranges`.
         mask_bin: the bin of the capture.
 
@@ -140,10 +144,11 @@ def error_contribution(
         measure_quantization(
             inputs,
             orders.to(inputs.query.device),
-            torch.from_numpy(masks[mask_bin]).to(inputs.query.device),
+            torch.from_numpy(masks.mask[mask_bin]).to(inputs.query.device),
             ranges,
             attention_config(settings),
             sampled_query_blocks(query_blocks, settings.error_query_blocks),
+            head_extras(masks, mask_bin, inputs.query.device),
         ).sums
     )
     for name in ("mask_error", "dense_energy"):
@@ -191,11 +196,16 @@ def predicted_error(
 
 def layer_scores(of_bins: Sequence[Mapping[str, NDArray[Any]]]) -> LayerScores:
     """Averages over each bin's captures, from the summed `mask_contribution`s."""
-    error, mass, energy = (
-        np.stack([(of_bin[name] / of_bin["captures"]).astype(dtype) for of_bin in of_bins])
-        for name, dtype in (("error", np.float32), ("mass", np.float32), ("energy", np.float64))
+
+    def average(name: str, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+        return np.stack([(of_bin[name] / of_bin["captures"]).astype(dtype) for of_bin in of_bins])
+
+    return LayerScores(
+        average("error", np.float32),
+        average("mass", np.float32),
+        average("energy", np.float64),
+        average("fine_error", np.float32) if "fine_error" in of_bins[0] else None,
     )
-    return LayerScores(error, mass, energy)
 
 
 def combined_ranges(of_bins: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

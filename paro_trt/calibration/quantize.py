@@ -15,7 +15,7 @@ from torch import Tensor
 from ..op.quantization import ChannelAffine
 from ..op.spec import AttentionConfig
 from .inputs import LayerInputs
-from .op_error import PlannedHead, attended_rows, dense_rows, identity_affine
+from .op_error import HeadExtras, PlannedHead, attended_rows, dense_rows, identity_affine
 from .work import Contribution
 
 LARGEST_FACTOR = 16.0
@@ -100,6 +100,7 @@ def measure_quantization(
     ranges: Mapping[str, NDArray[Any]],
     config: AttentionConfig,
     query_blocks: Sequence[int],
+    extras: Sequence[HeadExtras] | None = None,
 ) -> Contribution:
     """Squared errors of a layer's masked attention: what the mask costs, and what quantizing one
     product at a time adds.
@@ -111,6 +112,7 @@ def measure_quantization(
         ranges: of the whole calibration, combined.
         config: block sizes and pooling; its bits are those asked for.
         query_blocks: where to measure.
+        extras: what version 2 adds to each head; None: nothing.
 
     Returns:
         sums "mask_error" [H] of the unquantized op and "dense_energy" [H]; "energy" [Hk] of the
@@ -130,7 +132,8 @@ def measure_quantization(
     identity = identity_affine(inputs.site.head_dim, orders.device)
     for head in range(heads):
         of_head, kv_head = inputs.head(head), head // group
-        planned = PlannedHead(orders[head], masks[head], identity)
+        of_version_2 = HeadExtras() if extras is None else extras[head]
+        planned = PlannedHead(orders[head], masks[head], identity, *of_version_2)
         exact = attended_rows(of_head, planned, plain, query_blocks)
         dense = dense_rows(of_head, planned.order, config.block_q, query_blocks)
         mask_error[head], dense_energy[head] = _energy(exact - dense), _energy(dense)

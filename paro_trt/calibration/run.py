@@ -114,6 +114,24 @@ class CalibrationRun:
         """Every captured step of every prompt."""
         return self._captures(step for steps in self.captured_steps for step in steps)
 
+    def trial_captures(self) -> tuple[Capture, ...]:
+        """Under a cost, the captures that choose corrected heads and blocks of the run time: those
+        of the last prompt, or of one prompt the last of each bin; none where each bin has one."""
+        if self.settings.cost is None:
+            return ()
+        captures = self.captures()
+        if len(self.prompts_used) > 1:
+            return tuple(of for of in captures if of.prompt == self.prompts_used[-1])
+        if self.settings.captured_steps == 1:
+            return ()
+        last = {steps[-1] for steps in self.captured_steps}
+        return tuple(of for of in captures if of.step in last)
+
+    def block_captures(self) -> tuple[Capture, ...]:
+        """The captures that blocks are chosen by: all but those of the trials."""
+        trials = self.trial_captures()
+        return tuple(capture for capture in self.captures() if capture not in trials)
+
     def order_captures(self) -> tuple[Capture, ...]:
         """The middle captured step of each bin, of every prompt: one order serves all steps, and
         trying every candidate is the most expensive part of a calibration."""

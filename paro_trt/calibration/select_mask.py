@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -45,20 +45,22 @@ class MaskTarget(NamedTuple):
 
     def check(self) -> None:
         """Raise ArgumentError unless exactly one of the two is given and in (0, 1]."""
-        shares = {"density": self.density, "mass": self.mass}
-        given = {name: share for name, share in shares.items() if share is not None}
-        if len(given) != 1:
-            raise ArgumentError(
-                "density, mass",
-                expected="one of the two",
-                actual=" and ".join(f"{name} {share:g}" for name, share in given.items()) or "none",
-            )
-        ((name, share),) = given.items()
-        if not 0.0 < share <= 1.0:
-            percent = f"{share:g} percent is {share / 100:g}" if 1.0 < share <= 100.0 else ""
-            raise ArgumentError(
-                name, expected="a share in (0, 1]", actual=f"{share:g}", remedy=percent
-            )
+        check_shares({"density": self.density, "mass": self.mass})
+
+
+def check_shares(shares: Mapping[str, float | None]) -> None:
+    """Raise ArgumentError unless exactly one is given and in (0, 1]."""
+    given = {name: share for name, share in shares.items() if share is not None}
+    if len(given) != 1:
+        raise ArgumentError(
+            ", ".join(shares),
+            expected="one of them",
+            actual=" and ".join(f"{name} {share:g}" for name, share in given.items()) or "none",
+        )
+    ((name, share),) = given.items()
+    if not 0.0 < share <= 1.0:
+        percent = f"{share:g} percent is {share / 100:g}" if 1.0 < share <= 100.0 else ""
+        raise ArgumentError(name, expected="a share in (0, 1]", actual=f"{share:g}", remedy=percent)
 
 
 class LayerScores(NamedTuple):
@@ -68,25 +70,33 @@ class LayerScores(NamedTuple):
         layer's output energy.
     mass: f32 [T, H, NQ, NK], share of the head's attention; sums to 1 over its blocks.
     energy: f64 [T, H], the head's share of the layer's output energy.
+    fine_error: f32 [T, H, NQ, NK], as error, of a block with four summary tokens; None where none
+        may be fine.
     """
 
     error: NDArray[np.float32]
     mass: NDArray[np.float32]
     energy: NDArray[np.float64]
+    fine_error: NDArray[np.float32] | None = None
 
 
 class LayerMasks(NamedTuple):
     """Masks of one layer and what they keep.
 
-    mask: bool [T, H, NQ, NK]; density, mass, predicted_error: f64 [T, H]. predicted_error is
-    the relative L2 error of the head's output, sqrt(sum of left-out errors / energy): a first-
-    order estimate that assumes uncorrelated errors of the blocks.
+    mask: bool [T, H, NQ, NK], the exact blocks; density, mass, predicted_error: f64 [T, H].
+    predicted_error is the relative L2 error of the head's output, sqrt(sum of left-out errors /
+    energy): a first-order estimate that assumes uncorrelated errors of the blocks. Of version 2,
+    None where not used: fine: bool [T, H, NQ, NK], none of them exact; dynamic_blocks: int32
+    [T, H]; corrected_heads: int32 [H].
     """
 
     mask: NDArray[np.bool_]
     density: NDArray[np.float64]
     mass: NDArray[np.float64]
     predicted_error: NDArray[np.float64]
+    fine: NDArray[np.bool_] | None = None
+    dynamic_blocks: NDArray[np.int32] | None = None
+    corrected_heads: NDArray[np.int32] | None = None
 
 
 def block_budget(density: float, blocks: int) -> int:
@@ -146,7 +156,7 @@ def select_masks(
             layer.error if metric is MaskMetric.OUTPUT_ERROR else layer.mass for layer in layers
         ]
         masks = _masks_of_density(scores, forced, density, allocation)
-    return tuple(_describe(layer, mask) for layer, mask in zip(layers, masks, strict=True))
+    return tuple(describe_masks(layer, mask) for layer, mask in zip(layers, masks, strict=True))
 
 
 def _masks_of_density(
@@ -194,8 +204,14 @@ def _masks_of_mass(
     return np.asarray(chosen.reshape(mass.shape) | forced)
 
 
-def _describe(layer: LayerScores, mask: NDArray[np.bool_]) -> LayerMasks:
-    left_out = np.where(mask, 0.0, layer.error).sum(axis=(2, 3), dtype=np.float64)
+def describe_masks(
+    layer: LayerScores, mask: NDArray[np.bool_], fine: NDArray[np.bool_] | None = None
+) -> LayerMasks:
+    """Masks bool [T, H, NQ, NK] of exact and of fine blocks, and what they keep."""
+    error = layer.error
+    if fine is not None and layer.fine_error is not None:
+        error = np.where(fine, layer.fine_error, error)
+    left_out = np.where(mask, 0.0, error).sum(axis=(2, 3), dtype=np.float64)
     kept = np.where(mask, layer.mass, 0.0).sum(axis=(2, 3), dtype=np.float64)
     total = layer.mass.sum(axis=(2, 3), dtype=np.float64)
     return LayerMasks(
@@ -203,4 +219,5 @@ def _describe(layer: LayerScores, mask: NDArray[np.bool_]) -> LayerMasks:
         density=mask.mean(axis=(2, 3), dtype=np.float64),
         mass=np.minimum(kept / np.maximum(total, np.finfo(np.float64).tiny), 1.0),
         predicted_error=np.sqrt(left_out / np.maximum(layer.energy, np.finfo(np.float64).tiny)),
+        fine=fine if fine is not None and fine.any() else None,
     )

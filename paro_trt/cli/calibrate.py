@@ -19,7 +19,7 @@ from .choices import (
     OrderMetricName,
 )
 from .paths import ForceOption, Kind, check_output, expand_home
-from .plan_document import describe_plan, mean_over_heads
+from .plan_document import describe_plan, mean_over_heads, mix_facts
 from .policy import when_interrupted
 from .sizes import (
     PICTURE_HELP,
@@ -100,9 +100,19 @@ def calibrate(
     mass: Annotated[
         float | None, typer.Option(help="Instead: share of attention every head keeps.")
     ] = None,
+    cost: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead: keys that a query meets, as a share of the sequence. Blocks are then "
+            "exact, fine (four summaries) or coarse (one)."
+        ),
+    ] = None,
     qk_bits: Annotated[int, typer.Option(help="Query x key: 16, 8 or 4.")] = 8,
     pv_bits: Annotated[int, typer.Option(help="Probabilities x value: 16, 8 or 4.")] = 8,
-    block_q: Annotated[int, typer.Option(help="Tokens in a query block: 64 or 128.")] = 128,
+    block_q: Annotated[
+        int | None,
+        typer.Option(help="Tokens in a query block: 64 or 128. [default: 128; 64 with --cost]"),
+    ] = None,
     block_k: Annotated[int, typer.Option(help="Tokens in a key block: 64 or 128.")] = 64,
     bins: Annotated[int, typer.Option(help="Parts of the schedule with their own masks.")] = 2,
     prompt_limit: Annotated[
@@ -182,7 +192,7 @@ def calibrate(
     from ..calibration.calibrator import WORK_SUFFIX
     from .progress import StageBars
 
-    if density is None and mass is None:
+    if density is None and mass is None and cost is None:
         density = DEFAULT_DENSITY
     sampling = {
         "shift": shift, "steps": steps, "guidance_scale": guidance_scale,
@@ -191,7 +201,9 @@ def calibrate(
         "negative_prompt": negative_prompt, "image": image,
         "arguments": call_arguments(argument or ()) or None,
     }  # fmt: skip
-    chosen: dict[str, Any] = {name: of for name, of in sampling.items() if of is not None}
+    chosen: dict[str, Any] = {
+        name: of for name, of in {**sampling, "block_q": block_q}.items() if of is not None
+    }
     kept = f"finished work is kept in {plan}{WORK_SUFFIX}; the same command resumes it"
     with when_interrupted(kept), StageBars() as bars:
         made = api.calibrate(
@@ -208,7 +220,7 @@ def calibrate(
             progress=bars,
             density=density,
             mass=mass,
-            block_q=block_q,
+            cost=cost,
             block_k=block_k,
             bins=bins,
             pool_dropped=pool,
@@ -228,7 +240,9 @@ def calibrate(
     else:
         shown = "out.png" if size else "out.mp4"
         next_line = _next(model, plan, shown if texts else None)
-        output.print_facts(f"wrote {plan}", _summary(made, density, mass, plan, next_line))
+        shares = {"density": density, "mass": mass, "cost": cost}
+        asked = next(f"{name} {share:g}" for name, share in shares.items() if share is not None)
+        output.print_facts(f"wrote {plan}", _summary(made, asked, plan, next_line))
 
 
 def default_name(model: str) -> str:
@@ -274,12 +288,10 @@ def _next(model: str, plan: Path, media: str | None) -> str:
     return output.command_line(verb, model, "--plan", plan, *tail)
 
 
-def _summary(
-    plan: ParoPlan, density: float | None, mass: float | None, path: Path, next_line: str
-) -> dict[str, Any]:
-    asked = f"density {density:g}" if mass is None else f"mass {mass:g}"
+def _summary(plan: ParoPlan, asked: str, path: Path, next_line: str) -> dict[str, Any]:
     return {
         "density": f"{plan.density():.3f} (asked for: {asked})",
+        **(mix_facts(plan) if plan.calibration.measured.get("cost") else {}),
         "mass": f"{mean_over_heads(plan, 'mass'):.4f}",
         "predicted error": f"{mean_over_heads(plan, 'predicted_error'):.4f}",
         "size": output.file_size(path.stat().st_size),

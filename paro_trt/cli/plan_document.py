@@ -33,12 +33,37 @@ def describe_plan(plan: ParoPlan, path: Path) -> dict[str, Any]:
         "bins": plan.bins,
         "bin_boundaries": list(plan.bin_boundaries),
         "orders": list(plan.order_names),
+        "format_version": plan.version,
+        "mix": _describe_mix(plan),
         "density": plan.density(),
         "mass": mean_over_heads(plan, "mass"),
         "predicted_error": mean_over_heads(plan, "predicted_error"),
         "calibration": to_builtins(plan.calibration),
-        "layers": [_describe_layer(layer) for layer in plan.layers],
+        "layers": [_describe_layer(plan, layer) for layer in plan.layers],
     }
+
+
+def mix_facts(plan: ParoPlan) -> dict[str, str]:
+    """The plan's mix of blocks in words, by name."""
+    from ..plan import plan_mix
+
+    mix = plan_mix(plan)
+    least, most = mix.dynamic_blocks
+    facts = {
+        "cost": f"{mix.cost:.4f} of the keys for each query",
+        "blocks": f"exact {mix.exact:.4f}, fine {mix.fine:.4f}, coarse {mix.coarse:.4f}",
+    }
+    if most:
+        facts["chosen at run time"] = f"{least} to {most} blocks a query block, {mix.dynamic:.4f}"
+    if mix.corrected_heads:
+        facts["corrected heads"] = f"{mix.corrected_heads} of {mix.heads}, not in the cost"
+    return facts
+
+
+def _describe_mix(plan: ParoPlan, layer: LayerPlan | None = None) -> dict[str, Any]:
+    from ..plan import plan_mix
+
+    return plan_mix(plan, None if layer is None else [layer])._asdict()
 
 
 def mean_over_heads(plan: ParoPlan, figure: str) -> float:
@@ -57,7 +82,7 @@ def affine_use(layer: LayerPlan) -> dict[str, int]:
     }
 
 
-def _describe_layer(layer: LayerPlan) -> dict[str, Any]:
+def _describe_layer(plan: ParoPlan, layer: LayerPlan) -> dict[str, Any]:
     return {
         "name": layer.name,
         "qk_bits": layer.qk_bits,
@@ -66,5 +91,11 @@ def _describe_layer(layer: LayerPlan) -> dict[str, Any]:
         "kv_heads": layer.channel_affine.shape[1],
         "head_dim": layer.channel_affine.shape[2],
         "affine_heads": affine_use(layer),
+        "mix": _describe_mix(plan, layer),
+        "fine_blocks": layer.fine_blocks().T.tolist(),
+        "dynamic_blocks": None if layer.dynamic_blocks is None else layer.dynamic_blocks.T.tolist(),
+        "corrected_heads": None
+        if layer.corrected_heads is None
+        else layer.corrected_heads.tolist(),
         "heads": [to_builtins(head) for head in layer.heads],
     }

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import output
-from .plan_document import affine_use, mean_over_heads
+from .plan_document import affine_use, mean_over_heads, mix_facts
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.table import Table
 
     from ..plan import CalibrationRecord, HeadRecord, LayerPlan, ParoPlan
 
 _FIGURES = ("density", "mass", "error")
+_MIX = ("fine", "k", "corrected")
+_MIX_CAPTION = (
+    "fine: share of blocks with four summaries; k: blocks a query block chooses at run time"
+)
 
 
 def show_plan(plan: ParoPlan, path: Path, each_head: bool) -> None:
@@ -42,6 +48,8 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
         "blocks off the mask": off_mask,
         "schedule bins": f"{plan.bins}{f', divided at timestep {edges}' if edges else ''}",
         "orders in use": ", ".join(plan.order_names),
+        "format version": plan.version,
+        **_mix_facts(plan),
         "density": f"{plan.density():.4f}",
         "mass": f"{mean_over_heads(plan, 'mass'):.4f}",
         "predicted error": f"{mean_over_heads(plan, 'predicted_error'):.4f}",
@@ -52,10 +60,12 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
 
 def _layers_table(plan: ParoPlan) -> Table:
     title = "layers (density, mass and predicted error: mean over heads, one figure per bin)"
-    right = (*_FIGURES, "QK/PV bits")
+    mixed = plan.version > 1
+    right = (*_FIGURES, *(_MIX if mixed else ()), "QK/PV bits")
     made = output.table(title, "layer", "orders of heads", *right, "m  e  n  c", right=right)
     made.caption = (
         "m e n c: key/value heads that use a key mean, an equalizer, a value mean, a value scale"
+        + (f"\n{_MIX_CAPTION}; corrected: heads" if mixed else "")
     )
     made.caption_justify = "left"
     for layer in plan.layers:
@@ -65,6 +75,7 @@ def _layers_table(plan: ParoPlan) -> Table:
             layer.name,
             orders,
             *_figures(layer.heads),
+            *(_layer_mix(plan, layer) if mixed else ()),
             f"{layer.qk_bits}/{layer.pv_bits}",
             _affine(layer),
         )
@@ -72,13 +83,16 @@ def _layers_table(plan: ParoPlan) -> Table:
 
 
 def _heads_table(plan: ParoPlan) -> Table:
+    mixed = plan.version > 1
+    figures = (*_FIGURES, *(_MIX if mixed else ()))
     made = output.table(
-        "heads (one figure per bin)", "layer", "head", "order", *_FIGURES, right=("head", *_FIGURES)
+        "heads (one figure per bin)", "layer", "head", "order", *figures, right=("head", *figures)
     )
     for layer in plan.layers:
         for index, head in enumerate(layer.heads):
             name = layer.name if index == 0 else ""
-            made.add_row(name, str(index), head.order, *_figures([head]))
+            mix = _head_mix(plan, layer, index) if mixed else ()
+            made.add_row(name, str(index), head.order, *_figures([head]), *mix)
         made.add_section()
     return made
 
@@ -92,6 +106,37 @@ def _figures(heads: Sequence[HeadRecord]) -> tuple[str, ...]:
         )
         for name in ("density", "mass", "predicted_error")
     )
+
+
+def _mix_facts(plan: ParoPlan) -> dict[str, str]:
+    """What `_facts` adds of the mix; its "blocks" are the numbers of blocks."""
+    facts = mix_facts(plan)
+    return {"mix of blocks": facts.pop("blocks"), **facts}
+
+
+def _layer_mix(plan: ParoPlan, layer: LayerPlan) -> tuple[str, ...]:
+    """Share of fine blocks and blocks chosen at run time, means over heads, bin by bin; how many
+    heads are corrected."""
+    dynamic, corrected = layer.dynamic_blocks, layer.corrected_heads
+    return (
+        "  ".join(f"{share:.3f}" for share in _fine_shares(plan, layer).mean(axis=1)),
+        "  ".join(["0"] * plan.bins if dynamic is None else [f"{k:.1f}" for k in dynamic.mean(1)]),
+        str(0 if corrected is None else int(corrected.sum())),
+    )
+
+
+def _head_mix(plan: ParoPlan, layer: LayerPlan, head: int) -> tuple[str, ...]:
+    dynamic, corrected = layer.dynamic_blocks, layer.corrected_heads
+    return (
+        "  ".join(f"{share:.3f}" for share in _fine_shares(plan, layer)[:, head]),
+        "  ".join(["0"] * plan.bins if dynamic is None else [str(k) for k in dynamic[:, head]]),
+        "yes" if corrected is not None and corrected[head] else "",
+    )
+
+
+def _fine_shares(plan: ParoPlan, layer: LayerPlan) -> NDArray[np.float64]:
+    """[T, H]."""
+    return layer.fine_blocks() / (plan.query_blocks * plan.key_blocks)
 
 
 def _affine(layer: LayerPlan) -> str:

@@ -102,13 +102,11 @@ def features_of(plan: ParoPlan) -> Features:
 
 
 def _features_of_layer(layer: LayerPlan) -> Features:
-    return Features(*(_added(layer, entry.name) is not None for entry in VERSION_2_INPUTS))
-
-
-def _added(layer: LayerPlan, name: str) -> NDArray[np.int32] | None:
-    """What a layer has for an input of version 2."""
-    tensor: NDArray[np.int32] | None = getattr(layer, name, None)
-    return tensor
+    return Features(
+        fine_summaries=layer.fine_mask is not None,
+        mean_correction=layer.corrected_heads is not None,
+        routing=layer.dynamic_blocks is not None,
+    )
 
 
 def _check_functions(
@@ -170,7 +168,7 @@ def check_node(
         "channel_affine": layer.channel_affine,
     }
     for entry in VERSION_2_INPUTS:
-        given = _added(layer, entry.name)
+        given = getattr(layer, entry.name)
         tensors[entry.name] = (
             unused_input(entry.name, layer.block_mask.shape) if given is None else given
         )

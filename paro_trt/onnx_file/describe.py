@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from ..errors import OnnxFileError
-from ..op.spec import INPUTS, OP_TYPE, block_count
+from ..op.spec import OP_TYPE, OP_VERSION_2, block_count, op_inputs
 from .read import (
     Constants,
     attributes_of,
@@ -22,10 +23,7 @@ from .read import (
     read_onnx,
 )
 
-_MASK, _ORDER = (
-    next(index for index, entry in enumerate(INPUTS) if entry.name == name)
-    for name in ("block_mask", "token_order")
-)
+_PLACES = {entry.name: index for index, entry in enumerate(op_inputs(OP_VERSION_2))}
 
 
 def describe_onnx(path: str | PathLike[str]) -> dict[str, Any]:
@@ -69,18 +67,30 @@ def describe_onnx(path: str | PathLike[str]) -> dict[str, Any]:
 
 def _attention(node: onnx.NodeProto, constants: Constants) -> dict[str, Any]:
     attributes = attributes_of(node)
-    return {
+    description = {
         "name": node.name,
         "attributes": attributes,
-        "density": _densities(node, attributes, constants),
+        "density": _densities("block_mask", node, attributes, constants),
     }
+    if attributes.get("fine_summaries"):
+        description["fine"] = _densities("fine_mask", node, attributes, constants)
+    for attribute, name in (("mean_correction", "corrected_heads"), ("routing", "dynamic_blocks")):
+        if attributes.get(attribute):
+            values = _constant(name, node, constants)
+            description[name] = None if values is None else values.tolist()
+    return description
+
+
+def _constant(name: str, node: onnx.NodeProto, constants: Constants) -> NDArray[Any] | None:
+    """What an input of the op holds; None where it is computed."""
+    return constants.get(node.input[_PLACES[name]])
 
 
 def _densities(
-    node: onnx.NodeProto, attributes: dict[str, Any], constants: Constants
+    mask_name: str, node: onnx.NodeProto, attributes: dict[str, Any], constants: Constants
 ) -> list[float] | None:
-    """Attended blocks / all blocks of each schedule bin; None where mask or order is computed."""
-    mask, order = (constants.get(node.input[index]) for index in (_MASK, _ORDER))
+    """Blocks of a mask / all blocks of each schedule bin; None where mask or order is computed."""
+    mask, order = (_constant(name, node, constants) for name in (mask_name, "token_order"))
     if mask is None or order is None:
         return None
     bins, heads, query_blocks, _ = mask.shape

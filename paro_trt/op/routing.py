@@ -52,13 +52,14 @@ def estimated_errors(
     the sum over the runs of the query block of |p_J - c_J v_J - (m_J - c_J) o|^2.
 
     Args:
-        query, key, value: [length, D], reordered, the tokens that exist, without preconditioning.
+        query: [rows, D], whole query blocks, of which the last may be cut short.
+        key, value: [length, D], all tokens that exist. All are reordered, without preconditioning.
         compute: dtype of everything after the means.
     """
-    length, channels = query.shape
+    channels = query.shape[1]
     scale = config.softmax_scale(channels)
-    query_blocks = block_count(length, config.block_q)
-    key_blocks = block_count(length, config.block_k)
+    query_blocks = block_count(len(query), config.block_q)
+    key_blocks = block_count(len(key), config.block_k)
     runs = config.block_k // ROUTING_RUN
     rows = run_means(query, ROUTING_RUN, query_blocks * (config.block_q // ROUTING_RUN), compute)
     keys = run_means(key, ROUTING_RUN, key_blocks * runs, compute)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from ..plan import ParoPlan
+from ..plan import ParoPlan, plan_mix
 from .measured import MeasuredFigures
 from .schedule import ScheduleBin
 from .text import TIMES, percent
@@ -57,8 +57,24 @@ def facts(plan: ParoPlan) -> dict[str, str]:
         "blocks": f"{plan.query_blocks:,} {TIMES} {plan.key_blocks:,}",
         "block size": f"{plan.block_q} queries {TIMES} {plan.block_k} keys",
         "off the mask": "pooled into summary tokens" if plan.pool_dropped else "dropped",
+        **_mix_facts(plan),
     }
     return facts if text.count else {k: v for k, v in facts.items() if k != "text tokens"}
+
+
+def _mix_facts(plan: ParoPlan) -> dict[str, str]:
+    """What a query meets, of plans that use what version 2 of the format adds."""
+    if plan.version == 1:
+        return {}
+    mix = plan_mix(plan)
+    shares = f"{percent(mix.exact)} / {percent(mix.fine)} / {percent(mix.coarse)}"
+    facts = {"keys a query meets": percent(mix.cost), "exact / fine / coarse blocks": shares}
+    least, most = mix.dynamic_blocks
+    if most:
+        facts["blocks chosen at run time"] = f"{least} to {most} a query block"
+    if mix.corrected_heads:
+        facts["corrected heads"] = f"{mix.corrected_heads} of {mix.heads}"
+    return facts
 
 
 def _error_card(bins: tuple[ScheduleBin, ...], measured: MeasuredFigures) -> Card:

@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import fmean
 
-from ..plan import LayerPlan, ParoPlan
+from ..plan import LayerPlan, ParoPlan, plan_mix
 from .measured import MeasuredFigures
-from .text import TIMES, clipped
+from .text import TIMES, clipped, percent
 
 _ORDERS_SHOWN = 6
 
@@ -27,6 +27,8 @@ class LayerRow:
         qk_bits: 16, 8 or 4.
         pv_bits: 16, 8 or 4.
         reason: why these bits.
+        mix: shares of exact, fine and coarse blocks, blocks chosen at run time and corrected
+            heads; None where the plan has none of version 2.
     """
 
     name: str
@@ -38,11 +40,12 @@ class LayerRow:
     qk_bits: int
     pv_bits: int
     reason: str
+    mix: str | None
 
 
 def layer_rows(plan: ParoPlan, measured: MeasuredFigures) -> tuple[LayerRow, ...]:
     """All layers, in the model's order."""
-    return tuple(_row(layer, measured) for layer in plan.layers)
+    return tuple(_row(plan, layer, measured) for layer in plan.layers)
 
 
 def largest_error(rows: tuple[LayerRow, ...]) -> float:
@@ -50,7 +53,7 @@ def largest_error(rows: tuple[LayerRow, ...]) -> float:
     return max(max(row.predicted_error, row.heldout_error or 0.0) for row in rows) or 1.0
 
 
-def _row(layer: LayerPlan, measured: MeasuredFigures) -> LayerRow:
+def _row(plan: ParoPlan, layer: LayerPlan, measured: MeasuredFigures) -> LayerRow:
     def mean(figure: str) -> float:
         return fmean(value for head in layer.heads for value in getattr(head, figure))
 
@@ -64,7 +67,19 @@ def _row(layer: LayerPlan, measured: MeasuredFigures) -> LayerRow:
         qk_bits=layer.qk_bits,
         pv_bits=layer.pv_bits,
         reason=clipped(layer.bits_reason),
+        mix=None if plan.version == 1 else _mix(plan, layer),
     )
+
+
+def _mix(plan: ParoPlan, layer: LayerPlan) -> str:
+    mix = plan_mix(plan, [layer])
+    parts = [" / ".join(percent(share) for share in (mix.exact, mix.fine, mix.coarse))]
+    least, most = mix.dynamic_blocks
+    if most:
+        parts.append(f"{least} to {most} at run time")
+    if mix.corrected_heads:
+        parts.append(f"{mix.corrected_heads} of {mix.heads} heads corrected")
+    return "; ".join(parts)
 
 
 def _orders(layer: LayerPlan) -> str:

@@ -1,6 +1,7 @@
 """Size of a Wan 720p plan's masks on disk, under several encodings.
 
     python samples/benchmarks/plan_size.py [--heads 40]
+    python samples/benchmarks/plan_size.py --mix --heads 2
 
 Masks are synthetic. Per head, a smooth random field on the 21 x 45 x 80 token grid of 1280 x 720
 video (random length scales along each axis, sharpness and token noise) gives queries and keys;
@@ -8,6 +9,9 @@ attention between strided samples of each block, under the axis order that keeps
 the blocks; the best of them stay. The second bin is the same field, drifted and sharpened. Sizes
 are of one layer, times 40 layers. "random bits" is the worst case: below its entropy nothing can
 be compressed.
+
+With --mix: exact, fine and coarse blocks at a cost, of 64 x 64 tokens each, chosen by what a
+calibration computes of fields with noise in every token, for some neighbouring query blocks.
 """
 
 from __future__ import annotations
@@ -19,12 +23,17 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 import zstandard
 
-from paro_trt.calibration.select_mask import block_budget
+from paro_trt.calibration.inputs import HeadInputs
+from paro_trt.calibration.select_mask import block_budget, forced_blocks
+from paro_trt.calibration.select_mix import best_mix
+from paro_trt.calibration.statistics import Tiling, block_statistics
 from paro_trt.op.mask import pack_block_mask
 from paro_trt.op.spec import block_count
-from paro_trt.plan.mask_codec import decode_mask, encode_mask
+from paro_trt.plan import TextLayout
+from paro_trt.plan.mask_codec import decode_mask, encode_fine_mask, encode_mask
 
 GRID = (21, 45, 80)
 TOKENS = int(np.prod(GRID))
@@ -32,6 +41,7 @@ HEAD_DIM = 64
 BLOCK_Q, BLOCK_K = 128, 64
 QUERY_BLOCKS, KEY_BLOCKS = block_count(TOKENS, BLOCK_Q), block_count(TOKENS, BLOCK_K)
 LAYERS, HEADS = 40, 40
+MIX_TILING = Tiling(64, 64)
 SAMPLES = 8
 DRIFT = 0.1
 
@@ -62,6 +72,22 @@ def block_mass(query: np.ndarray, key: np.ndarray) -> np.ndarray:
     return probability.reshape(shape).sum((1, 3))
 
 
+def best_order(field: np.ndarray, sharpness: float) -> np.ndarray:
+    """The axis order that keeps most mass: [S]."""
+    ids = np.arange(TOKENS).reshape(GRID)
+    orders = [ids.transpose(axes).ravel() for axes in itertools.permutations(range(3))]
+
+    def kept(order: np.ndarray) -> float:
+        coarse = block_mass(
+            sharpness * block_samples(field, order, BLOCK_Q, 2),
+            block_samples(field, order, BLOCK_K, 2),
+        ).ravel()
+        best = int(0.275 * coarse.size)
+        return float(np.partition(coarse, -best)[-best:].sum())
+
+    return max(orders, key=kept)
+
+
 def head_scores(seed: int, noise: float) -> np.ndarray:
     """Block scores of one head in two bins: [2, NQ, NK]."""
     rng = np.random.default_rng(seed)
@@ -69,18 +95,7 @@ def head_scores(seed: int, noise: float) -> np.ndarray:
     sharpness = np.exp(rng.uniform(np.log(0.6), np.log(2)))
     early, other = smooth_field(rng, scales), smooth_field(rng, scales)
     late = np.sqrt(1 - DRIFT) * early + np.sqrt(DRIFT) * other
-    ids = np.arange(TOKENS).reshape(GRID)
-    orders = [ids.transpose(axes).ravel() for axes in itertools.permutations(range(3))]
-
-    def kept(order: np.ndarray) -> float:
-        coarse = block_mass(
-            sharpness * block_samples(early, order, BLOCK_Q, 2),
-            block_samples(early, order, BLOCK_K, 2),
-        ).ravel()
-        best = int(0.275 * coarse.size)
-        return float(np.partition(coarse, -best)[-best:].sum())
-
-    order = max(orders, key=kept)
+    order = best_order(early, sharpness)
     scores = []
     for field, gain in ((early, sharpness), (late, 1.3 * sharpness)):
         query = block_samples(field, order, BLOCK_Q, SAMPLES)
@@ -90,6 +105,51 @@ def head_scores(seed: int, noise: float) -> np.ndarray:
         key = key + noise / BLOCK_K**0.5 * rng.standard_normal((len(key), 1, HEAD_DIM))
         scores.append(block_mass(np.float32(gain * query), np.float32(key)))
     return np.stack(scores)
+
+
+def head_errors(seed: int, noise: float, rows: range) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of coarse and of fine blocks of one head in two bins, as shares of the head's: [2, n,
+    NK] for n query blocks of 64 tokens."""
+    rng = np.random.default_rng(seed)
+    scales = np.exp(rng.uniform(np.log(2), np.log(20), 3))
+    sharpness = np.exp(rng.uniform(np.log(0.6), np.log(2)))
+    early, other, value = (smooth_field(rng, scales) for _ in range(3))
+    late = np.sqrt(1 - DRIFT) * early + np.sqrt(DRIFT) * other
+    order = torch.from_numpy(best_order(early, sharpness))
+    found = []
+    for field, gain in ((early, sharpness), (late, 1.3 * sharpness)):
+        tensors = [
+            torch.from_numpy(np.float32(part + noise * rng.standard_normal(part.shape)))
+            for part in (field, field, value)
+        ]
+        inputs = HeadInputs(gain * tensors[0], *tensors[1:], HEAD_DIM**-0.5)
+        found.append(
+            block_statistics(inputs, order, MIX_TILING, pooled=True, fine=True, query_blocks=rows)
+        )
+    errors, fine_errors = (
+        torch.stack([getattr(of_bin, name) for of_bin in found]).numpy()
+        for name in ("error", "fine_error")
+    )
+    return errors / errors.sum(), fine_errors / errors.sum()
+
+
+def print_mix(heads: int, rows: range) -> None:
+    """A Markdown table of the planes of a mix, MB of 10^6 bytes for 40 layers of 40 heads."""
+    found = [head_errors(seed, 0.5, rows) for seed in range(heads)]
+    error, fine_error = (np.stack(parts, 1) for parts in zip(*found, strict=True))
+    forced = forced_blocks(TOKENS, TextLayout(), MIX_TILING)[list(rows)]
+    query_blocks = block_count(TOKENS, MIX_TILING.block_q)
+    scale = LAYERS * HEADS / heads * query_blocks / len(rows) / 1e6
+    print("| cost | exact | fine | exact plane | fine plane | as words of its own |")
+    print("|---|---|---|---|---|---|")
+    for cost in (0.3, 0.2, 0.1):
+        budget = block_budget(cost, 2 * heads * len(rows) * TOKENS)
+        mix = best_mix(error, fine_error, forced, budget, MIX_TILING.block_k)
+        exact, fine = pack_block_mask(mix.exact), pack_block_mask(mix.fine)
+        streams = encode_mask(exact), encode_fine_mask(fine, exact, KEY_BLOCKS), encode_mask(fine)
+        sizes = (f"{len(stream) * scale:.1f}" for stream in streams)
+        shares = (f"{cost:.1f}", f"{mix.exact.mean():.3f}", f"{mix.fine.mean():.3f}")
+        print("| " + " | ".join((*shares, *sizes)) + " |", flush=True)
 
 
 def keep_best(scores: np.ndarray, density: float) -> np.ndarray:
@@ -152,7 +212,13 @@ def main() -> None:
     """Print a Markdown table, MB of 10^6 bytes for 40 layers of 40 heads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--heads", type=int, default=HEADS, help="heads to synthesize")
-    heads = parser.parse_args().heads
+    parser.add_argument("--mix", action="store_true", help="exact, fine and coarse blocks")
+    parser.add_argument("--rows", type=int, default=96, help="query blocks of a mix")
+    arguments = parser.parse_args()
+    heads = arguments.heads
+    if arguments.mix:
+        print_mix(heads, range(500, 500 + arguments.rows))
+        return
     smooth = [head_scores(seed, noise=0.5) for seed in range(heads)]
     noisy = [head_scores(seed, noise=2.0) for seed in range(heads)]
     rng = np.random.default_rng(0)

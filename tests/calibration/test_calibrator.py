@@ -14,7 +14,7 @@ from paro_trt.families.base import AttentionSite
 from paro_trt.families.wan import WanFamily
 from paro_trt.models.load import LoadedModel
 from paro_trt.models.prompts import Prompts
-from paro_trt.plan import load_plan, model_identity
+from paro_trt.plan import load_plan, model_identity, plan_mix
 from tests.support.calibrations import FEW_STEPS
 from tests.support.calibrations import calibrate_embeddings as calibrate
 from tests.support.tiny_wan import tiny_wan
@@ -161,6 +161,74 @@ def test_density_holds_for_every_allocation(loaded, prompts, tmp_path, allocatio
     plan = calibrate(loaded, prompts, LATENT_SIZE, settings, tmp_path / "plan")
     assert plan.density() <= 0.5 + 1e-9
     assert plan.density() >= 0.5 - 1 / (plan.query_blocks * plan.key_blocks)
+
+
+AT_A_COST = dataclasses.replace(SETTINGS, density=None, cost=0.5)
+
+
+@pytest.mark.parametrize("allocation", list(Allocation))
+def test_cost_is_met_by_every_allocation(loaded, prompts, tmp_path, allocation):
+    settings = dataclasses.replace(AT_A_COST, allocation=allocation, qk_bits=16, pv_bits=16)
+    output = tmp_path / "plan"
+    plan = calibrate(loaded, prompts, LATENT_SIZE, settings, output)
+    mix = plan_mix(plan)
+    assert mix.cost <= 0.5 + 1e-9
+    # Of each budget, and of each head and bin that chooses blocks itself, less than one block is
+    # left.
+    assert mix.cost > 0.5 - 2 / plan.query_blocks
+    assert plan.version == 2
+    assert mix.fine > 0
+    assert load_plan(output).content_hash() == plan.content_hash()
+    measured = plan.calibration.measured
+    assert measured["cost"] == pytest.approx(mix.cost)
+    assert measured["cost_asked_for"] == 0.5
+
+
+def test_a_cost_tries_heads_on_captures_of_their_own(loaded, prompts, tmp_path):
+    for of, number in ((prompts, 1), (prompts.only([0]), 2)):
+        progress = RecordingProgress()
+        settings = dataclasses.replace(AT_A_COST, captured_steps=number)
+        calibrate(loaded, of, LATENT_SIZE, settings, tmp_path / "plan", progress=progress)
+        # The last of two prompts, or the last captured step of each of two bins.
+        assert progress.stages["blocks"] == progress.stages["trials"] == [2, 0]
+
+
+def test_a_cost_without_captures_to_try_on_says_so(loaded, prompts, tmp_path):
+    progress = RecordingProgress()
+    plan = calibrate(
+        loaded, prompts.only([0]), LATENT_SIZE, AT_A_COST, tmp_path / "plan", progress=progress
+    )
+    assert "trials" not in progress.stages
+    assert all(layer.corrected_heads is layer.dynamic_blocks is None for layer in plan.layers)
+    assert any("nothing was left to try" in note for note in plan.calibration.notes)
+
+
+def test_an_interrupted_run_at_a_cost_resumes_to_the_same_plan(loaded, prompts, tmp_path):
+    straight = calibrate(loaded, prompts, LATENT_SIZE, AT_A_COST, tmp_path / "straight")
+    # In the trials: after six steps, four captures for orders, two for blocks and one of two.
+    with pytest.raises(InterruptionError):
+        calibrate(
+            loaded, prompts, LATENT_SIZE, AT_A_COST, tmp_path / "plan",
+            progress=RecordingProgress(13),
+        )  # fmt: skip
+    resumed = calibrate(loaded, prompts, LATENT_SIZE, AT_A_COST, tmp_path / "plan")
+    assert resumed.content_hash() == straight.content_hash()
+
+
+def test_forced_blocks_above_the_cost_are_owned_up_to(loaded, prompts, tmp_path):
+    settings = dataclasses.replace(AT_A_COST, cost=0.1)
+    plan = calibrate(loaded, prompts, LATENT_SIZE, settings, tmp_path / "plan")
+    assert any("cost 0.262 instead of 0.100" in note for note in plan.calibration.notes)
+    assert plan_mix(plan).exact == 0.25
+
+
+def test_predicted_error_at_a_cost_is_that_of_all_it_uses(loaded, prompts, tmp_path):
+    one = prompts.only([0])
+    settings = dataclasses.replace(AT_A_COST, captured_steps=2)
+    plan = calibrate(loaded, one, LATENT_SIZE, settings, tmp_path / "plan", heldout=one)
+    predicted = [h.predicted_error for layer in plan.layers for h in layer.heads]
+    measured = plan.calibration.measured["heldout_error"]
+    assert min(map(min, predicted)) * 0.9 <= measured <= max(map(max, predicted)) * 1.1
 
 
 def test_mass_target_is_held(loaded, prompts, tmp_path):

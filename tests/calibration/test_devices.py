@@ -84,14 +84,15 @@ def void(_: object) -> None:
     """A hook's result would be taken for the arguments."""
 
 
+AT_A_COST = dataclasses.replace(SETTINGS, density=None, cost=0.5)
 END_TO_END = [
-    pytest.param(name, marks=() if name == "wan" else pytest.mark.long)
+    pytest.param(name, SETTINGS, id=name, marks=() if name == "wan" else pytest.mark.long)
     for name in ("wan", "cogvideox", "flux-schnell", "qwen_image", "ltx_video")
-]
+] + [pytest.param("wan", AT_A_COST, id="wan-cost", marks=pytest.mark.long)]
 
 
-@pytest.mark.parametrize("name", END_TO_END)
-def test_a_pipeline_on_a_device_gives_the_plan_of_the_cpu(name, tmp_path):
+@pytest.mark.parametrize(("name", "settings"), END_TO_END)
+def test_a_pipeline_on_a_device_gives_the_plan_of_the_cpu(name, settings, tmp_path):
     """Every pass on real values; the device's sums may round otherwise."""
     tiny, plans = pipeline_of(name), []
     call = {key: value for key, value in tiny.call.items() if key != "num_inference_steps"}
@@ -103,7 +104,7 @@ def test_a_pipeline_on_a_device_gives_the_plan_of_the_cpu(name, tmp_path):
             source = source_of(pipe, ["a red ball", "a blue dog"], request)
             assert (source.device == fake_device()) is (device == "device")
             heldout = source.with_texts(["a yellow cat"])
-            plans.append(calibrate(source, SETTINGS, tmp_path / device, heldout=heldout))
+            plans.append(calibrate(source, settings, tmp_path / device, heldout=heldout))
     here, there = plans
     for one, other in zip(here.layers, there.layers, strict=True):
         assert (one.block_mask == other.block_mask).all()

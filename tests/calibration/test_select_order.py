@@ -51,7 +51,7 @@ def test_the_order_that_makes_the_heads_attention_block_wise_is_chosen(metric, t
 
 def test_output_error_term_is_what_the_best_mask_leaves_out():
     error = torch.tensor([[4.0, 1.0, 9.0, 2.0], [3.0, 5.0, 0.5, 7.0]])
-    statistics = BlockStatistics(error, error, torch.tensor([6.0, 4.0]), error, error)
+    statistics = BlockStatistics(error, error, error, torch.tensor([6.0, 4.0]), error, error)
     forced = torch.tensor([[False, True, False, False], [False, False, True, False]])
     cost, _ = order_terms(statistics, forced, MaskTarget(density=0.5), OrderMetric.OUTPUT_ERROR)
     # Four of eight stay: the forced 1 and .5, then 9 and 7; 2, 3, 4 and 5 go.
@@ -61,7 +61,7 @@ def test_output_error_term_is_what_the_best_mask_leaves_out():
 def test_orders_are_compared_at_the_masks_budget():
     """Of 100 blocks the density 0.29 keeps 29, as a mask does: 71 are left out."""
     ones = torch.ones(10, 10)
-    statistics = BlockStatistics(ones, ones, torch.ones(10), ones, ones)
+    statistics = BlockStatistics(ones, ones, ones, torch.ones(10), ones, ones)
     forced = torch.zeros(10, 10, dtype=torch.bool)
     cost, _ = order_terms(statistics, forced, MaskTarget(density=0.29), OrderMetric.MASS)
     assert cost == 71.0
@@ -69,7 +69,7 @@ def test_orders_are_compared_at_the_masks_budget():
 
 def test_mass_target_counts_the_blocks_needed():
     mass = torch.tensor([[4.0, 1.0, 9.0, 2.0], [3.0, 5.0, 0.5, 7.0]])
-    statistics = BlockStatistics(mass, mass, torch.ones(2), mass, mass)
+    statistics = BlockStatistics(mass, mass, mass, torch.ones(2), mass, mass)
     forced = torch.zeros(2, 4, dtype=torch.bool)
     forced[0, 1] = True
     needed = [

@@ -1,5 +1,6 @@
 import pytest
 
+from paro_trt.calibration.select_mask import MaskMetric
 from paro_trt.calibration.settings import CalibrationSettings
 from paro_trt.errors import ArgumentError
 
@@ -7,8 +8,12 @@ from paro_trt.errors import ArgumentError
 @pytest.mark.parametrize(
     ("arguments", "subject"),
     [
-        ({"density": None}, "density, mass"),
-        ({"mass": 0.9}, "density, mass"),
+        ({"density": None}, "density, mass, cost"),
+        ({"mass": 0.9}, "density, mass, cost"),
+        ({"cost": 0.2}, "density, mass, cost: .* got density 0.3 and cost 0.2"),
+        ({"density": None, "cost": 20}, r"cost: .* fix: 20 percent is 0\.2"),
+        ({"density": None, "cost": 0.2, "pool_dropped": False}, "pool_dropped"),
+        ({"density": None, "cost": 0.2, "mask_metric": MaskMetric.MASS}, "mask_metric"),
         ({"density": 30.0}, r"density: .* got 30; fix: 30 percent is 0\.3"),
         ({"block_q": 32}, "block_q"),
         ({"qk_bits": 5}, "qk_bits"),

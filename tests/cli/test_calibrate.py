@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from paro_trt.plan import load_plan
+from paro_trt.plan import load_plan, plan_mix
 from tests.support.tiny_wan import TEXT_DIM
 
 from .conftest import QUICK, change_config, write_prompts
@@ -43,6 +43,26 @@ def test_json_summary_describes_the_plan(calibrate, prompts_file, tmp_path):
     assert document["density"] == plan.density() <= 0.75  # the diagonal alone takes half
     assert document["calibration"]["measured"]["heldout_error"] > 0
     assert not list(tmp_path.glob("*.work"))
+
+
+def test_a_cost_makes_a_mix(paro, model_dir, prompts_file, tmp_path):
+    """Without a density, and at the query blocks that suit a cost."""
+    output, options = tmp_path / "out.paro.safetensors", [*QUICK]
+    del options[options.index("--block-q") : options.index("--block-q") + 2]
+    outcome = paro(
+        "calibrate", model_dir, "-o", output, "--prompts", prompts_file, *options, "--cost", "0.6"
+    )
+    assert outcome.status == 0, outcome.stderr
+    plan = load_plan(output)
+    mix = plan_mix(plan)
+    assert plan.block_q == 64
+    assert mix.cost <= 0.6
+    for words in (
+        "(asked for: cost 0.6)",
+        f"{mix.cost:.4f} of the keys",
+        f"exact {mix.exact:.4f}, fine {mix.fine:.4f}, coarse {mix.coarse:.4f}",
+    ):
+        assert words in outcome.stdout
 
 
 def test_options_reach_the_plan(calibrate, tmp_path):

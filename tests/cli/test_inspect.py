@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
-from paro_trt.plan import load_plan
+import pytest
+
+from paro_trt.plan import Grid, load_plan, plan_mix, save_plan
+from tests.support.plans import small_plan
 
 
 def test_plan_as_json(paro, plan_file):
@@ -31,9 +35,56 @@ def test_plan_as_tables(paro, plan_file):
     )
 
 
+@pytest.fixture
+def mixed_plan(tmp_path):
+    """A plan with all of version 2 in its second layer."""
+    whole = small_plan(
+        pool_dropped=True, density=0.4, fine=0.5, corrected=(1,), dynamic=1, grid=Grid(2, 16, 16)
+    )
+    plain = replace(whole.layers[0], fine_mask=None, corrected_heads=None, dynamic_blocks=None)
+    plan = replace(whole, layers=(plain, whole.layers[1]))
+    save_plan(plan, tmp_path / "mixed")
+    return plan, tmp_path / "mixed"
+
+
+def test_the_mix_as_json(paro, mixed_plan, plan_file):
+    plan, path = mixed_plan
+    document = paro("inspect", path, "--json").document()
+    mix = plan_mix(plan)
+    assert document["format_version"] == 2
+    assert document["mix"] == {**mix._asdict(), "dynamic_blocks": [0, 1]}
+    first, second = document["layers"]
+    assert (first["mix"]["fine"], first["dynamic_blocks"], first["corrected_heads"]) == (
+        0,
+        None,
+        None,
+    )
+    assert (second["dynamic_blocks"], second["corrected_heads"]) == ([[1, 1], [0, 0]], [0, 1])
+    assert sum(map(sum, second["fine_blocks"])) == plan.layers[1].fine_blocks().sum() > 0
+    assert paro("inspect", plan_file, "--json").document()["format_version"] == 1
+
+
+def test_the_mix_as_tables(paro, mixed_plan, plan_file):
+    plan, path = mixed_plan
+    mix = plan_mix(plan)
+    shown = paro("inspect", path).stdout
+    for words in (
+        f"{mix.cost:.4f} of the keys",
+        f"exact {mix.exact:.4f}, fine {mix.fine:.4f}, coarse {mix.coarse:.4f}",
+        "0 to 1 blocks a query block",
+        "1 of 4, not in the cost",
+        "blocks a query block chooses at run time",
+    ):
+        assert words in shown
+    of_heads = [
+        line for line in paro("inspect", path, "--heads").stdout.splitlines() if "yes" in line
+    ]
+    assert len(of_heads) == 1
+    assert "run-time k" not in paro("inspect", plan_file).stdout
+
+
 def test_affine_counts_heads_that_use_each_part():
     from paro_trt.cli.plan_document import affine_use
-    from tests.support.plans import small_plan
 
     assert set(affine_use(small_plan(identity_affine=True).layers[0]).values()) == {0}
     assert set(affine_use(small_plan(heads=4, kv_heads=2).layers[0]).values()) == {2}

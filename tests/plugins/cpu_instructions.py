@@ -60,24 +60,36 @@ def instructions_per_score(counted: Counted, programs: Path) -> float:
     """Counted now, by the programs in a build directory."""
     tokens = 256 if counted.by_stepping else 1024
     (many, many_scores), (few, few_scores) = (
-        _count(counted, programs / "paro_cpu_one_call", tokens, density) for density in (1.0, 0.5)
+        _count(counted, programs, "scores", tokens, density) for density in (1.0, 0.5)
     )
     return (many - few) / (many_scores - few_scores)
 
 
-def _count(counted: Counted, program: Path, tokens: int, density: float) -> tuple[int, int]:
-    """Instructions and scores of one call."""
-    words: list[object] = [program, tokens, counted.head_dim, counted.bits, density]
+def instructions_per_fine_block(counted: Counted, programs: Path) -> float:
+    """Of one row of a query block, counted now, likewise."""
+    (many, many_blocks), (few, few_blocks) = (
+        _count(counted, programs, "fine blocks of a row", 1024, 0.2, "fine", share)
+        for share in (0.8, 0.1)
+    )
+    return (many - few) / (many_blocks - few_blocks)
+
+
+def _count(
+    counted: Counted, programs: Path, unit: str, tokens: int, density: float, *options: object
+) -> tuple[int, int]:
+    """Instructions and units of one call."""
+    program = programs / "paro_cpu_one_call"
+    words: list[object] = [program, tokens, counted.head_dim, counted.bits, density, *options]
     if counted.by_stepping:
         output = run(*words, "step", **{VARIABLE: counted.isa})
-        return _number("instructions", output), _number("scores", output)
+        return _number("instructions", output), _number(unit, output)
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "callgrind"
         output = run(
             "valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}",
             "--toggle-collect=paro_forward", *words, **{VARIABLE: counted.isa},
         )  # fmt: skip
-        return _number("summary", profile.read_text()), _number("scores", output)
+        return _number("summary", profile.read_text()), _number(unit, output)
 
 
 def _number(label: str, text: str) -> int:

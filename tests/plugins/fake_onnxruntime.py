@@ -32,6 +32,7 @@ _SLOTS: dict[int, tuple[Any, ...]] = {
     85: (POINTER, POINTER, TEXT, POINTER),
     86: (POINTER, POINTER, TEXT, POINTER),
     87: (POINTER, POINTER, TEXT, POINTER, POINTER),
+    88: (POINTER, POINTER, POINTER),
     90: (POINTER, POINTER, SIZE, POINTER),
     91: (POINTER, POINTER, SIZE, POINTER, SIZE, POINTER),
     93: (None, POINTER),
@@ -109,7 +110,7 @@ class FakeOnnxRuntime:
         self._memory: dict[int, Any] = {}
         self._ops: list[int] = []
         self._tensors: list[torch.Tensor] = []
-        self._attributes: Mapping[str, float | int] = {}
+        self._attributes: Mapping[str, float | int | str] = {}
         self._table = (POINTER * 300)()
         for slot, (result, *arguments) in _SLOTS.items():
             self._set(slot, result, arguments)
@@ -137,7 +138,7 @@ class FakeOnnxRuntime:
         self._check(entry(POINTER(1), ctypes.byref(base)))
         return [FakeOp(self, address) for address in self._ops]
 
-    def node(self, attributes: Mapping[str, float | int]) -> int:
+    def node(self, attributes: Mapping[str, float | int | str]) -> int:
         """Attributes of the node that is made next; its KernelInfo."""
         self._attributes = attributes
         return 0xA0
@@ -191,8 +192,17 @@ class FakeOnnxRuntime:
     def _slot_86(self, _info: int, name: bytes, out: int) -> int | None:
         return self._attribute(name, ctypes.c_int64, out, int)
 
-    def _slot_87(self, _info: int, _name: bytes, _out: int, _size: int) -> int:
-        return self._slot_0(1, b"no such string attribute")
+    def _slot_87(self, _info: int, name: bytes, out: int, size: int) -> int | None:
+        text = self._attributes.get(name.decode())
+        if not isinstance(text, str):
+            return self._slot_0(1, b"no such string attribute")
+        _store(size, len(text) + 1)
+        if out:
+            ctypes.memmove(out, text.encode() + b"\0", len(text) + 1)
+        return None
+
+    def _slot_88(self, _context: int, out: int) -> None:
+        _store(out, len(self._tensors) - 1)
 
     def _slot_90(self, _context: int, index: int, out: int) -> None:
         _store(out, index + 1)
@@ -278,7 +288,10 @@ class FakeOp:
         return int(self._call("input_memory", self.address, index))
 
     def run(
-        self, inputs: list[torch.Tensor], attributes: Mapping[str, float | int], repeat: int = 1
+        self,
+        inputs: list[torch.Tensor],
+        attributes: Mapping[str, float | int | str],
+        repeat: int = 1,
     ) -> torch.Tensor:
         """The output of a node, made, executed and destroyed.
 

@@ -15,7 +15,14 @@ from paro_trt.op.c_abi import attention_call
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from tests.plugins.cpu_builds import build, run
-from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from tests.support.cases import (
+    BIT_PAIRS,
+    CASES,
+    VERSION_2_CASES,
+    OpCase,
+    at_bits,
+    random_inputs,
+)
 from tests.support.numerics import compare
 
 COMPILER = "aarch64-linux-gnu-g++"
@@ -80,6 +87,7 @@ def test_every_case_and_pair_of_bits_equals_the_reference(isa, programs, tmp_pat
     ]
     everything = OpCase("everything", 300, batch=2, heads=4, kv_heads=2, bins=2)
     cases += [replace(everything, key_length=(300, 171)).with_bits(*b, True) for b in BIT_PAIRS]
+    cases += [at_bits(case, *b) for case in VERSION_2_CASES for b in ((16, 16), (8, 8), (8, 4))]
     calls = [(random_inputs(case, fresh_seed), case.config) for case in cases]
     outputs = replay(programs, PROCESSORS[isa], calls, tmp_path)
     for case, (inputs, config), output in zip(cases, calls, outputs, strict=True):

@@ -15,10 +15,14 @@ from tests.plugins.cpu_instructions import (
     RECORD,
     Counted,
     compiler,
+    instructions_per_fine_block,
     instructions_per_score,
 )
 
 LARGEST_RISE = 1.03
+FINE_SHARE = 1 / 12
+"""The most that a fine block may take of an exact one of 64 keys."""
+
 OTHER_COMPILER_RISE = 1.25
 """Scheduling and unrolling differ between compilers; a lost instruction would cost more."""
 
@@ -46,3 +50,13 @@ def test_no_score_takes_more_instructions_than_recorded(counted: Counted, progra
     assert found <= rise * expected, f"{found:.3f} instructions a score, recorded: {expected}"
     # A large improvement unrecorded would hide as large a loss after it.
     assert found >= expected / rise, f"{found:.3f} instructions a score: record it"
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind")
+@pytest.mark.parametrize("bits", [16, 8])
+def test_a_fine_block_takes_a_twelfth_of_an_exact_one(bits, programs):
+    if "avx2" not in of_this_processor():
+        pytest.skip("this processor has no avx2")
+    counted = Counted("avx2", 64, bits)
+    exact = 64 * instructions_per_score(counted, programs)
+    assert instructions_per_fine_block(counted, programs) <= FINE_SHARE * exact

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from paro_trt.bench.case import OpCase, random_inputs
 from paro_trt.op import native
 from tests.plugins.cpu_instruction_sets import instruction_set, of_this_processor
-from tests.support.cases import OpCase, random_inputs
 
 LARGEST = 1.5
 CASE = OpCase("memory", 8192, heads=4, kv_heads=4)
@@ -22,8 +22,12 @@ CASE = OpCase("memory", 8192, heads=4, kv_heads=4)
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("tokens", [2048, 8192])
-def test_workspace_is_bounded(tokens, bits, head_dim):
+@pytest.mark.parametrize("version", [1, 2])
+def test_workspace_is_bounded(version, tokens, bits, head_dim):
     case = replace(CASE, tokens=tokens, head_dim=head_dim).with_bits(bits, bits, True)
+    if version == 2:
+        every = {"fine_summaries": True, "mean_correction": True, "routing": True}
+        case = replace(case, config=replace(case.config, **every))
     inputs = random_inputs(case, 0)
     copies = sum(tensor.numel() for tensor in inputs[:3])
     library = native.load_library(native.library_path("cpu"))

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,17 @@ from onnx import TensorProto, helper
 
 from paro_trt.onnx_export import Body
 from paro_trt.op import native
-from paro_trt.op.spec import AttentionConfig, AttentionInputs
+from paro_trt.op.spec import AttentionConfig, AttentionInputs, op_inputs
 from paro_trt.runtime.custom_op import register_custom_op
 from tests.onnx_export.single_node import single_node_model
-from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from tests.support.cases import (
+    BIT_PAIRS,
+    CASES,
+    VERSION_2_CASES,
+    OpCase,
+    node_inputs,
+    random_inputs,
+)
 
 SOURCES = Path(__file__).parents[2] / "plugins/onnxruntime"
 FLOATS = ("query", "key", "value")
@@ -67,11 +75,12 @@ def cast_floats_to_bfloat16(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def feed_of(inputs: AttentionInputs) -> dict[str, np.ndarray]:
+def feed_of(inputs: AttentionInputs, version: int = 1) -> dict[str, np.ndarray]:
     narrow = inputs.query.dtype is torch.bfloat16
+    tensors = zip(op_inputs(version), node_inputs(inputs, version), strict=True)
     return {
-        name: (tensor.float() if narrow and name in FLOATS else tensor).numpy()
-        for name, tensor in inputs.named_tensors().items()
+        entry.name: (tensor.float() if narrow and entry.name in FLOATS else tensor).numpy()
+        for entry, tensor in tensors
     }
 
 
@@ -79,7 +88,7 @@ def assert_computes_what_the_c_abi_does(case: OpCase, seed: int) -> None:
     inputs = random_inputs(case, seed)
     expected = native.load_library(native.library_path("cpu")).forward(inputs, case.config, 2)
     session = native_session(node_model(inputs, case.config))
-    (output,) = session.run(None, feed_of(inputs))
+    (output,) = session.run(None, feed_of(inputs, case.config.version))
     assert session.get_outputs()[0].shape == ["B", *inputs.query.shape[1:]]
     assert torch.equal(torch.from_numpy(output).to(expected.dtype), expected)
 
@@ -87,6 +96,64 @@ def assert_computes_what_the_c_abi_does(case: OpCase, seed: int) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_case_bit_for_bit(case: OpCase, fresh_seed: int) -> None:
     assert_computes_what_the_c_abi_does(case, fresh_seed)
+
+
+@pytest.mark.parametrize("case", VERSION_2_CASES, ids=lambda case: case.name)
+def test_every_case_of_version_2_bit_for_bit(case: OpCase, fresh_seed: int) -> None:
+    assert_computes_what_the_c_abi_does(case, fresh_seed)
+
+
+def _set(model: onnx.ModelProto, **values: int | str) -> None:
+    (node,) = model.graph.node
+    for name, value in values.items():
+        entry = next(entry for entry in node.attribute if entry.name == name)
+        entry.CopyFrom(helper.make_attribute(name, value))
+
+
+def _without_added_inputs(model: onnx.ModelProto) -> None:
+    del model.graph.node[0].input[10:]
+    del model.graph.input[10:]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_without_added_inputs, "expected 13 inputs with plugin_version 2, got 10"),
+        (lambda m: _set(m, plugin_version="1"), "expected 0 with plugin_version 1, got 1, 1, 1"),
+        (lambda m: _set(m, plugin_version="3"), "expected the text 1 or 2, got 3"),
+        (lambda m: _set(m, plugin_version="2" * 99), "expected the text 1 or 2, got another"),
+        (lambda m: _set(m, routing=2), "routing: expected a value in 0..1, got 2"),
+    ],
+    ids=["inputs", "features in version 1", "version 3", "long text", "routing of 2"],
+)
+def test_mixes_of_versions_are_refused(
+    spoil: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    case = next(case for case in VERSION_2_CASES if case.name == "all")
+    inputs = random_inputs(case, 0)
+    model = node_model(inputs, case.config)
+    spoil(model)
+    names = {entry.name for entry in model.graph.input}
+    feed = {n: x for n, x in feed_of(inputs, case.config.version).items() if n in names}
+    with pytest.raises(Exception, match=message):
+        native_session(model).run(None, feed)
+
+
+def test_version_2_without_its_features_is_version_1(fresh_seed: int) -> None:
+    inputs = random_inputs(EVERYTHING, fresh_seed)
+    model = node_model(inputs, EVERYTHING.config)
+    (expected,) = native_session(model).run(None, feed_of(inputs))
+    (node,) = model.graph.node
+    for entry in op_inputs(2)[len(node.input) :]:
+        node.input.append(entry.name)
+        shape = [None] * len(entry.shape)
+        model.graph.input.append(
+            helper.make_tensor_value_info(entry.name, TensorProto.INT32, shape)
+        )
+    _set(model, plugin_version="2")
+    next(entry for entry in model.opset_import if entry.domain == "paro").version = 2
+    (output,) = native_session(model).run(None, feed_of(inputs, 2))
+    assert np.array_equal(output, expected)
 
 
 @pytest.mark.parametrize("bits", BIT_PAIRS, ids=lambda b: f"qk{b[0]}-pv{b[1]}")

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from paro_trt.errors import ParoError, PlanError
+from paro_trt.plan import Grid, plan_mix
 from paro_trt.report import page, write_report
-from paro_trt.report.text import MAX_SHOWN, short_names
+from paro_trt.report.text import MAX_SHOWN, percent, short_names
 from tests.support.plans import small_plan
 
 from .conftest import FREE_TEXT, HOSTILE
@@ -46,6 +47,19 @@ def document_of(text):
         r'<script type="application/json" id="report-data">(.*?)</script>', text, re.S
     )
     return json.loads(found[1])
+
+
+def test_the_mix_of_a_plan_of_version_2(plan, tmp_path):
+    mixed = small_plan(
+        pool_dropped=True, density=0.4, fine=0.5, corrected=(1,), dynamic=1, grid=Grid(2, 16, 16)
+    )
+    text = "".join(Outline(written(mixed, tmp_path)).text)
+    for layers in (None, mixed.layers[:1], mixed.layers[1:]):
+        mix = plan_mix(mixed, layers)
+        assert f"{percent(mix.exact)} / {percent(mix.fine)} / {percent(mix.coarse)}" in text
+    for words in ("0 to 1 a query block", "2 of 4", "1 of 2 heads corrected", "keys a query meets"):
+        assert words in text
+    assert "exact / fine / coarse" not in written(plan, tmp_path)
 
 
 def test_same_plan_gives_the_same_bytes(plan, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import pytest
 import torch
 
 from paro_trt.op.spec import AttentionConfig
-from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
+from tests.support.cases import (
+    BIT_PAIRS,
+    CASES,
+    VERSION_2_CASES,
+    OpCase,
+    at_bits,
+    random_inputs,
+)
 from tests.support.numerics import compare
 
 from .harness import host_build, live, run, write_case
@@ -20,6 +28,9 @@ BATCHED = OpCase(
     "batched", 203, batch=3, heads=4, kv_heads=2, bins=2, key_length=(203, 77, 0),
     empty_rows=True, config=AttentionConfig(block_q=128, block_k=64, scale=0.11),
 )  # fmt: skip
+
+
+ALL_FEATURES = {"fine_summaries": True, "mean_correction": True, "routing": True}
 
 
 def assert_life_ends_in_the_reference(case: OpCase, seed: int, folder: Path) -> None:
@@ -35,6 +46,39 @@ def test_every_case(case: OpCase, fresh_seed: int, tmp_path: Path) -> None:
     assert_life_ends_in_the_reference(narrow, fresh_seed, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name", ["fine-padded", "corrected", "routed-wide", "all", "all-bfloat16"], ids=str
+)
+def test_version_2(name: str, fresh_seed: int, tmp_path: Path) -> None:
+    case = next(case for case in VERSION_2_CASES if case.name == name)
+    if case.dtype is torch.float32:
+        case = replace(case, dtype=torch.float16)
+    assert_life_ends_in_the_reference(at_bits(case, 8, 8), fresh_seed, tmp_path)
+
+
+def test_version_2_without_its_features_is_version_1(fresh_seed: int, tmp_path: Path) -> None:
+    case = replace(BATCHED, dtype=torch.float16).with_bits(8, 8, pool_dropped=True)
+    inputs = random_inputs(case, fresh_seed)
+    older = live(host_build(), write_case(tmp_path / "1", inputs, case.config), inputs)
+    folder = write_case(tmp_path / "2", inputs, case.config, version=2)
+    assert torch.equal(live(host_build(), folder, inputs), older)
+
+
+def test_engines_of_version_1_keep_their_fields() -> None:
+    """What an engine stores, and what its timing cache knows it by, as 0.1.0 wrote it."""
+    build = host_build()
+    contract = json.loads(run(build.program, "contract", build.library))[0]
+    assert [field["name"] for field in contract["stored"]] == [
+        "scale", "block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped", "max_workspace_mib",
+        "kernel_library",
+    ]  # fmt: skip
+    assert contract["timing_cache_id"].startswith(
+        "scale=0x0p+0 block_q=64 block_k=64 qk_bits=16 pv_bits=16 pool_dropped=0 "
+        "max_workspace_mib=0 kernels="
+    )
+    assert "routing" not in contract["timing_cache_id"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bits", BIT_PAIRS[1::3], ids=str)
 def test_dynamic_batch_of_grouped_heads(
@@ -45,10 +89,12 @@ def test_dynamic_batch_of_grouped_heads(
 
 
 @pytest.mark.parametrize("variant", ["plain", pytest.param("sanitizers", marks=pytest.mark.long)])
+@pytest.mark.parametrize("features", [{}, ALL_FEATURES], ids=["1", "2"])
 def test_misuse_is_answered_by_a_status_and_one_line(
-    variant: str, fresh_seed: int, tmp_path: Path
+    features: dict[str, bool], variant: str, fresh_seed: int, tmp_path: Path
 ) -> None:
-    case = replace(BATCHED, dtype=torch.bfloat16).with_bits(8, 8, pool_dropped=False)
+    case = replace(BATCHED, dtype=torch.bfloat16).with_bits(8, 8, pool_dropped=bool(features))
+    case = replace(case, config=replace(case.config, **features))
     folder = write_case(tmp_path, random_inputs(case, fresh_seed), case.config)
     build = host_build(variant)
     said = run(build.program, "misuse", build.library, folder)

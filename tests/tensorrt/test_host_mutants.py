@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -24,21 +24,28 @@ CASE = OpCase(
 )  # fmt: skip
 
 
+CASE_2 = replace(
+    CASE, config=replace(CASE.config, fine_summaries=True, mean_correction=True, routing=True)
+)
+CASES = {1: CASE, 2: CASE_2}
+
 DESCRIBE_CALL = "../common/describe_call.cpp"
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug: in `file`, a path from plugins/tensorrt, `old` becomes `new`."""
+    """A bug: in `file`, a path from plugins/tensorrt, `old` becomes `new`. A case of this version
+    of the op shows it."""
 
     file: str
     old: str
     new: str
+    version: int = 1
 
 
 MUTANTS = {
     "wrong output type": Mutant(
-        "plugin.cpp", "outputTypes[0] = types[0];", "outputTypes[0] = DataType::kHALF;"
+        "plugin.cpp", "outputTypes[0] = inputTypes[0];", "outputTypes[0] = DataType::kHALF;"
     ),
     "output shaped as key": Mutant(
         "plugin.cpp", "outputs[0] = inputs[0];", "outputs[0] = inputs[1];"
@@ -133,11 +140,10 @@ MUTANTS = {
     ),
     "stored field left out": Mutant(
         "attributes.cpp",
-        "    fields[count++] =\n        PluginField(known.name, &(",
-        "    if (known.has_default) fields[count++] =\n        PluginField(known.name, &(",
+        "add(PluginField(known.name, &(", "if (known.has_default) add(PluginField(known.name, &(",
     ),
     "advertised field left out": Mutant(
-        "attributes.cpp", "static_cast<int32_t>(fields.size()), fields.data()", "5, fields.data()"
+        "attributes.cpp", "collection = {count, fields.data()}", "collection = {5, fields.data()}"
     ),
     "field types unchecked": Mutant("attributes.cpp", "field.type != type ||", ""),
     "field lengths unchecked": Mutant("attributes.cpp", "|| field.length != 1)", ")"),
@@ -153,6 +159,25 @@ MUTANTS = {
     "control characters printed": Mutant(
         "log.cpp", "if (static_cast<unsigned char>(*byte) < ' ') *byte = '?';", ""
     ),
+    "routing not passed on": Mutant(
+        DESCRIBE_CALL, "call.routing = attributes.routing;", "", version=2
+    ),
+    "exact blocks read as fine": Mutant(
+        DESCRIBE_CALL, "integers(kFineMask)", "integers(kBlockMask)", version=2
+    ),
+    "heads read as numbers of blocks": Mutant(
+        DESCRIBE_CALL, "integers(kDynamicBlocks)", "integers(kCorrectedHeads)", version=2
+    ),
+    "new shapes unchecked": Mutant(
+        DESCRIBE_CALL, "if (version == kVersion1) return PARO_OK;", "return PARO_OK;", version=2
+    ),
+    "timing cache ID without routing": Mutant(
+        "plugin.cpp", "mean_correction, attributes.routing", "mean_correction, 0", version=2
+    ),
+    "fields of version 2 in version 1": Mutant(
+        "attributes.cpp", "name == known.name && known.first_version <= version",
+        "name == known.name",
+    ),
     "other name": Mutant("plugin.h", '"PAROAttention";', '"ParoAttention";'),
 }  # fmt: skip
 
@@ -162,11 +187,24 @@ def build() -> HostBuild:
     return host_build()
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AttentionInputs]:
+@dataclass(frozen=True)
+class Content:
     """A case on disk, and its inputs."""
-    inputs = random_inputs(CASE, seed=torch.seed() % 2**31)
-    return write_case(tmp_path_factory.mktemp("case"), inputs, CASE.config), inputs
+
+    case: OpCase
+    folder: Path
+    inputs: AttentionInputs
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Content]:
+    """A case of each version of the op."""
+    found = {}
+    for version, case in CASES.items():
+        inputs = random_inputs(case, seed=torch.seed() % 2**31)
+        folder = write_case(tmp_path_factory.mktemp("case"), inputs, case.config)
+        found[version] = Content(case, folder, inputs)
+    return found
 
 
 def link_with(build: HostBuild, mutant: Mutant, folder: Path) -> Path:
@@ -201,8 +239,9 @@ def link_with(build: HostBuild, mutant: Mutant, folder: Path) -> Path:
     return library
 
 
-def survives(build: HostBuild, library: Path, folder: Path, inputs: AttentionInputs) -> bool:
+def survives(build: HostBuild, library: Path, content: Content) -> bool:
     """Whether the library passes all that the plugin must pass."""
+    folder, inputs = content.folder, content.inputs
     output = folder / f"{library.parent.name}.bin"
     commands = [["life", library, folder, output], ["misuse", library, folder]]
     for command in commands:
@@ -210,18 +249,20 @@ def survives(build: HostBuild, library: Path, folder: Path, inputs: AttentionInp
         if subprocess.run(words, capture_output=True, timeout=60).returncode != 0:
             return False
     actual = torch.from_file(str(output), size=inputs.query.numel(), dtype=inputs.query.dtype)
-    return compare(actual.view(inputs.query.shape), inputs, CASE.config).ok
+    return compare(actual.view(inputs.query.shape), inputs, content.case.config).ok
 
 
+@pytest.mark.parametrize("version", CASES)
 def test_the_plugin_itself_survives(
-    build: HostBuild, content: tuple[Path, AttentionInputs], tmp_path: Path
+    build: HostBuild, contents: dict[int, Content], version: int, tmp_path: Path
 ) -> None:
     unchanged = Mutant("plugin.cpp", "outputs[0] = inputs[0];", "outputs[0] = inputs[0];")
-    assert survives(build, link_with(build, unchanged, tmp_path), *content)
+    assert survives(build, link_with(build, unchanged, tmp_path), contents[version])
 
 
 @pytest.mark.parametrize("name", MUTANTS, ids=str)
 def test_every_mutant_is_caught(
-    build: HostBuild, content: tuple[Path, AttentionInputs], name: str, tmp_path: Path
+    build: HostBuild, contents: dict[int, Content], name: str, tmp_path: Path
 ) -> None:
-    assert not survives(build, link_with(build, MUTANTS[name], tmp_path), *content)
+    mutant = MUTANTS[name]
+    assert not survives(build, link_with(build, mutant, tmp_path), contents[mutant.version])

@@ -49,6 +49,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(path, plan)
 
 
+@pytest.fixture(scope="module")
+def exported_2(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The same of version 2: the first layer uses all of it, the second nothing."""
+    rtx_python()  # skips before the work
+    plan = TINY.plan(density=0.3, pool_dropped=True, fine=0.5, corrected=(0,), dynamic=1)
+    first, *others = plan.layers
+    unused = {"fine_mask": None, "corrected_heads": None, "dynamic_blocks": None}
+    plan = replace(plan, layers=(first, *(replace(layer, **unused) for layer in others)))
+    path = tmp_path_factory.mktemp("rtx") / "tiny.onnx"
+    export_onnx(TINY.loaded(0, torch.float16), plan, path, body=Body.DENSE)
+    return Exported(path, plan)
+
+
 def recorded_calls(path: Path) -> tuple[dict, str]:
     """What the probe recorded; TensorRT's own log is on the lines before."""
     done = rtx_probe("rtx_fields.py", host_build().library, path)
@@ -62,6 +75,7 @@ def test_parser_passes_exactly_the_fields_of_the_plan(exported: Exported) -> Non
     assert found["parsed"]
     assert found["calls"] == [
         {
+            "version": "1",
             "phase": "BUILD",
             "accepted": True,
             "fields": {
@@ -76,6 +90,19 @@ def test_parser_passes_exactly_the_fields_of_the_plan(exported: Exported) -> Non
         }
         for layer in exported.plan.layers
     ]
+
+
+def test_parser_asks_the_creator_of_version_2(exported_2: Exported) -> None:
+    found, said = recorded_calls(exported_2.path)
+    assert said == ""
+    assert found["parsed"]
+    assert [(call["version"], call["accepted"]) for call in found["calls"]] == [("2", True)] * len(
+        exported_2.plan.layers
+    )
+    names = ("fine_summaries", "mean_correction", "routing")
+    used = [[call["fields"][name] for name in names] for call in found["calls"]]
+    assert used[0] == [["INT32", 1, [1]]] * 3
+    assert used[1] == [["INT32", 1, [0]]] * 3
 
 
 def changed(exported: Exported, path: Path, name: str, value: int) -> Path:
@@ -116,7 +143,7 @@ print([entry.name for entry in tensorrt_rtx.get_plugin_registry().all_creators])
 
 def test_autoreg_registers_with_it() -> None:
     said = run(rtx_python(), "-c", AUTOREG, host_build().autoreg)
-    assert said.count(OP_TYPE) == 1
+    assert said.count(OP_TYPE) == 2  # of both versions
     assert "error" not in said
 
 
@@ -145,7 +172,11 @@ def test_autoreg_leaves_a_registry_alone_that_it_does_not_know(
 
 
 @pytest.mark.long
-def test_without_the_plugin_the_dense_body_becomes_engines(exported: Exported) -> None:
+@pytest.mark.parametrize("version", ["exported", "exported_2"])
+def test_without_the_plugin_the_dense_body_becomes_engines(
+    version: str, request: pytest.FixtureRequest
+) -> None:
+    exported = request.getfixturevalue(version)
     done = rtx_probe("rtx_build.py", exported.path, "89", "120")
     assert done.returncode == 0, done.stderr
     sizes = json.loads(done.stdout)

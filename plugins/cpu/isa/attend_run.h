@@ -38,14 +38,23 @@ inline void multiply_scores(const Product& product_of, const KeyRun& run, Ahead&
     else
       return Vector{};
   };
-  const int count = run.count;
-  product<Kind>(product_of, run.padded_count(), ahead, start,
-                [&rows, logits, count](int j, int v, typename Kind::Sum sum) {
-                  const Vector product_bits = reinterpret_cast<Vector>(sum);
-                  const Vector logit = j < count ? product_bits : splat(kMinusInfinity);
+  const int padded = run.padded_count();
+  product<Kind>(product_of, padded, ahead, start,
+                [&rows, logits](int j, int v, typename Kind::Sum sum) {
+                  const Vector logit = reinterpret_cast<Vector>(sum);
                   store(logits + j * kStripRows + v * kVector, logit);
                   rows.largest[v] = max_ignoring_nan(rows.largest[v], logit);
                 });
+  if (run.count == padded) return;
+  // The last block of a sequence: a test in the product would cost every block.
+  for (int v = 0; v < kStripVectors; ++v) {
+    float* at = logits + v * kVector;
+    rows.largest[v] = splat(kMinusInfinity);
+    for (int j = 0; j < run.count; ++j) {
+      rows.largest[v] = max_ignoring_nan(rows.largest[v], load(at + j * kStripRows));
+    }
+    for (int j = run.count; j < padded; ++j) store(at + j * kStripRows, splat(kMinusInfinity));
+  }
 }
 
 // output [D][R] = output * keep + (weights * values) * weight.

@@ -58,16 +58,19 @@ inline void attend_means(const HeadJob& job, int key_blocks, const RoutingScratc
   const paro_attention& call = *job.call;
   const int head_dim = call.head_dim, runs = key_blocks * (call.block_k / kRoutingRun);
   const float scale = base_2_scale(call);
-  const auto log2_of = [](int rest, int most) {
-    const int count = rest < most ? rest : most;
-    return count > 0 ? __builtin_log2f(static_cast<float>(count)) : kMinusInfinity;
+  const auto log2_of = [](int rest, int most, float log2_most) {
+    return rest >= most ? log2_most
+           : rest > 0   ? __builtin_log2f(static_cast<float>(rest))
+                        : kMinusInfinity;
   };
+  const float log2_run = __builtin_log2f(static_cast<float>(kRoutingRun));
+  const float log2_block = __builtin_log2f(static_cast<float>(call.block_k));
   Vector largest[kStripVectors], inverse[kStripVectors];
   for (int v = 0; v < kStripVectors; ++v) largest[v] = splat(kMinusInfinity);
   product_of_floats(job.routing.key, head_dim, s.query, runs, head_dim,
                     [&](int run, int v, Vector sum) {
                       const float log2_count =
-                          log2_of(job.length - run * kRoutingRun, kRoutingRun);
+                          log2_of(job.length - run * kRoutingRun, kRoutingRun, log2_run);
                       const Vector logit = sum * scale + log2_count;
                       store(s.weight + run * kStripRows + v * kVector, logit);
                       largest[v] = max_ignoring_nan(largest[v], logit);
@@ -98,7 +101,8 @@ inline void attend_means(const HeadJob& job, int key_blocks, const RoutingScratc
   product_of_floats(
       job.routing.block_key, head_dim, s.query, padded, head_dim,
       [&](int block, int v, Vector sum) {
-        const float log2_count = log2_of(job.length - block * call.block_k, call.block_k);
+        const float log2_count =
+            log2_of(job.length - block * call.block_k, call.block_k, log2_block);
         const Vector weight = exp2_bounded(sum * scale + log2_count - largest[v]) * inverse[v];
         store(s.summary + block * kStripRows + v * kVector, weight);
       });

@@ -9,8 +9,8 @@
 
 namespace paro::trt::host {
 
-// Prints as JSON, for the creator of each version, its names, its fields, and the combinations of
-// types that it accepts.
+// Prints as JSON, for the creator of each version, its names, its fields, those that an engine
+// stores with the timing cache ID, and the combinations of types that it accepts.
 int print_contract(const PluginLibrary& library);
 
 // Takes a plugin from creation to its end, in the order in which TensorRT builds and runs an

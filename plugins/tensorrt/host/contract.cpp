@@ -6,8 +6,8 @@
 namespace paro::trt::host {
 namespace {
 
-void print_fields(const nvinfer1::PluginFieldCollection& fields) {
-  std::printf("  \"fields\": [");
+void print_fields(const char* name, const nvinfer1::PluginFieldCollection& fields) {
+  std::printf("  \"%s\": [", name);
   for (int32_t i = 0; i < fields.nbFields; ++i) {
     const nvinfer1::PluginField& field = fields.fields[i];
     std::printf("%s{\"name\": \"%s\", \"type\": %d, \"length\": %d}", i ? ", " : "", field.name,
@@ -37,7 +37,9 @@ int print_creator(nvinfer1::IPluginCreatorV3One& creator, int32_t inputs) {
   if (plugin == nullptr) return 1;
   std::printf("{\n  \"name\": \"%s\", \"version\": \"%s\", \"namespace\": \"%s\",\n",
               creator.getPluginName(), creator.getPluginVersion(), creator.getPluginNamespace());
-  print_fields(*creator.getFieldNames());
+  print_fields("fields", *creator.getFieldNames());
+  print_fields("stored", *runtime_of(plugin).getFieldsToSerialize());
+  std::printf("  \"timing_cache_id\": \"%s\",\n", build_of(plugin).getTimingCacheID());
   print_combinations(supported_combinations(build_of(plugin), inputs, 1));
   std::printf("}\n");
   return 0;

@@ -74,6 +74,12 @@ class Misuse {
     refuses_fields("3 bits", {"qk_bits", "16, 8 or 4", "3"}, set("qk_bits", 3));
     refuses_fields("-8 bits", {"pv_bits", "16, 8 or 4", "-8"}, set("pv_bits", -8));
     refuses_fields("pooling of 2", {"pool_dropped", "0 or 1", "2"}, set("pool_dropped", 2));
+    if (content_.version == "1") {
+      refuses_fields("a field of version 2", {"routing", "expected scale"},
+                     [](Fields& fields) { fields.push_back(integer_field("routing", 1)); });
+    } else {
+      refuses_fields("routing of 2", {"routing", "0 or 1", "2"}, set("routing", 2));
+    }
     for (const float scale :
          {-1.0f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
       refuses_fields("a scale of " + std::to_string(scale), {"scale", "finite"},
@@ -182,32 +188,33 @@ class Misuse {
             [&] { return accepts(changed(5, DataType::kINT64)); });
     refuses("a 16-bit affine", {"channel_affine", "FP32", "FP16"},
             [&] { return accepts(changed(7, DataType::kHALF)); });
-    refuses("nine inputs", {"10 inputs", "got 9"},
+    refuses("an input too few",
+            {std::to_string(count()) + " inputs", "got " + std::to_string(count() - 1)},
             [&] { return accepts({types.begin(), types.end() - 1}); });
     refuses("null types", {"NULL"},
-            [&] { return build.getOutputDataTypes(&output, 1, nullptr, 10) == 0; });
+            [&] { return build.getOutputDataTypes(&output, 1, nullptr, count()) == 0; });
   }
 
   void refuse_shapes(const Plugin& plugin) {
     Expressions expressions;
-    std::vector<nvinfer1::DimsExprs> inputs(10);
+    std::vector<nvinfer1::DimsExprs> inputs(content_.inputs.size());
     nvinfer1::DimsExprs output;
     nvinfer1::IPluginV3OneBuild& build = build_of(plugin);
     for (nvinfer1::DimsExprs& input : inputs) input.nbDims = 3;
     refuses("a query of three dimensions", {"query", "4 dimensions", "3"}, [&] {
-      return build.getOutputShapes(inputs.data(), 10, nullptr, 0, &output, 1, expressions) == 0;
+      return build.getOutputShapes(inputs.data(), count(), nullptr, 0, &output, 1, expressions) == 0;
     });
     refuses("two outputs", {"1 output", "2"}, [&] {
-      return build.getOutputShapes(inputs.data(), 10, nullptr, 0, &output, 2, expressions) == 0;
+      return build.getOutputShapes(inputs.data(), count(), nullptr, 0, &output, 2, expressions) == 0;
     });
     refuses("no shapes", {"NULL"}, [&] {
-      return build.getOutputShapes(nullptr, 10, nullptr, 0, &output, 1, expressions) == 0;
+      return build.getOutputShapes(nullptr, count(), nullptr, 0, &output, 1, expressions) == 0;
     });
   }
 
   void refuse_profiles(nvinfer1::IPluginV3OneBuild& build) {
     const auto accepts = [&](const ProfileDescriptions& all) {
-      return build.configurePlugin(all.inputs.data(), 10, all.outputs.data(), 1) == 0;
+      return build.configurePlugin(all.inputs.data(), count(), all.outputs.data(), 1) == 0;
     };
     const auto changed = [&](size_t input, int32_t dimension, int64_t size) {
       ProfileDescriptions all = describe(content_.inputs, {1, 1, 2});
@@ -225,8 +232,11 @@ class Misuse {
         {5, 3, 99, "block_mask"}, {5, 2, 99, "block_mask"},
         {6, 1, 99, "tile_order"}, {7, 0, 3, "channel_affine"},
         {0, 1, -1, "query"},      {0, 1, int64_t{1} << 40, "query"},
+        {10, 3, 99, "fine_mask"}, {11, 0, 99, "corrected_heads"},
+        {12, 0, 99, "dynamic_blocks"},
     };
     for (const auto& [input, dimension, size, name] : wrong) {
+      if (input >= content_.inputs.size()) continue;  // the case is of version 1
       refuses("a wrong shape of " + std::string(name), {name + std::string(": expected")},
               [&, i = input, d = dimension, s = size] { return accepts(changed(i, d, s)); });
     }
@@ -254,12 +264,12 @@ class Misuse {
     }
     refuses("a head of 80 channels", {"head_dim", "80"}, [&] { return accepts(narrow); });
     refuses("the workspace of a head of 80 channels", {"head_dim", "80"}, [&] {
-      return build.getWorkspaceSize(narrow.inputs.data(), 10, narrow.outputs.data(), 1) != 0;
+      return build.getWorkspaceSize(narrow.inputs.data(), count(), narrow.outputs.data(), 1) != 0;
     });
     refuses("the workspace of nothing", {"NULL"},
-            [&] { return build.getWorkspaceSize(nullptr, 10, nullptr, 1) != 0; });
+            [&] { return build.getWorkspaceSize(nullptr, count(), nullptr, 1) != 0; });
     refuses("a null profile", {"NULL"},
-            [&] { return build.configurePlugin(nullptr, 10, nullptr, 1) == 0; });
+            [&] { return build.configurePlugin(nullptr, count(), nullptr, 1) == 0; });
   }
 
   void refuse_enqueue(const Plugin& plugin) {
@@ -271,7 +281,7 @@ class Misuse {
     std::vector<const void*> inputs;
     for (const Tensor& tensor : content_.inputs) inputs.push_back(tensor.data.data());
     const ProfileDescriptions all = describe(content_.inputs, {1, 1, content_.batch()});
-    const Buffer space(build.getWorkspaceSize(all.inputs.data(), 10, all.outputs.data(), 1));
+    const Buffer space(build.getWorkspaceSize(all.inputs.data(), count(), all.outputs.data(), 1));
     const auto enqueues = [&](const void* const* in, void* const* out) {
       return runtime.enqueue(now.inputs.data(), now.outputs.data(), in, out, space.data(),
                              nullptr) == 0;
@@ -281,7 +291,8 @@ class Misuse {
                              nullptr) == 0;
     });
     refuses("no inputs", {"NULL"}, [&] { return enqueues(nullptr, &output); });
-    for (const size_t null : {0u, 5u, 9u}) {
+    for (const size_t null : {0u, 5u, 9u, 10u, 11u, 12u}) {
+      if (null >= content_.inputs.size()) continue;  // the case is of version 1
       std::vector<const void*> some = inputs;
       some[null] = nullptr;
       refuses("a null input", {content_.inputs[null].name, "NULL"},
@@ -304,7 +315,7 @@ class Misuse {
     now = describe(content_.inputs, -1);
     refuses("a batch of -1", {"query", "-1"}, [&] { return enqueues(inputs.data(), &output); });
     refuses("a change to a batch of -1", {"query", "-1"}, [&] {
-      return runtime.onShapeChange(now.inputs.data(), 10, now.outputs.data(), 1) == 0;
+      return runtime.onShapeChange(now.inputs.data(), count(), now.outputs.data(), 1) == 0;
     });
   }
 
@@ -312,13 +323,13 @@ class Misuse {
   void accept_empty_batch(const Plugin& plugin) {
     const ProfileDescriptions all = describe(content_.inputs, {0, 1, 2});
     checks_.expect(
-        build_of(plugin).configurePlugin(all.inputs.data(), 10, all.outputs.data(), 1) == 0,
+        build_of(plugin).configurePlugin(all.inputs.data(), count(), all.outputs.data(), 1) == 0,
         "a profile from batch 0");
     const Descriptions now = describe(content_.inputs, 0);
     nvinfer1::IPluginV3OneRuntime& runtime = runtime_of(plugin);
-    checks_.expect(runtime.onShapeChange(now.inputs.data(), 10, now.outputs.data(), 1) == 0,
+    checks_.expect(runtime.onShapeChange(now.inputs.data(), count(), now.outputs.data(), 1) == 0,
                    "a change to batch 0");
-    const void* const inputs[10] = {};
+    const void* const inputs[13] = {};
     void* const outputs[1] = {};
     checks_.expect(runtime.enqueue(now.inputs.data(), now.outputs.data(), inputs, outputs, nullptr,
                                    nullptr) == 0,
@@ -334,7 +345,7 @@ class Misuse {
     checks_.expect(plugin != nullptr, "an engine's plugin without the name of its kernels");
     const ProfileDescriptions all = describe(content_.inputs, {1, 1, content_.batch()});
     const DeviceBuffer space(
-        memory_, build_of(plugin).getWorkspaceSize(all.inputs.data(), 10, all.outputs.data(), 1));
+        memory_, build_of(plugin).getWorkspaceSize(all.inputs.data(), count(), all.outputs.data(), 1));
     const Descriptions now = describe(content_.inputs, content_.batch());
     const DeviceBuffer result(memory_, content_.inputs[0].data.size());
     void* const outputs[] = {result.data()};
@@ -346,6 +357,8 @@ class Misuse {
     memory_.finish(stream);
     checks_.expect(status == 0, "enqueue before everything else");
   }
+
+  int32_t count() const { return static_cast<int32_t>(content_.inputs.size()); }
 
   nvinfer1::IPluginCreatorV3One& creator_;
   const Case& content_;

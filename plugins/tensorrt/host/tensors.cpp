@@ -39,7 +39,7 @@ size_t bytes_of(DataType type, const Dims& shape) {
   return static_cast<size_t>(volume(shape)) * size_of(type);
 }
 
-bool has_batch(size_t input) { return input <= 2 || input >= 8; }
+bool has_batch(size_t input) { return input <= 2 || input == 8 || input == 9; }
 
 Dims with_batch(const Dims& shape, int64_t batch) {
   Dims changed = shape;

@@ -1,6 +1,6 @@
 """What TensorRT-for-RTX's parser passes to the creator for each PAROAttention of a model.
 
-python rtx_fields.py CORE MODEL. The creator in the registry records the fields and hands them on to
+python rtx_fields.py CORE MODEL. The creators in the registry record the fields and hand them on to
 the plugin's own. What the parser complains of goes to standard error.
 """
 
@@ -17,15 +17,15 @@ logger = trt.Logger(trt.Logger.ERROR)
 builder = trt.Builder(logger)
 runtime_registry = trt.get_plugin_registry()
 runtime_registry.load_library(core)
-real = runtime_registry.get_creator("PAROAttention", "1", "")
 calls = []
 
 
 class Recorder(trt.IPluginCreatorV3One):
-    """Takes the place of the real creator and calls it."""
+    """Takes the place of a real creator and calls it."""
 
-    def __init__(self):
+    def __init__(self, real):
         trt.IPluginCreatorV3One.__init__(self)
+        self.real = real
         self.name = real.name
         self.plugin_version = real.plugin_version
         self.plugin_namespace = real.plugin_namespace
@@ -33,14 +33,20 @@ class Recorder(trt.IPluginCreatorV3One):
 
     def create_plugin(self, name, fields, phase):
         values = {f.name: [f.type.name, f.size, f.data.tolist()] for f in fields}
-        plugin = real.create_plugin(name, fields, phase)
-        calls.append({"phase": phase.name, "accepted": plugin is not None, "fields": values})
+        plugin = self.real.create_plugin(name, fields, phase)
+        accepted, version = plugin is not None, self.plugin_version
+        calls.append(
+            {"version": version, "phase": phase.name, "accepted": accepted, "fields": values}
+        )
         return plugin
 
 
 # The parser looks into the builder's registry first.
-recorder = Recorder()
-builder.get_plugin_registry().register_creator(recorder, "")
+recorders = [
+    Recorder(runtime_registry.get_creator("PAROAttention", version, "")) for version in ("1", "2")
+]
+for recorder in recorders:
+    builder.get_plugin_registry().register_creator(recorder, "")
 network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 parser = trt.OnnxParser(network, logger)
 parsed = parser.parse_from_file(model)

@@ -1,0 +1,125 @@
+"""Exact, fine or coarse: the budget is met, nothing of equal cost is better, forced blocks stay."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from paro_trt.calibration.select_mask import Allocation, LayerScores, forced_blocks
+from paro_trt.calibration.select_mix import BlockMix, best_mix, select_mixes
+from paro_trt.calibration.statistics import Tiling
+from paro_trt.plan import TextLayout
+
+SHAPE = (2, 3, 6, 12)
+BLOCK_K = 64
+TOKENS = 12 * BLOCK_K
+FORCED = forced_blocks(TOKENS, TextLayout(), Tiling(128, BLOCK_K))
+
+
+def random_layer(seed: int, loudness: float = 1.0) -> LayerScores:
+    rng = np.random.default_rng(seed)
+    mass = rng.gamma(0.3, size=SHAPE) + 1e-6
+    mass /= mass.sum(axis=(2, 3), keepdims=True)
+    error = rng.gamma(0.3, size=SHAPE) * loudness
+    # Some blocks gain nothing from four summaries, or even lose.
+    fine_error = error * rng.uniform(0, 1.2, SHAPE)
+    return LayerScores(
+        error.astype(np.float32),
+        mass.astype(np.float32),
+        rng.uniform(0.5, 2, SHAPE[:2]),
+        fine_error.astype(np.float32),
+    )
+
+
+def keys(masks, index=...) -> int:
+    exact = masks.mask[index]
+    fine = np.zeros_like(exact) if masks.fine is None else masks.fine[index]
+    assert not (exact & fine).any()
+    return int(BLOCK_K * exact.sum() + 4 * fine.sum() + (~exact & ~fine).sum())
+
+
+@pytest.mark.parametrize("allocation", list(Allocation))
+@pytest.mark.parametrize("cost", [0.25, 0.3, 0.71, 1.0])
+def test_the_cost_is_met_to_within_a_block(allocation, cost):
+    layers = [random_layer(1), random_layer(2, loudness=5)]
+    chosen = select_mixes(layers, FORCED, cost, TOKENS, BLOCK_K, allocation)
+    budgets = {
+        Allocation.MODEL: [sum(keys(masks) for masks in chosen)],
+        Allocation.LAYER: [keys(masks) for masks in chosen],
+        Allocation.HEAD: [
+            keys(masks, index) for masks in chosen for index in np.ndindex(SHAPE[:2])
+        ],
+    }[allocation]
+    allowed = cost * TOKENS * len(layers) * math.prod(SHAPE[:3]) / len(budgets)
+    assert all(allowed - BLOCK_K < spent <= allowed + 1e-6 for spent in budgets)
+    for masks in chosen:
+        assert masks.mask[..., FORCED].all()
+
+
+def left_out(layer, masks) -> np.ndarray:
+    error = (
+        layer.error if masks.fine is None else np.where(masks.fine, layer.fine_error, layer.error)
+    )
+    return np.where(masks.mask, 0, error).sum(axis=(2, 3), dtype=np.float64)
+
+
+def test_the_mix_is_a_mix_and_better_than_exact_blocks_alone():
+    layer = random_layer(3)
+    (mixed,) = select_mixes([layer], FORCED, 0.3, TOKENS, BLOCK_K, Allocation.LAYER)
+    (coarse,) = select_mixes(
+        [layer._replace(fine_error=None)], FORCED, 0.3, TOKENS, BLOCK_K, Allocation.LAYER
+    )
+    assert coarse.fine is None
+    assert mixed.fine is not None
+    assert left_out(layer, mixed).sum() < 0.95 * left_out(layer, coarse).sum()
+    assert mixed.predicted_error == pytest.approx(np.sqrt(left_out(layer, mixed) / layer.energy))
+    assert mixed.density == pytest.approx(mixed.mask.mean(axis=(2, 3)))
+
+
+def test_no_mix_within_the_budget_is_better_by_more_than_one_step():
+    """The greedy choice on the hull is optimal at its own cost; a budget between two steps may
+    leave less than one block unspent."""
+    rng = np.random.default_rng(4)
+    error = rng.uniform(0, 1, (1, 4)).astype(np.float32)
+    fine_error = (error * rng.uniform(0, 1, (1, 4))).astype(np.float32)
+    none = np.zeros((1, 4), bool)
+    for budget in range(4, 4 * BLOCK_K + 1, 3):
+        found = best_mix(error, fine_error, none, budget, BLOCK_K)
+        assert found.keys(BLOCK_K) <= budget
+        spent, mine = found.keys(BLOCK_K), error_of(found, error, fine_error)
+        for kinds in itertools.product(range(3), repeat=4):
+            exact, fine = np.array([kinds]) == 2, np.array([kinds]) == 1
+            other = BlockMix(exact, fine)
+            if other.keys(BLOCK_K) <= spent:
+                assert error_of(other, error, fine_error) >= mine - 1e-6
+
+
+def error_of(mix: BlockMix, error, fine_error) -> float:
+    return float(np.where(mix.exact, 0, np.where(mix.fine, fine_error, error)).sum())
+
+
+def test_equal_gains_go_to_the_lower_index():
+    error = np.ones((2, 8), np.float32)
+    none = np.zeros((2, 8), bool)
+    mix = best_mix(error, error, none, 16 + 5 * (BLOCK_K - 1) + 10, BLOCK_K)
+    assert mix.exact.ravel().tolist() == [True] * 5 + [False] * 11
+    assert not mix.fine.any()
+
+
+def test_blocks_that_lose_nothing_may_still_fill_the_budget():
+    error = np.zeros((2, 8), np.float32)
+    mix = best_mix(error, error, np.zeros((2, 8), bool), 10_000, BLOCK_K)
+    assert mix.exact.all()
+
+
+def test_forced_blocks_survive_a_budget_too_small_for_them():
+    (chosen,) = select_mixes([random_layer(5)], FORCED, 0.02, TOKENS, BLOCK_K, Allocation.LAYER)
+    assert np.array_equal(chosen.mask, np.broadcast_to(FORCED, SHAPE))
+    assert chosen.fine is None
+
+
+def test_model_allocation_feeds_the_layer_that_loses_more():
+    layers = [random_layer(6, loudness=0.1), random_layer(7, loudness=10)]
+    quiet, loud = select_mixes(layers, FORCED, 0.3, TOKENS, BLOCK_K, Allocation.MODEL)
+    assert keys(loud) > 1.2 * keys(quiet)
