@@ -248,14 +248,14 @@ def test_stage_1_is_counted_for_each_byte():
     found = stage1.instructions_per_byte(function, *kernel.sizes)
     bits = {"16 bits": 16, "key s8": 8, "key s4": 4, "value s8": 8, "value s4": 4}
     assert found == {case: pytest.approx(309 * 4 / (512 * (16 + bits[case]))) for case in CASES}
-    assert kernel.measure(function, 80).per_byte == pytest.approx(309 * 4 / 10240, abs=5e-4)
+    assert kernel.measure(function, 80, "90a").per_byte == pytest.approx(309 * 4 / 10240, abs=5e-4)
 
 
 @pytest.mark.parametrize("cases", [list(CASES), [*CASES, "key s8"][1:]])
 def test_a_loop_of_stage_1_that_is_missing_is_refused(cases):
     ((kernel, function),) = kernels_of(parse(stage1_listing(*cases)))
     with pytest.raises(ValueError, match="loops: expected six"):
-        kernel.measure(function, 80)
+        kernel.measure(function, 80, "90a")
 
 
 def test_stage_1_may_not_execute_more_than_memory_hides():
