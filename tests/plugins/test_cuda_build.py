@@ -211,7 +211,8 @@ def check_library(path: Path) -> None:
     assert path.stat().st_size <= MAX_LIBRARY_BYTES
     dynamic = run(["readelf", "-d", path])
     needed = set(re.findall(r"NEEDED.*\[(.+?)\.so", dynamic))
-    assert needed <= {"libc", "libm", "libdl", "librt", "libpthread", "ld-linux-x86-64"}
+    system = {"libc", "libm", "libdl", "librt", "libpthread", "libgcc_s", "ld-linux-x86-64"}
+    assert needed <= system
     listing = run(["nm", "-D", "--defined-only", path]).splitlines()
     names = {line.split()[-1] for line in listing}
     assert {name for name in names if not name.startswith("paro_")} == {

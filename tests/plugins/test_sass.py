@@ -59,6 +59,9 @@ def _demangler():
 def test_the_hot_loop_is_counted():
     found = measured(*PROLOGUE, *HOT, *COLD)
     assert (found.registers, found.local, found.per_score) == (200, 0, 2.0)
+    # 61 FFMA, 64 products of 16 clocks, two copies of 16, and a branch; a stall of one clock each.
+    wanted = {"fp32": 61, "issue": 128, "shared": 32, "tensor": 1024}
+    assert (found.clocks, found.stalls, found.between) == (wanted, 128, 0)
 
 
 def test_spills_are_counted_wherever_they_are():
