@@ -154,16 +154,17 @@ def _softmax_attention(
 
 
 def _video(pipe: Any, video: int, attend: Callable[[LayerCall], Tensor]) -> Tensor:
-    """[F, 3, H, W] in [0, 1], with the attention of every layer computed by `attend`."""
+    """[1, 3, F, H, W] in [0, 1], with the attention of every layer computed by `attend`."""
     prompt = HELDOUT_SCENES[video % len(HELDOUT_SCENES)].prompt
     with _attention_by(pipe, attend) as next_step:
-        return pipe(
+        frames = pipe(
             prompt,
             generator=torch.Generator().manual_seed(FIRST_SEED + video),
             output_type="pt",
             callback_on_step_end=next_step,
             **call_arguments(STEPS),
-        ).frames[0].float()  # fmt: skip
+        ).frames
+    return frames.float().transpose(1, 2)
 
 
 @contextmanager
