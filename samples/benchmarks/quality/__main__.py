@@ -19,7 +19,8 @@ from typing import Annotated
 import typer
 
 from .included import included_source
-from .measure import measure_drift, measure_errors, save_errors
+from .measure import load_errors, measure_drift, measure_errors, save_errors
+from .policies import POLICIES
 from .report import write_report
 from .sources import Source
 from .synthetic import synthetic_source
@@ -59,9 +60,12 @@ def errors(
         Path | None, typer.Option(help="the UNet's ONNX file; default: the installed package's")
     ] = None,
 ) -> None:
-    """Attention errors of every policy at every cost."""
-    found = measure_errors(open_source(source, work, terrain_model))
-    save_errors(found, work / f"errors-{source.value}.json")
+    """Attention errors of every policy at every cost; those that have results are kept."""
+    path = work / f"errors-{source.value}.json"
+    known = load_errors(path) if path.exists() else []
+    missing = [name for name in POLICIES if name not in {error.policy for error in known}]
+    found = measure_errors(open_source(source, work, terrain_model), names=missing)
+    save_errors([*known, *found], path)
 
 
 @app.command()

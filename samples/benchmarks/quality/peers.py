@@ -68,6 +68,15 @@ class SolAttn(_RunTime):
         )
 
 
+class SolAttnCorrected(SolAttn):
+    """Sol-Attn with the mean correction in every head: what the correction alone is worth."""
+
+    def choose(self, call: LayerCall) -> list[Choice] | None:
+        """The blocks of Sol-Attn."""
+        choices = super().choose(call)
+        return choices and [choice._replace(corrected=True) for choice in choices]
+
+
 class SpargeAttn(_RunTime):
     """SpargeAttn (arXiv 2502.18137): of each row the blocks that hold the first of the softmax
     over block means; query and key blocks whose tokens are unlike each other are exact whatever

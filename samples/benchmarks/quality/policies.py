@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 from .blocks import Choice
 from .calibrated import Calibrated
 from .clusters import SvgEar
-from .peers import SlidingWindows, SolAttn, SpargeAttn, SpatialTemporal
+from .peers import SlidingWindows, SolAttn, SolAttnCorrected, SpargeAttn, SpatialTemporal
 from .sources import LayerCall
 from .static import CalibratedPolicy, PaperPolicy, Recipe
 
@@ -54,6 +54,7 @@ MakePolicy: TypeAlias = "Callable[[Calibrated, float], Policy | SvgEar]"
 
 PEERS: dict[str, MakePolicy] = {
     "Sol-Attn": SolAttn,
+    "Sol-Attn + correction": SolAttnCorrected,
     "SVG-EAR": SvgEar,
     "SpargeAttn": SpargeAttn,
     "Sparse VideoGen": SpatialTemporal,
