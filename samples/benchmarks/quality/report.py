@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import platform
 import statistics
 from collections import defaultdict
@@ -73,6 +74,9 @@ def cells(source: str, errors: Iterable[CallError], baseline: str = VERSION_1) -
         found[error.policy, error.cost].append(error)
     result = []
     for (policy, cost), of_cell in found.items():
+        # Where all that a row attends has no weight beyond float32, the contributions are 0 / 0.
+        if not all(math.isfinite(error.error) for error in of_cell):
+            continue
         change = _relative(of_cell, found.get((baseline, cost), []))
         result.append(
             Cell(
@@ -176,7 +180,8 @@ def _facts() -> list[str]:
         "over prompts and its standard error. Costs are keys that a query attends, summaries and "
         "forced blocks included, as a share of all; neither the choice at run time nor the "
         "attention of mean queries is counted, except where a name says so. Empty: the forced "
-        "blocks cost more, or the policy does not exist there.",
+        "blocks cost more, the policy does not exist there, or all that a row attends has no "
+        "weight in float32.",
     ]
 
 
@@ -262,7 +267,7 @@ def plot_errors(found: Mapping[str, Sequence[Cell]], path: Path) -> None:
         axis.set(title=source, xlabel="keys a query attends / S", yscale="log")
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("relative L2 error of attention")
-    axes[0][-1].legend(fontsize=7)
+    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)
 
 
