@@ -124,8 +124,8 @@ def softmax_scale(graph: GraphBuilder, sizes: Sizes) -> Value:
 class Tiles(NamedTuple):
     """The (sample, head, query block) tiles that a loop takes one at a time, in this order.
 
-    total: INT64 scalar, how many. Of each tile, INT64 [total]: its sample, its key/value head among those
-    of all samples, its query block.
+    total: INT64 scalar, how many. Of each tile, INT64 [total]: its sample, its key/value head among
+    those of all samples, its query block.
     """
 
     sizes: Sizes
