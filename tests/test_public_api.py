@@ -72,11 +72,11 @@ def test_examples_run_in_order(
         exec(compile(code, str(PAGE), "exec"), namespace)
     printed = capsys.readouterr().out
     for said in (
-        "4 layers, density 0.30",
+        "5 layers, density 0.30",
         "README.md",
         "; fix: ",
         "passed",
-        "(1, 3, 8, 64, 64)",
+        "(1, 16, 8, 16, 16)",
         "'out/ball.mp4', 'out/ball.dense.mp4'",
         " s a step",
         "torch.Size([1, 256, 2, 64])",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import PlanError
 from ..op.mask import pack_block_mask, unpack_block_mask
+from ..op.spec import MASK_WORD_BITS
 
 # The stream carries no settings of its own, so a file cannot ask for a larger dictionary.
 _DICTIONARY_BYTES = 8 << 20
@@ -96,7 +97,7 @@ def decode_fine_mask(
     Raises:
         PlanError: the stream is damaged, holds more or fewer bytes, or a bit past the last block.
     """
-    blocks = sum(int(dropped.sum()) for _, dropped in _dropped_blocks(exact, key_blocks))
+    blocks = _dropped_count(exact, key_blocks)
     what = f"a bit for each of {blocks} blocks that are not exact"
     content = np.frombuffer(_decompressed(subject, data, -(-blocks // 8), what), dtype=np.uint8)
     if blocks % 8 and content[-1] >> blocks % 8:
@@ -129,6 +130,15 @@ def _plane(stored: NDArray[np.int32], shape: tuple[int, int, int, int]) -> NDArr
     plane = np.ascontiguousarray(rows).astype(np.int32, copy=False)
     plane.setflags(write=False)
     return plane
+
+
+def _dropped_count(exact: NDArray[np.int32], key_blocks: int) -> int:
+    """Blocks that are not exact; bits at or past NK do not count."""
+    words = exact.view(np.uint32)
+    padding = words[..., -1] >> np.uint32((key_blocks - 1) % MASK_WORD_BITS) >> np.uint32(1)
+    set_bits = np.bitwise_count(words).sum(dtype=np.int64)
+    padding_bits = np.bitwise_count(padding).sum(dtype=np.int64)
+    return words[..., 0].size * key_blocks - int(set_bits - padding_bits)
 
 
 def _dropped_blocks(

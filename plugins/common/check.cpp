@@ -88,13 +88,6 @@ paro_status check_affine(const paro_attention& call) {
 
 }  // namespace
 
-paro_status refuse_version_2(const paro_attention& call) noexcept {
-  if (!call.fine_summaries && !call.mean_correction && !call.routing) return PARO_OK;
-  return fail(PARO_UNSUPPORTED,
-              "fine_summaries, mean_correction, routing: expected 0 in this library, got %d, %d, %d",
-              call.fine_summaries, call.mean_correction, call.routing);
-}
-
 Shape Shape::of(const paro_attention& call) noexcept {
   const int32_t key_blocks = blocks_of(call.tokens, call.block_k);
   return {.query_blocks = blocks_of(call.tokens, call.block_q),

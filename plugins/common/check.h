@@ -23,9 +23,6 @@ paro_status check_block_grid(const paro_attention& call) noexcept;
 // Checks sizes, types and attributes. Reads no pointer of the call.
 paro_status check_shape(const paro_attention* call) noexcept;
 
-// Refuses calls that use what version 2 of the op adds, for a library that does not compute it.
-paro_status refuse_version_2(const paro_attention& call) noexcept;
-
 // Checks that pointers are present and aligned to their element. Run it after check_shape.
 paro_status check_pointers(const paro_attention& call) noexcept;
 

@@ -9,7 +9,9 @@
 #include "kernels/device.h"
 #include "kernels/instructions.h"
 #include "kernels/reorder_quantize/launch.h"
+#include "kernels/routing/launch.h"
 #include "kernels/sparse_attention/launch.h"
+#include "kernels/summaries/launch.h"
 #include "kernels/workspace.h"
 
 namespace paro::kernels {
@@ -29,6 +31,7 @@ struct Choice {
   int32_t units;              // at once
   const char* against_wgmma;  // null where wgmma is used
   const Kernel* kernel;       // of stage 2
+  const Kernel* corrector;    // whose mean correction the call takes
   size_t shared_bytes;        // that the kernel needs
 };
 
@@ -83,7 +86,9 @@ paro_status choose_units(const paro_attention& call, const paro_launch& launch, 
 paro_status check_shared_memory(const paro_attention& call, const Choice& choice) {
   const size_t most = sparse_attention::shared_bytes_a_block(choice.sm);
   if (choice.shared_bytes <= most) return PARO_OK;
-  const size_t words = (most - choice.kernel->shared_bytes) / sizeof(uint32_t);
+  const size_t rows = call.fine_summaries ? 2 : 1;
+  const size_t words =
+      (most - choice.kernel->shared_bytes_with(0, call.fine_summaries)) / sizeof(uint32_t) / rows;
   return fail(PARO_UNSUPPORTED,
               "tokens: expected at most %zu, whose mask fits the %zu bytes of shared memory of a "
               "thread block on sm_%d, got %d, which needs %zu bytes",
@@ -104,19 +109,22 @@ paro_status choose_kernel(const paro_attention& call, Choice* choice) {
       .pv = number_of(call.pv_bits, call.dtype),
       .four_bit = has_four_bit && choice->sm >= 90 ? FourBit::unpacked : FourBit::native};
   choice->kernel = sparse_attention::find_kernel(selection);
+  Selection corrector = selection;
+  corrector.instructions = Instructions::mma_sync;
+  choice->corrector = sparse_attention::find_kernel(corrector);
   if (choice->kernel == nullptr) {
     return fail(PARO_UNSUPPORTED, "bits: expected a combination with a kernel, got QK %d, PV %d",
                 call.qk_bits, call.pv_bits);
   }
   choice->shared_bytes = choice->kernel->shared_bytes_with(
-      span_mask_words(choice->shape.key_blocks, call.block_k, selection.span_keys));
+      span_mask_words(choice->shape.key_blocks, call.block_k, selection.span_keys),
+      call.fine_summaries);
   return check_shared_memory(call, *choice);
 }
 
 paro_status choose(const paro_attention* call, const paro_launch* launch, bool runs_here,
                    Choice* choice) {
   PARO_RETURN_IF_ERROR(check_shape(call));
-  PARO_RETURN_IF_ERROR(refuse_version_2(*call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   PARO_RETURN_IF_ERROR(check_supported(*call));
   PARO_RETURN_IF_ERROR(choose_sm(*call, *launch, runs_here, &choice->sm));
@@ -125,8 +133,13 @@ paro_status choose(const paro_attention* call, const paro_launch* launch, bool r
   return choose_kernel(*call, choice);
 }
 
-paro_status prepare_stage2(const Choice& choice) {
-  if (sparse_attention::prepare(*choice.kernel) == LaunchStatus::ok) return PARO_OK;
+paro_status prepare_stage2(const paro_attention& call, const Choice& choice) {
+  if (call.mean_correction &&
+      sparse_attention::prepare_correction(*choice.corrector) != LaunchStatus::ok) {
+    return fail(PARO_RUNTIME_ERROR, "mean correction: its kernel does not load: %s",
+                last_launch_message());
+  }
+  if (sparse_attention::prepare(*choice.kernel, call.fine_summaries != 0) == LaunchStatus::ok) return PARO_OK;
   return fail(PARO_RUNTIME_ERROR, "stage 2: its kernel does not load: %s", last_launch_message());
 }
 
@@ -165,6 +178,7 @@ Geometry geometry_of(const paro_attention& call, const Shape& shape) {
           .key_blocks = shape.key_blocks,
           .summary_blocks = shape.summary_blocks,
           .mask_words = shape.mask_words,
+          .block_q = call.block_q,
           .block_k = call.block_k,
           .first_unit = 0,
           .units = call.batch * call.kv_heads};
@@ -177,7 +191,10 @@ Plan plan_of(const paro_attention& call) {
           .tile_order = call.tile_order,
           .channel_affine = call.channel_affine,
           .mask_bin = call.mask_bin,
-          .key_length = call.key_length};
+          .key_length = call.key_length,
+          .fine_mask = call.fine_summaries ? call.fine_mask : nullptr,
+          .corrected_heads = call.mean_correction ? call.corrected_heads : nullptr,
+          .dynamic_blocks = call.routing ? call.dynamic_blocks : nullptr};
 }
 
 float logit_scale(const paro_attention& call) {
@@ -193,12 +210,60 @@ reorder_quantize::Selection stage1_of(const paro_attention& call) {
           .pooled = call.pool_dropped != 0};
 }
 
+TileLayout layout_of(const Selection& selection) {
+  return selection.instructions == Instructions::wgmma ? TileLayout::swizzled : TileLayout::rows;
+}
+
+// Launches what version 2 computes between the stages: fine summaries, chosen blocks, corrections.
+LaunchStatus launch_version_2(const paro_attention& call, const Choice& choice,
+                              const AttentionParams& attention, const Workspace& workspace,
+                              Stream stream) {
+  const Geometry& geometry = attention.geometry;
+  const Number source = number_of(16, call.dtype);
+  const Selection& selection = choice.kernel->selection;
+  LaunchStatus status = LaunchStatus::ok;
+  if (call.fine_summaries) {
+    const FineParams fine{.geometry = geometry,
+                          .plan = attention.plan,
+                          .key = call.key,
+                          .value = call.value,
+                          .fine = workspace.fine,
+                          .key_number = selection.qk,
+                          .value_number = fine_number(selection.pv)};
+    status = summaries::launch_fine_groups(fine, source, call.head_dim, stream);
+  }
+  if (call.routing && status == LaunchStatus::ok) {
+    const RoutingParams routed{.geometry = geometry,
+                               .plan = attention.plan,
+                               .query = call.query,
+                               .key = call.key,
+                               .value = call.value,
+                               .means = workspace.routing,
+                               .mask = workspace.routed_mask,
+                               .logit_scale = attention.logit_scale,
+                               .pooled = call.pool_dropped != 0};
+    status = routing::launch_stage(routed, source, call.head_dim, stream);
+  }
+  if (call.mean_correction && status == LaunchStatus::ok) {
+    status = summaries::launch_correction_queries(geometry, attention.plan, call.query,
+                                                  workspace.mean_query, call.qk_bits == 16, source,
+                                                  call.head_dim, stream);
+  }
+  if (call.mean_correction && status == LaunchStatus::ok) {
+    const CorrectionParams correction{.attention = attention,
+                                      .mean_query = workspace.mean_query,
+                                      .correction = workspace.correction,
+                                      .layout = layout_of(selection)};
+    status = sparse_attention::launch_correction(*choice.corrector, correction, stream);
+  }
+  return status;
+}
+
 // Launches both stages for the units of the geometry.
 LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                            const Geometry& geometry, const Workspace& workspace, Stream stream) {
   const Plan plan = plan_of(call);
   const Selection& selection = choice.kernel->selection;
-  const bool is_wgmma = selection.instructions == Instructions::wgmma;
   const ReorderParams reorder{.geometry = geometry,
                               .plan = plan,
                               .key = call.key,
@@ -207,7 +272,7 @@ LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                               .prepared = workspace.prepared,
                               .key_number = selection.qk,
                               .value_number = selection.pv,
-                              .layout = is_wgmma ? TileLayout::swizzled : TileLayout::rows};
+                              .layout = layout_of(selection)};
   const LaunchStatus reordered =
       reorder_quantize::launch_stage(stage1_of(call), reorder, stream);
   if (reordered != LaunchStatus::ok) return reordered;
@@ -217,11 +282,17 @@ LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                                   .output = call.output,
                                   .prepared = workspace.prepared,
                                   .logit_scale = logit_scale(call),
-                                  .is_bfloat16 = call.dtype == PARO_BFLOAT16};
+                                  .is_bfloat16 = call.dtype == PARO_BFLOAT16,
+                                  .fine = workspace.fine,
+                                  .routed_mask = workspace.routed_mask,
+                                  .correction = workspace.correction};
+  const LaunchStatus between = launch_version_2(call, choice, attention, workspace, stream);
+  if (between != LaunchStatus::ok) return between;
   const int samples = (geometry.first_unit + geometry.units - 1) / geometry.kv_heads -
                       geometry.first_unit / geometry.kv_heads + 1;
   const auto blocks = static_cast<unsigned>(call.heads * choice.shape.query_blocks * samples);
-  return sparse_attention::launch(*choice.kernel, attention, blocks, choice.shared_bytes, stream);
+  return sparse_attention::launch(*choice.kernel, call.fine_summaries != 0, attention, blocks,
+                                  choice.shared_bytes, stream);
 }
 
 }  // namespace
@@ -276,7 +347,24 @@ paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) 
   if (reorder_quantize::load_stage(stage1_of(*call)) != LaunchStatus::ok) {
     return fail(PARO_RUNTIME_ERROR, "stage 1: its kernels do not load: %s", last_launch_message());
   }
-  return prepare_stage2(choice);
+  if (call->fine_summaries &&
+      summaries::load_fine_groups(number_of(16, call->dtype), call->head_dim, call->block_k) !=
+          LaunchStatus::ok) {
+    return fail(PARO_RUNTIME_ERROR, "fine summaries: their kernel does not load: %s",
+                last_launch_message());
+  }
+  if (call->routing &&
+      routing::load_stage(number_of(16, call->dtype), call->head_dim, call->block_k) !=
+          LaunchStatus::ok) {
+    return fail(PARO_RUNTIME_ERROR, "routing: its kernels do not load: %s", last_launch_message());
+  }
+  if (call->mean_correction &&
+      summaries::load_correction_queries(number_of(16, call->dtype), call->head_dim) !=
+          LaunchStatus::ok) {
+    return fail(PARO_RUNTIME_ERROR, "mean correction: its queries' kernel does not load: %s",
+                last_launch_message());
+  }
+  return prepare_stage2(*call, choice);
 }
 
 paro_status paro_forward(const paro_attention* call, const paro_launch* launch, void* workspace,
@@ -285,7 +373,7 @@ paro_status paro_forward(const paro_attention* call, const paro_launch* launch, 
   PARO_RETURN_IF_ERROR(choose(call, launch, true, &choice));
   const Workspace cut = cut_workspace(*call, choice.shape, choice.units, workspace);
   PARO_RETURN_IF_ERROR(check_memory(*call, workspace, workspace_bytes, cut.bytes));
-  PARO_RETURN_IF_ERROR(prepare_stage2(choice));
+  PARO_RETURN_IF_ERROR(prepare_stage2(*call, choice));
   const Geometry all = geometry_of(*call, choice.shape);
   for (int32_t first = 0; first < all.units; first += choice.units) {
     Geometry group = all;

@@ -75,6 +75,12 @@ paro::kernels::reorder_quantize::stage_of<paro::kernels::Number::${source}, ${he
   file(CONFIGURE OUTPUT ${file} CONTENT "${content}" @ONLY)
 endfunction()
 
+function(paro_write_version_2 file)
+  file(CONFIGURE OUTPUT ${file}
+       CONTENT "#include \"kernels/routing/instance.cuh\"\n#include \"kernels/summaries/instance.cuh\"\n"
+  )
+endfunction()
+
 # Writes the source files of both stages to a folder, and their paths to the variable `result`.
 function(paro_kernel_instances folder suffix result)
   set(files "")
@@ -84,7 +90,8 @@ function(paro_kernel_instances folder suffix result)
     list(APPEND files ${file})
   endforeach()
   paro_write_stage2_wgmma(${folder}/sparse_attention_wgmma.${suffix})
-  list(APPEND files ${folder}/sparse_attention_wgmma.${suffix})
+  paro_write_version_2(${folder}/version_2.${suffix})
+  list(APPEND files ${folder}/sparse_attention_wgmma.${suffix} ${folder}/version_2.${suffix})
   paro_write_stage1(${folder}/reorder_quantize.${suffix} ${PARO_STAGE1})
   list(APPEND files ${folder}/reorder_quantize.${suffix})
   set(${result} ${files} PARENT_SCOPE)
@@ -95,6 +102,7 @@ if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)
     paro_write_stage1(${FOLDER}/reorder_quantize_${part}.cu ${part})
   endforeach()
   paro_write_stage2_wgmma(${FOLDER}/sparse_attention_wgmma.cu)
+  paro_write_version_2(${FOLDER}/version_2.cu)
   foreach(source IN LISTS PARO_SOURCES)
     string(REGEX MATCH "_(native|unpacked)$" ending ${source})
     foreach(pair IN LISTS PARO_PAIRS_${source})

@@ -51,6 +51,7 @@ struct Geometry {
   int32_t key_blocks;      // NK
   int32_t summary_blocks;  // G
   int32_t mask_words;      // W
+  int32_t block_q;         // 64 or 128
   int32_t block_k;         // 64 or 128
   int32_t first_unit;
   int32_t units;
@@ -65,6 +66,10 @@ struct Plan {
   const float* channel_affine;  // [4, Hk, D]
   const int32_t* mask_bin;      // [B]
   const int32_t* key_length;    // [B]
+  // Version 2; null where not used.
+  const int32_t* fine_mask;        // [T, H, NQ, W]
+  const int32_t* corrected_heads;  // [H]
+  const int32_t* dynamic_blocks;   // [T, H]
 };
 
 // Keys and values as stage 1 leaves them for stage 2. N = NK + G blocks a unit.
@@ -80,6 +85,83 @@ struct PreparedKeys {
 struct BlockMeans {
   float* key;    // [units, NK, D]
   float* value;  // [units, NK, D]
+};
+
+// Consecutive tokens whose mean is one row of routing's estimate, and query rows that share one
+// corrected mean.
+constexpr int routing_run = 16;
+constexpr int correction_rows = 128;
+
+// Routing's estimate walks four key blocks a step, and a thread block of it takes 64 query runs:
+// its arrays hold whole ones.
+constexpr int routing_step_blocks = 4;
+constexpr int routing_block_runs = 64;
+
+constexpr int routing_blocks(int key_blocks) {
+  return (key_blocks + routing_step_blocks - 1) / routing_step_blocks * routing_step_blocks;
+}
+
+constexpr int routing_query_runs(int query_blocks, int block_q) {
+  const int runs = query_blocks * (block_q / routing_run);
+  return (runs + routing_block_runs - 1) / routing_block_runs * routing_block_runs;
+}
+
+// Floats for the products of a block's values: (R + 1) (R + 2) / 2 for R runs and the block's mean,
+// rounded up.
+constexpr int routing_products(int runs) { return runs == 4 ? 16 : 48; }
+
+// Summary tokens of a fine key block, and the groups of them that form a step of 64 keys.
+constexpr int fine_summaries = 4;
+constexpr int fine_step_groups = 16;
+constexpr int fine_step_keys = fine_step_groups * fine_summaries;
+
+// The type of the values of fine summaries: a scale for each channel could not be gathered, so that
+// 4-bit calls have 8 bits there.
+constexpr Number fine_number(Number value) { return value == Number::s4 ? Number::s8 : value; }
+
+// The four summaries of each key block, a group. Gathered by stage 2.
+struct FineGroups {
+  uint8_t* key;        // [units, NK, 4, D] codes
+  uint8_t* value;      // 8 bits: [units, NK, D, 4] codes; 16 bits: [units, NK, 4, D]
+  float* key_scale;    // [units, NK]; unused at 16 bits
+  float* value_scale;  // [units, NK]; unused at 16 bits
+};
+
+// Stage 1's addition: tokens to groups of fine summaries.
+struct FineParams {
+  Geometry geometry;
+  Plan plan;
+  const void* key;    // [B, S, Hk, D]
+  const void* value;  // [B, S, Hk, D]
+  FineGroups fine;
+  Number key_number;    // of `fine.key`
+  Number value_number;  // of `fine.value`
+};
+
+// What routing estimates from, in the inputs' 16-bit type. NJ = routing_blocks(NK), R = block_k / 16
+// the runs of a key block. Rows without a token are 0. The query heads of a launch are counted unit
+// by unit.
+struct RoutingMeans {
+  uint16_t* query;             // [heads, routing_query_runs, D]
+  uint16_t* key;               // [units, NJ, R, D]
+  uint16_t* value;             // [units, NJ, R, D]
+  uint16_t* transposed_value;  // [units, NJ / 4, D, 4 * R]
+  uint16_t* block_key;         // [units, NJ, D]
+  uint16_t* block_value;       // [units, NJ, D]
+  float* gram;   // [units, NJ, routing_products]: of the block's R values and their mean
+  float* error;  // [heads, NQ, NK], the estimate
+};
+
+struct RoutingParams {
+  Geometry geometry;
+  Plan plan;
+  const void* query;  // [B, S, H, D]
+  const void* key;    // [B, S, Hk, D]
+  const void* value;  // [B, S, Hk, D]
+  RoutingMeans means;
+  uint32_t* mask;     // [heads, NQ, W]: block_mask with the chosen blocks
+  float logit_scale;  // softmax scale * log2(e)
+  bool pooled;
 };
 
 // Stage 1: tokens to key blocks (`tokens` sources), or means to summary blocks.
@@ -104,6 +186,18 @@ struct AttentionParams {
   PreparedKeys prepared;
   float logit_scale;  // softmax scale * log2(e)
   bool is_bfloat16;   // query and output
+  // Version 2; null where not used.
+  FineGroups fine;
+  const uint32_t* routed_mask;  // [heads of the launch, NQ, W], instead of block_mask
+  const float* correction;      // [heads of the launch, NQ, D], added to rows of corrected_heads
+};
+
+// The mean correction. A row is the mean query of the run that a query block lies in.
+struct CorrectionParams {
+  AttentionParams attention;  // of the call: the same keys, masks and scale
+  const float* mean_query;    // [heads of the launch, runs of 128 rows, D], not equalized
+  float* correction;          // [heads of the launch, NQ, D]
+  TileLayout layout;          // of the prepared keys
 };
 
 }  // namespace paro::kernels

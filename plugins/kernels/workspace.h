@@ -14,6 +14,12 @@ constexpr size_t workspace_alignment = 256;
 struct Workspace {
   PreparedKeys prepared;
   BlockMeans means;
+  // Version 2; no bytes where not used.
+  FineGroups fine;
+  RoutingMeans routing;
+  uint32_t* routed_mask;
+  float* mean_query;
+  float* correction;
   size_t bytes;
 };
 
@@ -38,12 +44,43 @@ inline Workspace cut_workspace(const paro_attention& call, const Shape& shape, i
   const int64_t blocks = units * (shape.key_blocks + shape.summary_blocks);
   const int64_t elements = blocks * call.block_k * call.head_dim;
   const int64_t means = call.pool_dropped ? units * shape.key_blocks * call.head_dim : 0;
-  Workspace w;
+  Workspace w{};
   w.prepared.key = take(elements * call.qk_bits / 8);
   w.prepared.value = take(elements * call.pv_bits / 8);
   w.prepared.key_scale = take_floats(blocks);
   w.prepared.value_scale = take_floats(call.pv_bits == 4 ? blocks * call.head_dim : blocks);
   w.means = {take_floats(means), take_floats(means)};
+  const int64_t heads = units * (call.heads / call.kv_heads);
+  if (call.fine_summaries) {
+    const int64_t groups = units * shape.key_blocks;
+    const int64_t summaries = groups * fine_summaries * call.head_dim;
+    w.fine.key = take(summaries * call.qk_bits / 8);
+    w.fine.value = take(summaries * bits_of(fine_number(number_of(call.pv_bits, call.dtype))) / 8);
+    w.fine.key_scale = take_floats(groups);
+    w.fine.value_scale = take_floats(groups);
+  }
+  if (call.routing) {
+    const auto take_rows = [&](int64_t rows) {
+      return reinterpret_cast<uint16_t*>(take(rows * call.head_dim * 2));
+    };
+    const int runs = call.block_k / routing_run;
+    const int64_t padded = units * routing_blocks(shape.key_blocks);
+    w.routing.query = take_rows(heads * routing_query_runs(shape.query_blocks, call.block_q));
+    w.routing.key = take_rows(padded * runs);
+    w.routing.value = take_rows(padded * runs);
+    w.routing.transposed_value = take_rows(padded * runs);
+    w.routing.block_key = take_rows(padded);
+    w.routing.block_value = take_rows(padded);
+    w.routing.gram = take_floats(padded * routing_products(runs));
+    w.routing.error = take_floats(heads * shape.query_blocks * shape.key_blocks);
+    w.routed_mask = reinterpret_cast<uint32_t*>(
+        take_floats(heads * shape.query_blocks * shape.mask_words));
+  }
+  if (call.mean_correction) {
+    const int64_t runs = (call.tokens + correction_rows - 1) / correction_rows;
+    w.mean_query = take_floats(heads * runs * call.head_dim);
+    w.correction = take_floats(heads * shape.query_blocks * call.head_dim);
+  }
   w.bytes = used;
   return w;
 }

@@ -13,6 +13,7 @@ from paro_trt.engine.build import adopt_engine, build_engine
 from paro_trt.engine.cache import EngineCache
 from paro_trt.engine.manifest import manifest_path, read_manifest
 from paro_trt.errors import ArgumentError, BackendUnavailableError, OnnxFileError
+from paro_trt.library_files import ABI_VERSION
 from paro_trt.runtime.engine import Engine
 
 from .conftest import with_attention
@@ -69,7 +70,7 @@ def test_build_on_every_release(machine, half_onnx, tmp_path):
         cuda.bindings_version(),
     )
     assert (manifest.tensorrt.version, manifest.onnx.attention) == (machine.trt.version, 1)
-    assert manifest.plugin.abi == 2
+    assert manifest.plugin.abi == ABI_VERSION
     assert manifest.plugin.name.startswith("paro-cpu")
 
 

@@ -94,7 +94,9 @@ def test_a_chosen_block_that_is_fine_is_exact(library, fresh_seed):
     config = replace(FINE, routing=True)
     inputs = inputs_of(config, fresh_seed)
     every = inputs._replace(
-        fine_mask=filled(inputs.fine_mask, 63), dynamic_blocks=filled(inputs.dynamic_blocks, 6)
+        block_mask=filled(inputs.block_mask, 0),
+        fine_mask=filled(inputs.fine_mask, 63),
+        dynamic_blocks=filled(inputs.dynamic_blocks, 6),
     )
     dense = version_1(inputs, block_mask=filled(inputs.block_mask, 63))
     expected = dict(forward_on_each_isa(library, dense, VERSION_1))
@@ -102,15 +104,16 @@ def test_a_chosen_block_that_is_fine_is_exact(library, fresh_seed):
         assert torch.equal(output, expected[isa]), isa
 
 
-@pytest.mark.parametrize(("count", "meaning"), [(7, 6), (2**31 - 1, 6), (-1, 0), (-(2**31), 0)])
-def test_counts_of_chosen_blocks_are_clamped(count, meaning, fresh_seed):
+@pytest.mark.parametrize(("count", "exact"), [(7, 63), (2**31 - 1, 63), (-1, 0), (-(2**31), 0)])
+def test_counts_of_chosen_blocks_are_clamped(count, exact, library, fresh_seed):
     inputs = inputs_of(ROUTED, fresh_seed)
-
-    def call(k: int) -> torch.Tensor:
-        changed = inputs._replace(dynamic_blocks=filled(inputs.dynamic_blocks, k))
-        return paro_attention(*changed, **ROUTED.keywords(), impl="cpu", check_values=False)
-
-    assert torch.equal(call(count), call(meaning))
+    inputs = inputs._replace(
+        block_mask=filled(inputs.block_mask, 0),
+        dynamic_blocks=filled(inputs.dynamic_blocks, count),
+    )
+    output = paro_attention(*inputs, **ROUTED.keywords(), impl="cpu", check_values=False)
+    chosen = version_1(inputs, block_mask=filled(inputs.block_mask, exact))
+    assert torch.equal(output, library.forward(chosen, VERSION_1))
 
 
 def test_only_flagged_heads_are_corrected(library, fresh_seed):

@@ -6,7 +6,7 @@ import json
 import lzma
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ _DTYPES = {"int32": "I32", "float32": "F32", "uint8": "U8", "int64": "I64", "flo
 PLAN = small_plan(
     grid=Grid(2, 8, 8), text=TextLayout(22, TextPosition.LAST), heads=4, kv_heads=2, density=0.6
 )
+
+# 150 tokens: three key blocks. Layer 1 has all of version 2, layer 0 nothing of it.
+_WHOLE = small_plan(
+    grid=Grid(2, 8, 8), text=TextLayout(22, TextPosition.LAST), heads=4, kv_heads=2, density=0.4,
+    pool_dropped=True, fine=0.5, corrected=(1,), dynamic=1,
+)  # fmt: skip
+_PLAIN = replace(_WHOLE.layers[0], fine_mask=None, corrected_heads=None, dynamic_blocks=None)
+VERSION_2: ParoPlan = replace(_WHOLE, layers=(_PLAIN, _WHOLE.layers[1]))
 
 
 @dataclass

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from paro_trt.plan import Grid, ParoPlan, TextLayout, TextPosition
-from tests.support.plans import small_plan
+from .forge import (
+    PLAN,
+    VERSION_2,
+    Attack,
+    Forgery,
+    assert_refused,
+    drop,
+    element,
+    packed,
+    put,
+    tensor,
+)
 
-from .forge import PLAN, Attack, Forgery, assert_refused, drop, element, packed, put, tensor
-
-# 150 tokens: three key blocks. Layer 1 has all of version 2, layer 0 nothing of it.
-_WHOLE = small_plan(
-    grid=Grid(2, 8, 8), text=TextLayout(22, TextPosition.LAST), heads=4, kv_heads=2, density=0.4,
-    pool_dropped=True, fine=0.5, corrected=(1,), dynamic=1,
-)  # fmt: skip
-_PLAIN = replace(_WHOLE.layers[0], fine_mask=None, corrected_heads=None, dynamic_blocks=None)
-NEW: ParoPlan = replace(_WHOLE, layers=(_PLAIN, _WHOLE.layers[1]))
-
-BLOCKS = NEW.bins * 4 * NEW.query_blocks * NEW.key_blocks
-DROPPED = BLOCKS - int(NEW.layers[1].attended_blocks().sum())
+BLOCKS = VERSION_2.bins * 4 * VERSION_2.query_blocks * VERSION_2.key_blocks
+DROPPED = BLOCKS - int(VERSION_2.layers[1].attended_blocks().sum())
 
 
 def octets(content: bytes) -> Attack:
@@ -154,7 +153,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attack(name: str, tmp_path: Path) -> None:
     attack, message = ATTACKS[name]
-    assert_refused(attack, message, tmp_path, NEW)
+    assert_refused(attack, message, tmp_path, VERSION_2)
 
 
 def test_version_2_of_nothing_new(tmp_path: Path) -> None:
@@ -162,7 +161,7 @@ def test_version_2_of_nothing_new(tmp_path: Path) -> None:
 
 
 def test_planes_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = NEW.layers[0].block_mask.nbytes
+    words = VERSION_2.layers[0].block_mask.nbytes
     monkeypatch.setattr("paro_trt.plan.layer.MAX_MASK_BYTES", 3 * words - 1)
     expected = rf"block_mask.*at most {3 * words - 1} bytes.*got {3 * words}"
-    assert_refused(lambda _: None, expected, tmp_path, NEW)
+    assert_refused(lambda _: None, expected, tmp_path, VERSION_2)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from paro_trt.errors import PlanError
 from paro_trt.plan import ParoPlan, load_plan
 
-from .forge import PLAN, Forgery
+from .forge import VERSION_2 as PLAN
+from .forge import Forgery
 
 HONEST = Forgery.of(PLAN).build()
 HEADER_BYTES = 8 + int.from_bytes(HONEST[:8], "little")

@@ -42,7 +42,10 @@ for number, (name, mode) in enumerate(modes.items()):
     try:
         library = native.NativeLibrary(Path(copy))
         outputs = [library.forward(*call, sm=int(sys.argv[4])) for call in calls]
-        same = all(map(torch.equal, outputs, expected))
+        same = all(
+            torch.equal(output.nan_to_num(9.0), value.nan_to_num(9.0))
+            for output, value in zip(outputs, expected, strict=True)
+        )
         print(name, "-" if same else "wrong result", sep=": ")
     except native.NativeError as error:
         print(name, str(error).partition("CUDA emulator: ")[2].split()[0], sep=": ")

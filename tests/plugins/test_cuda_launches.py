@@ -16,6 +16,7 @@ from .emulator_builds import run
 RUNTIME = Path(__file__).with_name("cuda_device")
 MUTATED = ("ptx/launch.cuh", "kernels/sparse_attention/launch.cpp")
 OTHERS = ("kernels/backend.cpp", "kernels/instructions.cpp", "kernels/device_cuda.cpp",
+          "kernels/sparse_attention/launch_correction.cpp",
           "common/check.cpp", "common/error.cpp", "common/describe_call.cpp",
           "tensorrt/plugin.cpp", "tensorrt/attributes.cpp", "tensorrt/tensors.cpp",
           "tensorrt/log.cpp", "tensorrt/build_id.cpp", RUNTIME / "launches.cpp")  # fmt: skip

@@ -105,7 +105,7 @@ def attend_sparse(graph: GraphBuilder, prepared: Prepared) -> Value:
             # exp(x - max + log(levels)) saves one pass over the logits compared with exp(x - max) *
             # levels.
             codes = graph.op("Round", graph.op("Exp", blocked - (maximum - log_levels)))
-            if fine_logits is None:
+            if fine_logits is None or shapes.groups is None:
                 weight = graph.op("Exp", maximum - maximum.max(1))
                 return graph.op("Reshape", codes * weight, shapes.keys)
             grouped = graph.op("Reshape", fine_logits, shapes.groups)

@@ -135,7 +135,7 @@ def block_errors(
     present = (count > 0.0).reshape(sizes.batch, sizes.query_blocks, of_block)
     if graph.control_flow:
         tiles = Tiles.of(graph, sizes)
-        of_tile = rows.reshape(tiles.count, of_block, sizes.head_dim)
+        of_tile = rows.reshape(tiles.total, of_block, sizes.head_dim)
         present = present.reshape(sizes.batch * sizes.query_blocks, of_block)
         row = tiles.sample * sizes.query_blocks + tiles.query_block
 
@@ -145,7 +145,7 @@ def block_errors(
             kept = graph.where(present.take(row.take(index)), errors, 0.0)
             return kept.sum(3, keep=False).reshape(sizes.token_blocks)
 
-        errors = graph.stack(tiles.count, errors_of)
+        errors = graph.stack(tiles.total, errors_of)
     else:
         of_heads = rows.reshape(sizes.batch, sizes.kv_heads, sizes.group * runs, sizes.head_dim)
         errors = estimated_errors(graph, of_heads, keys, sizes).reshape(

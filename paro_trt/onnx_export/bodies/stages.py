@@ -124,12 +124,12 @@ def softmax_scale(graph: GraphBuilder, sizes: Sizes) -> Value:
 class Tiles(NamedTuple):
     """The (sample, head, query block) tiles that a loop takes one at a time, in this order.
 
-    count: INT64 scalar. Of each tile, INT64 [count]: its sample, its key/value head among those
-    of all samples, its query block.
+    total: INT64 scalar, how many. Of each tile, INT64 [total]: its sample, its key/value head among
+    those of all samples, its query block.
     """
 
     sizes: Sizes
-    count: Value
+    total: Value
     sample: Value
     kv_head: Value
     query_block: Value

@@ -9,7 +9,7 @@ namespace paro::cpu::PARO_ISA {
 // Keys or values (x - shift) * (1 / factor), or as they come.
 struct Preconditioning {
   bool none;
-  const float* shift;                 // [D]
+  const float* shift;                             // [D]
   alignas(64) float reciprocal[kLargestHeadDim];  // [D]
 
   Preconditioning(const HeadJob& job, paro_affine_row mean, paro_affine_row factor, int bits)
@@ -32,7 +32,7 @@ struct Preconditioning {
 };
 
 // Gathers block `index` of keys or values, with zeros past the end. Preconditions each row while it
-// is in the first cache; none: leaves the rows as they come.
+// is in the first cache; `change` null: leaves the rows as they come.
 inline void gather_block(const HeadJob& job, const void* source, int index,
                          const Preconditioning* change, float* out) {
   const paro_attention& call = *job.call;

@@ -4,18 +4,19 @@
 
 namespace paro::kernels::sparse_attention {
 
-LaunchStatus prepare(const Kernel& kernel) {
-  if (kernel.function == nullptr) {
+LaunchStatus prepare(const Kernel& kernel, bool fine) {
+  const auto function = fine ? kernel.fine_function : kernel.function;
+  if (function == nullptr) {
     std::snprintf(last_launch_message(), launch_message_bytes,
                   "this library was built for no GPU that has the kernel's instructions");
     return LaunchStatus::failed;
   }
-  return allow_all_shared_bytes(kernel.function, *kernel.allowed);
+  return allow_all_shared_bytes(function, fine ? *kernel.fine_allowed : *kernel.allowed);
 }
 
-LaunchStatus launch(const Kernel& kernel, const AttentionParams& params, unsigned blocks,
+LaunchStatus launch(const Kernel& kernel, bool fine, const AttentionParams& params, unsigned blocks,
                     size_t shared_bytes, Stream stream) {
-  return paro::launch(kernel.function,
+  return paro::launch(fine ? kernel.fine_function : kernel.function,
                       {.grid = dim3(blocks),
                        .block = dim3(static_cast<unsigned>(kernel.threads)),
                        .shared_bytes = shared_bytes,

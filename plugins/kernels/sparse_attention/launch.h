@@ -44,11 +44,21 @@ struct Kernel {
   int threads;
   int blocks_an_sm;     // as in its __launch_bounds__
   size_t shared_bytes;  // of a thread block, without the words of the span mask
+  size_t fine_bytes = 0;  // more of them for the steps of fine summaries
   void (*function)(AttentionParams) = nullptr;  // null: no target of the build has its instructions
   DeviceSet* allowed;  // devices that let it have all the shared memory of a thread block
+  // The kernel of calls with fine summaries, which only mma.sync has.
+  void (*fine_function)(AttentionParams) = nullptr;
+  DeviceSet* fine_allowed = nullptr;
+  // The mean correction in the same precision, by mma.sync: wgmma kernels have none of their own.
+  void (*correction)(CorrectionParams) = nullptr;
+  size_t correction_bytes = 0;  // of shared memory
+  DeviceSet* correction_allowed = nullptr;
 
-  size_t shared_bytes_with(int span_mask_words) const {
-    return shared_bytes + sizeof(uint32_t) * static_cast<size_t>(span_mask_words);
+  // `fine`: with a second row of the mask, of the blocks that have no coarse summary.
+  size_t shared_bytes_with(int span_mask_words, bool fine) const {
+    const size_t mask_bytes = sizeof(uint32_t) * static_cast<size_t>(span_mask_words);
+    return shared_bytes + (fine ? fine_bytes + 2 * mask_bytes : mask_bytes);
   }
 };
 
@@ -63,10 +73,18 @@ std::span<const Kernel> wgmma_kernels();
 const Kernel* find_kernel(const Selection& selection);
 
 // Loads the kernel on the current device and gives it what a launch needs there.
-LaunchStatus prepare(const Kernel& kernel);
+LaunchStatus prepare(const Kernel& kernel, bool fine);
+
+// Query blocks of a thread block of the mean correction, and its threads.
+constexpr int correction_tile_rows = 64;
+constexpr int correction_threads = 128;
+
+// The mean correction of a kernel that has one.
+LaunchStatus prepare_correction(const Kernel& kernel);
+LaunchStatus launch_correction(const Kernel& kernel, const CorrectionParams& params, Stream stream);
 
 // Launches `blocks` thread blocks. Run it after `prepare`.
-LaunchStatus launch(const Kernel& kernel, const AttentionParams& params, unsigned blocks,
+LaunchStatus launch(const Kernel& kernel, bool fine, const AttentionParams& params, unsigned blocks,
                     size_t shared_bytes, Stream stream);
 
 }  // namespace paro::kernels::sparse_attention

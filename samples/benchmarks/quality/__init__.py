@@ -1,1 +1,1 @@
-"""The ablation of block-sparse attention policies: `python -m samples.benchmarks.quality`."""
+"""What attention policies cost in quality: `python -m samples.benchmarks.quality`."""

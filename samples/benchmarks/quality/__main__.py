@@ -1,128 +1,105 @@
-"""Does the method work? Block-sparse attention policies at equal density on the included model.
+"""How much block-sparse attention policies lose at equal cost.
 
-    python -m samples.benchmarks.quality
+    python -m samples.benchmarks.quality errors included
+    python -m samples.benchmarks.quality drift included
+    python -m samples.benchmarks.quality videos
+    python -m samples.benchmarks.quality report
 
-Each policy replaces every self-attention of the model in full sampling runs of held-out prompts
-and is compared with dense attention: PSNR and SSIM of the videos (same noise), and the error of
-attention outputs on the dense runs' own inputs. Whatever a policy has to learn beforehand it
-learns from the calibration prompts. Writes OUTPUT.md, .csv and .png; finished configurations are
-kept under --work, so that an interrupted run goes on where it stopped.
+`errors` compares attention on captures of prompts and seeds that no policy has seen: of the
+included pipeline, of synthetic fields at 8,320 tokens, or of a pretrained UNet. `drift` makes the
+masks of other captures than a plan would. `videos` compares videos of the included pipeline.
+`report` writes tables and figures of what has been measured; docs/method.md reads them.
 """
 
-import platform
-import sys
-from dataclasses import replace
 from datetime import datetime, timezone
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
 
-from paro_trt.errors import ArgumentError
-
-from .bench import (
-    FIRST_SEED,
-    FULL,
-    QUICK,
-    Bench,
-    Extent,
-    fingerprint,
-    measure_missing,
-    stored_results,
-)
-from .report import terminal_table, write_csv, write_page, write_plot
+from .included import included_source
+from .measure import load_errors, measure_drift, measure_errors, save_errors
+from .policies import POLICIES
+from .report import write_report
+from .sources import Source
+from .synthetic import synthetic_source
+from .videos import measure_videos
 
 ROOT = Path(__file__).resolve().parents[3]
-MODEL = ROOT / "samples" / "tiny_video_dit" / "model"
+WORK = ROOT / "build" / "quality"
+
+app = typer.Typer(help=__doc__, no_args_is_help=True)
+Work = Annotated[Path, typer.Option(help="where captures and results are kept")]
 
 
-def facts(bench: Bench, extent: Extent) -> list[tuple[str, str]]:
-    """How it was measured."""
-    run, sampling = bench.run, extent.sampling
-    grid = run.geometry.grid
-    return [
-        ("command", f"`python -m samples.benchmarks.quality {' '.join(sys.argv[1:])}`"),
-        ("date", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
-        (
-            "hardware",
-            f"{torch.get_num_threads()} threads of {processor()}, torch {torch.__version__}",
-        ),
-        ("weights", f"SHA-256 {bench.weights}"),
-        (
-            "shape",
-            f"{len(run.sites)} layers x {run.sites[0].heads} heads of {run.sites[0].head_dim}, "
-            f"{grid.frames} x {grid.height} x {grid.width} = {grid.tokens} tokens, "
-            f"blocks {run.settings.block_q} x {run.settings.block_k}",
-        ),
-        (
-            "videos",
-            f"{extent.prompts_per_seed} held-out prompts under each of the seeds "
-            f"{list(extent.seeds)}, other prompts each time; {sampling.steps} Euler steps, "
-            f"shift {sampling.shift:g}, guidance {sampling.guidance_scale:g}; "
-            "quantized: the first seed only",
-        ),
-        (
-            "calibration",
-            f"{extent.calibration_prompts} other prompts, {run.settings.bins} bins, captured steps "
-            f"{list(run.recorded_steps())}",
-        ),
-        (
-            "attention error",
-            f"all layers at steps {list(sampling.probed_steps)} of each dense run, with the prompt",
-        ),
-        (
-            "density",
-            "attended blocks / all blocks; summary tokens of pooled policies come on top: "
-            f"(1 - density) x {grid.tokens // run.settings.block_k} keys a query",
-        ),
-    ]
+class SourceName(str, Enum):
+    """Where captures come from."""
+
+    INCLUDED = "included"
+    SYNTHETIC = "synthetic"
+    TERRAIN = "terrain"
 
 
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def open_source(name: SourceName, work: Path, terrain_model: Path | None = None) -> Source:
+    """The named source."""
+    if name is SourceName.INCLUDED:
+        return included_source(work / "included")
+    if name is SourceName.SYNTHETIC:
+        return synthetic_source()
+    from .terrain import terrain_source
+
+    return terrain_source(terrain_model)
 
 
-def main(
-    model: Annotated[Path, typer.Option(help="the included model")] = MODEL,
+@app.command()
+def errors(
+    source: SourceName,
+    work: Work = WORK,
+    terrain_model: Annotated[
+        Path | None, typer.Option(help="the UNet's ONNX file; default: the installed package's")
+    ] = None,
+) -> None:
+    """Attention errors of every policy at every cost; those that have results are kept."""
+    path = work / f"errors-{source.value}.json"
+    known = load_errors(path) if path.exists() else []
+    missing = [name for name in POLICIES if name not in {error.policy for error in known}]
+    found = measure_errors(open_source(source, work, terrain_model), names=missing)
+    save_errors([*known, *found], path)
+
+
+@app.command()
+def drift(
+    source: SourceName,
+    work: Work = WORK,
+    terrain_model: Annotated[Path | None, typer.Option(help="as of errors")] = None,
+) -> None:
+    """Attention errors with masks of other captures."""
+    found = measure_drift(open_source(source, work, terrain_model))
+    save_errors(found, work / f"drift-{source.value}.json")
+
+
+@app.command()
+def videos(
+    work: Work = WORK,
+    count: Annotated[int, typer.Option("-n", min=1, help="videos of each policy and cost")] = 12,
+) -> None:
+    """Videos of the included pipeline under the best policies; goes on where it was interrupted."""
+    measure_videos(included_source(work / "included"), count, work / "videos.json")
+
+
+@app.command()
+def report(
+    work: Work = WORK,
     output: Annotated[
         Path | None,
         typer.Option(help="path without suffix; default docs/measurements/DATE-quality"),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="two videos each")] = len(FULL.seeds),
-    quick: Annotated[bool, typer.Option("--quick", help="one prompt, one density")] = False,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="write what has been measured so far")
-    ] = False,
-    work: Annotated[Path, typer.Option(help="where finished configurations are kept")] = ROOT
-    / "build"
-    / "quality",
 ) -> None:
-    """Measure every configuration and write the report."""
-    extent = QUICK if quick else replace(FULL, seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)))
+    """Write CSV, figures and a page of all that has been measured."""
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    output = output or ROOT / "docs" / "measurements" / f"{today}-quality"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    bench = Bench(model, extent)
-    finished = work / fingerprint(bench.weights, extent)
-    if not report_only:
-        measure_missing(bench, finished)
-    results = stored_results(extent, finished)
-    measured = sum(1 for _ in finished.glob("*.json"))
-    if not results:
-        raise ArgumentError("--report-only", expected=f"results in {finished}", actual="none")
-    Console().print(terminal_table(results))
-    plot = output.with_suffix(".png")
-    write_csv(results, bench.tokens, output.with_suffix(".csv"))
-    write_plot(results, plot)
-    progress = ("measured", f"{measured} of {len(extent.pairs())} configurations x seeds")
-    write_page(results, [*facts(bench, extent), progress], plot, output.with_suffix(".md"))
+    write_report(work, output or ROOT / "docs" / "measurements" / f"{today}-quality")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

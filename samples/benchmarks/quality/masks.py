@@ -23,9 +23,13 @@ def nearest_blocks(distance: Tensor, density: float) -> Tensor:
 
 
 def block_centres(grid: Grid, order: Tensor, block: int) -> Tensor:
-    """Mean (frame, row, column) of each block's tokens, f32 [blocks, 3]; order: int64 [S]."""
+    """Mean (frame, row, column) of each block's visual tokens, f32 [blocks, 3].
+
+    order: int64 [S], text tokens last. A block of text alone is at the grid's last token.
+    """
     sizes = (grid.frames, grid.height, grid.width)
-    coordinates = torch.stack(torch.unravel_index(order, sizes), dim=1).float()
+    visual = order.clamp(max=grid.tokens - 1)
+    coordinates = torch.stack(torch.unravel_index(visual, sizes), dim=1).float()
     return torch.stack([part.mean(dim=0) for part in coordinates.split(block)])
 
 
@@ -49,9 +53,3 @@ def band_distance(tokens: int, tiling: Tiling) -> Tensor:
     query = (torch.arange(block_count(tokens, tiling.block_q)) + 0.5) * tiling.block_q
     key = (torch.arange(block_count(tokens, tiling.block_k)) + 0.5) * tiling.block_k
     return (query[:, None] - key[None]).abs()
-
-
-def random_distance(shape: tuple[int, ...], forced: Tensor, seed: int) -> Tensor:
-    """Uniform distances of `shape` [..., NQ, NK]; forced blocks (bool [NQ, NK]) come first."""
-    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    return drawn.masked_fill(forced, -1.0)

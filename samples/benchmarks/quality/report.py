@@ -1,237 +1,319 @@
-"""Results as a terminal table, CSV, a plot and a page of Markdown."""
+"""Tables and figures of what has been measured."""
+
+from __future__ import annotations
 
 import csv
 import math
+import platform
 import statistics
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
-from rich.table import Table
+import torch
 
-from paro_trt.op.spec import AttentionConfig
+from paro_trt.errors import ArgumentError
 
-from .evaluate import Quality
-from .policies import SPARSE_KINDS, Configuration, Kind
+from .measure import DRIFT_COSTS, DRIFTS, CallError, load_errors
+from .policies import COSTS, PEERS, RECIPES, STATIC_2, VERSION_1, VERSION_2
+from .videos import VideoQuality, load_videos
 
-BLOCK_K = AttentionConfig().block_k
-PARO_KINDS = (Kind.PARO_POOLED, Kind.PARO_DROPPED, Kind.PARO_PAPER)
-ABLATIONS = (Kind.NATURAL_POOLED, Kind.NATURAL_DROPPED)
-COLUMNS = (
-    "policy", "density asked", "density", "keys per query", "QK bits", "PV bits", "videos",
-    "PSNR mean", "PSNR std", "SSIM mean", "SSIM std", "relative L2 mean", "relative L2 std",
+ERROR_COLUMNS = (
+    "source", "policy", "cost asked", "cost", "error", "prompts", "calls",
+    "difference from version 1", "standard error",
 )  # fmt: skip
+VIDEO_COLUMNS = ("policy", "cost", "video", "PSNR dB", "SSIM")
+
+PARTS = ("64 rows", "mix", "correction", "64 rows + mix", "mix + correction", STATIC_2, VERSION_2)
+"""Bars of the figure of the parts."""
+
+SOURCE_NAMES = {
+    "included": "included pipeline",
+    "synthetic": "synthetic fields",
+    "terrain": "pretrained UNet",
+}
+"""What figures call the sources."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """One configuration and its quality."""
+class Cell:
+    """One policy at one cost on one source.
 
-    configuration: Configuration
-    quality: Quality
+    error: mean over layers and calls; cost: mean, as measured; difference, spread: of the error
+    relative to version 1's on the same calls, mean over prompts and its standard error; None
+    where version 1 has no choice at this cost.
+    """
 
-    def keys_per_query(self, tokens: int) -> float:
-        """Keys that a query attends on average, summary tokens included."""
-        density = self.quality.density
-        summaries = (1 - density) / BLOCK_K if self.configuration.kind.pooled else 0.0
-        return (density + summaries) * tokens
+    source: str
+    policy: str
+    asked: float
+    cost: float
+    error: float
+    prompts: int
+    calls: int
+    difference: float | None
+    spread: float | None
 
-    def row(self, tokens: int) -> tuple[str | float | int, ...]:
-        """Values of `COLUMNS`."""
-        configuration, quality = self.configuration, self.quality
-        figures = [
-            round(figure, digits)
-            for values, digits in (
-                (quality.psnr, 2),
-                (quality.ssim, 4),
-                (quality.relative_l2, 5),
-            )
-            for figure in mean_and_spread(values)
-        ]
+    def row(self) -> tuple[str | float | int | None, ...]:
+        """Values of `ERROR_COLUMNS`."""
+        rounded = (
+            None if value is None else round(value, 5) for value in (self.difference, self.spread)
+        )
         return (
-            configuration.kind.value,
-            configuration.density,
-            round(quality.density, 4),
-            round(self.keys_per_query(tokens), 1),
-            configuration.qk_bits,
-            configuration.pv_bits,
-            len(quality.psnr),
-            *figures,
+            self.source, self.policy, self.asked, round(self.cost, 5), round(self.error, 5),
+            self.prompts, self.calls, *rounded,
+        )  # fmt: skip
+
+
+def cells(source: str, errors: Iterable[CallError], baseline: str = VERSION_1) -> list[Cell]:
+    """Means of each policy and cost, compared with `baseline` at the same cost."""
+    found: dict[tuple[str, float], list[CallError]] = defaultdict(list)
+    for error in errors:
+        found[error.policy, error.cost].append(error)
+    result = []
+    for (policy, cost), of_cell in found.items():
+        # Where all that a row attends has no weight beyond float32, the contributions are 0 / 0.
+        if not all(math.isfinite(error.error) for error in of_cell):
+            continue
+        change = _relative(of_cell, found.get((baseline, cost), []))
+        result.append(
+            Cell(
+                source, policy, cost,
+                statistics.fmean(error.keys for error in of_cell),
+                statistics.fmean(error.error for error in of_cell),
+                len({error.prompt for error in of_cell}),
+                len(of_cell),
+                *mean_and_error(change),
+            )
+        )  # fmt: skip
+    return result
+
+
+def _relative(errors: Sequence[CallError], baseline: Sequence[CallError]) -> list[float]:
+    """For each prompt: mean error over the baseline's on the same layers and calls, less one."""
+    change = []
+    for prompt in sorted({error.prompt for error in baseline}):
+        own = [error.error for error in errors if error.prompt == prompt]
+        other = [error.error for error in baseline if error.prompt == prompt]
+        if len(own) == len(other):
+            change.append(statistics.fmean(own) / statistics.fmean(other) - 1)
+    return change
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and standard error of the mean; None where there are too few."""
+    if not values:
+        return None, None
+    spread = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+    return statistics.fmean(values), spread
+
+
+def write_csv(columns: Sequence[str], rows: Iterable[Sequence[object]], path: Path) -> None:
+    """A table, its columns named."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def write_report(work: Path, output: Path) -> None:
+    """CSV, figures and a page of the results in `work`.
+
+    Args:
+        work: with errors-SOURCE.json, drift-SOURCE.json and videos.json, those that were measured.
+        output: path without suffix; existing files are replaced.
+
+    Raises:
+        ArgumentError: nothing has been measured.
+    """
+    errors, drifts = (
+        {
+            title: cells(title, load_errors(path), baseline)
+            for name, title in SOURCE_NAMES.items()
+            if (path := work / f"{kind}-{name}.json").exists()
+        }
+        for kind, baseline in (
+            ("errors", VERSION_1),
+            ("drift", f"{VERSION_1}: {next(iter(DRIFTS))}"),
         )
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; (inf, 0) where all are infinite."""
-    if any(math.isinf(value) for value in values):
-        return math.inf, 0.0
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def terminal_table(results: Sequence[Result]) -> Table:
-    """A rich table of every result, mean ± standard deviation."""
-    table = Table(title="Quality against dense attention")
-    for index, column in enumerate(("policy", "density", "bits", "PSNR", "SSIM", "relative L2")):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    for result in results:
-        configuration, quality = result.configuration, result.quality
-        table.add_row(
-            configuration.kind.value,
-            f"{quality.density:.3f}",
-            f"{configuration.qk_bits}/{configuration.pv_bits}",
-            *_cells(quality),
+    )
+    videos = load_videos(work / "videos.json") if (work / "videos.json").exists() else []
+    if not (errors or drifts or videos):
+        raise ArgumentError(
+            "--work", expected=f"results in {work}", actual="none", remedy="measure errors first"
         )
-    return table
+    lines = ["# Quality of attention policies at equal cost", "", *_facts(), ""]
+    if errors:
+        every = [cell.row() for of_source in errors.values() for cell in of_source]
+        write_csv(ERROR_COLUMNS, every, output.with_suffix(".csv"))
+        plot_errors(errors, output.with_suffix(".png"))
+        plot_parts(errors, output.with_name(f"{output.name}-parts.png"), DRIFT_COSTS)
+        for title, of_source in errors.items():
+            calls = max(cell.calls for cell in of_source)
+            lines += [f"## Attention error: {title}", "", f"{calls} calls of a layer each.", ""]
+            lines += [*error_table(of_source, (*RECIPES, *PEERS)), ""]
+    for title, of_source in drifts.items():
+        lines += [f"## Masks of other captures: {title}", ""]
+        for cost in sorted({cell.asked for cell in of_source}, reverse=True):
+            lines += [f"Cost {cost:.2f}:", "", *drift_table(of_source, cost), ""]
+    if videos:
+        rows = [(v.policy, v.cost, v.video, round(v.psnr, 3), round(v.ssim, 4)) for v in videos]
+        write_csv(VIDEO_COLUMNS, rows, output.with_name(f"{output.name}-videos.csv"))
+        lines += ["## Videos of the included pipeline", "", *video_table(videos), ""]
+    output.with_suffix(".md").write_text("\n".join(lines))
 
 
-def _cells(quality: Quality) -> list[str]:
-    """PSNR, SSIM and relative L2 error, each as mean ± standard deviation."""
+def _facts() -> list[str]:
+    """How it was measured."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    names = [line.partition(": ")[2] for line in text.splitlines() if line[:10] == "model name"]
+    today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     return [
-        f"{mean:.{digits}f} ± {spread:.{digits}f}"
-        for values, digits in ((quality.psnr, 2), (quality.ssim, 3), (quality.relative_l2, 3))
-        for mean, spread in (mean_and_spread(values),)
+        f"Written by `python -m samples.benchmarks.quality report` on {today}, "
+        f"{names[0] if names else platform.machine()}, torch {torch.__version__}.",
+        "",
+        "Error: |A - dense| / |dense| of a layer's heads on captures that nothing was calibrated "
+        "on, mean over calls; in brackets the difference from version 1 on the same calls, mean "
+        "over prompts and its standard error. Costs are keys that a query attends, summaries and "
+        "forced blocks included, as a share of all; neither the choice at run time nor the "
+        "attention of mean queries is counted, except where a name says so. Empty: the forced "
+        "blocks cost more, the policy does not exist there, or all that a row attends has no "
+        "weight in float32.",
     ]
 
 
-def write_csv(results: Sequence[Result], tokens: int, path: Path) -> None:
-    """One line a configuration."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(result.row(tokens) for result in results)
+def error_table(found: Sequence[Cell], names: Sequence[str]) -> list[str]:
+    """Markdown: a policy a row, a cost a column; the difference from version 1 in percent."""
+    lines = [
+        "| policy | " + " | ".join(f"{cost:.2f}" for cost in COSTS) + " |",
+        "|---|" + "---|" * len(COSTS),
+    ]
+    at = {(cell.policy, cell.asked): cell for cell in found}
+    for name in names:
+        texts = [_error_text(at.get((name, cost))) for cost in COSTS]
+        if any(texts):
+            lines.append(f"| {name} | " + " | ".join(texts) + " |")
+    return lines
 
 
-def write_plot(results: Sequence[Result], path: Path) -> None:
-    """PSNR and attention error against density at 16 bits, one line a policy."""
+def _error_text(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    if cell.policy == VERSION_1 or cell.difference is None:
+        return f"{cell.error:.4f}"
+    spread = f" ± {100 * cell.spread:.1f}" if cell.spread is not None else ""
+    return f"{cell.error:.4f} ({100 * cell.difference:+.0f}{spread} %)"
+
+
+def drift_table(found: Sequence[Cell], cost: float) -> list[str]:
+    """Markdown: a policy a row; the error with masks of each kind, and its change in percent from
+    those of other prompts."""
+    at = {cell.policy: cell for cell in found if cell.asked == cost}
+    names = list(dict.fromkeys(policy.partition(": ")[0] for policy in at))
+    first, *others = (drift for drift in DRIFTS if f"{names[0]}: {drift}" in at)
+    lines = [
+        f"| policy | {first} | " + " | ".join(others) + " |",
+        "|---|" + "---|" * (1 + len(others)),
+    ]
+    for name in names:
+        base = at[f"{name}: {first}"].error
+        changed = [at[f"{name}: {drift}"].error for drift in others]
+        texts = [f"{error:.4f} ({100 * (error / base - 1):+.1f} %)" for error in changed]
+        lines.append(f"| {name} | {base:.4f} | " + " | ".join(texts) + " |")
+    return lines
+
+
+def video_table(found: Sequence[VideoQuality], reference: str = STATIC_2) -> list[str]:
+    """Markdown: PSNR of each policy and cost, and how `reference` differs on the same videos."""
+    lines = [
+        f"| cost | policy | videos | PSNR dB | SSIM | {reference} is | better on |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    at: dict[tuple[float, str], dict[int, VideoQuality]] = defaultdict(dict)
+    for quality in found:
+        at[quality.cost, quality.policy][quality.video] = quality
+    for cost, policy in sorted(at, key=lambda key: (-key[0], key[1] != reference, key[1])):
+        own, other = at[cost, policy], at[cost, reference]
+        shared = sorted(own.keys() & other.keys())
+        gains = [other[video].psnr - own[video].psnr for video in shared]
+        mean, spread = mean_and_error(gains)
+        compared = ("", "")
+        if policy != reference and mean is not None:
+            error = f" ± {spread:.2f}" if spread is not None else ""
+            compared = f"{mean:+.2f}{error} dB", f"{sum(x > 0 for x in gains)} of {len(gains)}"
+        psnr = statistics.fmean(quality.psnr for quality in own.values())
+        ssim = statistics.fmean(quality.ssim for quality in own.values())
+        lines.append(
+            f"| {cost:.2f} | {policy} | {len(own)} | {psnr:.2f} | {ssim:.3f} | "
+            + " | ".join(compared)
+            + " |"
+        )
+    return lines
+
+
+def plot_errors(found: Mapping[str, Sequence[Cell]], path: Path) -> None:
+    """Error against cost, a panel for each source."""
+    pyplot = _pyplot()
+    names = (VERSION_1, STATIC_2, VERSION_2, *PEERS)
+    figure, axes = pyplot.subplots(1, len(found), figsize=(4.2 * len(found), 3.6), squeeze=False)
+    for axis, (source, of_source) in zip(axes[0], found.items(), strict=True):
+        for name in names:
+            line = sorted((c.cost, c.error) for c in of_source if c.policy == name)
+            if line:
+                axis.plot(*zip(*line, strict=True), **_style(name))
+        axis.set(title=source, xlabel="keys a query attends / S", yscale="log")
+        axis.grid(alpha=0.3, which="both")
+    axes[0][0].set_ylabel("relative L2 error of attention")
+    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _save(figure, path)
+
+
+def plot_parts(found: Mapping[str, Sequence[Cell]], path: Path, costs: Sequence[float]) -> None:
+    """What each part of version 2 changes, in percent of version 1's error."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(
+        1, len(found), figsize=(4.2 * len(found), 3.6), squeeze=False, sharey=True
+    )
+    for axis, (source, of_source) in zip(axes[0], found.items(), strict=True):
+        at = {(cell.policy, cell.asked): cell for cell in of_source}
+        for index, cost in enumerate(costs):
+            drawn = [
+                (place, at[name, cost])
+                for place, name in enumerate(PARTS)
+                if (name, cost) in at and at[name, cost].difference is not None
+            ]
+            axis.barh(
+                [place + 0.27 * (index - 1) for place, _ in drawn],
+                [100 * (cell.difference or 0.0) for _, cell in drawn],
+                xerr=[100 * (cell.spread or 0.0) for _, cell in drawn],
+                height=0.25,
+                label=f"cost {cost:.2f}",
+            )
+        axis.set(title=source, xlabel="change of error from version 1, %")
+        axis.set_yticks(range(len(PARTS)), PARTS, fontsize=8)
+        axis.grid(alpha=0.3, axis="x")
+    axes[0][0].invert_yaxis()
+    axes[0][0].legend(fontsize=7)
+    _save(figure, path)
+
+
+def _style(name: str) -> dict[str, object]:
+    ours = name in RECIPES
+    return {"label": name, "marker": "o", "markersize": 3, "linestyle": "-" if ours else "--"}
+
+
+def _pyplot():
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5))
-    for kind in SPARSE_KINDS:
-        line = sorted(unquantized(results, kind), key=lambda r: r.quality.density)
-        density = [result.quality.density for result in line]
-        style = {"marker": "o", "linestyle": "-" if kind in PARO_KINDS else "--"}
-        for axis, values in zip(axes, ("psnr", "relative_l2"), strict=True):
-            spread = [mean_and_spread(getattr(result.quality, values)) for result in line]
-            axis.plot(density, [mean for mean, _ in spread], label=kind.value, **style)
-    axes[0].set(xlim=(0.0, 0.6), xlabel="density", ylabel="PSNR against the dense video (dB)")
-    axes[1].set(
-        xlim=(0.0, 0.6), xlabel="density", ylabel="relative L2 error of attention", yscale="log"
-    )
-    axes[0].legend(fontsize=8)
-    for axis in axes:
-        axis.grid(alpha=0.3)
+    return pyplot
+
+
+def _save(figure, path: Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-
-
-def unquantized(results: Sequence[Result], kind: Kind) -> list[Result]:
-    """Results of a policy at 16 bits, in the order given."""
-    return [
-        result
-        for result in results
-        if result.configuration.kind is kind and not result.configuration.quantized
-    ]
-
-
-def write_page(
-    results: Sequence[Result], facts: Sequence[tuple[str, str]], plot: Path, path: Path
-) -> None:
-    """The Markdown page; facts are (name, value) pairs of how it was measured."""
-    densities = sorted({r.configuration.density for r in _sparse(results)}, reverse=True)
-    lines = ["# Quality of block-sparse attention on the included model", ""]
-    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), ""]
-    lines += [f"![PSNR and attention error against density]({plot.name})", ""]
-    for title, metric, digits in (
-        ("PSNR against the dense video, dB, mean ± standard deviation over videos", "psnr", 2),
-        ("SSIM", "ssim", 3),
-        ("Relative L2 error of attention outputs on dense inputs, over calls", "relative_l2", 3),
-    ):
-        lines += [f"## {title}", "", *_density_table(results, densities, metric, digits), ""]
-    lines += ["## Bits", "", *_bits_table(results), ""]
-    lines += ["## Reading", "", *(_reading(results, density) for density in densities)]
-    lines += [*_bits_reading(results), ""]
-    path.write_text("\n".join(lines))
-
-
-def _sparse(results: Sequence[Result]) -> list[Result]:
-    return [result for kind in SPARSE_KINDS for result in unquantized(results, kind)]
-
-
-def _density_table(
-    results: Sequence[Result], densities: Sequence[float], metric: str, digits: int
-) -> list[str]:
-    lines = [
-        "| policy at density | " + " | ".join(f"{density:g}" for density in densities) + " |",
-        "|---|" + "---|" * len(densities),
-    ]
-    for kind in SPARSE_KINDS:
-        of_density = {r.configuration.density: r for r in unquantized(results, kind)}
-        cells = []
-        for density in densities:
-            if density not in of_density:
-                cells.append("not measured")
-                continue
-            mean, spread = mean_and_spread(getattr(of_density[density].quality, metric))
-            cells.append(f"{mean:.{digits}f} ± {spread:.{digits}f}")
-        lines.append(f"| {kind.value} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _bits_table(results: Sequence[Result]) -> list[str]:
-    lines = [
-        "| policy | density | QK/PV bits | PSNR | SSIM | relative L2 | videos |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        configuration, quality = result.configuration, result.quality
-        if not configuration.quantized:
-            continue
-        lines.append(
-            f"| {configuration.kind.value} | {configuration.density:g} "
-            f"| {configuration.qk_bits}/{configuration.pv_bits} | {' | '.join(_cells(quality))} "
-            f"| {len(quality.psnr)} |"
-        )
-    return lines
-
-
-def _reading(results: Sequence[Result], density: float) -> str:
-    """Our default against the best policy that is not PARO, video by video."""
-    at_density = {
-        r.configuration.kind: r.quality.psnr
-        for r in _sparse(results)
-        if r.configuration.density == density
-    }
-    others = [kind for kind in at_density if kind not in (*PARO_KINDS, *ABLATIONS)]
-    if Kind.PARO_POOLED not in at_density or not others:
-        return f"- Density {density:g}: not measured."
-    ours = at_density[Kind.PARO_POOLED]
-    best = max(others, key=lambda kind: statistics.fmean(at_density[kind]))
-    gains = [mine - theirs for mine, theirs in zip(ours, at_density[best], strict=False)]
-    mean, spread = mean_and_spread(gains)
-    won = sum(gain > 0 for gain in gains)
-    return (
-        f"- Density {density:g}: {Kind.PARO_POOLED.value} is {mean:+.2f} ± {spread:.2f} dB from "
-        f"the best other policy, {best.value}; better on {won} of {len(gains)} videos."
-    )
-
-
-def _bits_reading(results: Sequence[Result]) -> list[str]:
-    """What integers cost our default at the density they were measured at, video by video."""
-    plain = {r.configuration.density: r for r in unquantized(results, Kind.PARO_POOLED)}
-    lines = []
-    for result in results:
-        configuration = result.configuration
-        if not configuration.quantized or configuration.kind is not Kind.PARO_POOLED:
-            continue
-        if configuration.density not in plain:
-            continue
-        # Quantized runs cover the first videos only.
-        pairs = zip(result.quality.psnr, plain[configuration.density].quality.psnr, strict=False)
-        mean, spread = mean_and_spread([quantized - exact for quantized, exact in pairs])
-        lines.append(
-            f"- {configuration.label}: {mean:+.2f} ± {spread:.2f} dB from 16 bits at this density."
-        )
-    return lines
+    figure.savefig(path, dpi=90)

@@ -9,7 +9,9 @@
 #include "common/error.h"
 #include "kernels/device.h"
 #include "kernels/reorder_quantize/launch.h"
+#include "kernels/routing/launch.h"
 #include "kernels/sparse_attention/launch.h"
+#include "kernels/summaries/launch.h"
 #include "tensorrt/plugin.h"
 
 namespace paro::kernels {
@@ -21,6 +23,21 @@ LaunchStatus reorder_quantize::load_stage(const Selection&) { return load_kernel
 LaunchStatus reorder_quantize::launch_stage(const Selection&, const ReorderParams& params,
                                             Stream stream) {
   return launch(stage1, {.grid = dim3(1), .block = dim3(256), .stream = stream}, params);
+}
+
+// Version 2 is not launched here.
+LaunchStatus routing::load_stage(Number, int, int) { return LaunchStatus::ok; }
+LaunchStatus routing::launch_stage(const RoutingParams&, Number, int, Stream) {
+  return LaunchStatus::ok;
+}
+LaunchStatus summaries::load_fine_groups(Number, int, int) { return LaunchStatus::ok; }
+LaunchStatus summaries::launch_fine_groups(const FineParams&, Number, int, Stream) {
+  return LaunchStatus::ok;
+}
+LaunchStatus summaries::load_correction_queries(Number, int) { return LaunchStatus::ok; }
+LaunchStatus summaries::launch_correction_queries(const Geometry&, const Plan&, const void*, float*,
+                                                  bool, Number, int, Stream) {
+  return LaunchStatus::ok;
 }
 
 // Stage 2 has one for 8 bits and one for 16. With short sequences they need more than 48 KB.

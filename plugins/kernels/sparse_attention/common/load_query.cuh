@@ -19,10 +19,20 @@ struct QueryBlock {
   const int32_t* order;  // [S]
 };
 
-// Finds the query block, and its row of block_mask. False where its head belongs to another group
-// of units.
-DEVICE_FN bool find_query_block(const AttentionParams& p, QueryBlock& q,
-                                const uint32_t*& mask_row) {
+// A query block's rows of masks, [W] each.
+struct MaskRows {
+  const uint32_t* exact;
+  const uint32_t* fine;  // null where there are no fine summaries
+};
+
+// Index of query head `head` among those of the launch, which are counted unit by unit.
+DEVICE_FN int launch_head(const Geometry& g, const Unit& unit, int head) {
+  const int group = g.heads / g.kv_heads;
+  return unit.index * group + head % group;
+}
+
+// Finds the query block and its masks. False where its head belongs to another group of units.
+DEVICE_FN bool find_query_block(const AttentionParams& p, QueryBlock& q, MaskRows& rows) {
   const Geometry& g = p.geometry;
   const int first_sample = g.first_unit / g.kv_heads;
   const int samples = (g.first_unit + g.units - 1) / g.kv_heads - first_sample + 1;
@@ -39,8 +49,17 @@ DEVICE_FN bool find_query_block(const AttentionParams& p, QueryBlock& q,
   if (q.unit.index < 0 || q.unit.index >= g.units) return false;
   q.length = length_of(g, p.plan, sample);
   q.order = order_of(g, p.plan, q.head);
-  mask_row = reinterpret_cast<const uint32_t*>(p.plan.block_mask) +
-             (static_cast<int64_t>(bin) * count + place) * g.mask_words;
+  const int64_t row = (static_cast<int64_t>(bin) * count + place) * g.mask_words;
+  rows.exact = reinterpret_cast<const uint32_t*>(p.plan.block_mask) + row;
+  rows.fine = nullptr;
+  if (p.plan.fine_mask != nullptr) {
+    rows.fine = reinterpret_cast<const uint32_t*>(p.plan.fine_mask) + row;
+  }
+  if (p.routed_mask != nullptr) {
+    const int64_t routed =
+        static_cast<int64_t>(launch_head(g, q.unit, q.head)) * g.query_blocks + q.index;
+    rows.exact = p.routed_mask + routed * g.mask_words;
+  }
   return true;
 }
 

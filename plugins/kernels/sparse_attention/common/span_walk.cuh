@@ -56,34 +56,47 @@ DEVICE_FN uint32_t existing_bits(const Extent& e, int index) {
   return bits == 0 ? 0u : ~0u >> (32 - bits);
 }
 
-// The mask row of a query block in shared memory: one bit for each span, clear where the span
+// The mask rows of a query block in shared memory: one bit for each span, clear where the span
 // contains no token.
 struct SpanMask {
-  const uint32_t* words;
-  int word_count;  // span_mask_words
+  const uint32_t* words;    // exact
+  int word_count;           // span_mask_words
+  const uint32_t* covered;  // exact or fine: those without a coarse summary; `words` without fine ones
 
   __device__ __forceinline__ bool has(int span) const {
     return (words[span / 32] >> (span % 32) & 1u) != 0;
   }
+  __device__ __forceinline__ bool covers(int span) const {
+    return (covered[span / 32] >> (span % 32) & 1u) != 0;
+  }
 };
 
-// `source`: the row of block_mask, one bit for each key block.
+// `source`: a mask row, one bit for each key block.
+DEVICE_FN uint32_t span_word(const uint32_t* source, const Extent& e, int index) {
+  uint32_t word = __ldg(source + (index >> e.block_shift));
+  if (e.block_shift == 1) word = static_cast<uint32_t>(double_bits(word) >> index % 2 * 32);
+  return word & existing_bits(e, index);
+}
+
+// `target`: the words of the exact spans, and then, where there is a row of fine blocks, those of
+// the covered ones.
 template <int Threads>
-DEVICE_FN void load_span_mask(const uint32_t* source, const Extent& e, int word_count,
-                              uint32_t* target) {
+DEVICE_FN void load_span_mask(const uint32_t* exact, const uint32_t* fine, const Extent& e,
+                              int word_count, uint32_t* target) {
   for (int i = static_cast<int>(threadIdx.x); i < word_count; i += Threads) {
-    uint32_t word = __ldg(source + (i >> e.block_shift));
-    if (e.block_shift == 1) word = static_cast<uint32_t>(double_bits(word) >> i % 2 * 32);
-    target[i] = word & existing_bits(e, i);
+    const uint32_t word = span_word(exact, e, i);
+    target[i] = word;
+    if (fine != nullptr) target[word_count + i] = word | span_word(fine, e, i);
   }
 }
 
-// Whether some block of group `group` is off the mask, so that its summary token is attended.
+// Whether some block of group `group` is neither exact nor fine, so that its summary token is
+// attended.
 DEVICE_FN bool has_summaries(const SpanMask& mask, const Extent& e, int group) {
   const int words = e.span_keys() / 32 << e.block_shift, first = group * words;
   uint32_t remaining = 0;
   for (int i = first; i < min(first + words, mask.word_count); i++) {
-    remaining |= ~mask.words[i] & existing_bits(e, i);
+    remaining |= ~mask.covered[i] & existing_bits(e, i);
   }
   return remaining != 0;
 }
@@ -147,7 +160,7 @@ DEVICE_FN SpanCount count_spans(const SpanMask& mask, const Extent& e) {
 DEVICE_FN int token_count(const SpanMask& mask, const Extent& e, int span, int column) {
   if (span < e.token_spans) return (span << e.span_shift) + column < e.length ? 1 : 0;
   const int block = ((span - e.token_spans) << e.span_shift) + column;
-  if (block >= e.existing_blocks() || mask.has(block << e.block_shift)) return 0;
+  if (block >= e.existing_blocks() || mask.covers(block << e.block_shift)) return 0;
   const int block_k = e.span_keys() << e.block_shift;
   return min(e.length - block * block_k, block_k);
 }

@@ -17,6 +17,13 @@ constexpr int output_row_bytes = V::head_dim * 2 + 16;
 template <class V>
 constexpr int output_bytes = V::block_q * output_row_bytes<V>;
 
+// What is added to every row of the query block that attends something, [D], or null.
+DEVICE_FN const float* correction_of(const AttentionParams& p, const QueryBlock& q, int head_dim) {
+  if (p.correction == nullptr || __ldg(p.plan.corrected_heads + q.head) == 0) return nullptr;
+  const int64_t head = launch_head(p.geometry, q.unit, q.head);
+  return p.correction + (head * p.geometry.query_blocks + q.index) * head_dim;
+}
+
 // Writes 16 normalised rows of the warp to `rows` in shared memory. Rows that attend nothing are 0.
 template <class V>
 PTX_FN void write_rows(const AttentionParams& p, const QueryBlock& q, const RowState& state,
@@ -32,6 +39,7 @@ PTX_FN void write_rows(const AttentionParams& p, const QueryBlock& q, const RowS
   const int lane = static_cast<int>(threadIdx.x % 32), kv_head = q.unit.kv_head;
   const float* mean = affine_row(p.geometry, p.plan, PARO_VALUE_MEAN, kv_head, V::head_dim);
   const float* scale = affine_row(p.geometry, p.plan, PARO_VALUE_SCALE, kv_head, V::head_dim);
+  const float* correction = correction_of(p, q, V::head_dim);
 #pragma unroll
   for (int d = 0; d < V::head_dim / 8; d++) {
     const int channel = d * 8 + lane % 4 * 2;
@@ -44,6 +52,7 @@ PTX_FN void write_rows(const AttentionParams& p, const QueryBlock& q, const RowS
       for (int i = 0; i < 2; i++) {
         x[i] = out[d][2 * row + i] * inverse[row];
         if (is_integer(V::pv)) x[i] = inverse[row] == 0.0f ? 0.0f : fmaf(x[i], scales[i], means[i]);
+        if (correction != nullptr && inverse[row] != 0.0f) x[i] += correction[channel + i];
       }
       uint8_t* target = rows + (lane / 4 + row * 8) * output_row_bytes<V> + channel * 2;
       *reinterpret_cast<uint32_t*>(target) = pair_from_floats(x[0], x[1], p.is_bfloat16);

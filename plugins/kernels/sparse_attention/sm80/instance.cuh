@@ -7,6 +7,7 @@
 #include <array>
 
 #include "kernels/sparse_attention/launch.h"
+#include "kernels/sparse_attention/sm80/correct_means.cuh"
 #include "kernels/sparse_attention/sm80/kernel.cuh"
 
 namespace paro::kernels::sparse_attention {
@@ -14,9 +15,20 @@ namespace sm80 {
 
 template <class V>
 inline DeviceSet allowed_devices;
+template <class V>
+inline DeviceSet fine_devices;
+
+template <class V>
+using CorrectionOf =
+    CorrectionVariant<V::head_dim, V::step_keys, V::qk, V::pv, V::four_bit>;
 
 template <class V>
 constexpr Kernel kernel_of() {
+  using C = CorrectionOf<V>;
+  static_assert(C::block_q == correction_tile_rows && C::compute_threads == correction_threads,
+                "what the launch takes");
+  static_assert(sizeof(CorrectionMemory<C>) <= least_shared_bytes_a_block,
+                "the correction runs on every GPU");
   static_assert(sizeof(SharedMemory<V>) + sizeof(uint32_t) * 32 <= least_shared_bytes_a_block,
                 "with short sequences at least, the variant runs on every GPU");
   return {
@@ -30,10 +42,20 @@ constexpr Kernel kernel_of() {
       .threads = V::compute_threads,
       .blocks_an_sm = blocks_an_sm<V>,
       .shared_bytes = sizeof(SharedMemory<V>),
+      .fine_bytes = fine_slots<V> * sizeof(FineExtras),
 #if !defined(PARO_ROWS_ALONE)
       .function = sparse_attention<V>,
 #endif
-      .allowed = &allowed_devices<V>};
+      .allowed = &allowed_devices<V>,
+#if !defined(PARO_ROWS_ALONE)
+      .fine_function = sparse_attention_fine<V>,
+#endif
+      .fine_allowed = &fine_devices<V>,
+#if !defined(PARO_ROWS_ALONE)
+      .correction = correct_means<C>,
+#endif
+      .correction_bytes = sizeof(CorrectionMemory<C>),
+      .correction_allowed = &allowed_devices<C>};
 }
 
 // Every head_dim and block_q.

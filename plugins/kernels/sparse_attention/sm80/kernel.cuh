@@ -3,7 +3,7 @@
 // scatters its rows.
 #pragma once
 
-#include "kernels/sparse_attention/sm80/attend_step.cuh"
+#include "kernels/sparse_attention/sm80/fine_step.cuh"
 
 namespace paro::kernels::sparse_attention::sm80 {
 
@@ -48,21 +48,24 @@ DEVICE_FN void await_values(const Load& load) {
   }
 }
 
-template <class V>
+// `Fine`: with fine summaries. A kernel of its own leaves the registers of the others as they are.
+template <class V, bool Fine>
 PTX_FN void attend_query_block(const AttentionParams& p) {
   DYN_SMEM(memory);
   auto& shared = *reinterpret_cast<SharedMemory<V>*>(memory);
   const Work& work = shared.work;
   const Geometry& g = p.geometry;
-  const SpanMask mask{shared.span_mask(),
-                      span_mask_words(g.key_blocks, g.block_k, V::step_keys)};
+  const int word_count = span_mask_words(g.key_blocks, g.block_k, V::step_keys);
+  uint32_t* const words = mask_words(shared, Fine);
+  const SpanMask mask{words, word_count, words + (Fine ? word_count : 0)};
   int hot_steps;
   {  // A block and not a function: as one, kernels of 4-bit values spill on sm_100 (nvcc 13.0).
     QueryBlock q;
-    const uint32_t* mask_row;
-    if (!find_query_block(p, q, mask_row)) return;
+    MaskRows rows;
+    if (!find_query_block(p, q, rows)) return;
     const Extent extent = extent_of<V::step_keys>(g, q.length);
-    load_span_mask<V::compute_threads>(mask_row, extent, mask.word_count, shared.span_mask());
+    load_span_mask<V::compute_threads>(rows.exact, Fine ? rows.fine : nullptr, extent, word_count,
+                                       words);
     __syncthreads();  // sync: the span mask is written
     const SpanCount count = count_spans(mask, extent);
     if (threadIdx.x == 0) {
@@ -111,19 +114,32 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   }
 
   ptx::cp_async_wait_all();
-  __syncthreads();  // sync: every thread has left the tiles, which the output overwrites
+  __syncthreads();  // sync: every thread has left the tiles, which fine summaries or the output overwrite
+  if constexpr (Fine) attend_fine_blocks<V>(p, mask, query_tile, lane_factors, zero, state);
   store_output<V>(p, work.query, state.rows, state.out, shared.output);
 }
 
 template <class V>
-__global__ void __launch_bounds__(V::compute_threads, blocks_an_sm<V>)
-    sparse_attention(const AttentionParams p) {
+DEVICE_FN void check_target() {
 #if defined(__CUDA_ARCH__)
   static_assert((V::qk != Number::s4 && V::pv != Number::s4) ||
                     (V::four_bit == FourBit::native) == (__CUDA_ARCH__ < 900),
                 "the target's tensor cores compute 4-bit products as the variant does");
 #endif
-  attend_query_block<V>(p);
+}
+
+template <class V>
+__global__ void __launch_bounds__(V::compute_threads, blocks_an_sm<V>)
+    sparse_attention(const AttentionParams p) {
+  check_target<V>();
+  attend_query_block<V, false>(p);
+}
+
+template <class V>
+__global__ void __launch_bounds__(V::compute_threads, blocks_an_sm<V>)
+    sparse_attention_fine(const AttentionParams p) {
+  check_target<V>();
+  attend_query_block<V, true>(p);
 }
 
 }  // namespace paro::kernels::sparse_attention::sm80

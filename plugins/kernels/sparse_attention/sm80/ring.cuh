@@ -62,10 +62,7 @@ struct alignas(16) SharedMemory {
   float row_factors[V::block_q];
   StepExtras<V> extras[Layout<V>::slots];
   Work work;
-  // The words of the SpanMask follow. Their number depends on the sequence.
-  __device__ __forceinline__ uint32_t* span_mask() {
-    return reinterpret_cast<uint32_t*>(this + 1);
-  }
+  // What fine summaries take and the words of the SpanMask follow: mask_words in fine_step.cuh.
 
   static_assert(offsetof(Tiles<V>, slots) % swizzle_alignment == 0 &&
                     Layout<V>::key_bytes % swizzle_alignment == 0 &&

@@ -27,6 +27,7 @@ constexpr Kernel kernel_of() {
       .threads = Layout<V>::threads,
       .blocks_an_sm = Layout<V>::blocks_an_sm,
       .shared_bytes = sizeof(SharedMemory<V>),
+      .fine_bytes = 0,  // gathered by mma.sync kernels alone
 #if !defined(PARO_ROWS_ALONE)
       .function = sparse_attention_wgmma<V>,
 #endif

@@ -41,11 +41,13 @@ DEVICE_FN void attend_query_block(const AttentionParams& p) {
   const Ring<V> ring{shared, ptx::shared_u32(memory)};
   const Geometry& g = p.geometry;
   QueryBlock q;
-  const uint32_t* mask_row;
-  if (!find_query_block(p, q, mask_row)) return;
+  MaskRows rows;
+  if (!find_query_block(p, q, rows)) return;
   const Extent extent = extent_of<V::block_k>(g, q.length);
-  const SpanMask mask{shared.span_mask(), span_mask_words(g.key_blocks, g.block_k, V::block_k)};
-  load_span_mask<Layout<V>::threads>(mask_row, extent, mask.word_count, shared.span_mask());
+  const SpanMask mask{shared.span_mask(), span_mask_words(g.key_blocks, g.block_k, V::block_k),
+                      shared.span_mask()};
+  load_span_mask<Layout<V>::threads>(rows.exact, nullptr, extent, mask.word_count,
+                                     shared.span_mask());
   if (threadIdx.x == 0) {
     shared.work = q;
     ring.initialise();

@@ -1,0 +1,382 @@
+// Fine summaries: a query block gathers the groups of its fine key blocks, 16 at a time, into steps
+// of 64 keys.
+//
+// Group j of a step fills word j of a channel's 64 keys in value order (value_order.h): its four
+// summaries are keys 16 q + 2 i, + 1, + 8 and + 9 with j = 4 q + i. A group's values are then one
+// word a channel, and lane i of a quad, in whose accumulators those keys are, meets four groups.
+#pragma once
+
+#include "kernels/sparse_attention/sm80/attend_step.cuh"
+
+namespace paro::kernels::sparse_attention::sm80 {
+
+// A variant's steps of fine summaries. A warp takes 16 of its rows after the other: all 32 would
+// spill where the output has 128 channels.
+template <class V>
+struct FineVariant {
+  static constexpr int head_dim = V::head_dim;
+  static constexpr int block_q = V::block_q;
+  static constexpr int step_keys = fine_step_keys;
+  static constexpr Number qk = V::qk, pv = fine_number(V::pv);
+  static constexpr FourBit four_bit = V::four_bit;
+  static constexpr bool unpacks_keys = V::unpacks_keys, unpacks_values = false;
+  static constexpr int rows_per_warp = 16;
+  static constexpr int compute_threads = V::compute_threads;
+  static constexpr int query_row_bytes = V::query_row_bytes;
+};
+
+// What a step needs in addition to its tiles.
+struct alignas(16) FineExtras {
+  float key_scale[fine_step_groups];
+  float value_scale[fine_step_groups];
+  float weight[fine_step_keys];  // log2 of the tokens of a key; lowest_logit: absent
+};
+
+// The slots take the place of the ring's, which by then is empty.
+template <class V>
+constexpr int fine_slots_in(size_t bytes) {
+  return bytes >= 2 * sizeof(Slot<FineVariant<V>>) ? 2 : 1;
+}
+template <class V>
+constexpr int fine_slots = fine_slots_in<V>(sizeof(Tiles<V>::slots));
+
+// Threads that load one group, and steps between a load and its use.
+template <class V>
+constexpr int group_threads = V::compute_threads / fine_step_groups;
+template <class V>
+constexpr int fine_ahead = fine_slots<V> - 1;
+
+// Row of summary `summary` of group `group` in a tile of keys, and of 16-bit values.
+DEVICE_FN uint32_t fine_row(uint32_t group, uint32_t summary) {
+  return group / 4 * 16 + summary / 2 * 8 + group % 4 * 2 + summary % 2;
+}
+
+// The fine blocks of a word of the mask, each at the bit of its first span.
+DEVICE_FN uint32_t fine_bits(const SpanMask& mask, int block_shift, int index) {
+  const uint32_t bits = mask.covered[index] & ~mask.words[index];
+  return block_shift == 0 ? bits : bits & 0x55555555u;
+}
+
+// The fine blocks of the mask that one thread loads: number `group` of each step.
+class FineWalk {
+ public:
+  __device__ __forceinline__ FineWalk(const SpanMask& mask, const Extent& e, int group)
+      : mask_(mask), shift_(e.block_shift), word_(word(0)) {
+    find();
+    first_ = block();
+    skip(group);
+  }
+
+  // The block; one of the list where it is over, which the caller knows.
+  __device__ __forceinline__ int current(bool exists) const { return exists ? block() : first_; }
+  __device__ __forceinline__ void advance() { skip(fine_step_groups); }
+
+ private:
+  __device__ __forceinline__ uint32_t word(int index) const {
+    return fine_bits(mask_, shift_, index);
+  }
+  __device__ __forceinline__ int block() const {
+    return (index_ * 32 + __ffs(static_cast<int>(word_)) - 1) >> shift_;
+  }
+  __device__ __forceinline__ void find() {
+    while (word_ == 0 && ++index_ < mask_.word_count) word_ = word(index_);
+  }
+  __device__ __forceinline__ void skip(int count) {
+    while (index_ < mask_.word_count && count >= __popc(word_)) {
+      count -= __popc(word_);
+      word_ = ++index_ < mask_.word_count ? word(index_) : 0;
+    }
+    for (; count > 0; count--) word_ &= word_ - 1;
+  }
+
+  const SpanMask& mask_;
+  int shift_;
+  int index_ = 0;
+  uint32_t word_;
+  int first_;
+};
+
+// How many fine blocks the mask has. By a whole warp.
+DEVICE_FN int count_fine_blocks(const SpanMask& mask, const Extent& e) {
+  int count = 0;
+  for (int i = static_cast<int>(threadIdx.x % 32); i < mask.word_count; i += 32) {
+    count += __popc(fine_bits(mask, e.block_shift, i));
+  }
+  return __reduce_add_sync(~0u, count);
+}
+
+// Starts the copies of one thread's part of a group, and writes what its keys stand for.
+template <class V>
+DEVICE_FN void load_group(const FineGroups& fine, int64_t first_group, int block, bool exists,
+                          const Extent& e, uint32_t key_tile, FineExtras& extras) {
+  using F = FineVariant<V>;
+  using L = Layout<F>;
+  constexpr uint32_t lanes = group_threads<V>;
+  const uint32_t group = threadIdx.x / lanes, lane = threadIdx.x % lanes;
+  const int64_t at = first_group + block;
+  const auto copy_rows = [&]<int RowBytes>(uint32_t tile, const uint8_t* source) {
+    constexpr uint32_t row_chunks = RowBytes / 16, chunks = fine_summaries * row_chunks;
+#pragma unroll
+    for (uint32_t first = 0; first < chunks; first += lanes) {
+      const uint32_t i = first + lane;
+      if (chunks % lanes != 0 && i >= chunks) break;
+      const uint32_t row = fine_row(group, i / row_chunks);
+      ptx::cp_async_16(tile + swizzled_offset<RowBytes>(row, i % row_chunks), source + i * 16);
+    }
+  };
+  copy_rows.template operator()<L::key_row_bytes>(
+      key_tile, fine.key + at * fine_summaries * L::key_row_bytes);
+  const uint32_t value_tile = key_tile + static_cast<uint32_t>(offsetof(Slot<F>, value));
+  if constexpr (is_integer(F::pv)) {
+    const uint8_t* source = fine.value + at * fine_summaries * V::head_dim;
+#pragma unroll
+    for (uint32_t first = 0; first < V::head_dim; first += lanes) {
+      const uint32_t channel = first + lane;
+      ptx::cp_async_small<4>(
+          value_tile + swizzled_offset<L::value_row_bytes>(channel, group / 4) + group % 4 * 4,
+          source + channel * 4);
+    }
+  } else {
+    copy_rows.template operator()<L::value_row_bytes>(
+        value_tile, fine.value + at * fine_summaries * L::value_row_bytes);
+  }
+  if (is_integer(F::qk) && lane == 0) {
+    ptx::cp_async_small<4>(ptx::shared_u32(&extras.key_scale[group]), fine.key_scale + at);
+  }
+  if (is_integer(F::pv) && lane == 1) {
+    ptx::cp_async_small<4>(ptx::shared_u32(&extras.value_scale[group]), fine.value_scale + at);
+  }
+  if (lane < fine_summaries) {
+    const int run = (e.span_keys() << e.block_shift) / fine_summaries;
+    const int first = (block * fine_summaries + static_cast<int>(lane)) * run;
+    const int count = exists ? min(max(e.length - first, 0), run) : 0;
+    extras.weight[fine_row(group, lane)] =
+        count == 0 ? lowest_logit : ptx::log2_approx(static_cast<float>(count));
+  }
+}
+
+// Products of 16 rows become logits: each key with the scale of its group and its weight. An absent
+// key has the data of a listed one, so that what is not finite there reaches the row anyway.
+template <class F>
+PTX_FN void weigh_groups(const FineExtras& extras, const float (&factor)[2],
+                         float (&x)[key_fragments<F>][4]) {
+  const int lane = static_cast<int>(threadIdx.x % 4);
+#pragma unroll
+  for (int n = 0; n < key_fragments<F>; n++) {
+    const float scale = is_integer(F::qk) ? extras.key_scale[n / 2 * 4 + lane] : 1.0f;
+    const float2 weight = *reinterpret_cast<const float2*>(extras.weight + n * 8 + lane * 2);
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+      const float by = factor[row] * scale;
+      x[n][2 * row] = fmaf(x[n][2 * row], by, weight.x);
+      x[n][2 * row + 1] = fmaf(x[n][2 * row + 1], by, weight.y);
+    }
+  }
+}
+
+// The value scales of the lane's groups relative to the largest of the step.
+struct GroupShares {
+  float of_group[fine_step_groups / 4];
+  float largest;
+};
+
+PTX_FN GroupShares group_shares(const FineExtras& extras) {
+  GroupShares shares;
+  float scale[fine_step_groups / 4];
+  float largest = 0.0f;
+#pragma unroll
+  for (uint32_t q = 0; q < fine_step_groups / 4; q++) {
+    scale[q] = extras.value_scale[q * 4 + threadIdx.x % 4];
+    largest = ptx::maximum_or_nan(largest, scale[q]);
+  }
+  shares.largest = quad_maximum(largest);
+#pragma unroll
+  for (int q = 0; q < fine_step_groups / 4; q++) {
+    shares.of_group[q] = shares.largest == 0.0f ? 0.0f : __fdividef(scale[q], shares.largest);
+  }
+  return shares;
+}
+
+// Integer P as operand: its codes have the share of their group, the row sums P itself.
+template <class F>
+PTX_FN Probabilities<F> pack_shares(float (&x)[key_fragments<F>][4], const GroupShares& shares,
+                                    const StepWeights& weights, RowState& state) {
+  float sum[2] = {};
+#pragma unroll
+  for (int n = 0; n < key_fragments<F>; n++) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      sum[i / 2] += x[n][i];
+      x[n][i] *= shares.of_group[n / 2];
+    }
+  }
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    state.sum[row] = fmaf(weights.take[row], sum[row], state.sum[row] * weights.keep[row]);
+  }
+  Probabilities<F> p;
+#pragma unroll
+  for (int n = 0; n < key_fragments<F>; n += 2) {
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+      p.a[n / 4][n / 2 % 2 * 2 + row] = ptx::pack_u8x4_in_range(
+          x[n][2 * row], x[n][2 * row + 1], x[n + 1][2 * row], x[n + 1][2 * row + 1]);
+    }
+  }
+  return p;
+}
+
+// Row sums and output count codes of the variant's own P.
+template <class V>
+constexpr float fine_levels = V::pv == Number::s4 ? 15.0f / 255.0f : 1.0f;
+
+// out = out * keep + P V * take, as value_product does for all rows of a warp.
+template <class F>
+PTX_FN void add_fine_values(uint32_t value_tile, const BiasedZero& zero, const Probabilities<F>& p,
+                            const StepWeights& weights, float (&out)[F::head_dim / 8][4]) {
+  if constexpr (!is_integer(F::pv)) {
+#pragma unroll
+    for (int d = 0; d < F::head_dim / 8; d++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) out[d][i] *= weights.keep[i / 2];
+    }
+  }
+#pragma unroll
+  for (uint32_t d = 0; d < F::head_dim / 8; d += 2) {
+    hold_loads_back(d > 0 && d % LoadOrder<F>::channel_fragments == 0);
+    ValueFragments<F> fragments[1];
+    load_values<F>(value_tile, d, fragments);
+#pragma unroll
+    for (uint32_t half = 0; half < 2; half++) {
+      if constexpr (is_integer(F::pv)) {
+        int32_t c[4];
+        multiply_values<F>(0, zero, c, p, fragments[0].b[half]);
+        add_product<F>(c, weights.keep, weights.take, {}, out[d + half]);
+      } else {
+        multiply_values<F>(0, zero, out[d + half], p, fragments[0].b[half]);
+      }
+    }
+  }
+}
+
+// One step of 16 rows. `hide` takes groups from rows: in the mean correction, whose rows have masks
+// of their own.
+template <class V, class Hide>
+PTX_FN void attend_fine_rows(uint32_t query_rows, const float* lane_factors, uint32_t key_tile,
+                             const FineExtras& extras, const GroupShares& shares,
+                             const BiasedZero& zero, const Hide& hide, RowState& rows,
+                             float (&out)[V::head_dim / 8][4]) {
+  using F = FineVariant<V>;
+  Scores<F> scores;
+  score_product<F>(query_rows, key_tile, zero, scores);
+  const float factor[2] = {lane_factors[0] * score_scale<F>, lane_factors[8] * score_scale<F>};
+  float x[key_fragments<F>][4];
+  to_floats<F>(scores[0], x);
+  weigh_groups<F>(extras, factor, x);
+  hide.logits(x);
+  constexpr float one[2] = {1.0f, 1.0f};
+  StepWeights weights = exponentiate<F>(x, one, rows);
+  hide.probabilities(x);
+  Probabilities<F> p;
+  if constexpr (is_integer(F::pv)) {
+    weights.take[0] *= fine_levels<V>;
+    weights.take[1] *= fine_levels<V>;
+    p = pack_shares<F>(x, shares, weights, rows);
+    weights.take[0] *= shares.largest;
+    weights.take[1] *= shares.largest;
+  } else {
+    p = pack_probabilities<F>(x, weights, rows);
+  }
+  const uint32_t value_tile = key_tile + static_cast<uint32_t>(offsetof(Slot<F>, value));
+  add_fine_values<F>(value_tile, zero, p, weights, out);
+}
+
+// Every row attends every group of a step.
+template <class V>
+struct HideNothing {
+  using X = float[key_fragments<FineVariant<V>>][4];
+  __device__ __forceinline__ void logits(X&) const {}
+  __device__ __forceinline__ void probabilities(X&) const {}
+};
+
+template <class V>
+PTX_FN void attend_fine_step(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
+                             const FineExtras& extras, const BiasedZero& zero,
+                             LoopState<V>& state) {
+  using F = FineVariant<V>;
+  GroupShares shares{};
+  if constexpr (is_integer(F::pv)) shares = group_shares(extras);
+#pragma unroll
+  for (uint32_t a = 0; a < row_fragments<V>; a++) {
+    // Products take rows 16 w .. of warp w: here they are rows w * rows_per_warp + 16 a.
+    const uint32_t first = threadIdx.x / 32 * (V::rows_per_warp - F::rows_per_warp) + a * 16;
+    attend_fine_rows<V>(query_tile + first * V::query_row_bytes, lane_factors + a * 16, key_tile,
+                        extras, shares, zero, HideNothing<V>{}, state.rows[a], state.out[a]);
+    hold_loads_back(true);
+  }
+}
+
+// Where fine summaries are used, their extras follow the shared memory of all kernels, and the
+// masks follow them.
+template <class V>
+DEVICE_FN FineExtras* fine_extras(SharedMemory<V>& shared) {
+  return reinterpret_cast<FineExtras*>(&shared + 1);
+}
+template <class V>
+DEVICE_FN uint32_t* mask_words(SharedMemory<V>& shared, bool has_fine) {
+  return reinterpret_cast<uint32_t*>(fine_extras(shared) + (has_fine ? fine_slots<V> : 0));
+}
+
+// All fine blocks of the query block. The ring is empty, and every thread has left it.
+template <class V>
+PTX_FN void attend_fine_blocks(const AttentionParams& p, const SpanMask& mask, uint32_t query_tile,
+                               const float* lane_factors, const BiasedZero& zero,
+                               LoopState<V>& state) {
+  using FineSlot = Slot<FineVariant<V>>;
+  DYN_SMEM(memory);
+  auto& shared = *reinterpret_cast<SharedMemory<V>*>(memory);
+  const Work& work = shared.work;
+  FineExtras* const extras = fine_extras(shared);
+  const uint32_t slots = ptx::shared_u32(&shared.tiles.slots);
+  const int blocks = count_fine_blocks(mask, work.extent);
+  const int steps = (blocks + fine_step_groups - 1) / fine_step_groups;
+  if (steps == 0) return;
+  const int64_t first_group = static_cast<int64_t>(work.query.unit.index) * p.geometry.key_blocks;
+  const int group = static_cast<int>(threadIdx.x) / group_threads<V>;
+  FineWalk walk(mask, work.extent, group);
+  const auto slot_of = [](int step) { return step % fine_slots<V>; };
+  const auto load = [&](int step) {
+    if (step < steps) {
+      const bool exists = step * fine_step_groups + group < blocks;
+      const int slot = slot_of(step);
+      load_group<V>(p.fine, first_group, walk.current(exists), exists, work.extent,
+                    slots + static_cast<uint32_t>(slot * int{sizeof(FineSlot)}), extras[slot]);
+      walk.advance();
+    }
+    ptx::cp_async_commit();
+  };
+  for (int step = 0; step < fine_ahead<V>; step++) load(step);
+#pragma unroll 1
+  for (int step = 0; step < steps; step++) {
+    if constexpr (fine_ahead<V> == 0) {
+      __syncthreads();  // sync: every thread has left the only slot, which this load overwrites
+      load(step);
+      ptx::cp_async_wait_all();
+      __syncthreads();  // sync: every thread's part of the slot has landed
+    } else {
+      ptx::cp_async_wait<fine_ahead<V> - 1>();
+      // sync: every thread's part of this slot has landed, and every thread has left the slot that
+      // the next load overwrites
+      __syncthreads();
+      load(step + fine_ahead<V>);
+    }
+    const int slot = slot_of(step);
+    attend_fine_step<V>(query_tile, lane_factors,
+                        slots + static_cast<uint32_t>(slot * int{sizeof(FineSlot)}), extras[slot],
+                        zero, state);
+  }
+  ptx::cp_async_wait_all();
+  __syncthreads();  // sync: every thread has left the tiles, which the output overwrites
+}
+
+}  // namespace paro::kernels::sparse_attention::sm80

@@ -1,0 +1,117 @@
+"""Planted bugs of version 2's kernels: each changes the shipped source at one place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.native_builds import PLUGINS
+
+from .emulator_builds import run
+
+KERNELS = Path("kernels")
+_INSTANCE = "sparse_attention/sm80/instance.cuh"
+
+# A mutant's library has one size of the 8-bit kernels. To compile all would take ten times as long.
+_ALL_SIZES = """  add_sizes<64, Qk, Pv, Four>(end);
+  if constexpr (is_integer(Pv)) add_sizes<128, Qk, Pv, Four>(end);
+"""
+_ONE_SIZE = "  *end++ = kernel_of<Variant<64, 64, 64, Qk, Pv, Four>>();\n"
+
+# The units of values of 8 bits and of version 2, which replace those of the library.
+_UNIT = """#include "kernels/routing/instance.cuh"
+#include "kernels/sparse_attention/sm80/instance.cuh"
+#include "kernels/summaries/instance.cuh"
+namespace paro::kernels::sparse_attention {
+template std::span<const Kernel> mma_sync_kernels<Number::s8, Number::s8, FourBit::native>();
+template <> std::span<const Kernel> mma_sync_kernels<Number::f16, Number::s8, FourBit::native>() {
+  return {};
+}
+template <> std::span<const Kernel> mma_sync_kernels<Number::bf16, Number::s8, FourBit::native>() {
+  return {};
+}
+}
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`text` of a file of the kernels, which is there once, becomes `becomes`."""
+
+    name: str
+    file: str
+    text: str
+    becomes: str
+
+
+_FINE, _CORRECT = "sparse_attention/sm80/fine_step.cuh", "sparse_attention/sm80/correct_means.cuh"
+_SELECT, _ESTIMATE = "routing/select.cuh", "routing/estimate.cuh"
+_QUERY, _OUTPUT = (
+    "sparse_attention/common/load_query.cuh",
+    "sparse_attention/common/store_output.cuh",
+)
+_WALK = "sparse_attention/common/span_walk.cuh"
+
+MUTANTS = [
+    Mutant("none", _SELECT, "int ties = k <= 0", "int ties = k <= 0"),
+    Mutant("stale mask", _QUERY, "if (p.routed_mask != nullptr)", "if (false)"),
+    Mutant("fine blocks in the coarse sweep", _WALK, "mask.covers(block", "mask.has(block"),
+    Mutant("value scales not folded", _FINE, "x[n][i] *= shares.of_group[n / 2];", ""),
+    Mutant("key scale of another group", _FINE, "key_scale[n / 2 * 4 + lane]", "key_scale[lane]"),
+    Mutant("groups out of order", _FINE, "group % 4 * 2 + summary % 2",
+           "group % 4 + summary % 2 * 4"),
+    Mutant("an absent group that weighs", _FINE, "exists ? min(", "true ? min("),
+    Mutant("walk that skips too few", _FINE, "{ skip(fine_step_groups); }", "{ skip(15); }"),
+    Mutant(
+        "missing barrier before a fine step",
+        _FINE,
+        "      __syncthreads();\n      load(step + fine_ahead<V>);",
+        "      load(step + fine_ahead<V>);",
+    ),
+    Mutant("missing wait for a group", _FINE, "ptx::cp_async_wait<fine_ahead<V> - 1>();", ""),
+    Mutant("flag ignored", _OUTPUT, "p.correction == nullptr || __ldg(p", "__ldg(p"),
+    Mutant("rows that attend nothing corrected", _OUTPUT, " && inverse[row] != 0.0f) x", ") x"),
+    Mutant("dense part without listed blocks", _CORRECT,
+           "(mixed.out[0][d][i] * of_mixed + rest", "(rest"),
+    Mutant("mask of another row", _CORRECT, "block = lane_block + row * 8;\n    const bool exists",
+           "block = lane_block;\n    const bool exists"),
+    Mutant("missing barrier in the sweep", _CORRECT,
+           "      __syncthreads();\n      start(step + ahead);",
+           "      start(step + ahead);"),
+    Mutant("ties to the higher block", _SELECT, "equal & (~equal + 1)",
+           "equal & ~(equal - 1) << 1"),
+    Mutant("one block too few", _SELECT, "(ranks, least | bit) >= k", "(ranks, least | bit) > k"),
+    Mutant("exact blocks chosen again", _SELECT, "|| (__ldg(mask", "|| (0u & __ldg(mask"),
+    Mutant("summary not subtracted", _ESTIMATE, "pooled ? -ptx", "pooled ? ptx"),
+    Mutant("low part of the output lost", _ESTIMATE,
+           "    multiply_channels<IsBfloat16>(c, e.low[j], b);\n", ""),
+]  # fmt: skip
+
+
+def build_mutant(mutant: Mutant, folder: Path, others: Iterable[Path]) -> Path:
+    """The emulated library with the mutant in place of its kernels.
+
+    Args:
+        folder: for its sources and the library.
+        others: what else is linked: the objects of the library but for those of `_UNIT`, and the
+            emulator.
+    """
+    shutil.copytree(PLUGINS / KERNELS, folder / KERNELS)
+    source = folder / KERNELS / mutant.file
+    text = source.read_text()
+    if text.count(mutant.text) != 1:
+        found = text.count(mutant.text)
+        raise ValueError(f"{mutant.name}: expected its text once in {mutant.file}, found {found}")
+    source.write_text(text.replace(mutant.text, mutant.becomes))
+    instance = folder / KERNELS / _INSTANCE
+    instance.write_text(instance.read_text().replace(_ALL_SIZES, _ONE_SIZE))
+    unit = folder / "unit.cpp"
+    unit.write_text(_UNIT)
+    compiler = ["g++", "-std=c++20", "-O1", "-fPIC", "-DPARO_EMULATED=1", "-w"]
+    includes = [f"-I{folder}", f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}"]
+    run([*compiler, *includes, "-c", unit, "-o", folder / "unit.o"])
+    library = folder / "mutant.so"
+    run(["g++", "-shared", folder / "unit.o", *others, "-o", library])
+    return library
