@@ -180,6 +180,32 @@ def test_ties_go_to_the_lower_index(count, exact, library, fresh_seed):
         assert torch.equal(output, expected[isa]), isa
 
 
+def test_rows_that_do_not_exist_choose_nothing(library, fresh_seed):
+    """The last query block has one row, which attends blocks 1 and 3. Rows of zeros attend all
+    blocks alike, and would lose most without block 0."""
+    config = replace(ROUTED, pool_dropped=False)
+    inputs = inputs_of(config, fresh_seed, tokens=321, heads=1, kv_heads=1)
+    query, key, value = (torch.zeros_like(x) for x in inputs[:3])
+    order = inputs.token_order[int(inputs.head_order[0])].long()
+    block = torch.arange(321) // 64
+    query[..., 0] = 8.0
+    key[0, order, 0, 0] = 8.0 * ((block == 1) | (block == 3))
+    value[0, order, 0, 0] = (block == 1).float() - (block == 3).float()
+    value[0, order, 0, 1] = 100.0 * (block == 0)
+    inputs = inputs._replace(
+        query=query,
+        key=key,
+        value=value,
+        block_mask=filled(inputs.block_mask, 0),
+        dynamic_blocks=filled(inputs.dynamic_blocks, 2),
+    )
+    chosen = version_1(inputs, block_mask=filled(inputs.block_mask, 0b01010))
+    plain = replace(config, routing=False)
+    expected = dict(forward_on_each_isa(library, chosen, plain))
+    for isa, output in forward_on_each_isa(library, inputs, config):
+        assert torch.equal(output, expected[isa]), isa
+
+
 @BITS
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["query", "key", "value"])
