@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -343,12 +344,16 @@ class TestReport:
     def test_differences_are_paired(self) -> None:
         found = [
             CallError(name, 0.3, 0, 0, prompt, error, 0.3)
-            for name, scale in ((VERSION_1, 1.0), (STATIC_2, 0.5))
-            for prompt, error in enumerate((0.1 * scale, 0.4 * scale))
+            for name, of_prompts in ((VERSION_1, (0.1, 0.4)), (STATIC_2, (0.05, 0.1)))
+            for prompt, error in enumerate(of_prompts)
         ]
         cell = next(cell for cell in cells("x", found) if cell.policy == STATIC_2)
-        assert cell.difference == pytest.approx(-0.5)
-        assert cell.spread == pytest.approx(0.0)
+        assert cell.difference == pytest.approx((-0.5 - 0.75) / 2)
+        assert cell.spread == pytest.approx(0.125)
+
+    def test_a_cell_with_a_value_that_is_no_number_is_empty(self) -> None:
+        found = [CallError("SpargeAttn", 0.3, 0, 0, 0, error, 0.3) for error in (0.1, math.nan)]
+        assert cells("x", found) == []
 
     def test_videos_are_paired(self) -> None:
         found = [
