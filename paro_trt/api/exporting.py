@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from os import PathLike
 from typing import Any
 
 import torch
 
 from ..errors import ArgumentError
 from ..models.live import ModelSource, open_model
+from ..models.load import released_dtype
 from ..models.lora import LoraFile
 from ..onnx_export import Body, ExportReport, export_onnx, export_resolutions
 from .arguments import PathOrStr, PlanSource, adapters, plan_of
@@ -38,7 +40,9 @@ def export(
         plan: made for this model. Several, one a resolution, give several files that share their
             weights and are named after `output` and their token grid.
         output: the ONNX file; it is replaced only once the new one is whole and checked.
-        dtype: to load a directory in, and so the file's type; None is float32.
+        dtype: to load a directory in, and so the file's type; None is what the largest models of
+            the family were released in, mostly bfloat16 (`families.presets`). A live model has its
+            own. ONNX Runtime on a CPU needs float32.
         body: how runtimes without the plugin compute the op: "sparse", "dense" or "none".
         dense: write the model as it is, without PAROAttention, for comparison.
         opset: version of the standard operators; None chooses.
@@ -60,6 +64,8 @@ def export(
     several = isinstance(plan, Sequence) and not isinstance(plan, str)
     plans = [plan_of(source) for source in (plan if several else [plan])]  # type: ignore[arg-type, union-attr]
     check_external_data(external_data, len(plans))
+    if dtype is None and isinstance(model, (str, PathLike)):
+        dtype = released_dtype(model)
     loaded = open_model(model, dtype, variant=variant, lora=adapters(lora), weights_in_files=True)
     options: dict[str, Any] = {
         "body": _body(body), "dense_baseline": dense, "opset": opset, "progress": progress,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..families.base import Geometry, ModelFamily
+from ..families.presets import PRESETS
 from ..families.registry import family_for
 from ..families.shared.diffusers_range import check_diffusers
 from ..plan import ModelIdentity, model_identity
@@ -108,8 +109,7 @@ def load_model(
     check_diffusers()
     directory = transformer_directory(Path(path))
     raw = read_config(directory)
-    class_name = raw.get("_class_name")
-    family = family_for(class_name if isinstance(class_name, str) else repr(class_name))
+    class_name, family = raw.get("_class_name"), family_of(raw)
     model_class = _diffusers_class(str(class_name))
     config = constructor_arguments(model_class, raw, directory / CONFIG_NAME)
     family.check_config(config)
@@ -126,6 +126,24 @@ def load_model(
     identity = identify(str(class_name), config)
     stored = checkpoint if weights_in_files else None
     return LoadedModel(model, family, config, directory, identity, dtype, expert, stored)
+
+
+def released_dtype(path: str | PathLike[str]) -> torch.dtype:
+    """The type that the largest models of a directory's family were released in.
+
+    Raises:
+        ModelError: the directory or its config is missing or damaged, or of an unknown family.
+    """
+    raw = read_config(transformer_directory(Path(path)))
+    name = PRESETS[family_of(raw).name].dtype
+    released: torch.dtype = getattr(torch, name)
+    return released
+
+
+def family_of(config: Mapping[str, Any]) -> ModelFamily:
+    """The family that a config.json names."""
+    class_name = config.get("_class_name")
+    return family_for(class_name if isinstance(class_name, str) else repr(class_name))
 
 
 def load_partner(loaded: LoadedModel) -> LoadedModel | None:

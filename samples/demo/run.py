@@ -49,7 +49,7 @@ def main(
     paro_trt("inspect", plan)
     paro_trt("report", plan, "-o", output / "report.html")
     paro_trt("generate", pipeline, "--plan", plan, "-o", output / "plan.mp4", *compared)
-    paro_trt("export", pipeline, "--plan", plan, "-o", model)
+    paro_trt("export", pipeline, "--plan", plan, "-o", model, "--dtype", "float32")
     paro_trt("inspect", model)
     paro_trt(
         "generate", pipeline, "--onnx", model, "--backend", "cpu", "-o", output / "file.mp4",

@@ -114,7 +114,9 @@ def export_summary(
 ) -> dict[str, Any]:
     """What `export --json` says of the model with its plan."""
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    return paro("export", model_dir, "--plan", plan_file, "-o", path, "--json").document()
+    return paro(
+        "export", model_dir, "--plan", plan_file, "-o", path, "--dtype", "float32", "--json"
+    ).document()
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,7 @@ def test_options_reach_the_file(export, paro, tmp_path):
 def test_dense_baseline_has_no_paro_nodes(export, paro, tmp_path):
     assert export("--dense").status == 0
     document = paro("inspect", tmp_path / "out.onnx", "--json").document()
+    assert document["outputs"][0]["dtype"] == "bfloat16"  # what Wan was released in
     assert document["paro_attention"] == []
     assert "paro.plan_hash" not in document["metadata"]
 
@@ -91,7 +92,9 @@ def test_several_plans_give_files_that_share_weights(
     assert made.status == 0, made.stderr
     target = tmp_path / "tiny.onnx"
     plans = ("--plan", plan_file, "--plan", other)
-    document = paro("export", model_dir, *plans, "-o", target, "--json").document()
+    document = paro(
+        "export", model_dir, *plans, "-o", target, "--dtype", "float32", "--json"
+    ).document()
     assert [file["file"] for file in document["files"]] == [
         str(tmp_path / "tiny-2x8x8.onnx"), str(tmp_path / "tiny-3x7x5.onnx"),
     ]  # fmt: skip

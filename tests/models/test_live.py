@@ -10,7 +10,7 @@ import torch
 import paro_trt
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.models.live import open_model
-from paro_trt.models.load import load_model
+from paro_trt.models.load import load_model, released_dtype
 from tests.support.plans import small_plan
 from tests.support.tiny_wan import LATENT_SHAPE, TEXT_DIM, TEXT_TOKENS, tiny_wan
 
@@ -47,7 +47,9 @@ def test_a_plan_of_a_live_module_exports_from_its_directory(pipeline_directory, 
         captured_steps=1, output=tmp_path / "live.paro.safetensors",
     )  # fmt: skip
     assert plan.model == load_model(pipeline_directory).identity
-    (report,) = paro_trt.export(pipeline_directory, plan, tmp_path / "live.onnx")
+    (report,) = paro_trt.export(
+        pipeline_directory, plan, tmp_path / "live.onnx", dtype=torch.float32
+    )
     assert len(report.layers) == len(plan.layers)
 
 
@@ -86,3 +88,10 @@ def test_an_unknown_body_is_refused(pipeline_directory, tmp_path):
     with pytest.raises(ArgumentError, match="body: expected one of sparse, dense, none"):
         paro_trt.export(pipeline_directory, plan, tmp_path / "x.onnx", body="sprase")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_released_type_is_the_family_s(pipeline_directory, tmp_path):
+    assert released_dtype(pipeline_directory) is torch.bfloat16
+    (tmp_path / "config.json").write_text('{"_class_name": "UNetMotionModel"}')
+    with pytest.raises(ModelError, match="UNetMotionModel"):
+        released_dtype(tmp_path)

@@ -78,7 +78,7 @@ def test_an_adapter_is_fused_into_the_file(tmp_path: Path) -> None:
     save_plan(plan, tmp_path / "plan")
     given = [
         "export", directory, "--plan", tmp_path / "plan", "-o", tmp_path / "m.onnx",
-        "--lora", f"{tmp_path / 'lora.safetensors'}:2",
+        "--dtype", "float32", "--lora", f"{tmp_path / 'lora.safetensors'}:2",
     ]  # fmt: skip
     done = CliRunner().invoke(app, [str(word) for word in given])
     assert done.exit_code == 0, done.stderr
