@@ -193,7 +193,7 @@ def test_parts_of_the_way_to_engines(paro, stub_tensorrt):
     assert parts["GPU"]["detail"] == "Fake GPU 0 (SM 89)"
     assert document["mismatches"] == []
     assert parts["TensorRT headers"]["detail"] == f"11.1 in {stub_tensorrt / 'include'}"
-    assert "ABI 2" in parts["libparo_attention"]["detail"]
+    assert f"ABI {library_files.ABI_VERSION}" in parts["libparo_attention"]["detail"]
     assert parts["libparo_attention_autoreg"]["present"]
     # Its GPU is only pretended: the implementation itself refuses, and says why.
     (cuda,) = [backend for backend in document["backends"] if backend["name"] == "cuda"]

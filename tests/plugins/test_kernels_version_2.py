@@ -25,6 +25,7 @@ SMALL = OpCase(
     "small", 300, batch=2, heads=4, kv_heads=2, bins=2, density=0.2, key_length=(300, 171),
     dtype=torch.float16, config=EVERYTHING,
 )  # fmt: skip
+LONG = pytest.mark.long
 FEATURES = ["fine_summaries", "mean_correction", "routing"]
 
 
@@ -39,8 +40,17 @@ def outcome(library, case, seed, sm=0):
 
 
 @pytest.mark.parametrize("case", VERSION_2_CASES, ids=lambda c: c.name)
-@pytest.mark.parametrize("bits", [(16, 16), (8, 8), (4, 4)], ids=lambda b: f"qk{b[0]}-pv{b[1]}")
-@pytest.mark.parametrize("sm", [MMA, HOPPER])
+@pytest.mark.parametrize(
+    ("bits", "sm"),
+    [
+        ((8, 8), MMA),
+        pytest.param((8, 8), HOPPER, marks=LONG),
+        pytest.param((16, 16), MMA, marks=LONG),
+        pytest.param((16, 16), HOPPER, marks=LONG),
+        pytest.param((4, 4), MMA, marks=LONG),
+        ((4, 4), HOPPER),
+    ],
+)
 def test_every_case_equals_the_reference(case, bits, sm, library, fresh_seed):
     if case.dtype == torch.float32:
         case = replace(case, dtype=DTYPES[fresh_seed % 2])
@@ -190,7 +200,9 @@ def test_the_workspace_has_room_for_what_is_used(feature, library, fresh_seed):
     assert more > 0
 
 
-@pytest.mark.parametrize("bits", [(8, 8), (16, 16), (4, 4)])
+@pytest.mark.parametrize(
+    "bits", [(8, 8), pytest.param((16, 16), marks=LONG), pytest.param((4, 4), marks=LONG)]
+)
 def test_schedules_do_not_change_a_bit(bits, tmp_path, library, fresh_seed):
     """Late copies into poison and random schedules, in a process of their own."""
     cases = [at_bits(SMALL, *bits)]

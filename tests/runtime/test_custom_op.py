@@ -274,7 +274,7 @@ def test_kernels_say_what_they_do_not_support(tmp_path: Path, fresh_seed: int) -
     onnx.helper.set_model_props(model, INFO.to_metadata())
     path = tmp_path / "narrow.onnx"
     onnx.save(model, path)
-    arrays = {name: tensor.numpy() for name, tensor in inputs._asdict().items()}
+    arrays = {name: tensor.numpy() for name, tensor in inputs.named_tensors().items()}
     with (
         pytest.raises(BackendUnavailableError, match=r"head_dim.*got 32.*backend ort"),
         ort_session(path, threads=1) as session,

@@ -1,7 +1,8 @@
 // The kernels of one pair of number types as a table. The generated translation units include this
 // file and instantiate mma_sync_kernels (instances.cmake). Where none of the build's targets has
 // the instructions of a unit, PARO_ROWS_ALONE makes the rows without the kernels: calls are then
-// still described for GPUs that have them.
+// still described for GPUs that have them. PARO_BUDGETED_ALONE leaves out the kernels that
+// sass/budget.json does not have.
 #pragma once
 
 #include <array>
@@ -47,11 +48,11 @@ constexpr Kernel kernel_of() {
       .function = sparse_attention<V>,
 #endif
       .allowed = &allowed_devices<V>,
-#if !defined(PARO_ROWS_ALONE)
+#if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
       .fine_function = sparse_attention_fine<V>,
 #endif
       .fine_allowed = &fine_devices<V>,
-#if !defined(PARO_ROWS_ALONE)
+#if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
       .correction = correct_means<C>,
 #endif
       .correction_bytes = sizeof(CorrectionMemory<C>),
