@@ -76,6 +76,7 @@ def test_the_dense_file_again_from_the_plan(run: Callable[..., Ended], tmp_path:
     assert "0 PAROAttention layers" in again.stdout
 
 
+@pytest.mark.long
 def test_from_prompts_to_two_files(run: Callable[..., Ended], tmp_path: Path) -> None:
     common, prompts = save_tiny_wan(tmp_path)
     first = run("wan", *common, *SIZES, "--prompts", prompts)
