@@ -104,7 +104,7 @@ def export(
         output.print_json(documents[0] if len(documents) == 1 else {"files": documents})
         return
     for report, file in zip(reports, plan, strict=True):
-        output.print_facts(f"wrote {report.path}", _facts(report, model, file))
+        output.print_facts(f"wrote {report.path}", _facts(report, model, file, dtype))
 
 
 def _describe(report: ExportReport) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _describe(report: ExportReport) -> dict[str, Any]:
     }
 
 
-def _facts(report: ExportReport, model: Path, plan: Path) -> dict[str, object]:
+def _facts(report: ExportReport, model: Path, plan: Path, dtype: str | None) -> dict[str, object]:
     size = output.file_size(report.bytes)
     if report.external_bytes:
         size += f" + {output.file_size(report.external_bytes)} of weights next to it"
@@ -131,7 +131,14 @@ def _facts(report: ExportReport, model: Path, plan: Path) -> dict[str, object]:
         "PAROAttention": f"{count} nodes, body: {report.body.value}" if count else "none: dense",
         "checked": "full ONNX check"
         + (", attributes and constants equal to the plan's" if count else ""),
-        output.NEXT: output.command_line(
-            "verify", report.path, "--model", model, *(("--plan", plan) if count else ())
-        ),
+        output.NEXT: _next(report, model, ("--plan", plan) if count else (), dtype),
     }
+
+
+def _next(
+    report: ExportReport, model: Path, plan: tuple[str | Path, ...], dtype: str | None
+) -> str:
+    """Checked on a CPU where ONNX Runtime can; a file in 16 bits is for an engine."""
+    if dtype == "float32":
+        return output.command_line("verify", report.path, "--model", model, *plan)
+    return output.command_line("build", report.path, "-o", report.path.with_suffix(".engine"))

@@ -66,10 +66,10 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
-def file_error(path: Path, expected: str, error: Exception) -> OnnxFileError:
+def file_error(path: Path, expected: str, error: Exception, remedy: str = "") -> OnnxFileError:
     """The error for a file that a library refused with `error`."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return OnnxFileError(str(path), expected=expected, actual=text[:300])
+    return OnnxFileError(str(path), expected=expected, actual=text[:300], remedy=remedy)
 
 
 def is_attention(node: onnx.NodeProto) -> bool:

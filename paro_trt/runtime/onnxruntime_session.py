@@ -142,7 +142,18 @@ def _load(
     except OnnxFileError:
         raise
     except Exception as error:  # ONNX Runtime's errors share no narrower base
-        raise file_error(path, "an ONNX file that ONNX Runtime can load", error) from error
+        remedy = ""
+        if "NOT_IMPLEMENTED" in str(error) and _is_bfloat16(model):
+            remedy = (
+                "its CPU operators lack bfloat16: export with --dtype float32, or build an engine"
+            )
+        raise file_error(path, "an ONNX file that ONNX Runtime can load", error, remedy) from error
+
+
+def _is_bfloat16(model: onnx.ModelProto) -> bool:
+    from onnx import TensorProto
+
+    return any(x.type.tensor_type.elem_type == TensorProto.BFLOAT16 for x in model.graph.output)
 
 
 def _loadable(path: Path, model: onnx.ModelProto, options: Any) -> Path | bytes:

@@ -39,10 +39,14 @@ def test_options_reach_the_file(export, paro, tmp_path):
 
 
 @pytest.mark.long
-def test_dense_baseline_has_no_paro_nodes(export, paro, tmp_path):
-    assert export("--dense").status == 0
+def test_dense_baseline_has_no_paro_nodes(export, paro, model_dir, tmp_path):
+    done = export("--dense")
+    assert done.status == 0
+    assert "paro-trt build" in done.stdout
     document = paro("inspect", tmp_path / "out.onnx", "--json").document()
     assert document["outputs"][0]["dtype"] == "bfloat16"  # what Wan was released in
+    verified = paro("verify", tmp_path / "out.onnx", "--model", model_dir)
+    verified.assert_refused("export with --dtype float32, or build an engine")
     assert document["paro_attention"] == []
     assert "paro.plan_hash" not in document["metadata"]
 
