@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 from .blocks import Choice
 from .calibrated import Calibrated
-from .clusters import SvgEar
+from .clusters import CHOICE_COST, SvgEar
 from .peers import SlidingWindows, SolAttn, SolAttnCorrected, SpargeAttn, SpatialTemporal
 from .sources import LayerCall
 from .static import CalibratedPolicy, PaperPolicy, Recipe
@@ -56,6 +56,7 @@ PEERS: dict[str, MakePolicy] = {
     "Sol-Attn": SolAttn,
     "Sol-Attn + correction": SolAttnCorrected,
     "SVG-EAR": SvgEar,
+    "SVG-EAR, choice counted": lambda calibrated, cost: SvgEar(calibrated, cost - CHOICE_COST),
     "SpargeAttn": SpargeAttn,
     "Sparse VideoGen": SpatialTemporal,
     "sliding windows": SlidingWindows,
