@@ -25,7 +25,7 @@ from .inputs import LayerInputs
 from .op_error import HeadExtras, PlannedHead, attended_rows, dense_rows, identity_affine
 from .passes import attention_config
 from .select_mask import LayerMasks, LayerScores, describe_masks
-from .select_mix import BlockMix, best_mix
+from .select_mix import BlockMix, smooth_mix
 from .settings import CalibrationSettings
 from .statistics import sampled_query_blocks
 from .work import Contribution
@@ -79,7 +79,7 @@ class Alternative:
         error = self._scores.error[mask_bin, head]
         fine_error = self._scores.fine_error
         fine = error if fine_error is None else fine_error[mask_bin, head]
-        return number, best_mix(error, fine, self._forced, budget, block_k)
+        return number, smooth_mix(error, fine, self._forced, budget, block_k)
 
 
 def current_mix(masks: LayerMasks, mask_bin: int, head: int) -> BlockMix:

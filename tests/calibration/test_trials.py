@@ -98,7 +98,7 @@ def test_run_time_blocks_help_where_attention_went_elsewhere(scored):
     """Head 0 sees the capture that its blocks were chosen by, head 1 another."""
     scores, masks = scored
     alternative = Alternative(scores, masks, FORCED, COST)
-    same, other = smooth_inputs(0), smooth_inputs(1)
+    same, other = smooth_inputs(0), smooth_inputs(8)
     mixed = same._replace(
         query=torch.stack([same.query[:, 0], other.query[:, 1]], 1),
         key=torch.stack([same.key[:, 0], other.key[:, 1]], 1),

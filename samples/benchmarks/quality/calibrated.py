@@ -122,6 +122,15 @@ class Calibrated:
         orders: tuple[str, ...] | None = None,
     ) -> LayerErrors:
         """Mean errors of a layer's blocks of 64 rows in a half of the schedule, or in both."""
+        if half is None:
+            halves = [self.errors(layer, half, split, orders) for half in (0, 1)]
+            counts = [len(self.source.of(split, layer, half)) for half in (0, 1)]
+            return LayerErrors(
+                *(
+                    (counts[0] * one + counts[1] * other) / sum(counts)
+                    for one, other in zip(*halves, strict=True)
+                )
+            )
         calls = self.source.of(split, layer, half)
         return mean_errors(self.source, calls, orders or self.orders(layer))
 
