@@ -59,9 +59,11 @@ class Learned(NamedTuple):
     split: Split = Split.CALIBRATION
     half: Half = Half.OWN
 
-    def made_of(self, served: int) -> int | None:
-        """The half that masks for a half are made of; None: both."""
-        return {Half.OWN: served, Half.OTHER: 1 - served, Half.BOTH: None}[self.half]
+    def bins(self, halves: Sequence[int]) -> Sequence[int | None]:
+        """The half that each bin's masks are made of; None: both, in one bin."""
+        if self.half is Half.BOTH:
+            return (None,)
+        return tuple(halves) if self.half is Half.OWN else tuple(reversed(halves))
 
 
 AS_PLANNED = Learned()

@@ -68,7 +68,7 @@ def measure_drift(source: Source, costs: Sequence[float] = DRIFT_COSTS) -> list[
     drifts = {
         name: learned
         for name, learned in DRIFTS.items()
-        if source.calls[learned.split] and (learned.half is Half.OWN or _halves(source) == 2)
+        if source.calls[learned.split] and (learned.half is Half.OWN or len(source.halves) == 2)
     }
     policies = {
         (f"{name}: {drift}", cost): CalibratedPolicy(calibrated, RECIPES[name], cost, learned)
@@ -77,10 +77,6 @@ def measure_drift(source: Source, costs: Sequence[float] = DRIFT_COSTS) -> list[
         for cost in costs
     }
     return _measured(calibrated, policies, f"{source.name}, drift")
-
-
-def _halves(source: Source) -> int:
-    return len({call.half for call in source.calls[Split.CALIBRATION]})
 
 
 def _measured(

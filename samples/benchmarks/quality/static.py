@@ -6,6 +6,7 @@ Version 1 and 2 are chosen by what `paro-trt calibrate` chooses them by: `select
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -69,13 +70,13 @@ class CalibratedPolicy:
 
     def choose(self, call: LayerCall) -> list[Choice] | None:
         """The choice of each head; None: the budget is less than the forced blocks."""
-        masks = self.masks(call.layer, self.learned.made_of(call.half))
+        masks = self.masks(call.layer)
         if masks is None:
             return None
-        orders = self.calibrated.orders(call.layer)
+        mask_bin = call.half if len(masks.mask) == 2 else 0
         return [
-            self._choice(call, head, *_of_head(masks, head), order)
-            for head, order in enumerate(orders)
+            self._choice(call, head, *_of_head(masks, mask_bin, head), order)
+            for head, order in enumerate(self.calibrated.orders(call.layer))
         ]
 
     def _choice(
@@ -94,9 +95,11 @@ class CalibratedPolicy:
         extra = self.key_cost.correction(choice.keys, 1) if corrected else 0.0
         return choice._replace(extra=extra + (self.key_cost.routing(1) if number else 0.0))
 
-    def _masks(self, layer: int, half: int | None) -> LayerMasks | None:
+    def _masks(self, layer: int) -> LayerMasks | None:
+        """A bin for each half of the schedule, or one for both."""
         forced = self.calibrated.source.forced(self.recipe.block_q).numpy()
-        errors = self.calibrated.errors(layer, half, self.learned.split)
+        bins = self.learned.bins(self.calibrated.source.halves)
+        errors = [self.calibrated.errors(layer, half, self.learned.split) for half in bins]
         scores = self._scores(errors)
         (masks,) = select_mixes(
             [scores], forced, self.cost, self.key_cost.tokens, BLOCK_K, Allocation.LAYER
@@ -112,37 +115,37 @@ class CalibratedPolicy:
             alternative = _ByCorrectedErrors(
                 alternative, Alternative(left, masks, forced, self.key_cost)
             )
-        measured = {"errors": self._tried(layer, half, masks, alternative)}
-        return with_features(scores, masks, alternative, measured)
+        return with_features(scores, masks, alternative, self._tried(layer, bins, alternative))
 
-    def _scores(self, errors: LayerErrors, *, by_corrected: bool = False) -> LayerScores:
-        """As calibration has them, of one bin."""
-        parts = (
-            (errors.corrected_coarse, errors.corrected_fine)
-            if by_corrected
-            else (errors.coarse, errors.fine)
-        )
-        block_q = self.recipe.block_q
-        coarse, fine, mass = (of_rows(x, block_q)[None].numpy() for x in (*parts, errors.mass))
-        energy = np.ones(mass.shape[:2])
-        return LayerScores(coarse, mass, energy, fine if self.recipe.fine else None)
+    def _scores(self, of_bins: Sequence[LayerErrors], *, by_corrected: bool = False) -> LayerScores:
+        """As calibration has them."""
+
+        def stacked(name: str) -> NDArray[np.float32]:
+            parts = [of_rows(getattr(errors, name), self.recipe.block_q) for errors in of_bins]
+            return np.asarray(torch.stack(parts).numpy())
+
+        prefix = "corrected_" if by_corrected else ""
+        error, mass = stacked(f"{prefix}coarse"), stacked("mass")
+        fine = stacked(f"{prefix}fine") if self.recipe.fine else None
+        return LayerScores(error, mass, np.ones(mass.shape[:2]), fine)
 
     def _tried(
-        self, layer: int, half: int | None, masks: LayerMasks, alternative: Alternative
-    ) -> NDArray[np.float64]:
-        """Squared errors on validation captures, [1, H, 2, 2] by (dynamic, corrected); infinite
+        self, layer: int, bins: Sequence[int | None], alternative: Alternative
+    ) -> dict[str, NDArray[np.float64]]:
+        """Squared errors on validation captures, [T, H, 2, 2] by (dynamic, corrected); infinite
         what the recipe does not have."""
-        heads = len(masks.mask[0])
-        errors = np.full((1, heads, 2, 2), np.inf)
+        heads = len(self.calibrated.orders(layer))
+        errors = np.full((len(bins), heads, 2, 2), np.inf)
         allowed = product((False, self.recipe.routed), (False, self.recipe.corrected))
-        for head, (dynamic, corrected) in product(range(heads), dict.fromkeys(allowed)):
-            found = alternative.blocks(0, head, dynamic=dynamic, corrected=corrected)
+        places = product(enumerate(bins), range(heads), dict.fromkeys(allowed))
+        for (mask_bin, half), head, (dynamic, corrected) in places:
+            found = alternative.blocks(mask_bin, head, dynamic=dynamic, corrected=corrected)
             if found is not None:
-                errors[0, head, int(dynamic), int(corrected)] = sum(
+                errors[mask_bin, head, int(dynamic), int(corrected)] = sum(
                     self._squared_error(call, head, self._choice(call, head, *found, corrected))
                     for call in self.calibrated.validation_calls(layer, half)
                 )
-        return errors
+        return {"errors": errors}
 
     def _squared_error(self, call: LayerCall, head: int, choice: Choice) -> float:
         """On a validation capture."""
@@ -164,12 +167,12 @@ class _ByCorrectedErrors(Alternative):
         return chosen.blocks(mask_bin, head, dynamic=dynamic, corrected=corrected)
 
 
-def _of_head(masks: LayerMasks, head: int) -> tuple[int, BlockMix, bool]:
+def _of_head(masks: LayerMasks, mask_bin: int, head: int) -> tuple[int, BlockMix, bool]:
     """How many blocks each query block of a head chooses, the static ones, and whether the head is
     corrected."""
-    number = 0 if masks.dynamic_blocks is None else int(masks.dynamic_blocks[0, head])
+    number = 0 if masks.dynamic_blocks is None else int(masks.dynamic_blocks[mask_bin, head])
     corrected = masks.corrected_heads is not None and bool(masks.corrected_heads[head])
-    return number, current_mix(masks, 0, head), corrected
+    return number, current_mix(masks, mask_bin, head), corrected
 
 
 class RunTimePolicy:
