@@ -160,3 +160,25 @@ def test_nothing_held_out_changes_nothing(scored):
     scores, masks = scored
     alternative = Alternative(scores, masks, FORCED, COST)
     assert with_features(scores, masks, alternative, {}) is masks
+
+
+def test_what_is_chosen_never_loses_more_on_the_held_out_captures(scored):
+    scores, masks = scored
+    alternative = Alternative(scores, masks, FORCED, COST)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(20):
+        errors = rng.uniform(0.5, 1.5, (2, HEADS, 2, 2))
+        # No room for corrected blocks in a bin: then the head is not corrected in any.
+        errors[rng.integers(2), rng.integers(HEADS), :, 1] = math.inf
+        chosen = with_features(scores, masks, alternative, {"errors": errors})
+        for head in range(HEADS):
+            flag = int(chosen.corrected_heads is not None and chosen.corrected_heads[head])
+            routed = [
+                int(chosen.dynamic_blocks is not None and chosen.dynamic_blocks[of_bin, head] > 0)
+                for of_bin in (0, 1)
+            ]
+            spent = sum(errors[of_bin, head, routed[of_bin], flag] for of_bin in (0, 1))
+            assert spent <= errors[:, head, 0, 0].sum()
+            seen.add((flag, *routed))
+    assert len(seen) > 4
