@@ -16,12 +16,6 @@ namespace paro::kernels::sparse_attention::sm90 {
 
 constexpr int group_quads = fine_step_groups / 4;
 
-// The group of a step that a lane knows: number lane % 16.
-struct Group {
-  int block;
-  float key_scale, value_scale;
-};
-
 // Starts the copies of a step's groups. A lane copies from group lane % 4 of each quad: a warp
 // reads whole sectors, and its 4-byte stores meet all banks.
 template <class V>
@@ -53,42 +47,50 @@ DEVICE_FN void copy_groups(const FineGroups& fine, int64_t first_group, int bloc
   }
 }
 
-// The largest value scale of the step's groups, in every lane.
-DEVICE_FN float largest_scale(float scale) {
-#pragma unroll
-  for (int distance = 1; distance < fine_step_groups; distance *= 2) {
-    scale = ptx::maximum_or_nan(scale, __shfl_xor_sync(~0u, scale, distance));
+// Starts the copies of the scales of the step's groups and writes what its keys stand for. A lane
+// does so for group lane % 16, which is `block`.
+DEVICE_FN void write_fine_extras(const FineGroups& fine, int64_t first_group, int block,
+                                 bool exists, const Extent& e, FineExtras& extras) {
+  const uint32_t lane = threadIdx.x % 32, number = lane % fine_step_groups;
+  if (lane < fine_step_groups) {
+    const int64_t group = first_group + block;
+    ptx::cp_async_small<4>(ptx::shared_u32(&extras.key_scale[number % 4][number / 4]),
+                           fine.key_scale + group);
+    ptx::cp_async_small<4>(ptx::shared_u32(&extras.log2_share[number % 4][number / 4]),
+                           fine.value_scale + group);
   }
-  return scale;
+  const int run = e.span_keys() / fine_summaries;
+  const uint32_t pair = lane / fine_step_groups * 2;  // of the group's summaries
+  float weight[2];
+#pragma unroll
+  for (uint32_t i = 0; i < 2; i++) {
+    const int first = (block * fine_summaries + static_cast<int>(pair + i)) * run;
+    const int count = exists ? min(max(e.length - first, 0), run) : 0;
+    weight[i] = count == 0 ? lowest_logit : ptx::log2_approx(static_cast<float>(count));
+  }
+  *reinterpret_cast<float2*>(extras.weight + fine_row(number, pair)) = {weight[0], weight[1]};
 }
 
 // A group whose share is smaller has codes of P that are 0 anyway.
 constexpr float least_share = 0x1p-40f;
 
-// Writes the scales of the step's groups and what its keys stand for. An absent group has the data
-// of a listed one, so that what is not finite there reaches the rows anyway.
-DEVICE_FN void write_fine_extras(const Group& group, bool exists, const Extent& e,
-                                 FineExtras& extras) {
+// The value scales, which a lane's own copy has brought, become shares.
+DEVICE_FN void write_shares(FineExtras& extras) {
   const uint32_t lane = threadIdx.x % 32, number = lane % fine_step_groups;
-  const float largest = largest_scale(group.value_scale);
+  float& place = extras.log2_share[number % 4][number / 4];
+  const float scale = lane < fine_step_groups ? place : 0.0f;
+  float largest = scale;
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    largest = ptx::maximum_or_nan(largest, __shfl_xor_sync(~0u, largest, distance));
+  }
+  const float quotient = __fdividef(scale, largest);
+  const float share = largest == 0.0f || quotient < least_share ? least_share : quotient;
   if (lane < fine_step_groups) {
-    const float quotient = __fdiv_rn(group.value_scale, largest);
-    const float share = quotient < least_share || largest == 0.0f ? least_share : quotient;
-    extras.key_scale[number % 4][number / 4] = group.key_scale;
-    extras.log2_share[number % 4][number / 4] = ptx::log2_approx(share);
-    extras.inverse_share[number % 4][number / 4] = __fdiv_rn(1.0f, share);
+    place = ptx::log2_approx(share);
+    extras.inverse_share[number % 4][number / 4] = __fdividef(1.0f, share);
   }
   if (lane == 0) extras.value_scale = largest;
-  const int run = (e.span_keys() << e.block_shift) / fine_summaries;
-  const uint32_t pair = lane / fine_step_groups * 2;  // of the group's summaries
-  float weight[2];
-#pragma unroll
-  for (uint32_t i = 0; i < 2; i++) {
-    const int first = (group.block * fine_summaries + static_cast<int>(pair + i)) * run;
-    const int count = exists ? min(max(e.length - first, 0), run) : 0;
-    weight[i] = count == 0 ? lowest_logit : ptx::log2_approx(static_cast<float>(count));
-  }
-  *reinterpret_cast<float2*>(extras.weight + fine_row(number, pair)) = {weight[0], weight[1]};
 }
 
 // By one warp, after all spans. `first_group`: index of the unit's first group in the workspace.
@@ -99,29 +101,26 @@ DEVICE_FN void produce_fine(const FineGroups& fine, int64_t first_group, const S
   if (left == 0) return;
   const int lane = static_cast<int>(threadIdx.x % 32), number = lane % fine_step_groups;
   FineWalk walk(mask, extent, number);
-  const auto take = [&] {
-    const int first = __shfl_sync(~0u, walk.block(), 0);
-    const int block = number < left ? walk.block() : first;
-    walk.advance(fine_step_groups);
-    return Group{block, __ldg(fine.key_scale + (first_group + block)),
-                 __ldg(fine.value_scale + (first_group + block))};
-  };
   int landing = -1;  // slot of the step whose copies may be under way
   const auto finish_landing = [&] {
+    write_shares(ring.fine_extras(landing));
     ptx::fence_proxy_async();
     __syncwarp();  // sync: every lane's copies have landed, and its extras are written
     if (lane == 0) ptx::mbarrier_arrive(ring.full(landing));
   };
-  Group group = take();  // a step ahead, so that its scales are there when they are written
 #pragma unroll 1
-  while (left > 0) {
+  for (; left > 0; left -= fine_step_groups) {
+    // An absent group has the data of a listed one, so that what is not finite there reaches the
+    // rows anyway.
+    const bool exists = number < left;
+    const int listed = __shfl_sync(~0u, walk.block(), 0);
+    const int block = exists ? walk.block() : listed;
     ring.wait_empty(at);
-    copy_groups<V>(fine, first_group, group.block, ring.key_tile(at.slot), ring.value_tile(at.slot));
+    copy_groups<V>(fine, first_group, block, ring.key_tile(at.slot), ring.value_tile(at.slot));
+    write_fine_extras(fine, first_group, block, exists, extent, ring.fine_extras(at.slot));
     ptx::cp_async_commit();
-    write_fine_extras(group, number < left, extent, ring.fine_extras(at.slot));
     if (lane == 0) ring.extras(at.slot).kind = StepKind::fine;
-    left -= fine_step_groups;
-    if (left > 0) group = take();
+    walk.advance(fine_step_groups);
     if (landing >= 0) {
       ptx::cp_async_wait<1>();
       finish_landing();
