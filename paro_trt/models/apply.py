@@ -66,7 +66,7 @@ class PlannedAttention(torch.nn.Module):
         tensors = (
             query, key, value, token_order, self.head_order, self.block_mask, self.tile_order,
             self.channel_affine, mask_bin, key_length, self.fine_mask, self.corrected_heads,
-            self.dynamic_blocks,
+            self.dynamic_blocks, None,
         )  # fmt: skip
         plain = type(query) is Tensor and not torch.is_grad_enabled()
         if plain and not torch.compiler.is_compiling():

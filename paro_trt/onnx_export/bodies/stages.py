@@ -24,6 +24,7 @@ class Features(NamedTuple):
     fine_summaries: bool = False
     mean_correction: bool = False
     routing: bool = False
+    smoothing: bool = False
 
     @property
     def version(self) -> int:
@@ -35,7 +36,7 @@ NO_FEATURES = Features()
 
 
 class Formals(NamedTuple):
-    """The function's inputs, in the order of `op.spec.op_inputs`; the last three: version 2."""
+    """The function's inputs, in the order of `op.spec.op_inputs`; the last four: version 2."""
 
     query: Value
     key: Value
@@ -50,6 +51,7 @@ class Formals(NamedTuple):
     fine_mask: Value | None = None
     corrected_heads: Value | None = None
     dynamic_blocks: Value | None = None
+    rotation: Value | None = None
 
 
 class Bits(NamedTuple):
