@@ -96,7 +96,7 @@ class LayerPlan:
                 "fine_mask": fine_plane(self.fine_mask, mask),
                 "corrected_heads": corrected_heads(self.corrected_heads, count),
                 "dynamic_blocks": dynamic_blocks(self.dynamic_blocks, mask.shape[0], count),
-                "rotation": rotation(self.rotation, *affine.shape[1:], qk_bits),
+                "rotation": rotation(self.rotation, affine.shape[1], affine.shape[2], qk_bits),
             }
         for field, value in plain.items():
             object.__setattr__(self, field, value)
