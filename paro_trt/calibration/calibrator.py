@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import ParoError
 from ..models.attention_backend import check_attention_function, native_attention
-from ..plan import ParoPlan, load_plan, save_plan
+from ..plan import KeyCost, ParoPlan, load_plan, save_plan
 from .assemble import LayerDecision, make_plan, mean_density, total_cost
 from .cost import cost_note
 from .forecast import HELDOUT_PROMPTS, measure_forecast
@@ -241,7 +241,9 @@ class _Calibrator:
         return [choose([self._scores(layer)])[0] for layer in self.layers]
 
     def _alternative(self, layer: int, masks: LayerMasks) -> Alternative:
-        return Alternative(self._scores(layer), masks, self.run.forced, self.run.settings.block_k)
+        settings = self.run.settings
+        cost = KeyCost(self.run.tokens, settings.block_q, settings.block_k)
+        return Alternative(self._scores(layer), masks, self.run.forced, cost)
 
     def _try_features(self, orders: Sequence[NDArray[np.int32]]) -> None:
         run = self.run
@@ -256,7 +258,6 @@ class _Calibrator:
                 inputs,
                 run.settings,
                 head_orders(run.candidates, orders[layer]),
-                masks[layer],
                 self._alternative(layer, masks[layer]),
                 capture.mask_bin,
             ),
@@ -347,7 +348,7 @@ def _cost_notes(run: CalibrationRun, layers: Sequence[LayerDecision]) -> list[st
     )
     if corrected:
         notes.append(
-            f"{corrected} of {sum(site.heads for site in run.sites)} heads are corrected, which "
-            "the cost does not count: one dense query for each 128"
+            f"{corrected} of {sum(site.heads for site in run.sites)} heads are corrected: one "
+            "dense query for each 128, which the cost counts"
         )
     return notes

@@ -2,13 +2,16 @@
 was chosen by, at equal cost.
 
 Each head is tried alone: with its blocks as they are, and with a tenth of its exact blocks given
-up for as many that each query block chooses at run time; both with and without correction.
+up for as many that each query block chooses at run time; both with and without correction. Blocks
+also pay for the choice and for the attention of mean queries.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,11 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..op.spec import block_count
+from ..plan import KeyCost
 from .inputs import LayerInputs
 from .op_error import HeadExtras, PlannedHead, attended_rows, dense_rows, identity_affine
 from .passes import attention_config
 from .select_mask import LayerMasks, LayerScores, describe_masks
-from .select_mix import BlockMix, best_mix
+from .select_mix import BlockMix, smooth_mix
 from .settings import CalibrationSettings
 from .statistics import sampled_query_blocks
 from .work import Contribution
@@ -31,40 +35,51 @@ DYNAMIC_SHARE = 0.1
 
 LEAST_GAIN = 0.02
 """Of the squared error that a feature must take away on the held-out captures to be used: less is
-noise, and neither correction nor routing is free in time."""
+noise."""
 
 _ERRORS, _ENERGY = "errors", "energy"
 
 
 class Alternative:
-    """A head in one bin with a tenth of its exact blocks chosen at run time, at the same cost.
+    """A head in one bin with features of version 2, at the cost that it has without.
 
     Args:
         scores: of the layer.
-        masks: of the layer, without dynamic blocks.
+        masks: of the layer, without these features.
         forced: bool [NQ, NK], blocks that are exact in any case.
-        block_k: tokens in a key block.
+        cost: of heads of the layer.
     """
 
     def __init__(
-        self, scores: LayerScores, masks: LayerMasks, forced: NDArray[np.bool_], block_k: int
+        self, scores: LayerScores, masks: LayerMasks, forced: NDArray[np.bool_], cost: KeyCost
     ) -> None:
-        self._scores, self._masks, self._forced, self._block_k = scores, masks, forced, block_k
+        self._scores, self._masks, self._forced, self._cost = scores, masks, forced, cost
 
-    def blocks(self, mask_bin: int, head: int) -> tuple[int, BlockMix] | None:
+    def blocks(
+        self, mask_bin: int, head: int, *, dynamic: bool, corrected: bool
+    ) -> tuple[int, BlockMix] | None:
         """How many blocks a query block chooses, and the static ones that are left; None where
         the blocks that are exact in any case leave no room."""
-        exact = self._masks.mask[mask_bin, head]
-        number = max(1, round(DYNAMIC_SHARE * float(exact.sum()) / len(exact)))
-        given_up = number * len(exact) * self._block_k
-        budget = current_mix(self._masks, mask_bin, head).keys(self._block_k) - given_up
-        least = BlockMix(self._forced, np.zeros_like(self._forced)).keys(self._block_k)
+        current, block_k = current_mix(self._masks, mask_bin, head), self._cost.block_k
+        if not (dynamic or corrected):
+            return 0, current
+        query_blocks, number = len(current.exact), 0
+        keys: float = current.keys(block_k)
+        if dynamic:
+            number = max(1, round(DYNAMIC_SHARE * float(current.exact.sum()) / query_blocks))
+            keys -= self._cost.routing(query_blocks)
+        if corrected:
+            # The mean queries meet the blocks that are left.
+            added = self._cost.correction(keys, query_blocks)
+            keys -= added / (1.0 + 1.0 / self._cost.block_q)
+        budget = math.floor(keys) - number * query_blocks * block_k
+        least = BlockMix(self._forced, np.zeros_like(self._forced)).keys(block_k)
         if budget < least:
             return None
         error = self._scores.error[mask_bin, head]
         fine_error = self._scores.fine_error
         fine = error if fine_error is None else fine_error[mask_bin, head]
-        return number, best_mix(error, fine, self._forced, budget, self._block_k)
+        return number, smooth_mix(error, fine, self._forced, budget, block_k)
 
 
 def current_mix(masks: LayerMasks, mask_bin: int, head: int) -> BlockMix:
@@ -78,7 +93,6 @@ def trial_contribution(
     inputs: LayerInputs,
     settings: CalibrationSettings,
     orders: Tensor,
-    masks: LayerMasks,
     alternative: Alternative,
     mask_bin: int,
 ) -> Contribution:
@@ -88,13 +102,12 @@ def trial_contribution(
         inputs: of the capture.
         settings: of the calibration.
         orders: int64 [H, S].
-        masks: of the layer, without version 2's other features.
-        alternative: the heads with blocks chosen at run time.
+        alternative: the heads with version 2's other features.
         mask_bin: the bin of the capture.
 
     Returns:
-        sums "errors" [T, H, 2, 2], by (dynamic, corrected), and "energy" [T, H]; zero outside the
-        bin.
+        sums "errors" [T, H, 2, 2], by (dynamic, corrected), infinite where there is no room, and
+        "energy" [T, H]; zero outside the bin.
     """
     device, site = inputs.query.device, inputs.site
     config = replace(attention_config(settings), qk_bits=16, pv_bits=16, smoothing=False)
@@ -107,18 +120,16 @@ def trial_contribution(
         of_head, order = inputs.head(head), orders[head].to(device)
         dense = dense_rows(of_head, order, settings.block_q, blocks)
         energy[mask_bin, head] = _squared(dense)
-        tried = (0, current_mix(masks, mask_bin, head)), alternative.blocks(mask_bin, head)
-        for dynamic, found in enumerate(tried):
+        for dynamic, corrected in product((False, True), repeat=2):
+            at = mask_bin, head, int(dynamic), int(corrected)
+            found = alternative.blocks(mask_bin, head, dynamic=dynamic, corrected=corrected)
             if found is None:
-                errors[mask_bin, head, dynamic] = errors[mask_bin, head, 0]
+                errors[at] = math.inf
                 continue
             number, mix = found
             exact, fine = (torch.from_numpy(plane).to(device) for plane in mix)
-            for corrected in (False, True):
-                extras = HeadExtras(fine, number, corrected)
-                planned = PlannedHead(order, exact, identity, *extras)
-                rows = attended_rows(of_head, planned, config, blocks)
-                errors[mask_bin, head, dynamic, int(corrected)] = _squared(rows - dense)
+            planned = PlannedHead(order, exact, identity, *HeadExtras(fine, number, corrected))
+            errors[at] = _squared(attended_rows(of_head, planned, config, blocks) - dense)
     return Contribution({_ERRORS: errors, _ENERGY: energy})
 
 
@@ -134,7 +145,7 @@ def with_features(
     Args:
         scores: of the layer.
         masks: of the layer, without version 2's other features.
-        alternative: the heads with blocks chosen at run time.
+        alternative: the heads with version 2's other features.
         measured: the summed `trial_contribution`s; empty without held-out captures.
     """
     if not measured:
@@ -148,9 +159,14 @@ def with_features(
     chosen = np.where(corrected, dynamic_pays[..., 1], dynamic_pays[..., 0])
     exact, dynamic = masks.mask.copy(), np.zeros(chosen.shape, dtype=np.int32)
     fine = np.zeros_like(exact) if masks.fine is None else masks.fine.copy()
-    for mask_bin, head in np.argwhere(chosen):
-        found = alternative.blocks(int(mask_bin), int(head))
-        assert found is not None  # its errors are those without, so it was not chosen
+    for mask_bin, head in np.ndindex(chosen.shape):
+        found = alternative.blocks(
+            mask_bin,
+            head,
+            dynamic=bool(chosen[mask_bin, head]),
+            corrected=bool(corrected[head]),
+        )
+        assert found is not None  # else its error was infinite, and it was not chosen
         dynamic[mask_bin, head], (exact[mask_bin, head], fine[mask_bin, head]) = found
     return describe_masks(scores, exact, fine)._replace(
         dynamic_blocks=dynamic if dynamic.any() else None,

@@ -54,9 +54,14 @@ def mix_facts(plan: ParoPlan) -> dict[str, str]:
         "blocks": f"exact {mix.exact:.4f}, fine {mix.fine:.4f}, coarse {mix.coarse:.4f}",
     }
     if most:
-        facts["chosen at run time"] = f"{least} to {most} blocks a query block, {mix.dynamic:.4f}"
+        facts["chosen at run time"] = (
+            f"{least} to {most} blocks a query block, {mix.dynamic:.4f}; choosing costs "
+            f"{mix.routing:.4f} of the keys"
+        )
     if mix.corrected_heads:
-        facts["corrected heads"] = f"{mix.corrected_heads} of {mix.heads}, not in the cost"
+        facts["corrected heads"] = (
+            f"{mix.corrected_heads} of {mix.heads}, which costs {mix.correction:.4f} of the keys"
+        )
     return facts
 
 

@@ -12,7 +12,7 @@ from .document import (
 )
 from .format import load_plan, save_plan
 from .layer import LayerPlan
-from .mix import BlockCounts, PlanMix, plan_mix
+from .mix import BlockCounts, KeyCost, KeysMet, PlanMix, plan_mix, sum_keys
 from .plan import ParoPlan
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "CalibrationRecord",
     "Grid",
     "HeadRecord",
+    "KeyCost",
+    "KeysMet",
     "LayerPlan",
     "ModelIdentity",
     "ParoPlan",
@@ -31,4 +33,5 @@ __all__ = [
     "model_identity",
     "plan_mix",
     "save_plan",
+    "sum_keys",
 ]

@@ -14,13 +14,14 @@ from paro_trt.calibration.select_mix import select_mixes
 from paro_trt.calibration.settings import CalibrationSettings
 from paro_trt.calibration.trials import Alternative, trial_contribution, with_features
 from paro_trt.families.base import AttentionSite
-from paro_trt.plan import TextLayout
+from paro_trt.plan import BlockCounts, KeyCost, TextLayout
 
 TOKENS, HEADS, CHANNELS, BLOCK = 1024, 2, 16, 64
 SETTINGS = CalibrationSettings(
     density=None, cost=0.3, block_q=64, bins=2, error_query_blocks=16, qk_bits=16, pv_bits=16
 )
 FORCED = forced_blocks(TOKENS, TextLayout(), SETTINGS.tiling)
+COST = KeyCost(TOKENS, BLOCK, BLOCK)
 SITE = AttentionSite("attn", HEADS, HEADS, CHANNELS)
 
 
@@ -47,37 +48,63 @@ def scored():
     return scores, masks
 
 
-def keys(exact, fine) -> int:
-    return int(BLOCK * exact.sum() + 4 * fine.sum() + (~exact & ~fine).sum())
+def keys(exact, fine, number=0, corrected=False) -> float:
+    """All that a head costs in one bin."""
+    counts = BlockCounts(
+        int(exact.sum()), int(fine.sum()), int((~exact & ~fine).sum()), number * len(exact)
+    )
+    return COST.met(counts, len(exact), corrected=corrected).total
 
 
-def test_run_time_blocks_replace_blocks_of_equal_cost(scored):
+@pytest.mark.parametrize(("dynamic", "corrected"), [(True, False), (False, True), (True, True)])
+def test_features_replace_blocks_of_equal_cost(scored, dynamic, corrected):
     scores, masks = scored
-    number, mix = Alternative(scores, masks, FORCED, BLOCK).blocks(1, 0)
+    alternative = Alternative(scores, masks, FORCED, COST)
+    number, mix = alternative.blocks(1, 0, dynamic=dynamic, corrected=corrected)
     exact, fine = masks.mask[1, 0], masks.fine[1, 0]
-    assert number == max(1, round(0.1 * exact.sum() / len(exact)))
-    before, after = keys(exact, fine), keys(*mix) + number * BLOCK * len(exact)
-    assert before - BLOCK < after <= before
+    assert number == (max(1, round(0.1 * exact.sum() / len(exact))) if dynamic else 0)
+    before, after = keys(exact, fine), keys(*mix, number, corrected)
+    assert before - 1.1 * BLOCK < after <= before
     assert mix.exact[FORCED].all()
+
+
+def test_what_features_cost():
+    """16 query blocks of 64 rows: 8 dense mean queries and 16 of what the blocks attend; 64 means
+    of 16 rows, each against 64 means of 16 tokens and 16 of blocks."""
+    counts = BlockCounts(40, 30, 186, 16)
+    blocks = 64 * 56 + 4 * 30 + 186
+    met = COST.met(counts, 16, corrected=True)
+    assert met.blocks == blocks
+    # A pair of a query and a key is 1 / 64 of a key that a query block meets.
+    assert met.correction * 64 == 8 * 1024 + blocks
+    assert met.routing * 64 == 64 * (64 + 16)
+    assert met.total == met.blocks + met.correction + met.routing
+    assert COST.met(counts._replace(dynamic=0), 16) == (blocks - 16 * 64, 0, 0)
 
 
 def test_no_run_time_blocks_where_only_forced_ones_are_exact(scored):
     scores, _ = scored
     (least,) = select_mixes([scores], FORCED, 0.01, TOKENS, BLOCK, Allocation.HEAD)
-    assert Alternative(scores, least, FORCED, BLOCK).blocks(0, 0) is None
+    alternative = Alternative(scores, least, FORCED, COST)
+    assert alternative.blocks(0, 0, dynamic=True, corrected=False) is None
+    assert alternative.blocks(0, 0, dynamic=False, corrected=True) is None
+    found = trial_contribution(smooth_inputs(1), SETTINGS, ORDERS, alternative, mask_bin=0)
+    assert np.isinf(found.sums["errors"][0]).sum() == 3 * HEADS
+    chosen = with_features(scores, least, alternative, found.sums)
+    assert chosen.dynamic_blocks is chosen.corrected_heads is None
 
 
 def test_run_time_blocks_help_where_attention_went_elsewhere(scored):
     """Head 0 sees the capture that its blocks were chosen by, head 1 another."""
     scores, masks = scored
-    alternative = Alternative(scores, masks, FORCED, BLOCK)
-    same, other = smooth_inputs(0), smooth_inputs(1)
+    alternative = Alternative(scores, masks, FORCED, COST)
+    same, other = smooth_inputs(0), smooth_inputs(8)
     mixed = same._replace(
         query=torch.stack([same.query[:, 0], other.query[:, 1]], 1),
         key=torch.stack([same.key[:, 0], other.key[:, 1]], 1),
         value=torch.stack([same.value[:, 0], other.value[:, 1]], 1),
     )
-    found = trial_contribution(mixed, SETTINGS, ORDERS, masks, alternative, mask_bin=1)
+    found = trial_contribution(mixed, SETTINGS, ORDERS, alternative, mask_bin=1)
     errors, energy = found.sums["errors"], found.sums["energy"]
     assert (errors[0] == 0).all()
     assert (energy[0] == 0).all()
@@ -87,9 +114,12 @@ def test_run_time_blocks_help_where_attention_went_elsewhere(scored):
     assert chosen.dynamic_blocks[1, 1] > 0
     assert chosen.dynamic_blocks[0].tolist() == [0, 0]
     for mask_bin, head in np.ndindex(2, HEADS):
-        spent = keys(chosen.mask[mask_bin, head], chosen.fine[mask_bin, head])
-        spent += int(chosen.dynamic_blocks[mask_bin, head]) * BLOCK * len(FORCED)
-        assert spent <= keys(masks.mask[mask_bin, head], masks.fine[mask_bin, head])
+        corrected = chosen.corrected_heads is not None and bool(chosen.corrected_heads[head])
+        number = int(chosen.dynamic_blocks[mask_bin, head])
+        planes = chosen.mask[mask_bin, head], chosen.fine[mask_bin, head]
+        assert keys(*planes, number, corrected) <= keys(
+            masks.mask[mask_bin, head], masks.fine[mask_bin, head]
+        )
 
 
 def measured(plain, corrected, dynamic, both):
@@ -115,18 +145,40 @@ def measured(plain, corrected, dynamic, both):
 )
 def test_only_what_helps_is_used(scored, errors, flags, used):
     scores, masks = scored
-    alternative = Alternative(scores, masks, FORCED, BLOCK)
+    alternative = Alternative(scores, masks, FORCED, COST)
     errors = (np.array(error) for error in errors)
     chosen = with_features(scores, masks, alternative, measured(*errors))
     found = None if chosen.corrected_heads is None else chosen.corrected_heads.tolist()
     assert found == flags
     found = None if chosen.dynamic_blocks is None else (chosen.dynamic_blocks > 0).tolist()
     assert found == (None if used is None else [[bool(x) for x in row] for row in used])
-    if used is None:
+    if used is None and flags is None:
         assert np.array_equal(chosen.mask, masks.mask)
 
 
 def test_nothing_held_out_changes_nothing(scored):
     scores, masks = scored
-    alternative = Alternative(scores, masks, FORCED, BLOCK)
+    alternative = Alternative(scores, masks, FORCED, COST)
     assert with_features(scores, masks, alternative, {}) is masks
+
+
+def test_what_is_chosen_never_loses_more_on_the_held_out_captures(scored):
+    scores, masks = scored
+    alternative = Alternative(scores, masks, FORCED, COST)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(20):
+        errors = rng.uniform(0.5, 1.5, (2, HEADS, 2, 2))
+        # No room for corrected blocks in a bin: then the head is not corrected in any.
+        errors[rng.integers(2), rng.integers(HEADS), :, 1] = math.inf
+        chosen = with_features(scores, masks, alternative, {"errors": errors})
+        for head in range(HEADS):
+            flag = int(chosen.corrected_heads is not None and chosen.corrected_heads[head])
+            routed = [
+                int(chosen.dynamic_blocks is not None and chosen.dynamic_blocks[of_bin, head] > 0)
+                for of_bin in (0, 1)
+            ]
+            spent = sum(errors[of_bin, head, routed[of_bin], flag] for of_bin in (0, 1))
+            assert spent <= errors[:, head, 0, 0].sum()
+            seen.add((flag, *routed))
+    assert len(seen) > 4

@@ -72,7 +72,8 @@ def test_the_mix_as_tables(paro, mixed_plan, plan_file):
         f"{mix.cost:.4f} of the keys",
         f"exact {mix.exact:.4f}, fine {mix.fine:.4f}, coarse {mix.coarse:.4f}",
         "0 to 1 blocks a query block",
-        "1 of 4, not in the cost",
+        f"1 of 4, which costs {mix.correction:.4f} of the keys",
+        f"choosing costs {mix.routing:.4f} of the keys",
         "blocks a query block chooses at run time",
     ):
         assert words in shown
