@@ -58,7 +58,7 @@ def select_mixes(
         cost: keys that a query meets / S.
         tokens: S.
         block_k: tokens in a key block.
-        allocation: who shares a budget.
+        allocation: who shares a budget, of `SHARED_BUDGETS`.
     """
     errors = [layer.error for layer in layers]
     fine_errors = [_fine_error(layer) for layer in layers]

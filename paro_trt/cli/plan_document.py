@@ -101,11 +101,15 @@ def affine_use(layer: LayerPlan) -> dict[str, int]:
 
 
 def _describe_layer(plan: ParoPlan, layer: LayerPlan) -> dict[str, Any]:
+    from ..plan import EFFECT, TIME_SHARE
+
     return {
         "name": layer.name,
         "qk_bits": layer.qk_bits,
         "pv_bits": layer.pv_bits,
         "bits_reason": layer.bits_reason,
+        "measured_effect": plan.calibration.of_layer(EFFECT, layer.name),
+        "time_share": plan.calibration.of_layer(TIME_SHARE, layer.name),
         "kv_heads": layer.channel_affine.shape[1],
         "head_dim": layer.channel_affine.shape[2],
         "affine_heads": affine_use(layer),

@@ -2,12 +2,15 @@
 
 from .bins import mask_bins
 from .document import (
+    EFFECT,
+    TIME_SHARE,
     CalibrationRecord,
     Grid,
     HeadRecord,
     ModelIdentity,
     TextLayout,
     TextPosition,
+    figure_name,
     model_identity,
 )
 from .format import load_plan, save_plan
@@ -16,6 +19,8 @@ from .mix import BlockCounts, KeyCost, KeysMet, PlanMix, plan_mix, sum_keys
 from .plan import ParoPlan
 
 __all__ = [
+    "EFFECT",
+    "TIME_SHARE",
     "BlockCounts",
     "CalibrationRecord",
     "Grid",
@@ -28,6 +33,7 @@ __all__ = [
     "PlanMix",
     "TextLayout",
     "TextPosition",
+    "figure_name",
     "load_plan",
     "mask_bins",
     "model_identity",
