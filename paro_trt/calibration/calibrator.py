@@ -258,7 +258,8 @@ class _Calibrator:
     def _alternative(self, layer: int, masks: LayerMasks) -> Alternative:
         settings = self.run.settings
         cost = KeyCost(self.run.tokens, settings.block_q, settings.block_k)
-        return Alternative(self._scores(layer), masks, self.run.forced, cost)
+        shared = settings.allocation is not Allocation.HEAD
+        return Alternative(self._scores(layer), masks, self.run.forced, cost, shared=shared)
 
     def _try_features(self, orders: Sequence[NDArray[np.int32]]) -> None:
         run = self.run
@@ -273,6 +274,7 @@ class _Calibrator:
                 inputs,
                 run.settings,
                 head_orders(run.candidates, orders[layer]),
+                masks[layer],
                 self._alternative(layer, masks[layer]),
                 capture.mask_bin,
             ),

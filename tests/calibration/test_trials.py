@@ -10,7 +10,7 @@ from paro_trt.calibration.inputs import LayerInputs
 from paro_trt.calibration.orders import CandidateOrder
 from paro_trt.calibration.passes import layer_scores, mask_contribution
 from paro_trt.calibration.select_mask import Allocation, forced_blocks
-from paro_trt.calibration.select_mix import select_mixes
+from paro_trt.calibration.select_mix import BlockMix, select_mixes
 from paro_trt.calibration.settings import CalibrationSettings
 from paro_trt.calibration.trials import Alternative, trial_contribution, with_features
 from paro_trt.families.base import AttentionSite
@@ -56,16 +56,59 @@ def keys(exact, fine, number=0, corrected=False) -> float:
     return COST.met(counts, len(exact), corrected=corrected).total
 
 
+def spent(mix, numbers, corrected) -> list[float]:
+    """What each bin costs, all heads together."""
+    return [
+        sum(
+            keys(mix.exact[of_bin, head], mix.fine[of_bin, head], int(numbers[of_bin, head]), flag)
+            for head, flag in enumerate(corrected)
+        )
+        for of_bin in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(("dynamic", "corrected"), [(True, False), (False, True), (True, True)])
-def test_features_replace_blocks_of_equal_cost(scored, dynamic, corrected):
+def test_features_replace_blocks_of_equal_cost(scored, dynamic, corrected, shared):
     scores, masks = scored
-    alternative = Alternative(scores, masks, FORCED, COST)
-    number, mix = alternative.blocks(1, 0, dynamic=dynamic, corrected=corrected)
+    alternative = Alternative(scores, masks, FORCED, COST, shared=shared)
+    flags = np.array([corrected, False])
+    routed = np.array([[dynamic, False], [False, False]])
+    mix, numbers = alternative.pay(flags, routed)
+    before = spent(BlockMix(masks.mask, masks.fine), np.zeros((2, HEADS)), [False] * HEADS)
+    for old, new in zip(before, spent(mix, numbers, flags), strict=True):
+        assert old - 3 * BLOCK < new <= old
+    assert mix.exact[..., FORCED].all()
+    assert not (mix.exact & mix.fine).any()
+    assert (numbers > 0).tolist() == routed.tolist()
+    others_pay = not np.array_equal(mix.exact[0, 1], masks.mask[0, 1])
+    assert others_pay == shared
+
+
+def test_run_time_blocks_are_a_tenth_of_a_head_s(scored):
+    scores, masks = scored
+    number, mix = Alternative(scores, masks, FORCED, COST).routed(1, 0)
     exact, fine = masks.mask[1, 0], masks.fine[1, 0]
-    assert number == (max(1, round(0.1 * exact.sum() / len(exact))) if dynamic else 0)
-    before, after = keys(exact, fine), keys(*mix, number, corrected)
-    assert before - 1.1 * BLOCK < after <= before
-    assert mix.exact[FORCED].all()
+    assert number == max(1, round(0.1 * exact.sum() / len(exact)))
+    before, after = keys(exact, fine), keys(*mix) + number * BLOCK * len(exact)
+    assert before - BLOCK < after <= before
+
+
+def test_the_price_of_a_feature_is_what_its_keys_would_buy(scored):
+    """Four corrected heads cost twice as much as two, and lose twice as much."""
+    scores, masks = scored
+    correction, routing = Alternative(scores, masks, FORCED, COST).prices()
+    assert (correction > 0).all()
+    assert (routing > 0).all()
+    mix, _ = Alternative(scores, masks, FORCED, COST).pay(
+        np.ones(HEADS, bool), np.zeros((2, HEADS), bool)
+    )
+    left = [
+        np.where(exact, 0, np.where(fine, scores.fine_error, scores.error)).sum(axis=(2, 3))
+        for exact, fine in ((masks.mask, masks.fine), mix)
+    ]
+    lost = (left[1] - left[0]).sum(axis=1)
+    assert (correction * left[0]).sum(axis=1) == pytest.approx(lost, rel=0.05)
 
 
 def test_what_features_cost():
@@ -86,10 +129,10 @@ def test_no_run_time_blocks_where_only_forced_ones_are_exact(scored):
     scores, _ = scored
     (least,) = select_mixes([scores], FORCED, 0.01, TOKENS, BLOCK, Allocation.HEAD)
     alternative = Alternative(scores, least, FORCED, COST)
-    assert alternative.blocks(0, 0, dynamic=True, corrected=False) is None
-    assert alternative.blocks(0, 0, dynamic=False, corrected=True) is None
-    found = trial_contribution(smooth_inputs(1), SETTINGS, ORDERS, alternative, mask_bin=0)
-    assert np.isinf(found.sums["errors"][0]).sum() == 3 * HEADS
+    assert alternative.routed(0, 0) is None
+    found = trial_contribution(smooth_inputs(1), SETTINGS, ORDERS, least, alternative, mask_bin=0)
+    assert np.isinf(found.sums["errors"][0, :, 1]).all()
+    assert alternative.pay(np.ones(HEADS, bool), np.zeros((2, HEADS), bool)) is None
     chosen = with_features(scores, least, alternative, found.sums)
     assert chosen.dynamic_blocks is chosen.corrected_heads is None
 
@@ -104,7 +147,7 @@ def test_run_time_blocks_help_where_attention_went_elsewhere(scored):
         key=torch.stack([same.key[:, 0], other.key[:, 1]], 1),
         value=torch.stack([same.value[:, 0], other.value[:, 1]], 1),
     )
-    found = trial_contribution(mixed, SETTINGS, ORDERS, alternative, mask_bin=1)
+    found = trial_contribution(mixed, SETTINGS, ORDERS, masks, alternative, mask_bin=1)
     errors, energy = found.sums["errors"], found.sums["energy"]
     assert (errors[0] == 0).all()
     assert (energy[0] == 0).all()
@@ -113,13 +156,10 @@ def test_run_time_blocks_help_where_attention_went_elsewhere(scored):
     chosen = with_features(scores, masks, alternative, found.sums)
     assert chosen.dynamic_blocks[1, 1] > 0
     assert chosen.dynamic_blocks[0].tolist() == [0, 0]
-    for mask_bin, head in np.ndindex(2, HEADS):
-        corrected = chosen.corrected_heads is not None and bool(chosen.corrected_heads[head])
-        number = int(chosen.dynamic_blocks[mask_bin, head])
-        planes = chosen.mask[mask_bin, head], chosen.fine[mask_bin, head]
-        assert keys(*planes, number, corrected) <= keys(
-            masks.mask[mask_bin, head], masks.fine[mask_bin, head]
-        )
+    flags = [False] * HEADS if chosen.corrected_heads is None else chosen.corrected_heads
+    used = spent(BlockMix(chosen.mask, chosen.fine), chosen.dynamic_blocks, flags)
+    none = spent(BlockMix(masks.mask, masks.fine), np.zeros((2, HEADS)), [False] * HEADS)
+    assert all(new <= old for new, old in zip(used, none, strict=True))
 
 
 def measured(plain, corrected, dynamic, both):
@@ -136,11 +176,14 @@ def measured(plain, corrected, dynamic, both):
         ((1.0, 1.0, 1.0, 1.0), None, None),
         # Less than the least gain is noise.
         ((1.0, 0.99, 0.99, 0.99), None, None),
-        ((1.0, 0.9, 1.0, 1.0), [1, 1], None),
+        # Less than the blocks that pay for it.
+        ((1.0, 0.95, 1.0, 1.0), None, None),
+        ((1.0, 1.0, 0.97, 0.97), None, None),
+        ((1.0, 0.6, 1.0, 1.0), [1, 1], None),
         ((1.0, [[0.5, 1.2], [1.2, 1.2]], 1.0, [[0.5, 1.2], [1.2, 1.2]]), [1, 0], None),
         ((1.0, 1.5, [[0.9, 1.0], [1.1, 0.7]], 1.5), None, [[1, 0], [0, 1]]),
         # Corrected, and in the first bin of head 0 alone blocks of the run time on top.
-        ((1.0, 0.8, 0.9, [[0.6, 0.8], [0.9, 0.8]]), [1, 1], [[1, 0], [0, 0]]),
+        ((1.0, 0.6, 0.9, [[0.4, 0.6], [0.7, 0.6]]), [1, 1], [[1, 0], [0, 0]]),
     ],
 )
 def test_only_what_helps_is_used(scored, errors, flags, used):

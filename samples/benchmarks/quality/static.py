@@ -15,7 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paro_trt.calibration.select_mask import Allocation, LayerMasks, LayerScores
+from paro_trt.calibration.select_mask import (
+    Allocation,
+    LayerMasks,
+    LayerScores,
+    describe_masks,
+)
 from paro_trt.calibration.select_mix import BlockMix, select_mixes
 from paro_trt.calibration.select_order import OrderMetric
 from paro_trt.calibration.trials import Alternative, current_mix, with_features
@@ -110,61 +115,68 @@ class CalibratedPolicy:
         if not (self.recipe.corrected or self.recipe.routed):
             return masks
         alternative = Alternative(scores, masks, forced, self.key_cost)
-        if self.recipe.corrected_errors:
-            left = self._scores(errors, by_corrected=True)
-            alternative = _ByCorrectedErrors(
-                alternative, Alternative(left, masks, forced, self.key_cost)
-            )
-        return with_features(scores, masks, alternative, self._tried(layer, bins, alternative))
+        chosen = with_features(
+            scores, masks, alternative, {"errors": self._tried(layer, bins, masks, alternative)}
+        )
+        if not self.recipe.corrected_errors or chosen.corrected_heads is None:
+            return chosen
+        flags = chosen.corrected_heads.astype(bool)
+        left = self._scores(errors, flags)
+        found = Alternative(left, masks, forced, self.key_cost).pay(
+            flags, np.zeros((len(bins), len(flags)), dtype=bool)
+        )
+        assert found is not None  # the plain errors left room
+        mix, _ = found
+        return describe_masks(left, *mix)._replace(corrected_heads=chosen.corrected_heads)
 
-    def _scores(self, of_bins: Sequence[LayerErrors], *, by_corrected: bool = False) -> LayerScores:
-        """As calibration has them."""
+    def _scores(
+        self, of_bins: Sequence[LayerErrors], corrected: NDArray[np.bool_] | None = None
+    ) -> LayerScores:
+        """As calibration has them; of `corrected` heads, those that the correction leaves."""
 
         def stacked(name: str) -> NDArray[np.float32]:
             parts = [of_rows(getattr(errors, name), self.recipe.block_q) for errors in of_bins]
-            return np.asarray(torch.stack(parts).numpy())
+            plain = np.asarray(torch.stack(parts).numpy())
+            if corrected is None or name == "mass":
+                return plain
+            parts = [
+                of_rows(getattr(errors, f"corrected_{name}"), self.recipe.block_q)
+                for errors in of_bins
+            ]
+            return np.where(corrected[:, None, None], torch.stack(parts).numpy(), plain)
 
-        prefix = "corrected_" if by_corrected else ""
-        error, mass = stacked(f"{prefix}coarse"), stacked("mass")
-        fine = stacked(f"{prefix}fine") if self.recipe.fine else None
-        return LayerScores(error, mass, np.ones(mass.shape[:2]), fine)
+        mass = stacked("mass")
+        fine = stacked("fine") if self.recipe.fine else None
+        return LayerScores(stacked("coarse"), mass, np.ones(mass.shape[:2]), fine)
 
     def _tried(
-        self, layer: int, bins: Sequence[int | None], alternative: Alternative
-    ) -> dict[str, NDArray[np.float64]]:
+        self,
+        layer: int,
+        bins: Sequence[int | None],
+        masks: LayerMasks,
+        alternative: Alternative,
+    ) -> NDArray[np.float64]:
         """Squared errors on validation captures, [T, H, 2, 2] by (dynamic, corrected); infinite
         what the recipe does not have."""
-        heads = len(self.calibrated.orders(layer))
-        errors = np.full((len(bins), heads, 2, 2), np.inf)
-        allowed = product((False, self.recipe.routed), (False, self.recipe.corrected))
-        places = product(enumerate(bins), range(heads), dict.fromkeys(allowed))
-        for (mask_bin, half), head, (dynamic, corrected) in places:
-            found = alternative.blocks(mask_bin, head, dynamic=dynamic, corrected=corrected)
-            if found is not None:
-                errors[mask_bin, head, int(dynamic), int(corrected)] = sum(
-                    self._squared_error(call, head, self._choice(call, head, *found, corrected))
-                    for call in self.calibrated.validation_calls(layer, half)
+        errors = np.full((*masks.density.shape, 2, 2), np.inf)
+        for mask_bin, head in np.ndindex(masks.density.shape):
+            tried = [(0, current_mix(masks, mask_bin, head))]
+            if self.recipe.routed and (found := alternative.routed(mask_bin, head)):
+                tried.append(found)
+            calls = self.calibrated.validation_calls(layer, bins[mask_bin])
+            for dynamic, corrected in product(range(len(tried)), range(1 + self.recipe.corrected)):
+                errors[mask_bin, head, dynamic, corrected] = sum(
+                    self._squared_error(
+                        call, head, self._choice(call, head, *tried[dynamic], bool(corrected))
+                    )
+                    for call in calls
                 )
-        return {"errors": errors}
+        return errors
 
     def _squared_error(self, call: LayerCall, head: int, choice: Choice) -> float:
         """On a validation capture."""
         found = self.calibrated.validation_terms(call, head)
         return float((attend(found, [choice])[0] - found.dense).square().sum())
-
-
-class _ByCorrectedErrors(Alternative):
-    """Heads that are corrected have the blocks of another alternative."""
-
-    def __init__(self, plain: Alternative, corrected: Alternative) -> None:
-        self._plain, self._corrected = plain, corrected
-
-    def blocks(
-        self, mask_bin: int, head: int, *, dynamic: bool, corrected: bool
-    ) -> tuple[int, BlockMix] | None:
-        """As of the one or the other."""
-        chosen = self._corrected if corrected else self._plain
-        return chosen.blocks(mask_bin, head, dynamic=dynamic, corrected=corrected)
 
 
 def _of_head(masks: LayerMasks, mask_bin: int, head: int) -> tuple[int, BlockMix, bool]:
