@@ -168,6 +168,8 @@ def test_a_speedup_on_a_gpu_with_4_bits_uses_them(loaded, prompts, tmp_path):
     plan = calibrate_embeddings(loaded, prompts, LATENT_SIZE, settings, tmp_path / "plan")
     assert plan.calibration.measured["counted_speedup"] >= 16.0
     assert 4 in {bits for layer in plan.layers for bits in (layer.qk_bits, layer.pv_bits)}
+    for layer in plan.layers:
+        assert (layer.rotation is not None) == (layer.qk_bits == 4)
 
 
 @pytest.mark.parametrize(
