@@ -41,6 +41,8 @@ class CalibrationSettings:
         pool_dropped: left-out key blocks join the softmax as one summary token each.
         qk_bits: 16, 8 or 4 for query x key.
         pv_bits: 16, 8 or 4 for probabilities x value.
+        smoothing: query x key is smoothed where it has 4 bits: what 4 bits carry is what the
+            means of both blocks leave. False makes plans that runtimes of version 1 of the op run.
         order_metric: what makes an order good.
         mask_metric: what makes a block worth attending.
         allocation: who shares a density budget.
@@ -69,6 +71,7 @@ class CalibrationSettings:
     pool_dropped: bool = True
     qk_bits: int = 8
     pv_bits: int = 8
+    smoothing: bool = True
     order_metric: OrderMetric = OrderMetric.OUTPUT_ERROR
     mask_metric: MaskMetric = MaskMetric.OUTPUT_ERROR
     allocation: Allocation = Allocation.LAYER

@@ -97,7 +97,7 @@ def trial_contribution(
         bin.
     """
     device, site = inputs.query.device, inputs.site
-    config = replace(attention_config(settings), qk_bits=16, pv_bits=16)
+    config = replace(attention_config(settings), qk_bits=16, pv_bits=16, smoothing=False)
     existing = block_count(inputs.length, settings.block_q)
     blocks = sampled_query_blocks(existing, settings.error_query_blocks)
     identity = identity_affine(site.head_dim, device)

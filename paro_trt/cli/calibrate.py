@@ -155,6 +155,13 @@ def calibrate(
             help="With embeddings: of each step, in 0..1000, as of step-distilled models.",
         ),
     ] = None,
+    smoothing: Annotated[
+        bool,
+        typer.Option(
+            "--smoothing/--no-smoothing",
+            help="4-bit query x key of what the means of blocks leave.",
+        ),
+    ] = True,
     pool: Annotated[
         bool, typer.Option("--pool/--no-pool", help="Left-out blocks count as summary tokens.")
     ] = True,
@@ -226,6 +233,7 @@ def calibrate(
             pool_dropped=pool,
             qk_bits=qk_bits,
             pv_bits=pv_bits,
+            smoothing=smoothing,
             order_metric=OrderMetric(order_metric),
             mask_metric=MaskMetric(mask_metric),
             allocation=Allocation(allocate),

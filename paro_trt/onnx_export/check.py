@@ -106,6 +106,7 @@ def _features_of_layer(layer: LayerPlan) -> Features:
         fine_summaries=layer.fine_mask is not None,
         mean_correction=layer.corrected_heads is not None,
         routing=layer.dynamic_blocks is not None,
+        smoothing=layer.rotation is not None,
     )
 
 
