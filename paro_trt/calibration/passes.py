@@ -92,7 +92,7 @@ def mask_contribution(
             _on_device(candidates[candidate], inputs.query.device),
             settings.tiling,
             pooled=settings.pool_dropped,
-            fine=settings.cost is not None,
+            fine=settings.mixes,
             memory=memory,
         )
         for head, candidate in enumerate(chosen)
@@ -114,7 +114,7 @@ def mask_contribution(
         "energy": (energy / total).cpu().numpy(),
         "captures": np.ones(1),
     }
-    if settings.cost is not None:
+    if settings.mixes:
         scores["fine_error"] = of_blocks("fine_error", total.float())
     return Contribution({**scores, **ranges.sums}, ranges.maxima)
 
@@ -178,11 +178,14 @@ def attention_config(settings: CalibrationSettings) -> AttentionConfig:
 
 
 def quantized_config(
-    settings: CalibrationSettings, quantization: QuantizationChoice
+    settings: CalibrationSettings, quantization: QuantizationChoice | None
 ) -> AttentionConfig:
-    """The op's attributes as decided for a layer."""
+    """The op's attributes as decided for a layer; None: 16 bits."""
+    config = replace(attention_config(settings), qk_bits=16, pv_bits=16, smoothing=False)
+    if quantization is None:
+        return config
     return replace(
-        attention_config(settings),
+        config,
         qk_bits=quantization.qk_bits,
         pv_bits=quantization.pv_bits,
         smoothing=quantization.rotation is not None,

@@ -29,6 +29,9 @@ class LayerRow:
         reason: why these bits.
         smoothed: how many key/value heads of smoothed query x key are rotated; empty where it is
             not smoothed.
+        effect: relative L2 error of the model's prediction that the layer adds; None where effects
+            were not measured.
+        time_share: of the plan's counted time; None where effects were not measured.
         mix: shares of exact, fine and coarse blocks, blocks chosen at run time and corrected
             heads; None where the plan has none of version 2.
     """
@@ -44,6 +47,8 @@ class LayerRow:
     reason: str
     smoothed: str
     mix: str | None
+    effect: float | None
+    time_share: float | None
 
 
 def layer_rows(plan: ParoPlan, measured: MeasuredFigures) -> tuple[LayerRow, ...]:
@@ -72,6 +77,8 @@ def _row(plan: ParoPlan, layer: LayerPlan, measured: MeasuredFigures) -> LayerRo
         reason=clipped(layer.bits_reason),
         smoothed=_smoothed(layer),
         mix=_mix(plan, layer) if plan.mixes else None,
+        effect=measured.effects.get(layer.name),
+        time_share=measured.time_shares.get(layer.name),
     )
 
 

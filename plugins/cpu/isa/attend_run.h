@@ -11,8 +11,8 @@ namespace paro::cpu::PARO_ISA {
 struct Tile {
   const HeadJob& job;
   Scratch& scratch;
-  int rows;       // number of its rows that exist
-  MeanRow* mean;  // a row that attends with them; or null
+  int rows;                 // number of its rows that exist
+  MeanRow* mean;            // a row that attends with them; or null
   const float* block_mean;  // [D] that smoothed rows have lost; or null
 
   int strips() const { return (rows + kStripRows - 1) / kStripRows; }
@@ -121,6 +121,10 @@ inline void attend_run(const Tile& tile, const KeyRun& run) {
     for (int v = 0; v < kStripVectors; ++v) {
       const float* factor = smoothed ? scratch.smoothing.factor : scratch.row_factor;
       unit.factor[v] = load(factor + lane + v * kVector) * run.key_scale;
+      if (ScoreKind::kCodes && run.key_scales == nullptr) {
+        const Vector smallest = splat(kSmallestFactor);
+        unit.factor[v] = unit.factor[v] < smallest ? smallest : unit.factor[v];
+      }
       unit.row[v] = run.row_logits == nullptr
                         ? Vector{}
                         : load(run.row_logits + lane * kSmoothedStep + v * kVector);

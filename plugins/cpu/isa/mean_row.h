@@ -109,7 +109,8 @@ inline void attend_mean_row(const KeyRun& run, int key_words, int head_dim, Mean
   alignas(64) Word weights[kLargestBlock];
   const float largest = mean_row_logits<ScoreKind>(run, width, key_words, row, logits);
   const bool in_base_2 = run.log2_count != nullptr;
-  const float factor = in_base_2 ? 1.0f : row.factor * run.key_scale;
+  float factor = in_base_2 ? 1.0f : row.factor * run.key_scale;
+  if (ScoreKind::kCodes && factor < kSmallestFactor) factor = kSmallestFactor;
   const float origin = ScoreKind::kCodes && !in_base_2 ? kRoundingBias : 0.0f;
   const float reference = largest == kMinusInfinity ? 0.0f : largest;
 

@@ -46,6 +46,11 @@ struct RunRows {
   VectorInt code_sum[kStripVectors];
 };
 
+// The least factor of logits that are codes. With 0, for rows or keys of zeros, the logit of a key
+// that does not exist would become -inf * 0 = NaN. This one takes differences of codes to 0 as well.
+// Keys with scales of their own have factors for each key, and logits in base 2.
+constexpr float kSmallestFactor = 0x1p-100f;
+
 // Turns the raw logits of a run into base-2 logits: (raw - origin) * factor + row.
 struct LogitUnit {
   Vector factor[kStripVectors];
