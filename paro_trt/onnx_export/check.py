@@ -171,7 +171,9 @@ def check_node(
     for entry in VERSION_2_INPUTS:
         given = getattr(layer, entry.name)
         tensors[entry.name] = (
-            unused_input(entry.name, layer.block_mask.shape) if given is None else given
+            unused_input(entry.name, layer.block_mask.shape, layer.channel_affine.shape)
+            if given is None
+            else given
         )
     inputs = op_inputs(version)
     _require_equal(path, f"inputs of {node.name}", len(node.input), len(inputs))
