@@ -189,18 +189,28 @@ PTX_FN void split_product(uint32_t value_tile, const float* value_scale, const B
   }
 }
 
+// A step's factors, and its products as floats. Each key has its weight in them.
+template <class C>
+PTX_FN void weighed_products(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
+                             const StepExtras<C>& extras, const BiasedZero& zero,
+                             float (&factor)[2], float (&x)[key_fragments<C>][4]) {
+  const float key_scale = is_integer(C::qk) ? extras.key_scale * score_scale<C> : 1.0f;
+  const SomeKeys<C> keys = some_keys<C>(extras.weights.absent, zero);
+  Scores<C> scores;
+  score_product<C>(query_tile, key_tile, zero, keys, scores);
+  factor[0] = ptx::maximum_or_nan(lane_factors[0] * key_scale, least_factor);
+  factor[1] = ptx::maximum_or_nan(lane_factors[8] * key_scale, least_factor);
+  to_floats<C>(scores[0], keys, x);
+  weigh_last_key<C>(extras.weights, factor, x);
+}
+
 // One span of tokens.
-template <class C, bool plain>
+template <class C>
 PTX_FN void attend_tokens(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
                           const StepExtras<C>& extras, const BiasedZero& zero,
                           const Listed& listed, LoopState<C>& mixed, LoopState<C>& rest) {
-  const float key_scale = is_integer(C::qk) ? extras.key_scale * score_scale<C> : 1.0f;
-  Scores<C> scores;
-  score_product<C>(query_tile, key_tile, zero, scores);
-  float factor[2] = {lane_factors[0] * key_scale, lane_factors[8] * key_scale};
-  float x[key_fragments<C>][4];
-  to_floats<C>(scores[0], x);
-  if constexpr (!plain) weigh_keys<C>(extras.tokens, x, factor);
+  float factor[2], x[key_fragments<C>][4];
+  weighed_products<C>(query_tile, lane_factors, key_tile, extras, zero, factor, x);
   RowState state;
 #pragma unroll
   for (int row = 0; row < 2; row++) {
@@ -208,7 +218,7 @@ PTX_FN void attend_tokens(uint32_t query_tile, const float* lane_factors, uint32
     state.maximum[row] = in_mixed ? mixed.rows[0].maximum[row] : rest.rows[0].maximum[row];
     state.sum[row] = in_mixed ? mixed.rows[0].sum[row] : rest.rows[0].sum[row];
   }
-  const StepWeights weights = exponentiate<C>(x, factor, state);
+  const StepWeights weights = exponentiate<C>(x, factor, 0.0f, state);
   const Probabilities<C> p = pack_probabilities<C>(x, weights, state);
 #pragma unroll
   for (int row = 0; row < 2; row++) {
@@ -238,22 +248,18 @@ PTX_FN void attend_coarse(uint32_t query_tile, const float* lane_factors, uint32
                           const StepExtras<C>& extras, const BiasedZero& zero,
                           const uint32_t (&covered)[2][C::step_keys / 32],
                           const bool (&attends)[2], LoopState<C>& mixed) {
-  const float key_scale = is_integer(C::qk) ? extras.key_scale * score_scale<C> : 1.0f;
-  Scores<C> scores;
-  score_product<C>(query_tile, key_tile, zero, scores);
-  float factor[2] = {lane_factors[0] * key_scale, lane_factors[8] * key_scale};
-  float x[key_fragments<C>][4];
-  to_floats<C>(scores[0], x);
-  weigh_keys<C>(extras.tokens, x, factor);
+  float factor[2], x[key_fragments<C>][4];
+  weighed_products<C>(query_tile, lane_factors, key_tile, extras, zero, factor, x);
 #pragma unroll
   for (int n = 0; n < key_fragments<C>; n++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int bit = n % 4 * 8 + static_cast<int>(threadIdx.x % 4) * 2 + i % 2;
-      if ((covered[i / 2][n / 4] >> bit & 1u) != 0) x[n][i] = lowest_logit;
+      if ((covered[i / 2][n / 4] >> bit & 1u) != 0) x[n][i] = absent_product;
     }
   }
-  StepWeights weights[1] = {exponentiate<C>(x, factor, mixed.rows[0])};
+  StepWeights weights[1] = {
+      exponentiate<C, true>(x, factor, extras.weights.log2_tokens, mixed.rows[0])};
   clear_rows<C>(attends, x);
   Probabilities<C> p[1] = {pack_probabilities<C>(x, weights[0], mixed.rows[0])};
   const uint32_t value_tile = key_tile + static_cast<uint32_t>(offsetof(Slot<C>, value));
@@ -392,9 +398,10 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
       e.existing_spans(),
       [&](int span, int slot) {
         load_prepared<C>(p, e, prepared, span, key_tile(slot), shared.extras[slot]);
-        for (int i = static_cast<int>(threadIdx.x); i < C::step_keys; i += C::compute_threads) {
-          shared.extras[slot].tokens[i] = (span << e.span_shift) + i < length ? 1 : 0;
-        }
+        const auto existing = [&](int part) {
+          return low_bits(length - (span << e.span_shift) - part * 32);
+        };
+        write_weights<C>(e, span, existing, shared.extras[slot].weights);
       },
       [&](int span, int slot) {
         const int block = span >> e.block_shift;
@@ -403,7 +410,7 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
         for (int row = 0; row < 2; row++) {
           listed.row[row] = (masks.exact_word(row, block / 32) >> (block % 32) & 1u) != 0;
         }
-        attend_tokens<C, false>(query_tile, lane_factors, key_tile(slot), shared.extras[slot], zero,
+        attend_tokens<C>(query_tile, lane_factors, key_tile(slot), shared.extras[slot], zero,
                                 listed, mixed, rest);
       });
   merge_dense<C>(mixed, rest);
@@ -441,12 +448,10 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
       [&](int span, int slot) {
         load_prepared<C>(p, e, prepared, e.token_spans + span, key_tile(slot),
                          shared.extras[slot]);
-        const int block_k = e.span_keys() << e.block_shift;
-        for (int i = static_cast<int>(threadIdx.x); i < C::step_keys; i += C::compute_threads) {
-          const int block = (span << e.span_shift) + i;
-          shared.extras[slot].tokens[i] =
-              static_cast<uint8_t>(min(max(length - block * block_k, 0), block_k));
-        }
+        const auto existing = [&](int part) {
+          return low_bits(e.existing_blocks() - (span << e.span_shift) - part * 32);
+        };
+        write_weights<C>(e, e.token_spans + span, existing, shared.extras[slot].weights);
       },
       [&](int span, int slot) {
         constexpr int words = C::step_keys / 32;
@@ -457,10 +462,9 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
 #pragma unroll
           for (int i = 0; i < words; i++) {
             const int word = span * words + i, left = e.existing_blocks() - word * 32;
-            const uint32_t absent = left >= 32 ? 0u : left <= 0 ? ~0u : ~0u << left;
-            covered[row][i] =
-                left <= 0 ? ~0u
-                          : masks.exact_word(row, word) | masks.fine_word(row, word) | absent;
+            covered[row][i] = left <= 0 ? ~0u
+                                        : masks.exact_word(row, word) | masks.fine_word(row, word) |
+                                              ~low_bits(left);
             attends[row] = attends[row] || covered[row][i] != ~0u;
           }
         }

@@ -206,14 +206,14 @@ PTX_FN void attend_fine_rows(uint32_t query_rows, const float* lane_factors, uin
                              float (&out)[V::head_dim / 8][4]) {
   using F = FineVariant<V>;
   Scores<F> scores;
-  score_product<F>(query_rows, key_tile, zero, scores);
+  score_product<F>(query_rows, key_tile, zero, AllKeys<F>{}, scores);
   const float factor[2] = {lane_factors[0] * score_scale<F>, lane_factors[8] * score_scale<F>};
   float x[key_fragments<F>][4];
-  to_floats<F>(scores[0], x);
+  to_floats<F>(scores[0], AllKeys<F>{}, x);
   weigh_groups<F>(extras, factor, x);
   hide.logits(x);
   constexpr float one[2] = {1.0f, 1.0f};
-  StepWeights weights = exponentiate<F>(x, one, rows);
+  StepWeights weights = exponentiate<F>(x, one, 0.0f, rows);
   hide.probabilities(x);
   Probabilities<F> p;
   if constexpr (is_integer(F::pv)) {
