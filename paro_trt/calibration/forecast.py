@@ -64,8 +64,10 @@ def measure_forecast(
     """
     measured: dict[str, float] = {"density": mean_density(layers)}
     cost = total_cost(run, layers)
+    if run.settings.mixes:
+        measured["cost"] = cost
     if run.settings.cost is not None:
-        measured |= {"cost": cost, "cost_asked_for": run.settings.cost}
+        measured["cost_asked_for"] = run.settings.cost
     notes: list[str] = []
     if heldout is None:
         notes.append("no held-out prompts: the error on prompts not calibrated on is unknown")
@@ -78,7 +80,7 @@ def measure_forecast(
         share = attention_share(run, example)
         speed = (
             expected_speed(share, mean_density(layers), run)
-            if run.settings.cost is None
+            if not run.settings.mixes
             else speed_of_keys(share, cost)
         )
         measured.update(speed)

@@ -91,7 +91,7 @@ def mask_contribution(
             _on_device(candidates[candidate], inputs.query.device),
             settings.tiling,
             pooled=settings.pool_dropped,
-            fine=settings.cost is not None,
+            fine=settings.mixes,
             memory=memory,
         )
         for head, candidate in enumerate(chosen)
@@ -113,7 +113,7 @@ def mask_contribution(
         "energy": (energy / total).cpu().numpy(),
         "captures": np.ones(1),
     }
-    if settings.cost is not None:
+    if settings.mixes:
         scores["fine_error"] = of_blocks("fine_error", total.float())
     return Contribution({**scores, **ranges.sums}, ranges.maxima)
 

@@ -54,9 +54,14 @@ def mix_facts(plan: ParoPlan) -> dict[str, str]:
         "blocks": f"exact {mix.exact:.4f}, fine {mix.fine:.4f}, coarse {mix.coarse:.4f}",
     }
     if most:
-        facts["chosen at run time"] = f"{least} to {most} blocks a query block, {mix.dynamic:.4f}"
+        facts["chosen at run time"] = (
+            f"{least} to {most} blocks a query block, {mix.dynamic:.4f}; choosing costs "
+            f"{mix.routing:.4f} of the keys"
+        )
     if mix.corrected_heads:
-        facts["corrected heads"] = f"{mix.corrected_heads} of {mix.heads}, not in the cost"
+        facts["corrected heads"] = (
+            f"{mix.corrected_heads} of {mix.heads}, which costs {mix.correction:.4f} of the keys"
+        )
     return facts
 
 
@@ -83,11 +88,15 @@ def affine_use(layer: LayerPlan) -> dict[str, int]:
 
 
 def _describe_layer(plan: ParoPlan, layer: LayerPlan) -> dict[str, Any]:
+    from ..plan import EFFECT, TIME_SHARE
+
     return {
         "name": layer.name,
         "qk_bits": layer.qk_bits,
         "pv_bits": layer.pv_bits,
         "bits_reason": layer.bits_reason,
+        "measured_effect": plan.calibration.of_layer(EFFECT, layer.name),
+        "time_share": plan.calibration.of_layer(TIME_SHARE, layer.name),
         "kv_heads": layer.channel_affine.shape[1],
         "head_dim": layer.channel_affine.shape[2],
         "affine_heads": affine_use(layer),

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _FIGURES = ("density", "mass", "error")
 _MIX = ("fine", "k", "corrected")
+_EFFECTS = ("effect", "time")
+_EFFECTS_CAPTION = (
+    "effect: error of the model's prediction that the layer adds; time: share of the plan's"
+)
 _MIX_CAPTION = (
     "fine: share of blocks with four summaries; k: blocks a query block chooses at run time"
 )
@@ -60,12 +64,15 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
 
 def _layers_table(plan: ParoPlan) -> Table:
     title = "layers (density, mass and predicted error: mean over heads, one figure per bin)"
-    mixed = plan.version > 1
-    right = (*_FIGURES, *(_MIX if mixed else ()), "QK/PV bits")
+    mixed, effects = plan.version > 1, _effects(plan)
+    right = (
+        *_FIGURES, *(_MIX if mixed else ()), *(_EFFECTS if effects else ()), "QK/PV bits"
+    )  # fmt: skip
     made = output.table(title, "layer", "orders of heads", *right, "m  e  n  c", right=right)
     made.caption = (
         "m e n c: key/value heads that use a key mean, an equalizer, a value mean, a value scale"
         + (f"\n{_MIX_CAPTION}; corrected: heads" if mixed else "")
+        + (f"\n{_EFFECTS_CAPTION}" if effects else "")
     )
     made.caption_justify = "left"
     for layer in plan.layers:
@@ -76,10 +83,27 @@ def _layers_table(plan: ParoPlan) -> Table:
             orders,
             *_figures(layer.heads),
             *(_layer_mix(plan, layer) if mixed else ()),
+            *(effects[layer.name] if effects else ()),
             f"{layer.qk_bits}/{layer.pv_bits}",
             _affine(layer),
         )
     return made
+
+
+def _effects(plan: ParoPlan) -> dict[str, tuple[str, str]]:
+    """The effect and the share of time of each layer, by its name; none where they were not
+    measured."""
+    from ..plan import EFFECT, TIME_SHARE
+
+    record = plan.calibration
+    found = {
+        layer.name: [record.of_layer(figure, layer.name) for figure in (EFFECT, TIME_SHARE)]
+        for layer in plan.layers
+    }
+    if all(value is None for values in found.values() for value in values):
+        return {}
+    shown = {name: ["-" if of is None else f"{of:.4f}" for of in found[name]] for name in found}
+    return {name: (effect, time) for name, (effect, time) in shown.items()}
 
 
 def _heads_table(plan: ParoPlan) -> Table:

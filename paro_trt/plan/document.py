@@ -34,6 +34,10 @@ VERSION_2_FIELDS = {
 }
 """Fields of a layer that version 2 adds, and the tensor that each says the file has."""
 
+EFFECT, TIME_SHARE = "effect", "time_share"
+"""Figures of layers where effects were measured: the relative L2 error of the model's prediction
+that the layer's blocks and bits add, and its share of the plan's counted time."""
+
 _MAX_STEPS = 1 << 20
 _LARGEST = sys.float_info.max
 
@@ -278,6 +282,15 @@ class CalibrationRecord(Record, frozen=True):
                 checks.text(f"{name}[{i}]", line)
         for key in self.measured:
             checks.label("measured", key)
+
+    def of_layer(self, figure: str, layer: str) -> float | None:
+        """A measured figure of a layer, such as EFFECT; None where it was not measured."""
+        return self.measured.get(figure_name(figure, layer))
+
+
+def figure_name(figure: str, layer: str) -> str:
+    """The name in `measured` of a layer's figure."""
+    return f"{figure}.{layer}"
 
 
 class LayerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -27,6 +27,9 @@ class LayerRow:
         qk_bits: 16, 8 or 4.
         pv_bits: 16, 8 or 4.
         reason: why these bits.
+        effect: relative L2 error of the model's prediction that the layer adds; None where effects
+            were not measured.
+        time_share: of the plan's counted time; None where effects were not measured.
         mix: shares of exact, fine and coarse blocks, blocks chosen at run time and corrected
             heads; None where the plan has none of version 2.
     """
@@ -41,6 +44,8 @@ class LayerRow:
     pv_bits: int
     reason: str
     mix: str | None
+    effect: float | None
+    time_share: float | None
 
 
 def layer_rows(plan: ParoPlan, measured: MeasuredFigures) -> tuple[LayerRow, ...]:
@@ -68,6 +73,8 @@ def _row(plan: ParoPlan, layer: LayerPlan, measured: MeasuredFigures) -> LayerRo
         pv_bits=layer.pv_bits,
         reason=clipped(layer.bits_reason),
         mix=None if plan.version == 1 else _mix(plan, layer),
+        effect=measured.effects.get(layer.name),
+        time_share=measured.time_shares.get(layer.name),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from paro_trt.calibration import calibrator
 from paro_trt.calibration.inputs import LayerInputs
-from paro_trt.calibration.select_mask import Allocation
+from paro_trt.calibration.select_mask import SHARED_BUDGETS
 from paro_trt.calibration.settings import CalibrationSettings
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.families.base import AttentionSite
@@ -153,7 +153,7 @@ def test_work_of_other_settings_is_refused_and_kept(loaded, prompts, tmp_path):
     calibrate(loaded, prompts, LATENT_SIZE, SETTINGS, output)
 
 
-@pytest.mark.parametrize("allocation", list(Allocation))
+@pytest.mark.parametrize("allocation", SHARED_BUDGETS)
 def test_density_holds_for_every_allocation(loaded, prompts, tmp_path, allocation):
     settings = dataclasses.replace(
         SETTINGS, density=0.5, allocation=allocation, block_k=64, qk_bits=16, pv_bits=16
@@ -166,7 +166,7 @@ def test_density_holds_for_every_allocation(loaded, prompts, tmp_path, allocatio
 AT_A_COST = dataclasses.replace(SETTINGS, density=None, cost=0.5)
 
 
-@pytest.mark.parametrize("allocation", list(Allocation))
+@pytest.mark.parametrize("allocation", SHARED_BUDGETS)
 def test_cost_is_met_by_every_allocation(loaded, prompts, tmp_path, allocation):
     settings = dataclasses.replace(AT_A_COST, allocation=allocation, qk_bits=16, pv_bits=16)
     output = tmp_path / "plan"

@@ -16,6 +16,7 @@ from paro_trt.errors import ArgumentError, PlanError
 from paro_trt.op.mask import pack_block_mask, unpack_block_mask
 from paro_trt.plan import (
     Grid,
+    KeyCost,
     ParoPlan,
     TextLayout,
     TextPosition,
@@ -263,7 +264,12 @@ def test_the_mix_of_a_plan() -> None:
     # One head in two chooses one block in each row.
     assert mix.dynamic == pytest.approx(0.5 / plan.key_blocks)
     keys = 64 * (mix.exact + mix.dynamic) + 4 * mix.fine + coarse
-    assert mix.cost == pytest.approx(plan.key_blocks * keys / plan.tokens)
+    blocks = plan.key_blocks * keys / plan.tokens
+    assert mix.cost == pytest.approx(blocks + mix.correction + mix.routing)
+    # The other head is corrected: of each 128 rows one meets all tokens, and those of the mix.
+    assert 0.5 / 128 < mix.correction < 0.5 / 128 + 0.5 / plan.block_q
+    cost = KeyCost(plan.tokens, plan.block_q, plan.block_k)
+    assert mix.routing == pytest.approx(0.5 * cost.routing(1) / plan.tokens)
     assert (mix.dynamic_blocks, mix.corrected_heads, mix.heads) == ((0, 1), 2, 4)
     vanished = plan_mix(small_plan())
     assert (vanished.coarse, vanished.cost) == (0, pytest.approx(small_plan().density()))
