@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import subprocess
@@ -27,39 +26,6 @@ def emulated_kernels_build() -> Path:
 def emulated_kernels() -> native.NativeLibrary:
     """Built as it is now, or a skip where the tools for it are missing."""
     return native.NativeLibrary(emulated_kernels_build() / "kernels" / "libparo_emulated.so")
-
-
-class Counted:
-    """The emulated kernels with what the emulator counts (plugins/emulator/stats.h)."""
-
-    def __init__(self, folder: Path) -> None:
-        built = emulated_kernels_build()
-        objects = (built / "kernels/CMakeFiles/paro_emulated_objects.dir").rglob("*.o")
-        path = folder / "counted.so"
-        emulator = built / "emulator" / "libparo_emulator.a"
-        subprocess.run(["g++", "-shared", *objects, emulator, "-o", path], check=True)
-        self.library = native.NativeLibrary(path)
-        symbols = ctypes.CDLL(str(path))
-        self._stats, self._reset = symbols[_STATS], symbols[_RESET]
-        self._stats.restype = _Stats
-
-    def counts(self, inputs: AttentionInputs, config: AttentionConfig, sm: int) -> dict[str, int]:
-        """Of one call, by the names of the fields."""
-        self._reset()
-        self.library.forward(inputs, config, sm=sm)
-        found = self._stats()
-        return {name: getattr(found, name) for name, _ in _Stats._fields_}
-
-
-_STATS, _RESET = "_ZN4paro8emulator5statsEv", "_ZN4paro8emulator11reset_statsEv"
-
-
-class _Stats(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in ("thread_switches", "async_copies", "ldmatrix", "ldmatrix_conflicts", "mma",
-                     "wgmma", "bulk_loads")
-    ]  # fmt: skip
 
 
 # Options are read when a library is first used, and each copy is a library of its own.

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from paro_trt.op import native
 from paro_trt.op.reference import paro_attention_reference
@@ -16,7 +15,7 @@ from tests.support.cases import CASES, OpCase, random_inputs
 from tests.support.numerics import compare
 
 from .emulator_builds import MODES
-from .kernel_library import Counted, emulated_kernels, seen_in_modes
+from .kernel_library import emulated_kernels, seen_in_modes
 
 HOPPER = 90
 SMALL = OpCase("small", 300, batch=2, heads=4, kv_heads=2, bins=2, dtype=torch.float16)
@@ -92,42 +91,6 @@ def test_schedules_do_not_change_a_bit(tmp_path, library, fresh_seed):
     modes["late-seeded again"] = {"PARO_EMULATOR_SEED": "6", "PARO_EMULATOR_LATE": "1"}
     seen = seen_in_modes(library.path, calls, expected, modes, tmp_path)
     assert seen == dict.fromkeys(modes, "-")
-
-
-def _smooth_masks(tokens: int, block_q: int, heads: int, density: float, seed: int) -> Tensor:
-    """Masks [1, H, NQ, 1] of the blocks of 64 keys with the largest mean scores, where queries and
-    keys change as smoothly along the order as a neighbourhood in a video does."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(2, heads, tokens // 64, 16, generator=generator)
-    query, key = (torch.nn.functional.avg_pool1d(
-        torch.nn.functional.pad(x.transpose(1, 2), (2, 2), mode="circular"), 5, 1).transpose(1, 2)
-        for x in noise)  # fmt: skip
-    query = query.unflatten(1, (-1, block_q // 64)).mean(2)
-    scores = query @ key.transpose(1, 2)
-    count = round(density * scores.shape[2])
-    chosen = scores.topk(count, dim=2).indices
-    words = torch.zeros(scores.shape[:2], dtype=torch.int64)
-    words = words.unsqueeze(2).scatter_add(
-        2, torch.zeros_like(chosen), torch.ones_like(chosen) << chosen
-    )
-    return words.sub(2**32 * (words >= 2**31)).int().unsqueeze(0)
-
-
-def test_two_query_blocks_share_the_tiles_that_both_attend(tmp_path, fresh_seed):
-    """Bytes for each exact block at density .2: at most 1.35 of what blocks of 128 rows load."""
-    counted = Counted(tmp_path)
-    loads = {}
-    for block_q in (64, 128):
-        config = AttentionConfig(block_q, 64, 8, 8)
-        case = OpCase("smooth", 2048, heads=4, kv_heads=4, dtype=torch.float16, config=config)
-        masks = _smooth_masks(2048, block_q, 4, 0.2, fresh_seed)
-        inputs = random_inputs(case, fresh_seed)._replace(block_mask=masks)
-        exact = sum(int(word).bit_count() for word in (masks.long() % 2**32).flatten()) * block_q
-        loads[block_q] = counted.counts(inputs, config, HOPPER)["bulk_loads"] / exact
-        alone = 2 / block_q  # of a thread block for each query block: K and V
-        assert loads[block_q] <= alone
-    assert loads[128] == 2 / 128
-    assert loads[64] <= 1.35 * loads[128], loads
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
