@@ -104,6 +104,13 @@ def test_smoothing_is_an_option(calibrate, monkeypatch, options, smoothing):
         ),
         (("--qk-bits", "7"), "--qk-bits"),
         (("--block-q", "96"), "--block-q"),
+        (("--speedup", "2"), "--speedup: expected none without measured effects"),
+        (
+            ("--allocate", "measured", "--speedup", "90"),
+            "--speedup: expected at most ",
+        ),
+        (("--allocate", "measured", "--levels", ".1,x"), "--levels"),
+        (("--allocate", "measured", "--target", "sm_90", "--qk-bits", "4"), "--qk-bits"),
         (("--steps", "1"), "--steps"),
         (("--latent", "2,16"), "--latent"),
         (("--latent", "2,16,x"), "--latent"),
