@@ -199,7 +199,8 @@ class CalibrationSettings:
         """What every layer would keep, in the unit of the budget: about that for a speedup, and a
         guess for an error. None with a mass."""
         if self.speedup is not None:
-            time = relative_time(self.time_target, 128, self.qk_bits, self.pv_bits)
+            smoothed_keys = self.block_k if self.smoothing else None
+            time = relative_time(self.time_target, 128, self.qk_bits, self.pv_bits, smoothed_keys)
             return min(1.0, 1.0 / (self.speedup * time))
         if self.max_error is not None:
             return _SHARE_OF_ERROR
