@@ -18,7 +18,8 @@ class OpCase:
     density: share of key blocks attended, drawn per block; the diagonal is kept unless
     `empty_rows`, which also clears whole mask rows. key_length: per sample, None for all tokens.
     What the config uses of version 2 is drawn too: half of all blocks are fine or exact as well,
-    every other head is corrected, and 0 to 3 blocks are chosen at run time.
+    every other head is corrected, 0 to 3 blocks are chosen at run time, and every other key/value
+    head is rotated.
     """
 
     name: str
@@ -69,7 +70,7 @@ def random_inputs(case: OpCase, seed: int) -> AttentionInputs:
     )
     lengths = case.key_length or (case.tokens,) * case.batch
     rng = np.random.default_rng(seed + 1)
-    fine_mask = corrected_heads = dynamic_blocks = None
+    fine_mask = corrected_heads = dynamic_blocks = rotation = None
     if case.config.fine_summaries:
         fine_mask = torch.from_numpy(pack_block_mask(rng.random(_mask_shape(case)) < 0.5))
     if case.config.mean_correction:
@@ -78,6 +79,10 @@ def random_inputs(case: OpCase, seed: int) -> AttentionInputs:
         most = min(3, block_count(case.tokens, case.config.block_k))
         drawn = rng.integers(0, most + 1, (case.bins, case.heads), dtype=np.int32)
         dynamic_blocks = torch.from_numpy(drawn)
+    if case.config.smoothing:
+        signs = rng.integers(0, 2, (case.kv_heads, case.head_dim), dtype=np.int32) * 2 - 1
+        signs[1::2] = 0
+        rotation = torch.from_numpy(signs)
     return AttentionInputs(
         query,
         key,
@@ -92,6 +97,7 @@ def random_inputs(case: OpCase, seed: int) -> AttentionInputs:
         fine_mask,
         corrected_heads,
         dynamic_blocks,
+        rotation,
     )
 
 

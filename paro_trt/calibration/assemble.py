@@ -50,6 +50,7 @@ def make_plan(
                 fine_mask=None if layer.masks.fine is None else pack_block_mask(layer.masks.fine),
                 corrected_heads=layer.masks.corrected_heads,
                 dynamic_blocks=layer.masks.dynamic_blocks,
+                rotation=layer.quantization.rotation,
             )
         )
     return ParoPlan(

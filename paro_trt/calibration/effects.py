@@ -4,7 +4,6 @@ that layer, which keeps fewer blocks or multiplies with fewer bits."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +13,13 @@ from torch import Tensor
 
 from ..families.base import AttentionSite
 from ..op.quantization import ChannelAffine
+from ..op.smoothing import head_signs
 from ..op.spec import AttentionConfig, block_count
 from .calls import RecordedCall
 from .capture import dense_attention, replay
 from .inputs import LayerInputs
 from .op_error import PlannedHead, attended_rows, head_extras, identity_affine
-from .passes import attention_config
+from .passes import quantized_config, rotation_on
 from .quantize import Product, QuantizationChoice
 from .run import CalibrationRun, Capture
 from .select_mask import LayerMasks
@@ -84,7 +84,7 @@ def measured_effects(
             site: AttentionSite = site,
             orders: Tensor = tried.orders,
         ) -> float:
-            config = attention_config_of(run, choice)
+            config = quantized_config(run.settings, choice)
             planned = planned_attention(orders, masks, 0, choice, config)
             return squared(prediction(run, call, {site.name: planned}) - dense)
 
@@ -145,7 +145,7 @@ def planned_attention(
         orders: int64 [H, S].
         masks: of the layer.
         mask_bin: which of their bins.
-        quantization: its affine; None: the identity, of 16 bits.
+        quantization: its affine and rotation; None: the identity, of 16 bits.
         config: block sizes, bits and pooling.
     """
 
@@ -157,25 +157,18 @@ def planned_attention(
         output = torch.zeros(inputs.query.shape, device=device)
         for head in range(site.heads):
             order = orders[head].to(device)
-            affine = identity_affine(site.head_dim, device)
+            affine, signs = identity_affine(site.head_dim, device), None
             if quantization is not None:
                 rows = torch.from_numpy(quantization.channel_affine).to(device)
                 kv_head = head * site.kv_heads // site.heads
                 affine = ChannelAffine.of_head(rows, kv_head, config)
-            planned = PlannedHead(order, exact[head], affine, *extras[head])
+                signs = head_signs(rotation_on(quantization, device), kv_head)
+            planned = PlannedHead(order, exact[head], affine, *extras[head], signs)
             attended = attended_rows(inputs.head(head), planned, config, query_blocks)
             output[order[: inputs.length], head] = attended
         return output
 
     return attend
-
-
-def attention_config_of(
-    run: CalibrationRun, quantization: QuantizationChoice | None
-) -> AttentionConfig:
-    """The op's attributes for a layer's bits; None: 16."""
-    bits = (16, 16) if quantization is None else (quantization.qk_bits, quantization.pv_bits)
-    return replace(attention_config(run.settings), qk_bits=bits[0], pv_bits=bits[1])
 
 
 def squared(values: Tensor) -> float:

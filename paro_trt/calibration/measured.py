@@ -17,13 +17,12 @@ from .assemble import LayerDecision
 from .calls import RecordedCall
 from .effects import (
     LayerOptions,
-    attention_config_of,
     measured_effects,
     planned_attention,
     prediction,
     squared,
 )
-from .passes import attention_config, error_contribution, head_orders
+from .passes import attention_config, error_contribution, head_orders, quantized_config
 from .quantize import Product, QuantizationChoice, choose_quantization
 from .run import CalibrationRun, Capture
 from .select_mask import LayerMasks, LayerScores, describe_masks
@@ -183,7 +182,7 @@ def planned_sites(
             of.masks,
             mask_bin,
             of.quantization,
-            attention_config_of(run, of.quantization),
+            quantized_config(run.settings, of.quantization),
         )
         for site, of in zip(run.sites, layers, strict=True)
     }

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..op.blocks import KeyBlocks, Precision, prepare_keys
 from ..op.quantization import ChannelAffine
-from ..op.reference import attend_query_block, mean_query
+from ..op.reference import attend_query_block, prepare_mean_query, prepare_query_block
 from ..op.routing import route_head
+from ..op.smoothing import QueryRows
 from ..op.spec import CORRECTION_ROWS, AttentionConfig
 from .inputs import HeadInputs
 from .select_mask import LayerMasks
@@ -44,7 +45,8 @@ class PlannedHead(NamedTuple):
 
     order: int64 [S]; mask, fine: bool [NQ, NK], exact and fine blocks; affine: rows of
     channel_affine of its key head; dynamic_blocks: chosen by each query block at run time;
-    corrected: rows get what their mean query lacks.
+    corrected: rows get what their mean query lacks; signs: of the rotation of a smoothed head,
+    int32 [D], None for none.
     """
 
     order: Tensor
@@ -53,6 +55,7 @@ class PlannedHead(NamedTuple):
     fine: Tensor | None = None
     dynamic_blocks: int = 0
     corrected: bool = False
+    signs: Tensor | None = None
 
 
 def identity_affine(head_dim: int, device: torch.device) -> ChannelAffine:
@@ -76,7 +79,7 @@ def attended_rows(
     config = replace(config, scale=inputs.scale, fine_summaries=head.fine is not None)
     precision = Precision(torch.float32, inputs.query.dtype)
     key, value = inputs.key[head.order], inputs.value[head.order]
-    keys = prepare_keys(key, value, inputs.length, head.affine, config, precision)
+    keys = prepare_keys(key, value, inputs.length, head.affine, head.signs, config, precision)
     tokens = [_block_tokens(inputs, head.order, index, config.block_q) for index in query_blocks]
     exact = torch.stack([head.mask[index] for index in query_blocks])
     if head.dynamic_blocks:
@@ -90,19 +93,20 @@ def attended_rows(
             torch.float32,
         )
 
-    def attend(query: Tensor, sources: list[KeyBlocks]) -> Tensor:
+    def attend(query: QueryRows, sources: list[KeyBlocks]) -> Tensor:
         return attend_query_block(query, sources, head.affine, config, precision)
 
     outputs = []
+    prepared = head.affine, head.signs, config, precision
     for index, rows, mask in zip(query_blocks, tokens, exact, strict=True):
-        query = inputs.query[rows].float() * head.affine.equalizer
+        query = prepare_query_block(inputs.query[rows], *prepared)
         sources = keys.attended_by(mask, None if head.fine is None else head.fine[index])
         output = attend(query, sources)
         if head.corrected and sources:
             run = _block_tokens(
                 inputs, head.order, index * config.block_q // CORRECTION_ROWS, CORRECTION_ROWS
             )
-            mean = mean_query(inputs.query[run].float(), head.affine, config, precision)
+            mean = prepare_mean_query(inputs.query[run], *prepared)
             output = output + (attend(mean, keys.all_tokens()) - attend(mean, sources))
         outputs.append(output)
     return torch.cat(outputs)

@@ -61,6 +61,8 @@ class CalibrationSettings:
         pool_dropped: left-out key blocks join the softmax as one summary token each.
         qk_bits: 16, 8 or 4 for query x key; with `Allocation.MEASURED` the fewest to choose from.
         pv_bits: the same for probabilities x value.
+        smoothing: query x key is smoothed where it has 4 bits: what 4 bits carry is what the
+            means of both blocks leave. False makes plans that runtimes of version 1 of the op run.
         order_metric: what makes an order good.
         mask_metric: what makes a block worth attending.
         allocation: who shares a density budget.
@@ -96,6 +98,7 @@ class CalibrationSettings:
     pool_dropped: bool = True
     qk_bits: int = 8
     pv_bits: int = 8
+    smoothing: bool = True
     order_metric: OrderMetric = OrderMetric.OUTPUT_ERROR
     mask_metric: MaskMetric = MaskMetric.OUTPUT_ERROR
     allocation: Allocation = Allocation.LAYER
@@ -246,14 +249,15 @@ def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `CalibrationSettings` with the defaults that follow from others.
 
     Where keys or time are the budget, there is no density, and query blocks are small; where
-    effects are measured for a GPU that is faster with 4 bits, those may be chosen.
+    effects are measured for a GPU that is faster with 4 bits, those may be chosen for query x key:
+    values lose more by them (docs/measurements/2026-11-30-four-bits.md).
     """
     chosen = dict(settings)
     if any(chosen.get(name) is not None for name in ("cost", "speedup", "max_error")):
         chosen = {"density": None, "block_q": COST_BLOCK_Q, **chosen}
     measured = chosen.get("allocation") is Allocation.MEASURED
     if measured and has_fast_four_bits(chosen.get("time_target", Target.GENERIC)):
-        chosen = {"qk_bits": 4, "pv_bits": 4, **chosen}
+        chosen = {"qk_bits": 4, **chosen}
     return chosen
 
 

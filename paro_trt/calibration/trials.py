@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +22,7 @@ from ..op.spec import block_count
 from ..plan import KeyCost
 from .inputs import LayerInputs
 from .op_error import HeadExtras, PlannedHead, attended_rows, dense_rows, identity_affine
-from .passes import attention_config
+from .passes import quantized_config
 from .select_mask import LayerMasks, LayerScores, describe_masks
 from .select_mix import BlockMix, smooth_mix
 from .settings import CalibrationSettings
@@ -195,7 +194,7 @@ def trial_contribution(
         "energy" [T, H]; zero outside the bin.
     """
     device, site = inputs.query.device, inputs.site
-    config = replace(attention_config(settings), qk_bits=16, pv_bits=16)
+    config = quantized_config(settings, None)
     existing = block_count(inputs.length, settings.block_q)
     blocks = sampled_query_blocks(existing, settings.error_query_blocks)
     identity = identity_affine(site.head_dim, device)

@@ -130,7 +130,7 @@ def calibrate(
         ),
     ] = None,
     pv_bits: Annotated[
-        int | None, typer.Option(help="Probabilities x value, as --qk-bits.")
+        int | None, typer.Option(help="Probabilities x value, as --qk-bits. [default: 8]")
     ] = None,
     block_q: Annotated[
         int | None,
@@ -187,6 +187,13 @@ def calibrate(
             help="With embeddings: of each step, in 0..1000, as of step-distilled models.",
         ),
     ] = None,
+    smoothing: Annotated[
+        bool,
+        typer.Option(
+            "--smoothing/--no-smoothing",
+            help="4-bit query x key of what the means of blocks leave.",
+        ),
+    ] = True,
     pool: Annotated[
         bool, typer.Option("--pool/--no-pool", help="Left-out blocks count as summary tokens.")
     ] = True,
@@ -283,6 +290,7 @@ def calibrate(
             cost=cost,
             block_k=block_k,
             pool_dropped=pool,
+            smoothing=smoothing,
             speedup=speedup,
             max_error=max_error,
             order_metric=OrderMetric(order_metric),

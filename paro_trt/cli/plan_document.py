@@ -65,6 +65,19 @@ def mix_facts(plan: ParoPlan) -> dict[str, str]:
     return facts
 
 
+def smoothed_facts(plan: ParoPlan) -> dict[str, str]:
+    """How many layers are smoothed, and how many of their heads rotated; empty where none is."""
+    smoothed = [layer for layer in plan.layers if layer.rotation is not None]
+    if not smoothed:
+        return {}
+    heads = sum(layer.channel_affine.shape[1] for layer in smoothed)
+    rotated = sum(layer.rotated_heads for layer in smoothed)
+    return {
+        "smoothed 4-bit QK": f"{len(smoothed)} of {len(plan.layers)} layers, {rotated} of their "
+        f"{heads} key/value heads rotated"
+    }
+
+
 def _describe_mix(plan: ParoPlan, layer: LayerPlan | None = None) -> dict[str, Any]:
     from ..plan import plan_mix
 
@@ -100,6 +113,10 @@ def _describe_layer(plan: ParoPlan, layer: LayerPlan) -> dict[str, Any]:
         "kv_heads": layer.channel_affine.shape[1],
         "head_dim": layer.channel_affine.shape[2],
         "affine_heads": affine_use(layer),
+        "smoothed": layer.rotation is not None,
+        "rotated_heads": None
+        if layer.rotation is None
+        else (layer.rotation[:, 0] != 0).astype(int).tolist(),
         "mix": _describe_mix(plan, layer),
         "fine_blocks": layer.fine_blocks().T.tolist(),
         "dynamic_blocks": None if layer.dynamic_blocks is None else layer.dynamic_blocks.T.tolist(),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import output
-from .plan_document import affine_use, mean_over_heads, mix_facts
+from .plan_document import affine_use, mean_over_heads, mix_facts, smoothed_facts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,8 @@ _EFFECTS_CAPTION = (
 _MIX_CAPTION = (
     "fine: share of blocks with four summaries; k: blocks a query block chooses at run time"
 )
+
+_SMOOTHED_CAPTION = "s: 4-bit query x key is smoothed; behind it, key/value heads that are rotated"
 
 
 def show_plan(plan: ParoPlan, path: Path, each_head: bool) -> None:
@@ -54,6 +56,7 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
         "orders in use": ", ".join(plan.order_names),
         "format version": plan.version,
         **_mix_facts(plan),
+        **smoothed_facts(plan),
         "density": f"{plan.density():.4f}",
         "mass": f"{mean_over_heads(plan, 'mass'):.4f}",
         "predicted error": f"{mean_over_heads(plan, 'predicted_error'):.4f}",
@@ -64,7 +67,7 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
 
 def _layers_table(plan: ParoPlan) -> Table:
     title = "layers (density, mass and predicted error: mean over heads, one figure per bin)"
-    mixed, effects = plan.version > 1, _effects(plan)
+    mixed, effects = plan.mixes, _effects(plan)
     right = (
         *_FIGURES, *(_MIX if mixed else ()), *(_EFFECTS if effects else ()), "QK/PV bits"
     )  # fmt: skip
@@ -72,6 +75,7 @@ def _layers_table(plan: ParoPlan) -> Table:
     made.caption = (
         "m e n c: key/value heads that use a key mean, an equalizer, a value mean, a value scale"
         + (f"\n{_MIX_CAPTION}; corrected: heads" if mixed else "")
+        + (f"\n{_SMOOTHED_CAPTION}" if smoothed_facts(plan) else "")
         + (f"\n{_EFFECTS_CAPTION}" if effects else "")
     )
     made.caption_justify = "left"
@@ -84,7 +88,7 @@ def _layers_table(plan: ParoPlan) -> Table:
             *_figures(layer.heads),
             *(_layer_mix(plan, layer) if mixed else ()),
             *(effects[layer.name] if effects else ()),
-            f"{layer.qk_bits}/{layer.pv_bits}",
+            _bits(layer),
             _affine(layer),
         )
     return made
@@ -107,7 +111,7 @@ def _effects(plan: ParoPlan) -> dict[str, tuple[str, str]]:
 
 
 def _heads_table(plan: ParoPlan) -> Table:
-    mixed = plan.version > 1
+    mixed = plan.mixes
     figures = (*_FIGURES, *(_MIX if mixed else ()))
     made = output.table(
         "heads (one figure per bin)", "layer", "head", "order", *figures, right=("head", *figures)
@@ -161,6 +165,11 @@ def _head_mix(plan: ParoPlan, layer: LayerPlan, head: int) -> tuple[str, ...]:
 def _fine_shares(plan: ParoPlan, layer: LayerPlan) -> NDArray[np.float64]:
     """[T, H]."""
     return layer.fine_blocks() / (plan.query_blocks * plan.key_blocks)
+
+
+def _bits(layer: LayerPlan) -> str:
+    smoothed = "" if layer.rotation is None else f" s{layer.rotated_heads}"
+    return f"{layer.qk_bits}{smoothed}/{layer.pv_bits}"
 
 
 def _affine(layer: LayerPlan) -> str:

@@ -78,6 +78,7 @@ def attention_node(
     fine_mask: Any,
     corrected_heads: Any,
     dynamic_blocks: Any,
+    rotation: Any,
     scale: float,
     block_q: int,
     block_k: int,
@@ -94,7 +95,7 @@ def attention_node(
     TensorRT prefers its plugin to the function in the file only if the node carries
     `plugin_namespace`.
     """
-    added = (fine_mask, corrected_heads, dynamic_blocks)
+    added = (fine_mask, corrected_heads, dynamic_blocks, rotation)
     used = {
         name: int(tensor is not None) for name, tensor in zip(Features._fields, added, strict=True)
     }

@@ -54,6 +54,7 @@ def paro_attention(
     fine_mask: Tensor | None = None,
     corrected_heads: Tensor | None = None,
     dynamic_blocks: Tensor | None = None,
+    rotation: Tensor | None = None,
     *,
     block_q: int,
     block_k: int,
@@ -81,6 +82,8 @@ def paro_attention(
             pool_dropped.
         corrected_heads int32 [H]: 1: the head's rows get what their mean query lacks.
         dynamic_blocks int32 [T,H]: how many more blocks each query block chooses at run time.
+        rotation int32 [Hk,D]: smoothed 4-bit query x key in channels rotated with these signs; a
+            head with 0 in channel 0 is not rotated; needs qk_bits 4.
     Attributes are those of `AttentionConfig`. `check_values=False` skips the checks that read the
     plan's tensors, for callers that validated them once; on a GPU those checks wait for it.
 
@@ -96,11 +99,12 @@ def paro_attention(
     """
     inputs = AttentionInputs(
         query, key, value, token_order, head_order, block_mask, tile_order, channel_affine,
-        mask_bin, key_length, fine_mask, corrected_heads, dynamic_blocks,
+        mask_bin, key_length, fine_mask, corrected_heads, dynamic_blocks, rotation,
     )  # fmt: skip
     attributes = (
         block_q, block_k, qk_bits, pv_bits, bool(pool_dropped), scale,
         fine_mask is not None, corrected_heads is not None, dynamic_blocks is not None,
+        rotation is not None,
     )  # fmt: skip
     prepared = _prepared(inputs, attributes, impl)
     if check_values:
@@ -246,6 +250,7 @@ def _attention(
     fine_mask: Tensor | None,
     corrected_heads: Tensor | None,
     dynamic_blocks: Tensor | None,
+    rotation: Tensor | None,
     scale: float,
     block_q: int,
     block_k: int,
@@ -260,7 +265,7 @@ def _attention(
     """
     return paro_attention(
         query, key, value, token_order, head_order, block_mask, tile_order, channel_affine,
-        mask_bin, key_length, fine_mask, corrected_heads, dynamic_blocks, scale=scale,
+        mask_bin, key_length, fine_mask, corrected_heads, dynamic_blocks, rotation, scale=scale,
         block_q=block_q, block_k=block_k, qk_bits=qk_bits, pv_bits=pv_bits,
         pool_dropped=pool_dropped, impl=impl, check_values=False,
     )  # fmt: skip

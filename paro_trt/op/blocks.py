@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .quantization import ChannelAffine, Quantized, precondition, quantize
+from .smoothing import SmoothedKeys, rotate, smooth_keys
 from .spec import FINE_SUMMARIES, AttentionConfig, block_count
 
 FINE_STEP_GROUPS = 16
@@ -35,19 +36,22 @@ class KeyBlocks(NamedTuple):
 
     key, value: codes [N, width, D] each, width block_k; log2_count: [N, width], what a key adds
     to its base-2 logit (0 for a token, log2 of its tokens for a summary, -inf where there is no
-    key). A step of fine summaries has width 64 and scales for each key, [N, width, 1].
+    key). A step of fine summaries has width 64 and scales for each key, [N, width, 1]; so have
+    smoothed keys, whose codes are those of the key less its block's mean.
     """
 
     key: Quantized
     value: Quantized
     log2_count: Tensor
+    smoothed: SmoothedKeys | None = None
 
     def select(self, blocks: Tensor) -> KeyBlocks:
         """The listed blocks only. blocks: bool [N]."""
         return KeyBlocks(
-            Quantized(self.key.codes[blocks], self.key.scale[blocks]),
-            Quantized(self.value.codes[blocks], self.value.scale[blocks]),
+            self.key.select(blocks),
+            self.value.select(blocks),
             self.log2_count[blocks],
+            None if self.smoothed is None else self.smoothed.select(blocks),
         )
 
 
@@ -82,46 +86,70 @@ def summarize_blocks(blocks: Tensor, counts: Tensor, bits: int, precision: Preci
     return precision.stored(mean) if bits == 16 else mean
 
 
-def quantize_key_blocks(
-    key: Tensor, value: Tensor, log2_count: Tensor, config: AttentionConfig
+def quantize_values(value: Tensor, bits: int) -> Quantized:
+    """Blocks of values, FP32 [N, block_k, D]: one scale a block, one a (block, channel) at 4
+    bits."""
+    return quantize(value, bits, (1,) if bits == 4 else (1, 2))
+
+
+def token_blocks(
+    key: Tensor, value: Tensor, counts: Tensor, means: KeyMeans, config: AttentionConfig
 ) -> KeyBlocks:
-    """Quantize blocks of keys and values: FP32 [N, block_k, D] each.
+    """Key blocks made of the tokens themselves; key, value FP32 [NK, block_k, D].
 
-    Keys: one scale a block. Values: one a block at 8 bits, one a (block, channel) at 4 bits.
+    Keys have one scale a block, or one each where they are smoothed.
     """
-    value_group = (1,) if config.pv_bits == 4 else (1, 2)
-    return KeyBlocks(
-        quantize(key, config.qk_bits, (1, 2)),
-        quantize(value, config.pv_bits, value_group),
-        log2_count,
-    )
-
-
-def token_blocks(key: Tensor, value: Tensor, counts: Tensor, config: AttentionConfig) -> KeyBlocks:
-    """Key blocks made of the tokens themselves; key, value FP32 [NK, block_k, D]."""
     exists = torch.arange(config.block_k, device=key.device) < counts[:, None]
     log2_count = key.new_zeros(exists.shape).masked_fill(~exists, -math.inf)
-    return quantize_key_blocks(key, value, log2_count, config)
+    values = quantize_values(value, config.pv_bits)
+    if not config.smoothing:
+        return KeyBlocks(quantize(key, config.qk_bits, (1, 2)), values, log2_count)
+    keys, smoothed = smooth_keys(
+        key, exists, means.means, means.of_blocks(), config.qk_bits, config.summary_key_bits
+    )
+    return KeyBlocks(keys, values, log2_count, smoothed)
+
+
+class KeyMeans(NamedTuple):
+    """Mean key of each key block: FP32 [NK, D], and quantized, block_k consecutive ones with one
+    scale: codes [groups, block_k, D], scale [groups, 1, 1]."""
+
+    means: Tensor
+    quantized: Quantized
+
+    def of_blocks(self) -> Quantized:
+        """Codes [NK, 1, D] and scales [NK, 1, 1] of the means, apart."""
+        codes, scale = self.quantized
+        blocks = len(self.means)
+        scales = scale[:, :1].expand(-1, codes.shape[1], 1).reshape(-1, 1, 1)
+        return Quantized(codes.reshape(-1, 1, codes.shape[2])[:blocks], scales[:blocks])
+
+
+def key_means(
+    key: Tensor, counts: Tensor, config: AttentionConfig, precision: Precision
+) -> KeyMeans:
+    """key: FP32 [NK, block_k, D]; counts: [NK], the tokens that exist."""
+    means = summarize_blocks(key, counts, config.qk_bits, precision)
+    groups = split_blocks(means, config.block_k, len(counts))
+    return KeyMeans(means, quantize(groups, config.summary_key_bits, (1, 2)))
 
 
 def summary_blocks(
-    key: Tensor, value: Tensor, counts: Tensor, config: AttentionConfig, precision: Precision
+    means: KeyMeans, value: Tensor, counts: Tensor, config: AttentionConfig, precision: Precision
 ) -> KeyBlocks:
     """Key blocks made of summary tokens: block_k consecutive ones form a block.
 
-    key, value: FP32 [NK, block_k, D]. Summary token j is the mean key and mean value of block
-    j's existing tokens and weighs as many tokens as it represents.
+    value: FP32 [NK, block_k, D]. Summary token j is the mean key and mean value of block j's
+    existing tokens and weighs as many tokens as it represents.
     """
-    key_mean = summarize_blocks(key, counts, config.qk_bits, precision)
     value_mean = summarize_blocks(value, counts, config.pv_bits, precision)
     groups = block_count(len(counts), config.block_k)
-    log2_count = key.new_full((groups * config.block_k,), -math.inf)
+    log2_count = value.new_full((groups * config.block_k,), -math.inf)
     log2_count[: len(counts)] = torch.log2(counts.float())
-    return quantize_key_blocks(
-        split_blocks(key_mean, config.block_k, len(counts)),
-        split_blocks(value_mean, config.block_k, len(counts)),
+    return KeyBlocks(
+        means.quantized,
+        quantize_values(split_blocks(value_mean, config.block_k, len(counts)), config.pv_bits),
         log2_count.view(groups, config.block_k),
-        config,
     )
 
 
@@ -172,7 +200,7 @@ def fine_summaries(
         means = summarize_blocks(x.reshape(-1, run, channels), run_counts.view(-1), bits, precision)
         return quantize(means.view(blocks, FINE_SUMMARIES, channels), bits, (1, 2))
 
-    keys, values = groups(key, config.qk_bits), groups(value, value_bits)
+    keys, values = groups(key, config.summary_key_bits), groups(value, value_bits)
     one = (blocks, 1, 1)
     return FineSummaries(
         keys._replace(scale=keys.scale[:, :1].reshape(one)),
@@ -218,10 +246,14 @@ def prepare_keys(
     value: Tensor,
     length: int,
     affine: ChannelAffine,
+    signs: Tensor | None,
     config: AttentionConfig,
     precision: Precision,
 ) -> HeadKeys:
-    """Reordered keys and values [S, D] of one head -> its quantized blocks and summaries."""
+    """Reordered keys and values [S, D] of one head -> its quantized blocks and summaries.
+
+    signs: of its rotation, [D]; None for none.
+    """
     key_blocks = split_blocks(key.float(), config.block_k, length)
     value_blocks = split_blocks(value.float(), config.block_k, length)
     starts = torch.arange(len(key_blocks), device=key.device) * config.block_k
@@ -229,13 +261,14 @@ def prepare_keys(
     absent = (torch.arange(config.block_k, device=key.device) >= counts[:, None])[:, :, None]
     # The affine moves the zeros of absent tokens; they must not enter a scale or a mean.
     key_blocks = precondition(key_blocks, affine.key_mean, 1.0 / affine.equalizer)
-    key_blocks = key_blocks.masked_fill(absent, 0.0)
+    key_blocks = rotate(key_blocks.masked_fill(absent, 0.0), signs)
     value_blocks = precondition(value_blocks, affine.value_mean, 1.0 / affine.value_scale)
     value_blocks = value_blocks.masked_fill(absent, 0.0)
+    means = key_means(key_blocks, counts, config, precision)
     summaries = fine = None
     if config.pool_dropped:
-        summaries = summary_blocks(key_blocks, value_blocks, counts, config, precision)
+        summaries = summary_blocks(means, value_blocks, counts, config, precision)
     if config.fine_summaries:
         fine = fine_summaries(key_blocks, value_blocks, counts, config, precision)
-    tokens = token_blocks(key_blocks, value_blocks, counts, config)
+    tokens = token_blocks(key_blocks, value_blocks, counts, means, config)
     return HeadKeys(tokens, summaries, fine, counts > 0)

@@ -54,6 +54,7 @@ def attention_call(
         fine_summaries=int(config.fine_summaries),
         mean_correction=int(config.mean_correction),
         routing=int(config.routing),
+        smoothing=int(config.smoothing),
         scale=config.scale,
     )
     return with_addresses(sizes, inputs, output)

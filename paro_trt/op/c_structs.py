@@ -43,6 +43,7 @@ class CAttention(ctypes.Structure):
         ("fine_summaries", ctypes.c_int32),
         ("mean_correction", ctypes.c_int32),
         ("routing", ctypes.c_int32),
+        ("smoothing", ctypes.c_int32),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in AttentionInputs._fields),
         ("output", ctypes.c_void_p),

@@ -29,6 +29,14 @@ class Quantized(NamedTuple):
     codes: Tensor
     scale: Tensor
 
+    def select(self, blocks: Tensor) -> Quantized:
+        """The listed blocks only. blocks: bool, of the first dimension."""
+        return Quantized(self.codes[blocks], self.scale[blocks])
+
+    def to(self, dtype: torch.dtype) -> Quantized:
+        """Both in another dtype."""
+        return Quantized(self.codes.to(dtype), self.scale.to(dtype))
+
 
 class ChannelAffine(NamedTuple):
     """channel_affine of one key/value head, FP32 [D] each; identity where not quantized."""
@@ -84,6 +92,22 @@ def quantize(x: Tensor, bits: int, group: tuple[int, ...]) -> Quantized:
     scale = torch.where(usable, maximum / levels, torch.zeros_like(maximum))
     scale = torch.where(torch.isfinite(maximum), scale, torch.full_like(scale, math.nan))
     return Quantized(codes, scale)
+
+
+def quantize_keys_apart(x: Tensor, bits: int) -> Quantized:
+    """As `quantize` with a scale for each key, which is rounded to bfloat16: two bytes a key.
+
+    code = round_half_even(x * (1 / scale)), within the levels. x: FP32 [..., D].
+    """
+    if bits == 16:
+        return quantize(x, bits, (-1,))
+    levels = float(SIGNED_LEVELS[bits])
+    scale = quantize(x, bits, (-1,)).scale.bfloat16().float()
+    usable = torch.isfinite(scale) & (scale > 0)
+    safe_scale = torch.where(usable, scale, torch.ones_like(scale))
+    inverse = torch.ones_like(safe_scale) / safe_scale
+    codes = torch.round(x * inverse).clamp(-levels, levels)
+    return Quantized(torch.where(usable, codes, torch.zeros_like(codes)), scale)
 
 
 def quantize_probabilities(probability: Tensor, bits: int) -> Tensor:

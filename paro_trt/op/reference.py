@@ -1,7 +1,7 @@
 """The specification of PAROAttention in plain PyTorch: one function a stage.
 
 Read quantization.py, then blocks.py (stage 1), then this file (stage 2 and the whole), then
-routing.py (blocks that are chosen at run time).
+routing.py (blocks that are chosen at run time) and smoothing.py (4-bit query x key).
 Kernels, CPU backend, ONNX function body and plugin are tested against it. It computes in
 float32 (what a faithful implementation computes) or, with `exact`, in float64 (the oracle).
 Quantization itself is always FP32 arithmetic with a fixed order of operations, so that integer
@@ -37,20 +37,31 @@ from .quantization import (
     quantize_probabilities,
 )
 from .routing import route_head
+from .smoothing import (
+    QueryRows,
+    head_signs,
+    mean_in_type,
+    rotate,
+    scaled_products,
+    smooth_query,
+    smoothed_products,
+)
 from .spec import CORRECTION_ROWS, AttentionConfig, AttentionInputs, block_count
 
 
 def attention_scores(
-    query: Quantized, keys: KeyBlocks, scale: float, compute: torch.dtype
+    query: QueryRows, keys: KeyBlocks, scale: float, compute: torch.dtype
 ) -> Tensor:
     """Base-2 logits [rows, N, width] of query rows: q . k * scale * log2(e) + log2_count.
 
-    query: codes [rows, D], scale [rows, 1]; keys of N blocks.
+    query: of rows; keys: of N blocks.
     """
-    blocks, width, channels = keys.key.codes.shape
-    products = query.codes.to(compute) @ keys.key.codes.to(compute).reshape(-1, channels).T
-    factor = query.scale.to(compute)[:, :, None] * keys.key.scale.to(compute)[:, :, 0]
-    logits = products.view(len(products), blocks, width) * (factor * (scale * math.log2(math.e)))
+    query, key, factor = query.to(compute), keys.key.to(compute), scale * math.log2(math.e)
+    logits = (
+        scaled_products(query, key, factor)
+        if keys.smoothed is None
+        else smoothed_products(query, key, keys.smoothed.to(compute), factor)
+    )
     absent = torch.isneginf(keys.log2_count)
     return torch.where(absent, -math.inf, logits + keys.log2_count.to(compute))
 
@@ -126,19 +137,19 @@ def sum_of_groups(softmax: BlockSoftmax, values: Quantized, bits: int) -> Weight
 
 
 def attend_query_block(
-    query: Tensor,
+    query: QueryRows,
     sources: list[KeyBlocks],
     affine: ChannelAffine,
     config: AttentionConfig,
     precision: Precision,
 ) -> Tensor:
     """Output [rows, D] of query rows that attend the same blocks; rows with nothing to attend
-    are 0. query: FP32 [rows, D], already preconditioned."""
+    are 0."""
+    shape, device = query.rows.codes.shape, query.rows.codes.device
     if not sources:
-        return torch.zeros(query.shape, dtype=precision.compute, device=query.device)
-    quantized = quantize(query, config.qk_bits, (1,))
-    scale = config.softmax_scale(query.shape[1])
-    logits = [attention_scores(quantized, keys, scale, precision.compute) for keys in sources]
+        return torch.zeros(shape, dtype=precision.compute, device=device)
+    scale = config.softmax_scale(shape[1])
+    logits = [attention_scores(query, keys, scale, precision.compute) for keys in sources]
     row_maximum = torch.cat([x.amax(dim=(1, 2))[:, None] for x in logits], dim=1)
     row_maximum = row_maximum.amax(dim=1, keepdim=True)
     sums = []
@@ -156,17 +167,49 @@ def attend_query_block(
     return torch.where(row_sum == 0, 0.0, output)
 
 
-def mean_query(
-    query: Tensor, affine: ChannelAffine, config: AttentionConfig, precision: Precision
-) -> Tensor:
-    """The mean query of each run of `CORRECTION_ROWS` rows, preconditioned: FP32 [runs, D].
+def prepare_query_block(
+    query: Tensor,
+    affine: ChannelAffine,
+    signs: Tensor | None,
+    config: AttentionConfig,
+    precision: Precision,
+) -> QueryRows:
+    """A query block ready to attend. query: its reordered rows that exist, [rows, D] as they come;
+    signs: of the head's rotation, [D], None for none."""
+    rows = rotate(query.float() * affine.equalizer, signs)
+    if not config.smoothing:
+        return QueryRows(quantize(rows, config.qk_bits, (1,)))
+    mean = mean_in_type(
+        _mean_row(query, config.block_q, affine, signs, config, precision), query.dtype
+    )
+    return smooth_query(rows, mean[0], config.qk_bits, config.summary_key_bits)
 
-    query: reordered rows that exist, FP32 [length, D].
-    """
-    runs = split_blocks(query, CORRECTION_ROWS, len(query))
-    starts = torch.arange(len(runs), device=query.device) * CORRECTION_ROWS
-    counts = (len(query) - starts).clamp(max=CORRECTION_ROWS)
-    return summarize_blocks(runs, counts, config.qk_bits, precision) * affine.equalizer
+
+def prepare_mean_query(
+    query: Tensor,
+    affine: ChannelAffine,
+    signs: Tensor | None,
+    config: AttentionConfig,
+    precision: Precision,
+) -> QueryRows:
+    """The mean of a run of `CORRECTION_ROWS` rows as a row that attends. query: as above."""
+    mean = _mean_row(query, CORRECTION_ROWS, affine, signs, config, precision)
+    return QueryRows(quantize(mean, config.summary_key_bits, (1,)))
+
+
+def _mean_row(
+    query: Tensor,
+    run: int,
+    affine: ChannelAffine,
+    signs: Tensor | None,
+    config: AttentionConfig,
+    precision: Precision,
+) -> Tensor:
+    """The mean of at most `run` rows, preconditioned and rotated: FP32 [1, D]."""
+    counts = torch.tensor([len(query)], device=query.device)
+    rows = split_blocks(query.float(), run, len(query))
+    mean = summarize_blocks(rows, counts, config.qk_bits, precision)
+    return rotate(mean * affine.equalizer, signs)
 
 
 def attend_head(
@@ -176,23 +219,26 @@ def attend_head(
     fine: Tensor | None,
     corrected: bool,
     affine: ChannelAffine,
+    signs: Tensor | None,
     config: AttentionConfig,
     precision: Precision,
 ) -> Tensor:
     """Output [length, D] of one head.
 
     query: reordered [length, D]; exact, fine: bool [NQ, NK]; corrected: add what the mean query
-    of each run of rows lacks (Delta Attention, arXiv 2505.11254, with means of blocks).
+    of each run of rows lacks (Delta Attention, arXiv 2505.11254, with means of blocks); signs: of
+    the head's rotation, [D], None for none.
     """
-    query = query.float()
-    means = mean_query(query, affine, config, precision) if corrected else None
+    prepared = affine, signs, config, precision
+    runs = query.split(CORRECTION_ROWS) if corrected else ()
+    means = [prepare_mean_query(run, *prepared) for run in runs]
     tiles = []
-    for index, rows in enumerate((query * affine.equalizer).split(config.block_q)):
+    for index, rows in enumerate(query.split(config.block_q)):
         sources = keys.attended_by(exact[index], None if fine is None else fine[index])
-        tile = attend_query_block(rows, sources, affine, config, precision)
-        if means is not None and sources:
-            run = index * config.block_q // CORRECTION_ROWS
-            mean = means[run : run + 1]
+        block = prepare_query_block(rows, *prepared)
+        tile = attend_query_block(block, sources, affine, config, precision)
+        if corrected and sources:
+            mean = means[index * config.block_q // CORRECTION_ROWS]
             dense = attend_query_block(mean, keys.all_tokens(), affine, config, precision)
             mixed = attend_query_block(mean, sources, affine, config, precision)
             tile = tile + (dense - mixed)
@@ -234,7 +280,8 @@ def paro_attention_reference(
         order = inputs.token_order[int(inputs.head_order[group[0]])].long()
         affine = ChannelAffine.of_head(inputs.channel_affine, kv_head, config)
         key, value = inputs.key[sample, order, kv_head], inputs.value[sample, order, kv_head]
-        keys = prepare_keys(key, value, length, affine, config, precision)
+        signs = head_signs(inputs.rotation, kv_head)
+        keys = prepare_keys(key, value, length, affine, signs, config, precision)
         for head in group:
             query = inputs.query[sample, order[:length], head]
             attended = mask[mask_bin, head]
@@ -249,7 +296,9 @@ def paro_attention_reference(
             if config.mean_correction:
                 assert inputs.corrected_heads is not None
                 corrected = bool(inputs.corrected_heads[head])
-            result = attend_head(query, keys, attended, fine, corrected, affine, config, precision)
+            result = attend_head(
+                query, keys, attended, fine, corrected, affine, signs, config, precision
+            )
             output[sample, order[:length], head] = result.to(output.dtype)
     return output
 

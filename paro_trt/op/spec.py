@@ -20,8 +20,8 @@ DOMAIN = "paro"
 OP_TYPE = "PAROAttention"
 OP_VERSION = 1
 OP_VERSION_2 = 2
-"""Version 2 adds summaries at two resolutions, corrected block means and routing. A call that uses
-none of them is one of version 1."""
+"""Version 2 adds summaries at two resolutions, corrected block means, routing and smoothed 4-bit
+products. A call that uses none of them is one of version 1."""
 
 PLUGIN_VERSION = "1"
 PLUGIN_NAMESPACE = ""
@@ -81,6 +81,7 @@ VERSION_2_INPUTS: tuple[InputSpec, ...] = (
     InputSpec("fine_mask", ("int32",), ("T", "H", "NQ", "W")),
     InputSpec("corrected_heads", ("int32",), ("H",)),
     InputSpec("dynamic_blocks", ("int32",), ("T", "H")),
+    InputSpec("rotation", ("int32",), ("Hk", "D")),
 )
 """What version 2 has behind the inputs of version 1."""
 
@@ -123,8 +124,9 @@ VERSION_2_ATTRIBUTES: tuple[AttributeSpec, ...] = (
     AttributeSpec("fine_summaries", int, 0),
     AttributeSpec("mean_correction", int, 0),
     AttributeSpec("routing", int, 0),
+    AttributeSpec("smoothing", int, 0),
 )
-"""What version 2 has in addition: which of its three inputs are used."""
+"""What version 2 has in addition: which of its four inputs are used."""
 
 
 def op_attributes(version: int) -> tuple[AttributeSpec, ...]:
@@ -152,6 +154,7 @@ class AttentionInputs(NamedTuple):
     fine_mask: Tensor | None = None
     corrected_heads: Tensor | None = None
     dynamic_blocks: Tensor | None = None
+    rotation: Tensor | None = None
 
     def named_tensors(self) -> dict[str, Tensor]:
         """The tensors that the call has, by name."""
@@ -178,6 +181,8 @@ class AttentionConfig:
             `FINE_SUMMARIES` summary tokens; needs `pool_dropped`.
         mean_correction: rows of `corrected_heads` get the error of their mean query back.
         routing: `dynamic_blocks` more key blocks a query block are chosen at run time.
+        smoothing: 4-bit query x key of what is left of both after the means of their blocks,
+            in channels rotated by `rotation`; needs `qk_bits` 4.
     """
 
     block_q: int = 128
@@ -189,12 +194,18 @@ class AttentionConfig:
     fine_summaries: bool = False
     mean_correction: bool = False
     routing: bool = False
+    smoothing: bool = False
 
     @property
     def version(self) -> int:
         """The first version of the op that has these attributes."""
-        used = self.fine_summaries or self.mean_correction or self.routing
-        return OP_VERSION_2 if used else OP_VERSION
+        used = (self.fine_summaries, self.mean_correction, self.routing, self.smoothing)
+        return OP_VERSION_2 if any(used) else OP_VERSION
+
+    @property
+    def summary_key_bits(self) -> int:
+        """Bits of summary keys, and of all that a smoothed query meets at more than 4 bits."""
+        return 8 if self.smoothing else self.qk_bits
 
     def keywords(self) -> dict[str, Any]:
         """The keyword arguments of `paro_attention` that say the same."""

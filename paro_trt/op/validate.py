@@ -56,7 +56,7 @@ def validate_config(config: AttentionConfig) -> None:
         _require(value in BLOCK_SIZES, name, _one_of(BLOCK_SIZES), repr(value))
     for name, value in (("qk_bits", config.qk_bits), ("pv_bits", config.pv_bits)):
         _require(value in BIT_WIDTHS, name, _one_of(BIT_WIDTHS), repr(value))
-    for name in ("pool_dropped", "fine_summaries", "mean_correction", "routing"):
+    for name in ("pool_dropped", "fine_summaries", "mean_correction", "routing", "smoothing"):
         value = getattr(config, name)
         _require(value in (0, 1), name, "0 or 1", repr(value))
     _require(
@@ -64,6 +64,12 @@ def validate_config(config: AttentionConfig) -> None:
         "fine_summaries",
         "0 where pool_dropped is 0",
         repr(config.fine_summaries),
+    )
+    _require(
+        config.qk_bits == 4 or not config.smoothing,
+        "smoothing",
+        "0 where qk_bits is not 4",
+        repr(config.smoothing),
     )
     scale_ok = math.isfinite(config.scale) and config.scale >= 0
     _require(
@@ -109,6 +115,9 @@ def validate_shapes(inputs: AttentionInputs, config: AttentionConfig) -> Attenti
     _require_range("bins", sizes["T"], _LARGEST_SIZE)
     _require(heads % kv_heads == 0, "kv_heads", f"a divisor of {heads} heads", f"{kv_heads}")
     _require_range("head_dim", head_dim, _LARGEST_SIZE)
+    if config.smoothing:
+        power = head_dim & (head_dim - 1) == 0
+        _require(power, "head_dim", "a power of two where smoothing is 1", f"{head_dim}")
     return AttentionShape(
         batch, tokens, heads, kv_heads, head_dim, sizes["O"], sizes["T"], sizes["NQ"], key_blocks
     )

@@ -31,6 +31,7 @@ VERSION_2_FIELDS = {
     "fine_summaries": "fine_mask",
     "mean_correction": "corrected_heads",
     "routing": "dynamic_blocks",
+    "smoothing": "rotation",
 }
 """Fields of a layer that version 2 adds, and the tensor that each says the file has."""
 
@@ -294,7 +295,7 @@ def figure_name(figure: str, layer: str) -> str:
 
 
 class LayerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A layer without its arrays, which are tensors of the file. The last three fields are of
+    """A layer without its arrays, which are tensors of the file. The last four fields are of
     version 2, named as the op's attributes, and written only where true."""
 
     name: str
@@ -305,6 +306,7 @@ class LayerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     fine_summaries: bool = False
     mean_correction: bool = False
     routing: bool = False
+    smoothing: bool = False
 
 
 class PlanDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

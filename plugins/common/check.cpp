@@ -124,6 +124,7 @@ paro_status check_shape(const paro_attention* call) noexcept {
   PARO_RETURN_IF_ERROR(check_range("fine_summaries", call->fine_summaries, 0, 1));
   PARO_RETURN_IF_ERROR(check_range("mean_correction", call->mean_correction, 0, 1));
   PARO_RETURN_IF_ERROR(check_range("routing", call->routing, 0, 1));
+  PARO_RETURN_IF_ERROR(check_range("smoothing", call->smoothing, 0, 1));
   if (call->fine_summaries != 0 && call->pool_dropped == 0) {
     return fail(PARO_INVALID_ARGUMENT, "fine_summaries: expected 0 where pool_dropped is 0, got %d",
                 call->fine_summaries);
@@ -140,6 +141,10 @@ paro_status check_shape(const paro_attention* call) noexcept {
     if (bits != 16 && bits != 8 && bits != 4) {
       return fail(PARO_INVALID_ARGUMENT, "%s: expected 16, 8 or 4, got %d", name, bits);
     }
+  }
+  if (call->smoothing != 0 && call->qk_bits != 4) {
+    return fail(PARO_INVALID_ARGUMENT, "smoothing: expected 0 where qk_bits is not 4, got %d",
+                call->smoothing);
   }
   if (!std::isfinite(call->scale) || call->scale < 0.0f) {
     return fail(PARO_INVALID_ARGUMENT, "scale: expected a finite factor above 0, or 0, got %g",
@@ -165,6 +170,7 @@ paro_status check_pointers(const paro_attention& call) noexcept {
     PARO_RETURN_IF_ERROR(check_pointer("corrected_heads", call.corrected_heads, 4));
   }
   if (call.routing) PARO_RETURN_IF_ERROR(check_pointer("dynamic_blocks", call.dynamic_blocks, 4));
+  if (call.smoothing) PARO_RETURN_IF_ERROR(check_pointer("rotation", call.rotation, 4));
   return check_pointer("output", call.output, element);
 }
 

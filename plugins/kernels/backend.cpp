@@ -42,6 +42,9 @@ paro_status check_supported(const paro_attention& call) {
   if (call.head_dim != 64 && call.head_dim != 128) {
     return fail(PARO_UNSUPPORTED, "head_dim: expected 64 or 128, got %d", call.head_dim);
   }
+  if (call.smoothing) {
+    return fail(PARO_UNSUPPORTED, "smoothing: expected 0 for the CUDA kernels, got 1");
+  }
   const Shape shape = Shape::of(call);
   const int64_t query_blocks = int64_t{call.batch} * call.heads * shape.query_blocks;
   if (query_blocks > INT32_MAX) {

@@ -140,11 +140,15 @@ def test_an_interrupted_measurement_resumes_to_the_same_plan(made, loaded, promp
         calibrate_embeddings(
             loaded, prompts, LATENT_SIZE, SETTINGS, tmp_path / "plan", progress=Progress(before + 3)
         )
-    again = Progress()
+    forwards, again = [], Progress()
+    hook = loaded.model.register_forward_pre_hook(lambda *_: forwards.append(1))
     resumed = calibrate_embeddings(
         loaded, prompts, LATENT_SIZE, SETTINGS, tmp_path / "plan", progress=again
     )
+    hook.remove()
     assert again.stages["effects"] == (4, 3)
+    # The dense prediction and six options of one layer; trials, errors, and two of the plan.
+    assert len(forwards) == (1 + 6) + 2 + 2 + 2 * 2
     assert resumed.content_hash() == plan.content_hash()
 
 
@@ -164,6 +168,8 @@ def test_a_speedup_on_a_gpu_with_4_bits_uses_them(loaded, prompts, tmp_path):
     plan = calibrate_embeddings(loaded, prompts, LATENT_SIZE, settings, tmp_path / "plan")
     assert plan.calibration.measured["counted_speedup"] >= 16.0
     assert 4 in {bits for layer in plan.layers for bits in (layer.qk_bits, layer.pv_bits)}
+    for layer in plan.layers:
+        assert (layer.rotation is not None) == (layer.qk_bits == 4)
 
 
 @pytest.mark.parametrize(

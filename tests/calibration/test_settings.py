@@ -69,6 +69,7 @@ def test_defaults_follow_from_budget_and_target():
     }  # fmt: skip
     measured = {"cost": 0.2, "allocation": Allocation.MEASURED, "time_target": Target.SM_89}
     assert with_defaults(measured)["qk_bits"] == 4
+    assert "pv_bits" not in with_defaults(measured)
     assert with_defaults({**measured, "qk_bits": 8})["qk_bits"] == 8
     assert "qk_bits" not in with_defaults({**measured, "time_target": Target.SM_90})
 

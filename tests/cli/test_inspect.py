@@ -100,6 +100,20 @@ def test_the_mix_as_tables(paro, mixed_plan, plan_file):
     assert "run-time k" not in paro("inspect", plan_file).stdout
 
 
+def test_smoothed_layers(paro, plan_file, tmp_path):
+    plan = small_plan(heads=4, kv_heads=2, qk_bits=4, rotated=(1,))
+    plain = replace(plan.layers[0], rotation=None)
+    path = tmp_path / "smoothed"
+    save_plan(replace(plan, layers=(plain, plan.layers[1])), path)
+    first, second = paro("inspect", path, "--json").document()["layers"]
+    assert (first["smoothed"], first["rotated_heads"]) == (False, None)
+    assert (second["smoothed"], second["rotated_heads"]) == (True, [0, 1])
+    shown = paro("inspect", path).stdout
+    for words in ("1 of 2 layers, 1 of their 2 key/value heads rotated", "4 s1/8", "4/8"):
+        assert words in shown
+    assert "smoothed" not in paro("inspect", plan_file).stdout
+
+
 def test_affine_counts_heads_that_use_each_part():
     from paro_trt.cli.plan_document import affine_use
 

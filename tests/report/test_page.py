@@ -62,6 +62,16 @@ def test_the_mix_of_a_plan_of_version_2(plan, tmp_path):
     assert "exact / fine / coarse" not in written(plan, tmp_path)
 
 
+def test_smoothed_layers(plan, tmp_path):
+    smoothed = small_plan(heads=4, kv_heads=2, qk_bits=4, rotated=(1,))
+    page = written(smoothed, tmp_path)
+    text = "".join(Outline(page).text)
+    assert text.count("smoothed, 1 of 2 heads rotated") == len(smoothed.layers)
+    assert "in every layer, 4-bit QK smoothed" in text
+    assert "exact / fine / coarse" not in page
+    assert "smoothed" not in written(plan, tmp_path)
+
+
 def test_measured_effects_and_shares_of_time(plan, tmp_path):
     names = [layer.name for layer in plan.layers]
     measured = {

@@ -77,6 +77,7 @@ typedef struct paro_attention {
   int32_t fine_summaries;  /* fine_mask; needs pool_dropped */
   int32_t mean_correction; /* corrected_heads */
   int32_t routing;         /* dynamic_blocks */
+  int32_t smoothing;       /* rotation; needs qk_bits 4 */
 
   float scale; /* 0: 1/sqrt(D) */
 
@@ -95,6 +96,7 @@ typedef struct paro_attention {
   const int32_t* fine_mask;       /* [T, H, NQ, W] */
   const int32_t* corrected_heads; /* [H], other than 0: corrected */
   const int32_t* dynamic_blocks;  /* [T, H], clamped to [0, NK] */
+  const int32_t* rotation;        /* [Hk, D], signs; 0 in channel 0: the head is not rotated */
 
   void* output;                /* [B, S, H, D] */
 } paro_attention;
