@@ -1,4 +1,5 @@
-"""Planted bugs of the kernels of version 2 and of 64 query rows: each changes the shipped source at one place."""
+"""Planted bugs of the kernels of version 2 and of tiles of two query blocks: each changes the
+shipped source at one place."""
 
 from __future__ import annotations
 
@@ -94,12 +95,14 @@ MUTANTS = [
            "    multiply_channels<IsBfloat16>(c, e.low[j], b);\n", ""),
     # Two query blocks in a thread block.
     Mutant("one mask for both query blocks", _RING, "mask.has(span, block)", "mask.has(span)"),
-    Mutant("summaries of the other query block", _STEP, "absent[own_block], zero", "absent[0], zero"),
+    Mutant("summaries of the other query block", _STEP, "absent[own_block<V>()], zero",
+           "absent[0], zero"),
     Mutant("fine blocks of the other query block", _FINE, "is_fine(i) ?", "is_fine(0) ?"),
-    Mutant("correction of the other query block", _OUTPUT, "min(q.index + block,", "min(q.index,"),
+    Mutant("correction of the other query block", _OUTPUT, "min(q.index + block,",
+           "min(q.index,"),
     Mutant("a skipping warp misses a barrier", _KERNEL,
            "await_tiles<V>(ring, step, load);\n    attend_step<V, true>",
-           "if (attends_span<V, true>(ring.extras(step), own_block)) "
+           "if (attends_span<V, true>(ring.extras(step))) "
            "await_tiles<V>(ring, step, load);\n    attend_step<V, true>"),
     Mutant("odd last query block left out", _QUERY, "if (q.index % QueryBlocks != 0) return",
            "if (q.index % QueryBlocks != 0 || q.index + QueryBlocks > g.query_blocks) return"),

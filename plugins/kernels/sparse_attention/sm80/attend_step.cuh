@@ -166,35 +166,40 @@ PTX_FN void value_product(uint32_t value_tile, const float* value_scale, const B
   }
 }
 
+// The tile's query block that the warp's rows are of.
+template <class V>
+PTX_FN uint32_t own_block() {
+  return V::query_blocks == 1 ? 0 : threadIdx.x / (V::compute_threads / V::query_blocks);
+}
+
 // Whether the warp's query block attends the span of a step: what a warp does not, it skips.
 template <class V, bool plain>
-PTX_FN bool attends_span(const StepExtras<V>& extras, int own_block) {
+PTX_FN bool attends_span(const StepExtras<V>& extras) {
   if constexpr (V::query_blocks == 1) return true;
-  if constexpr (plain) return (extras.attending >> own_block & 1u) != 0;
+  if constexpr (plain) return (extras.attending >> own_block<V>() & 1u) != 0;
   uint32_t absent = ~0u;
 #pragma unroll
-  for (int i = 0; i < V::step_keys / 32; i++) absent &= extras.weights.absent[own_block][i];
+  for (int i = 0; i < V::step_keys / 32; i++) absent &= extras.weights.absent[own_block<V>()][i];
   return absent != ~0u;
 }
 
 // One step. `lane_factors`: the row factors of this lane's first row and of those after it.
-// `own_block`: the tile's query block that the warp's rows are of. `before_values` runs before V is
-// read, also where the warp skips the step: it may wait for all warps.
+// `before_values` runs before V is read, also where the warp skips the step: it may wait for all
+// warps.
 template <class V, bool plain, class BeforeValues>
 PTX_FN void attend_step(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
-                        uint32_t value_tile, const StepExtras<V>& extras, int own_block,
-                        const BiasedZero& zero, LoopState<V>& state,
-                        const BeforeValues& before_values) {
+                        uint32_t value_tile, const StepExtras<V>& extras, const BiasedZero& zero,
+                        LoopState<V>& state, const BeforeValues& before_values) {
   Probabilities<V> p[row_fragments<V>];
   StepWeights weights[row_fragments<V>];
-  const bool attends = attends_span<V, plain>(extras, own_block);
+  const bool attends = attends_span<V, plain>(extras);
   if (attends) {
     const float key_scale = is_integer(V::qk) ? extras.key_scale * score_scale<V> : 1.0f;
     const auto keys = [&] {
       if constexpr (plain) {
         return AllKeys<V>{};
       } else {
-        return some_keys<V>(extras.weights.absent[own_block], zero);
+        return some_keys<V>(extras.weights.absent[own_block<V>()], zero);
       }
     }();
     Scores<V> scores;

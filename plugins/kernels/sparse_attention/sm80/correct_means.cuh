@@ -440,9 +440,9 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
             others.fine[row] = left < fine_step_groups ? word & ~(~0u << left) : word;
           }
           GroupShares shares{};
-          if constexpr (is_integer(C::pv)) shares = group_shares(shared.fine[slot], 0);
-          attend_fine_rows<C>(query_tile, lane_factors, fine_tile(slot), shared.fine[slot], 0,
-                              shares, zero, others, mixed.rows[0], mixed.out[0]);
+          if constexpr (is_integer(C::pv)) shares = group_shares<C>(shared.fine[slot]);
+          attend_fine_rows<C>(query_tile, lane_factors, fine_tile(slot), shared.fine[slot], shares,
+                              zero, others, mixed.rows[0], mixed.out[0]);
         });
   }
   walk_ring<Layout<C>::slots>(

@@ -104,13 +104,14 @@ DEVICE_FN void load_group(const FineGroups& fine, int64_t first_group, int block
 // Products of 16 rows become logits: each key with the scale of its group and its weight. An absent
 // key has the data of a listed one, so that what is not finite there reaches the row anyway.
 template <class F>
-PTX_FN void weigh_groups(const FineExtras<F::query_blocks>& extras, int own_block,
+PTX_FN void weigh_groups(const FineExtras<F::query_blocks>& extras,
                          const float (&factor)[2], float (&x)[key_fragments<F>][4]) {
   const int lane = static_cast<int>(threadIdx.x % 4);
+  const float* weights = extras.weight[own_block<F>()];
 #pragma unroll
   for (int n = 0; n < key_fragments<F>; n++) {
     const float scale = is_integer(F::qk) ? extras.key_scale[n / 2 * 4 + lane] : 1.0f;
-    const float2 weight = *reinterpret_cast<const float2*>(extras.weight[own_block] + n * 8 + lane * 2);
+    const float2 weight = *reinterpret_cast<const float2*>(weights + n * 8 + lane * 2);
 #pragma unroll
     for (int row = 0; row < 2; row++) {
       const float by = factor[row] * scale;
@@ -127,16 +128,16 @@ struct GroupShares {
   float largest;
 };
 
-template <int QueryBlocks>
-PTX_FN GroupShares group_shares(const FineExtras<QueryBlocks>& extras, int own_block) {
+template <class F>
+PTX_FN GroupShares group_shares(const FineExtras<F::query_blocks>& extras) {
   GroupShares shares;
   float scale[fine_step_groups / 4];
   float largest = 0.0f;
 #pragma unroll
   for (uint32_t q = 0; q < fine_step_groups / 4; q++) {
     scale[q] = extras.value_scale[q * 4 + threadIdx.x % 4];
-    if (QueryBlocks > 1) {
-      const float weight = extras.weight[own_block][fine_row(q * 4 + threadIdx.x % 4, 0)];
+    if (F::query_blocks > 1) {
+      const float weight = extras.weight[own_block<F>()][fine_row(q * 4 + threadIdx.x % 4, 0)];
       if (weight == lowest_logit) scale[q] = 0.0f;
     }
     largest = ptx::maximum_or_nan(largest, scale[q]);
@@ -215,7 +216,7 @@ PTX_FN void add_fine_values(uint32_t value_tile, const BiasedZero& zero, const P
 // of their own.
 template <class V, class Hide>
 PTX_FN void attend_fine_rows(uint32_t query_rows, const float* lane_factors, uint32_t key_tile,
-                             const FineExtras<V::query_blocks>& extras, int own_block,
+                             const FineExtras<V::query_blocks>& extras,
                              const GroupShares& shares, const BiasedZero& zero, const Hide& hide,
                              RowState& rows,
                              float (&out)[V::head_dim / 8][4]) {
@@ -225,7 +226,7 @@ PTX_FN void attend_fine_rows(uint32_t query_rows, const float* lane_factors, uin
   const float factor[2] = {lane_factors[0] * score_scale<F>, lane_factors[8] * score_scale<F>};
   float x[key_fragments<F>][4];
   to_floats<F>(scores[0], AllKeys<F>{}, x);
-  weigh_groups<F>(extras, own_block, factor, x);
+  weigh_groups<F>(extras, factor, x);
   hide.logits(x);
   constexpr float one[2] = {1.0f, 1.0f};
   StepWeights weights = exponentiate<F>(x, one, 0.0f, rows);
@@ -254,23 +255,22 @@ struct HideNothing {
 
 template <class V>
 PTX_FN void attend_fine_step(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
-                             const FineExtras<V::query_blocks>& extras, int own_block,
-                             const BiasedZero& zero, LoopState<V>& state) {
+                             const FineExtras<V::query_blocks>& extras, const BiasedZero& zero,
+                             LoopState<V>& state) {
   using F = FineVariant<V>;
   if constexpr (V::query_blocks > 1) {
     // The weight of a group's first key: absent in all 16 where the query block has none of them.
-    const float weight = extras.weight[own_block][fine_row(threadIdx.x % fine_step_groups, 0)];
+    const float weight = extras.weight[own_block<V>()][fine_row(threadIdx.x % fine_step_groups, 0)];
     if (!__any_sync(~0u, weight != lowest_logit)) return;
   }
   GroupShares shares{};
-  if constexpr (is_integer(F::pv)) shares = group_shares(extras, own_block);
+  if constexpr (is_integer(F::pv)) shares = group_shares<F>(extras);
 #pragma unroll
   for (uint32_t a = 0; a < row_fragments<V>; a++) {
     // Products take rows 16 w .. of warp w: here they are rows w * rows_per_warp + 16 a.
     const uint32_t first = threadIdx.x / 32 * (V::rows_per_warp - F::rows_per_warp) + a * 16;
     attend_fine_rows<V>(query_tile + first * V::query_row_bytes, lane_factors + a * 16, key_tile,
-                        extras, own_block, shares, zero, HideNothing<V>{}, state.rows[a],
-                        state.out[a]);
+                        extras, shares, zero, HideNothing<V>{}, state.rows[a], state.out[a]);
     hold_loads_back(true);
   }
 }
@@ -289,7 +289,7 @@ DEVICE_FN uint32_t* mask_words(SharedMemory<V>& shared, bool has_fine) {
 // All fine blocks of the tile. The ring is empty, and every thread has left it.
 template <class V>
 PTX_FN void attend_fine_blocks(const AttentionParams& p, const TileMask<V::query_blocks>& mask,
-                               int own_block, uint32_t query_tile, const float* lane_factors,
+                               uint32_t query_tile, const float* lane_factors,
                                const BiasedZero& zero, LoopState<V>& state) {
   using FineSlot = Slot<FineVariant<V>>;
   DYN_SMEM(memory);
@@ -336,7 +336,7 @@ PTX_FN void attend_fine_blocks(const AttentionParams& p, const TileMask<V::query
     const int slot = slot_of(step);
     attend_fine_step<V>(query_tile, lane_factors,
                         slots + static_cast<uint32_t>(slot * int{sizeof(FineSlot)}), extras[slot],
-                        own_block, zero, state);
+                        zero, state);
   }
   ptx::cp_async_wait_all();
   __syncthreads();  // sync: every thread has left the tiles, which the output overwrites

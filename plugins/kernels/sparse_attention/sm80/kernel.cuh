@@ -96,7 +96,6 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
       shared.row_factors + threadIdx.x / 32 * V::rows_per_warp + threadIdx.x % 32 / 4;
   BiasedZero zero;
   ptx::hold(zero.registers, ptx::biased_zero);
-  const int own_block = static_cast<int>(threadIdx.x / 32) * V::rows_per_warp / V::block_q;
   // Spans that are not plain come first, so that the loads of the second loop are all of one kind.
   int step = 0;
 #pragma unroll 1
@@ -105,8 +104,7 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
     const auto load = [&] { ring.load_any(step + ahead<V>, mask, walk); };
     await_tiles<V>(ring, step, load);
     attend_step<V, false>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
-                          ring.extras(step), own_block, zero, state,
-                          [&] { await_values<V>(load); });
+                          ring.extras(step), zero, state, [&] { await_values<V>(load); });
   }
   const int last = work.count.total - ahead<V>;
 #pragma unroll 1
@@ -117,13 +115,12 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
     };
     await_tiles<V>(ring, step, load);
     attend_step<V, true>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
-                         ring.extras(step), own_block, zero, state,
-                         [&] { await_values<V>(load); });
+                         ring.extras(step), zero, state, [&] { await_values<V>(load); });
   }
 
   ptx::cp_async_wait_all();
   __syncthreads();  // sync: every thread has left the tiles, which fine summaries or the output overwrite
-  if constexpr (Fine) attend_fine_blocks<V>(p, mask, own_block, query_tile, lane_factors, zero, state);
+  if constexpr (Fine) attend_fine_blocks<V>(p, mask, query_tile, lane_factors, zero, state);
   store_output<V>(p, work.query, state.rows, state.out, shared.output);
 }
 
