@@ -10,6 +10,7 @@
 #include "kernels/instructions.h"
 #include "kernels/reorder_quantize/launch.h"
 #include "kernels/routing/launch.h"
+#include "kernels/smoothing/launch.h"
 #include "kernels/sparse_attention/launch.h"
 #include "kernels/summaries/launch.h"
 #include "kernels/workspace.h"
@@ -17,6 +18,7 @@
 namespace paro::kernels {
 namespace {
 
+using sparse_attention::Body;
 using sparse_attention::Instructions;
 using sparse_attention::Kernel;
 using sparse_attention::Selection;
@@ -31,6 +33,7 @@ struct Choice {
   int32_t units;              // at once
   const char* against_wgmma;  // null where wgmma is used
   const Kernel* kernel;       // of stage 2
+  Body body;                  // of the kernel
   const Kernel* corrector;    // whose mean correction the call takes
   size_t shared_bytes;        // that the kernel needs
 };
@@ -42,8 +45,15 @@ paro_status check_supported(const paro_attention& call) {
   if (call.head_dim != 64 && call.head_dim != 128) {
     return fail(PARO_UNSUPPORTED, "head_dim: expected 64 or 128, got %d", call.head_dim);
   }
-  if (call.smoothing) {
-    return fail(PARO_UNSUPPORTED, "smoothing: expected 0 for the CUDA kernels, got 1");
+  if (call.smoothing && call.pv_bits == 16) {
+    return fail(PARO_UNSUPPORTED,
+                "pv_bits: expected 8 or 4 where smoothing is 1, which has no CUDA kernel with "
+                "16-bit values, got 16");
+  }
+  if (call.smoothing && (call.fine_summaries || call.mean_correction)) {
+    return fail(PARO_UNSUPPORTED,
+                "smoothing: expected 0 for the CUDA kernels where %s is 1, got 1",
+                call.fine_summaries ? "fine_summaries" : "mean_correction");
   }
   const Shape shape = Shape::of(call);
   const int64_t query_blocks = int64_t{call.batch} * call.heads * shape.query_blocks;
@@ -91,7 +101,8 @@ paro_status check_shared_memory(const paro_attention& call, const Choice& choice
   if (choice.shared_bytes <= most) return PARO_OK;
   const size_t rows = call.fine_summaries ? 2 : 1;
   const size_t words =
-      (most - choice.kernel->shared_bytes_with(0, call.fine_summaries)) / sizeof(uint32_t) / rows;
+      (most - choice.kernel->shared_bytes_with(0, choice.body, call.fine_summaries)) /
+      sizeof(uint32_t) / rows;
   return fail(PARO_UNSUPPORTED,
               "tokens: expected at most %zu, whose mask fits the %zu bytes of shared memory of a "
               "thread block on sm_%d, got %d, which needs %zu bytes",
@@ -119,8 +130,11 @@ paro_status choose_kernel(const paro_attention& call, Choice* choice) {
     return fail(PARO_UNSUPPORTED, "bits: expected a combination with a kernel, got QK %d, PV %d",
                 call.qk_bits, call.pv_bits);
   }
+  choice->body = call.smoothing        ? Body::smoothed
+                 : call.fine_summaries ? Body::fine
+                                       : Body::plain;
   choice->shared_bytes = choice->kernel->shared_bytes_with(
-      span_mask_words(choice->shape.key_blocks, call.block_k, selection.span_keys),
+      span_mask_words(choice->shape.key_blocks, call.block_k, selection.span_keys), choice->body,
       call.fine_summaries);
   return check_shared_memory(call, *choice);
 }
@@ -142,7 +156,7 @@ paro_status prepare_stage2(const paro_attention& call, const Choice& choice) {
     return fail(PARO_RUNTIME_ERROR, "mean correction: its kernel does not load: %s",
                 last_launch_message());
   }
-  if (sparse_attention::prepare(*choice.kernel, call.fine_summaries != 0) == LaunchStatus::ok) return PARO_OK;
+  if (sparse_attention::prepare(*choice.kernel, choice.body) == LaunchStatus::ok) return PARO_OK;
   return fail(PARO_RUNTIME_ERROR, "stage 2: its kernel does not load: %s", last_launch_message());
 }
 
@@ -197,7 +211,8 @@ Plan plan_of(const paro_attention& call) {
           .key_length = call.key_length,
           .fine_mask = call.fine_summaries ? call.fine_mask : nullptr,
           .corrected_heads = call.mean_correction ? call.corrected_heads : nullptr,
-          .dynamic_blocks = call.routing ? call.dynamic_blocks : nullptr};
+          .dynamic_blocks = call.routing ? call.dynamic_blocks : nullptr,
+          .rotation = call.smoothing ? call.rotation : nullptr};
 }
 
 float logit_scale(const paro_attention& call) {
@@ -210,7 +225,8 @@ reorder_quantize::Selection stage1_of(const paro_attention& call) {
   return {.source = number_of(16, call.dtype),
           .head_dim = call.head_dim,
           .block_k = call.block_k,
-          .pooled = call.pool_dropped != 0};
+          .pooled = call.pool_dropped != 0,
+          .smoothed = call.smoothing != 0};
 }
 
 TileLayout layout_of(const Selection& selection) {
@@ -247,6 +263,17 @@ LaunchStatus launch_version_2(const paro_attention& call, const Choice& choice,
                                .pooled = call.pool_dropped != 0};
     status = routing::launch_stage(routed, source, call.head_dim, stream);
   }
+  if (call.smoothing && status == LaunchStatus::ok) {
+    const SmoothingParams smoothing{.geometry = geometry,
+                                    .plan = attention.plan,
+                                    .query = call.query,
+                                    .keys = workspace.smoothed,
+                                    .routed_mask = workspace.routed_mask,
+                                    .mean_query = workspace.smoothing_query,
+                                    .bias = workspace.bias,
+                                    .logit_scale = attention.logit_scale};
+    status = smoothing::launch_stage(smoothing, source, call.head_dim, stream);
+  }
   if (call.mean_correction && status == LaunchStatus::ok) {
     status = summaries::launch_correction_queries(geometry, attention.plan, call.query,
                                                   workspace.mean_query, call.qk_bits == 16, source,
@@ -273,6 +300,7 @@ LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                               .value = call.value,
                               .means = workspace.means,
                               .prepared = workspace.prepared,
+                              .smoothed = workspace.smoothed,
                               .key_number = selection.qk,
                               .value_number = selection.pv,
                               .layout = layout_of(selection)};
@@ -288,13 +316,16 @@ LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                                   .is_bfloat16 = call.dtype == PARO_BFLOAT16,
                                   .fine = workspace.fine,
                                   .routed_mask = workspace.routed_mask,
-                                  .correction = workspace.correction};
+                                  .correction = workspace.correction,
+                                  .smoothed = workspace.smoothed,
+                                  .mean_query = workspace.smoothing_query,
+                                  .bias = workspace.bias};
   const LaunchStatus between = launch_version_2(call, choice, attention, workspace, stream);
   if (between != LaunchStatus::ok) return between;
   const int samples = (geometry.first_unit + geometry.units - 1) / geometry.kv_heads -
                       geometry.first_unit / geometry.kv_heads + 1;
   const auto blocks = static_cast<unsigned>(call.heads * choice.shape.query_blocks * samples);
-  return sparse_attention::launch(*choice.kernel, call.fine_summaries != 0, attention, blocks,
+  return sparse_attention::launch(*choice.kernel, choice.body, attention, blocks,
                                   choice.shared_bytes, stream);
 }
 
@@ -360,6 +391,12 @@ paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) 
       routing::load_stage(number_of(16, call->dtype), call->head_dim, call->block_k) !=
           LaunchStatus::ok) {
     return fail(PARO_RUNTIME_ERROR, "routing: its kernels do not load: %s", last_launch_message());
+  }
+  if (call->smoothing &&
+      smoothing::load_stage(number_of(16, call->dtype), call->head_dim, call->block_q,
+                            call->block_k) != LaunchStatus::ok) {
+    return fail(PARO_RUNTIME_ERROR, "smoothing: its kernels do not load: %s",
+                last_launch_message());
   }
   if (call->mean_correction &&
       summaries::load_correction_queries(number_of(16, call->dtype), call->head_dim) !=

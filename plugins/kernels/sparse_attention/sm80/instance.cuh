@@ -10,6 +10,7 @@
 #include "kernels/sparse_attention/launch.h"
 #include "kernels/sparse_attention/sm80/correct_means.cuh"
 #include "kernels/sparse_attention/sm80/kernel.cuh"
+#include "kernels/sparse_attention/sm80/smoothed.cuh"
 
 namespace paro::kernels::sparse_attention {
 namespace sm80 {
@@ -18,6 +19,25 @@ template <class V>
 inline DeviceSet allowed_devices;
 template <class V>
 inline DeviceSet fine_devices;
+template <class V>
+inline DeviceSet smoothed_devices;
+
+// Adds what a kernel has for smoothed calls.
+template <class V>
+constexpr Kernel with_smoothing(Kernel kernel) {
+  if constexpr (V::qk == Number::s4 && is_integer(V::pv)) {
+    static_assert(sizeof(SmoothedMemory<V>) + 2 * sizeof(uint32_t) * 32 <=
+                      least_shared_bytes_a_block,
+                  "with short sequences at least, the variant runs on every GPU");
+    kernel.smoothed_blocks_an_sm = smoothed_blocks_an_sm<V>;
+    kernel.smoothed_bytes = sizeof(SmoothedMemory<V>);
+    kernel.smoothed_allowed = &smoothed_devices<V>;
+#if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
+    kernel.smoothed_function = sparse_attention_smoothed<V>;
+#endif
+  }
+  return kernel;
+}
 
 template <class V>
 using CorrectionOf =
@@ -32,7 +52,7 @@ constexpr Kernel kernel_of() {
                 "the correction runs on every GPU");
   static_assert(sizeof(SharedMemory<V>) + sizeof(uint32_t) * 32 <= least_shared_bytes_a_block,
                 "with short sequences at least, the variant runs on every GPU");
-  return {
+  return with_smoothing<V>({
       .selection = {.instructions = Instructions::mma_sync,
                     .head_dim = V::head_dim,
                     .block_q = V::block_q,
@@ -56,7 +76,7 @@ constexpr Kernel kernel_of() {
       .correction = correct_means<C>,
 #endif
       .correction_bytes = sizeof(CorrectionMemory<C>),
-      .correction_allowed = &allowed_devices<C>};
+      .correction_allowed = &allowed_devices<C>});
 }
 
 // Every head_dim and block_q.

@@ -1,0 +1,403 @@
+// Stage 2 of smoothed calls. A logit of a listed key is the sum of three products:
+//
+//     s4(q - q_I) . s4(k - k_J)   in the hot loop, with a scale for each row and for each key
+//     q_I . s8(k - k_J)           the key's bias, which smoothing/key_biases.cuh has computed
+//     s8(q) . s8(k_J)             the row's offset, the same for all keys of a block
+//
+// An offset joins the maximum of its row and step, not the logits. The offsets of eight blocks are
+// one product, since an instruction has eight columns. Summary tokens have 8-bit keys, and meet the
+// 8-bit query tile.
+#pragma once
+
+#include "kernels/rotate.cuh"
+#include "kernels/sparse_attention/sm80/kernel.cuh"
+
+namespace paro::kernels::sparse_attention::sm80 {
+
+// Blocks whose offsets are computed at once.
+constexpr int offset_blocks = 8;
+
+// The variant that summary tokens take. V is that of listed keys.
+template <class V>
+using EightBits =
+    Variant<V::head_dim, V::block_q, V::step_keys, Number::s8, V::pv, V::four_bit>;
+
+// Scale and bias of two neighbouring keys, read at once.
+struct alignas(16) KeyPair {
+  float scale[2];
+  float bias[2];
+};
+
+template <class V>
+struct alignas(16) SmoothedMemory {
+  using Eight = EightBits<V>;
+  static_assert(V::qk == Number::s4 && is_integer(V::pv), "the precisions that smoothing has");
+
+  struct Tiles {
+    uint8_t query[Layout<Eight>::query_bytes];
+    uint8_t residual[Layout<V>::query_bytes];  // of the query less its mean
+    // Two slots of listed keys; then one of summary tokens, of which there are few; then those of
+    // fine summaries.
+    Slot<V> slots[2];
+  };
+  static_assert(sizeof(Slot<Eight>) <= sizeof(Tiles::slots), "a step of summary tokens fits");
+  static constexpr int fine_slots = fine_slots_in<Eight>(sizeof(Tiles::slots));
+  static_assert(fine_slots * sizeof(Slot<FineVariant<Eight>>) <= sizeof(Tiles::slots),
+                "a step of fine summaries fits");
+
+  union {
+    Tiles tiles;
+    uint8_t output[output_bytes<V>];  // after the last step
+  };
+  float row_factors[V::block_q];       // of the 8-bit tile
+  float residual_factors[V::block_q];  // of the 4-bit tile
+  // Of each warp: [block][row % 8][row / 8].
+  float offsets[V::block_q / V::rows_per_warp][offset_blocks][8][V::rows_per_warp / 8];
+  KeyPair keys[2][V::step_keys / 2];
+  StepExtras<Eight> extras[2];
+  FineExtras fine[fine_slots];
+  Work work;
+  int32_t listed;  // spans of tokens: plain ones and the partial one
+  // The words of the SpanMask follow.
+};
+
+template <class V>
+constexpr int smoothed_blocks_an_sm = [] {
+  constexpr int by_registers = 256 / V::compute_threads;
+  constexpr int by_memory = 228 * 1024 / (sizeof(SmoothedMemory<V>) + 1024);
+  return by_registers < by_memory ? by_registers : by_memory;
+}();
+
+// The quantized scale of eight channels of a row, of which D / 8 consecutive lanes have a part.
+template <int D>
+DEVICE_FN Scale scale_of_row(const Channels8& x, float levels) {
+  uint32_t largest = largest_magnitude(x);
+#pragma unroll
+  for (int distance = 1; distance < D / 8; distance *= 2) {
+    largest = max(largest, __shfl_xor_sync(~0u, largest, distance));
+  }
+  return scale_of(largest, levels);
+}
+
+// Fills both query tiles and their factors, as load_query does.
+template <class V>
+DEVICE_FN void load_smoothed_query(const AttentionParams& p, const QueryBlock& q,
+                                   SmoothedMemory<V>& shared) {
+  using Eight = EightBits<V>;
+  constexpr int lanes = V::head_dim / 8, rows_per_pass = V::compute_threads / lanes;
+  const Geometry& g = p.geometry;
+  const int thread = static_cast<int>(threadIdx.x), first_channel = thread % lanes * 8;
+  const auto* source = static_cast<const uint16_t*>(p.query);
+  const Rotation rotation =
+      Rotation::of(p.plan, q.unit.kv_head, first_channel, V::head_dim);
+  const float* equalizer =
+      affine_row(g, p.plan, PARO_EQUALIZER, q.unit.kv_head, V::head_dim) + first_channel;
+  const int64_t mean_row =
+      static_cast<int64_t>(launch_head(g, q.unit, q.head)) * g.query_blocks + q.index;
+  const Channels8 mean = channels_from_16bit(
+      __ldg(reinterpret_cast<const uint4*>(p.mean_query + mean_row * V::head_dim + first_channel)),
+      p.is_bfloat16);
+#pragma unroll 1
+  for (int row = thread / lanes; row < V::block_q; row += rows_per_pass) {
+    const int position = q.index * V::block_q + row;
+    uint4 raw = {};
+    if (position < q.length) {
+      const int token = token_at(g, q.order, position);
+      raw = __ldg(reinterpret_cast<const uint4*>(
+          source + element_at(g, q, token, V::head_dim) + first_channel));
+    }
+    Channels8 x = channels_from_16bit(raw, p.is_bfloat16);
+#pragma unroll
+    for (int i = 0; i < 8; i++) x.x[i] = __fmul_rn(x.x[i], __ldg(equalizer + i));
+    rotate<V::head_dim>(rotation, x);
+    const Scale scale = scale_of_row<V::head_dim>(x, levels_of(Number::s8));
+    store_query_codes<Eight>(shared.tiles.query, row, first_channel, scaled(x, scale.inverse));
+#pragma unroll
+    for (int i = 0; i < 8; i++) x.x[i] = __fadd_rn(x.x[i], -mean.x[i]);
+    const Scale residual = scale_of_row<V::head_dim>(x, levels_of(Number::s4));
+    store_query_codes<V>(shared.tiles.residual, row, first_channel, scaled(x, residual.inverse));
+    if (first_channel == 0) {
+      shared.row_factors[row] = scale.scale * p.logit_scale;
+      shared.residual_factors[row] = residual.scale * p.logit_scale * score_scale<V>;
+    }
+  }
+}
+
+// Starts the copies of a listed span's tiles, scales and biases.
+template <class V>
+DEVICE_FN void load_smoothed_step(const AttentionParams& p, const Work& work, int span,
+                                  Slot<V>& slot, KeyPair* pairs, StepExtras<EightBits<V>>& extras) {
+  using L = Layout<V>;
+  const Geometry& g = p.geometry;
+  const int64_t stored = work.first_block + span;
+  copy_tile<L::key_row_bytes, V::step_keys, V::compute_threads>(
+      ptx::shared_u32(slot.key), p.prepared.key + stored * L::key_bytes);
+  load_values<EightBits<V>>(p.prepared, work, span, ptx::shared_u32(slot.value), extras);
+  const int64_t head = launch_head(g, work.query.unit, work.query.head);
+  const int64_t row = head * g.query_blocks + work.query.index;
+  const int64_t unit = work.query.unit.index;
+  const float* scales = p.smoothed.key_scale + (unit * g.key_blocks + span) * V::step_keys;
+  const float* biases = p.bias + (row * g.key_blocks + span) * V::step_keys;
+  static_assert(V::step_keys <= V::compute_threads, "every pair has threads for both halves");
+  const int thread = static_cast<int>(threadIdx.x), pair = thread % (V::step_keys / 2);
+  if (thread < V::step_keys / 2) {
+    ptx::cp_async_small<8>(ptx::shared_u32(pairs[pair].scale), scales + pair * 2);
+  } else if (thread < V::step_keys) {
+    ptx::cp_async_small<8>(ptx::shared_u32(pairs[pair].bias), biases + pair * 2);
+  }
+}
+
+// The next eight listed spans, or the `left` that there are: lanes 4 j .. have number j.
+DEVICE_FN int next_spans(SpanWalk& walk, int left) {
+  int mine = 0;
+#pragma unroll 1
+  for (int j = 0; j < min(left, offset_blocks); j++) {
+    const int span = walk.next_listed();
+    if (static_cast<int>(threadIdx.x % 32) / 4 == j) mine = span;
+  }
+  return mine;
+}
+
+// Writes the offsets of the warp's rows for eight blocks: lanes 4 j .. have block `mine` of number
+// j. Only the warp itself reads them.
+template <class V>
+PTX_FN void write_offsets(const AttentionParams& p, const Work& work, int mine,
+                          uint32_t query_tile, const float* lane_factors, const BiasedZero& zero,
+                          float (&offsets)[offset_blocks][8][V::rows_per_warp / 8]) {
+  using Eight = EightBits<V>;
+  constexpr uint32_t depth = V::head_dim / 32, rows = row_fragments<V>;
+  const Geometry& g = p.geometry;
+  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int64_t first = static_cast<int64_t>(work.query.unit.index) *
+                        mean_blocks(g.key_blocks, V::step_keys);
+  const uint8_t* mean =
+      p.smoothed.mean + (first * V::step_keys + mine) * V::head_dim + lane % 4 * 4;
+  const float scale = __ldg(p.smoothed.mean_scale + first + mine / V::step_keys);
+  const uint32_t query_address =
+      query_tile +
+      swizzled_offset<Eight::query_row_bytes>(warp * V::rows_per_warp + lane % 16, lane / 16);
+  int32_t c[rows][4];
+#pragma unroll
+  for (uint32_t k = 0; k < depth; k++) {
+    const uint32_t b[2] = {__ldg(reinterpret_cast<const uint32_t*>(mean + k * 32)),
+                           __ldg(reinterpret_cast<const uint32_t*>(mean + k * 32 + 16))};
+#pragma unroll
+    for (uint32_t a = 0; a < rows; a++) {
+      uint32_t query[4];
+      ptx::ldmatrix_x4(query, (query_address ^ (k << 5)) + a * 16 * Eight::query_row_bytes);
+      k == 0 ? ptx::mma_s8_s8_from(zero.registers, c[a], query, b)
+             : ptx::mma_s8_s8(c[a], query, b);
+    }
+  }
+  __syncwarp();  // sync: every lane has read the offsets of the blocks before
+#pragma unroll
+  for (uint32_t j = 0; j < 2; j++) {
+    const uint32_t column = lane % 4 * 2 + j;
+    const float of_column = __shfl_sync(~0u, scale, static_cast<int>(column * 4));
+#pragma unroll
+    for (uint32_t a = 0; a < rows; a++) {
+#pragma unroll
+      for (uint32_t half = 0; half < 2; half++) {
+        offsets[column][lane / 4][a * 2 + half] =
+            ptx::float_from_biased(c[a][half * 2 + j]) *
+            (lane_factors[a * 16 + half * 8] * of_column);
+      }
+    }
+  }
+  __syncwarp();  // sync: the offsets are written
+}
+
+// As exponentiate, of logits that lack an offset each row.
+template <class V>
+PTX_FN StepWeights exponentiate_logits(float (&x)[key_fragments<V>][4], const float (&offset)[2],
+                                       RowState& state) {
+  StepWeights weights;
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    const float largest = row_maximum<V>(x, row);
+    float logit = largest + offset[row];
+    if (logit < lowest_logit) logit = lowest_logit;
+    const float before = state.maximum[row], after = fmaxf(before, logit);
+    state.maximum[row] = after;
+    weights.keep[row] = ptx::exp2_approx(before - after);
+    weights.take[row] = ptx::exp2_approx(logit - after);
+    // Rounded down, so that no code exceeds the largest for logits of any size.
+    const float shift = fminf(__fmaf_rd(-largest, 1.0f, log2_levels<V>()),
+                              log2_levels<V>() - lowest_logit);
+#pragma unroll
+    for (int n = 0; n < key_fragments<V>; n++) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        float& value = x[n][2 * row + i];
+        value = ptx::exp2_approx(value + shift);
+      }
+    }
+  }
+  return weights;
+}
+
+// Products of 16 rows become logits without their offset. A key's scale has 8 significant bits, so
+// that its product with the accumulators' bias is exact, and so is the one FMA that takes both away.
+template <class V>
+PTX_FN void to_logits(const int32_t (&scores)[key_fragments<V>][4], const KeyPair* pairs,
+                      const float (&factor)[2], float (&x)[key_fragments<V>][4]) {
+#pragma unroll
+  for (int n = 0; n < key_fragments<V>; n++) {
+    const float4 pair =
+        *reinterpret_cast<const float4*>(pairs + n * 4 + static_cast<int>(threadIdx.x % 4));
+    const float scale[2] = {pair.x, pair.y}, bias[2] = {pair.z, pair.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float product = fmaf(__int_as_float(scores[n][i]), scale[i % 2],
+                                 -ptx::bias_value * scale[i % 2]);
+      x[n][i] = fmaf(product, factor[i / 2], bias[i % 2]);
+    }
+  }
+}
+
+// One step of listed keys. `lane_factors`, `offsets`: of this lane's first row.
+template <class V>
+PTX_FN void attend_smoothed_step(uint32_t residual_tile, const float* lane_factors,
+                                 const float* offsets, uint32_t key_tile, uint32_t value_tile,
+                                 const KeyPair* pairs, const float* value_scale,
+                                 const BiasedZero& zero, LoopState<EightBits<V>>& state) {
+  Probabilities<V> p[row_fragments<V>];
+  StepWeights weights[row_fragments<V>];
+  Scores<V> scores;
+  score_product<V>(residual_tile, key_tile, zero, scores);
+  hold_loads_back(LoadOrder<V>::by_scores);
+#pragma unroll
+  for (int a = 0; a < row_fragments<V>; a++) {
+    const float factor[2] = {lane_factors[a * 16], lane_factors[a * 16 + 8]};
+    const float offset[2] = {offsets[a * 2], offsets[a * 2 + 1]};
+    float x[key_fragments<V>][4];
+    to_logits<V>(scores[a], pairs, factor, x);
+    weights[a] = exponentiate_logits<V>(x, offset, state.rows[a]);
+    p[a] = pack_probabilities<V>(x, weights[a], state.rows[a]);
+    hold_loads_back(LoadOrder<V>::by_softmax);
+  }
+  value_product<V>(value_tile, value_scale, zero, p, weights, state.out);
+}
+
+// All summary tokens that are attended, one span after the other. The slots are free.
+template <class V>
+PTX_FN void attend_summaries(const AttentionParams& p, const SpanMask& mask,
+                             SmoothedMemory<V>& shared, uint32_t query_tile,
+                             const float* lane_factors, const BiasedZero& zero,
+                             LoopState<EightBits<V>>& state) {
+  using Eight = EightBits<V>;
+  using L = Layout<Eight>;
+  const Work& work = shared.work;
+  const Geometry& g = p.geometry;
+  StepExtras<Eight>& extras = shared.extras[0];
+  const uint32_t key_tile = ptx::shared_u32(shared.tiles.slots);
+  const uint32_t value_tile = key_tile + static_cast<uint32_t>(offsetof(Slot<Eight>, value));
+  const int64_t first = static_cast<int64_t>(work.query.unit.index) *
+                        mean_blocks(g.key_blocks, V::step_keys);
+#pragma unroll 1
+  for (int group = 0; group < work.extent.summary_spans(); group++) {
+    if (!has_summaries(mask, work.extent, group)) continue;
+    const int span = work.extent.token_spans + group;
+    copy_tile<L::key_row_bytes, V::step_keys, V::compute_threads>(
+        key_tile, p.smoothed.mean + (first + group) * L::key_bytes);
+    load_values<Eight>(p.prepared, work, span, value_tile, extras);
+    if (threadIdx.x == 0) extras.key_scale = __ldg(p.smoothed.mean_scale + first + group);
+    write_tokens<Eight>(mask, work.extent, span, extras.tokens);
+    ptx::cp_async_wait_all();
+    __syncthreads();  // sync: every thread's part of the slot has landed
+    attend_step<Eight, false>(query_tile, lane_factors, key_tile, value_tile, extras, zero, state,
+                              [] {});
+    __syncthreads();  // sync: every thread has left the only slot
+  }
+}
+
+template <class V>
+PTX_FN void attend_smoothed_block(const AttentionParams& p) {
+  using Eight = EightBits<V>;
+  DYN_SMEM(memory);
+  auto& shared = *reinterpret_cast<SmoothedMemory<V>*>(memory);
+  const Work& work = shared.work;
+  const Geometry& g = p.geometry;
+  const bool has_fine = p.plan.fine_mask != nullptr;
+  const int word_count = span_mask_words(g.key_blocks, g.block_k, V::step_keys);
+  uint32_t* const words = reinterpret_cast<uint32_t*>(&shared + 1);
+  const SpanMask mask{words, word_count, words + (has_fine ? word_count : 0)};
+  {
+    QueryBlock q;
+    MaskRows rows;
+    if (!find_query_block(p, q, rows)) return;
+    const Extent extent = extent_of<V::step_keys>(g, q.length);
+    load_span_mask<V::compute_threads>(rows.exact, rows.fine, extent, word_count, words);
+    __syncthreads();  // sync: the span mask is written
+    const SpanCount count = count_spans(mask, extent);
+    if (threadIdx.x == 0) {
+      shared.work = {.query = q,
+                     .extent = extent,
+                     .count = count,
+                     .first_block = first_prepared_block(g, q.unit.index)};
+      const int partial = extent.length >> extent.span_shift;
+      const bool has_partial = extent.length % extent.span_keys() != 0 && mask.has(partial);
+      shared.listed = count.plain + (has_partial ? 1 : 0);
+    }
+    __syncthreads();  // sync: `work` is written
+  }
+  SpanWalk walk(mask);
+  int mine = 0;
+  const auto load = [&](int step) {
+    if (step < shared.listed) {
+      const int slot = step % 2, place = step % offset_blocks;
+      if (place == 0) mine = next_spans(walk, shared.listed - step);
+      load_smoothed_step<V>(p, work, __shfl_sync(~0u, mine, place * 4), shared.tiles.slots[slot],
+                            shared.keys[slot], shared.extras[slot]);
+    }
+    ptx::cp_async_commit();
+  };
+  load(0);
+  load_smoothed_query<V>(p, work.query, shared);
+  __syncthreads();  // sync: the query tiles and their factors are written
+
+  LoopState<Eight> state;
+  clear_state<Eight>(state);
+  const uint32_t query_tile = ptx::shared_u32(shared.tiles.query);
+  const uint32_t residual_tile = ptx::shared_u32(shared.tiles.residual);
+  const uint32_t warp = threadIdx.x / 32;
+  const uint32_t lane_row = warp * V::rows_per_warp + threadIdx.x % 32 / 4;
+  const float* lane_factors = shared.row_factors + lane_row;
+  BiasedZero zero;
+  ptx::hold(zero.registers, ptx::biased_zero);
+#pragma unroll 1
+  for (int step = 0; step < shared.listed; step++) {
+    const int slot = step % 2, place = step % offset_blocks;
+    ptx::cp_async_wait_all();
+    // sync: every thread's part of this slot has landed, and every thread has left the other one,
+    // which the next load overwrites
+    __syncthreads();
+    if (place == 0) {
+      write_offsets<V>(p, work, mine, query_tile, lane_factors, zero, shared.offsets[warp]);
+    }
+    load(step + 1);
+    const Slot<V>& tiles = shared.tiles.slots[slot];
+    attend_smoothed_step<V>(residual_tile, shared.residual_factors + lane_row,
+                            shared.offsets[warp][place][threadIdx.x % 32 / 4],
+                            ptx::shared_u32(tiles.key), ptx::shared_u32(tiles.value),
+                            shared.keys[slot], shared.extras[slot].value_scale, zero, state);
+  }
+  ptx::cp_async_wait_all();
+  __syncthreads();  // sync: every thread has left the tiles, which summaries or the output overwrite
+  attend_summaries<V>(p, mask, shared, query_tile, lane_factors, zero, state);
+  if (has_fine) {
+    attend_fine_steps<Eight, SmoothedMemory<V>::fine_slots>(
+        p, work, mask, query_tile, lane_factors, ptx::shared_u32(shared.tiles.slots), shared.fine,
+        zero, state);
+  }
+  store_output<Eight>(p, work.query, state.rows, state.out, shared.output);
+}
+
+template <class V>
+__global__ void __launch_bounds__(V::compute_threads, smoothed_blocks_an_sm<V>)
+    sparse_attention_smoothed(const AttentionParams p) {
+  check_target<V>();
+  attend_smoothed_block<V>(p);
+}
+
+}  // namespace paro::kernels::sparse_attention::sm80
