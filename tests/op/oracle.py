@@ -26,6 +26,7 @@ def oracle(inputs, config) -> np.ndarray:
     batch, _, heads, channels = query.shape
     block_q, block_k = config.block_q, config.block_k
     scale = config.scale or channels**-0.5
+    mean_bits = 8 if config.smoothing else config.qk_bits
     out = np.zeros(query.shape)
     for b in range(batch):
         length = int(inputs.key_length[b])
@@ -37,6 +38,10 @@ def oracle(inputs, config) -> np.ndarray:
             q, k, v = query[b, order, h], key[b, order, kv], value[b, order, kv]
             if config.qk_bits < 16:
                 q, k = q * e, (k - m) * (np.float32(1) / e)
+            signs = None
+            if config.smoothing and inputs.rotation[kv, 0] != 0:
+                signs = np.where(inputs.rotation[kv].numpy() < 0, -1.0, 1.0).astype(np.float32)
+            q, k = _rotated(q, signs), _rotated(k, signs)
             if config.pv_bits < 16:
                 v = (v - n) * (np.float32(1) / c)
             block_of = np.arange(length) // block_k
@@ -44,12 +49,13 @@ def oracle(inputs, config) -> np.ndarray:
             kq, vq = np.zeros(k.shape), np.zeros(v.shape)
             for j in range(used):
                 rows = block_of == j
-                kq[rows] = fake_quantize(k[rows], config.qk_bits, (0, 1))
+                if not config.smoothing:
+                    kq[rows] = fake_quantize(k[rows], config.qk_bits, (0, 1))
                 vq[rows] = fake_quantize(
                     v[rows], config.pv_bits, (0,) if config.pv_bits == 4 else (0, 1)
                 )
-            qq = fake_quantize(q, config.qk_bits, (1,))
-            means = [_mean(k[block_of == j]) for j in range(used)]
+            qq = fake_quantize(q, mean_bits, (1,))
+            means = [_ordered_mean(k[block_of == j], block_k) for j in range(used)]
             vmeans = [_mean(v[block_of == j]) for j in range(used)]
             fine = _fine_groups(k, v, used, config) if config.fine_summaries else {}
 
@@ -58,6 +64,11 @@ def oracle(inputs, config) -> np.ndarray:
                 return row * c + n if groups and config.pv_bits < 16 else row
 
             every = [(kq[block_of == j], vq[block_of == j], 0.0) for j in range(used)]
+            if config.smoothing:
+                every = [
+                    (_SmoothedKeys(k[block_of == j], means, j, config), *every[j][1:])
+                    for j in range(used)
+                ]
             for block in range(-(-length // block_q)):
                 rows = range(block * block_q, min((block + 1) * block_q, length))
                 listed = _bits(words[mask_bin, h, block], used)
@@ -80,10 +91,15 @@ def oracle(inputs, config) -> np.ndarray:
                     start = rows[0] // 128 * 128
                     mean = _mean(query[b, order, h][start : min(start + 128, length)])
                     mean = mean * e if config.qk_bits < 16 else mean
-                    mean = fake_quantize(mean[None], config.qk_bits, (1,))[0]
+                    mean = _rotated(mean[None], signs)
+                    mean = fake_quantize(mean, mean_bits, (1,))[0]
                     delta = attend(mean, every) - attend(mean, groups)
                 for i in rows:
-                    out[b, order[i], h] = attend(qq[i], groups) + delta
+                    row = qq[i]
+                    if config.smoothing:
+                        own = query[b, order[rows], h]
+                        row = _SmoothedRow(row, q[i], own, e, signs, config, inputs.query.dtype)
+                    out[b, order[i], h] = attend(row, groups) + delta
     return out
 
 
@@ -99,7 +115,8 @@ def _fine_groups(k, v, used, config):
         parts = [slice(j * config.block_k + x * run, j * config.block_k + (x + 1) * run)
                  for x in range(4)]  # fmt: skip
         parts = [part for part in parts if len(k[part])]
-        keys = fake_quantize(np.stack([_mean(k[part]) for part in parts]), config.qk_bits, (0, 1))
+        bits = 8 if config.smoothing else config.qk_bits
+        keys = fake_quantize(np.stack([_mean(k[part]) for part in parts]), bits, (0, 1))
         means = np.stack([_mean(v[part]) for part in parts])
         values = fake_quantize(means, value_bits, (0, 1))
         value_scale = np.abs(means).max() / np.float32(LEVELS[8])
@@ -147,11 +164,21 @@ def _mean(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float64).mean(axis=0).astype(np.float32)
 
 
+def _ordered_mean(x: np.ndarray, run: int) -> np.ndarray:
+    """The mean of rows, summed in FP32 in the order of the contract: 4-bit codes depend on it."""
+    rows = np.zeros((run, x.shape[1]), np.float32)
+    rows[: len(x)] = x
+    while len(rows) > 1:
+        rows = rows[: len(rows) // 2] + rows[len(rows) // 2 :]
+    return rows[0] / np.float32(len(x))
+
+
 def _summaries(means, vmeans, listed, block_of, config):
     groups = []
     for start in range(0, len(means), config.block_k):
         members = range(start, min(start + config.block_k, len(means)))
-        k = fake_quantize(np.stack([means[j] for j in members]), config.qk_bits, (0, 1))
+        bits = 8 if config.smoothing else config.qk_bits
+        k = fake_quantize(np.stack([means[j] for j in members]), bits, (0, 1))
         axes = (0,) if config.pv_bits == 4 else (0, 1)
         v = fake_quantize(np.stack([vmeans[j] for j in members]), config.pv_bits, axes)
         kept = [x for x, j in enumerate(members) if j not in listed]
@@ -161,10 +188,68 @@ def _summaries(means, vmeans, listed, block_of, config):
     return groups
 
 
+def _rotated(x: np.ndarray, signs) -> np.ndarray:
+    """x [rows, D] times signs and a Hadamard matrix: FP32 sums of neighbours, stacked."""
+    if signs is None:
+        return x
+    channels = x.shape[1]
+    parts = (x * signs)[:, :, None].astype(np.float32)
+    while parts.shape[1] > 1:
+        even, odd = parts[:, ::2], parts[:, 1::2]
+        parts = np.concatenate([even + odd, even - odd], axis=2)
+    return parts[:, 0] * np.float32(channels**-0.5)
+
+
+class _SmoothedRow:
+    """A query row: with the mean of its block, and what is left of it at 4 bits."""
+
+    def __init__(self, eight, row, block, e, signs, config, dtype):
+        import torch
+
+        mean = _ordered_mean(block.astype(np.float32), config.block_q) * e
+        mean = torch.from_numpy(_rotated(mean[None], signs)[0])
+        limit = torch.finfo(dtype).max
+        self.mean = mean.clamp(-limit, limit).to(dtype).float().numpy()
+        self.eight = eight
+        self.left = fake_quantize((row - self.mean)[None], 4, (1,))[0]
+        self.shape = row.shape
+
+    def __len__(self):
+        return len(self.eight)
+
+
+class _SmoothedKeys:
+    """The keys of block j less their mean: each with a 4-bit scale of its own, and at 8 bits."""
+
+    def __init__(self, keys, means, j, config):
+        import torch
+
+        left = keys - means[j]
+        peak = np.abs(left).max(axis=1, keepdims=True)
+        scale = torch.from_numpy(peak / np.float32(7)).bfloat16().float().numpy()
+        factor = np.divide(np.float32(1), scale, where=scale > 0, out=np.zeros_like(scale))
+        self.four = np.clip(np.rint(left * factor), -7, 7).astype(np.float64) * scale
+        self.eight = fake_quantize(left, 8, (0, 1))
+        start = j // config.block_k * config.block_k
+        group = np.stack(means[start : start + config.block_k])
+        self.mean = fake_quantize(group, 8, (0, 1))[j - start]
+
+    def __len__(self):
+        return len(self.four)
+
+
+def _dot(keys, q) -> np.ndarray:
+    if isinstance(q, _SmoothedRow):
+        if isinstance(keys, _SmoothedKeys):
+            return keys.four @ q.left + keys.eight @ q.mean.astype(np.float64) + keys.mean @ q.eight
+        return keys @ q.eight
+    return keys.eight @ q + keys.mean @ q if isinstance(keys, _SmoothedKeys) else keys @ q
+
+
 def _row(q, groups, scale, config):
     if not groups:
         return np.zeros(len(q))
-    logits = [k @ q * scale + bias for k, _, bias, *_ in groups]
+    logits = [_dot(k, q) * scale + bias for k, _, bias, *_ in groups]
     top = max(x.max() for x in logits)
     total, weight_sum = np.zeros(len(q)), 0.0
     for x, (_, v, _, *scales) in zip(logits, groups, strict=True):

@@ -15,6 +15,7 @@ from paro_trt.op.validate import validate
 from tests.support.cases import (
     BIT_PAIRS,
     CASES,
+    SMOOTHED_CASES,
     VERSION_2_CASES,
     OpCase,
     at_bits,
@@ -70,6 +71,27 @@ def test_version_2_equals_independent_oracle(case, bits, fresh_seed):
     # which is rare and moves a row by a code's width.
     assert np.mean(error > 5e-6) <= 2e-3
     assert error.max() <= 2 * float(inputs.value.abs().max()) / 15
+
+
+@pytest.mark.parametrize("case", SMOOTHED_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("pv_bits", [16, pytest.param(8, marks=pytest.mark.long), 4])
+def test_smoothed_products_equal_independent_oracle(case, pv_bits, fresh_seed):
+    case = at_bits(case, 4, pv_bits)
+    inputs = random_inputs(case, fresh_seed)
+    validate(inputs, case.config)
+    actual = paro_attention_reference(inputs, case.config, exact=True).numpy()
+    error = np.abs(actual - oracle(inputs, case.config))
+    largest = float(inputs.value.float().abs().max())
+    assert np.mean(error > 1e-6 * largest) <= 2e-3  # a P next to the edge of a code
+    assert error.max() <= 2 * largest / 15
+
+
+@pytest.mark.parametrize("case", SMOOTHED_CASES, ids=lambda case: case.name)
+def test_smoothed_products_are_within_their_own_tolerance(case, fresh_seed):
+    inputs = random_inputs(case, fresh_seed)
+    output = paro_attention_reference(inputs, case.config)
+    assert output.dtype == case.dtype
+    assert compare(output, inputs, case.config).ok
 
 
 @pytest.mark.parametrize("case", VERSION_2_CASES, ids=lambda case: case.name)

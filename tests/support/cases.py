@@ -14,7 +14,8 @@ from paro_trt.op.routing import estimated_errors
 from paro_trt.op.spec import AttentionConfig, AttentionInputs, block_count, op_inputs
 
 __all__ = [
-    "BIT_PAIRS", "CASES", "VERSION_2_CASES", "OpCase", "at_bits", "node_inputs", "random_inputs",
+    "BIT_PAIRS", "CASES", "SMOOTHED_CASES", "VERSION_2_CASES", "OpCase", "at_bits", "node_inputs",
+    "random_inputs",
 ]  # fmt: skip
 
 BIT_PAIRS = tuple((qk, pv) for qk in (16, 8, 4) for pv in (16, 8, 4))
@@ -69,6 +70,31 @@ VERSION_2_CASES: tuple[OpCase, ...] = (
 )  # fmt: skip
 """Calls of version 2 of the op: each feature alone, then all."""
 
+_SMOOTHED = AttentionConfig(block_q=64, block_k=64, qk_bits=4, pv_bits=8, smoothing=True)
+_SMOOTHED_POOLED = replace(_SMOOTHED, pool_dropped=True)
+_SMOOTHED_ALL = replace(_ALL, qk_bits=4, pv_bits=8, smoothing=True)
+
+SMOOTHED_CASES: tuple[OpCase, ...] = (
+    OpCase("smoothed", 512, config=_SMOOTHED),
+    OpCase("smoothed-pooled", 331, heads=4, kv_heads=2, config=_SMOOTHED_POOLED),
+    OpCase("smoothed-tall-wide", 400, head_dim=128, bins=2, batch=2, key_length=(400, 77),
+           config=replace(_SMOOTHED_POOLED, block_q=128, block_k=128)),
+    OpCase("smoothed-half-precision", 331, dtype=torch.float16, config=_SMOOTHED_POOLED),
+    OpCase("smoothed-bfloat16", 331, head_dim=128, dtype=torch.bfloat16,
+           config=replace(_SMOOTHED, block_q=128)),
+    OpCase("smoothed-padded", 320, batch=3, key_length=(320, 193, 0), empty_rows=True,
+           config=_SMOOTHED),
+    OpCase("smoothed-one-token", 1, heads=1, kv_heads=1, config=_SMOOTHED_POOLED),
+    OpCase("smoothed-many-summaries", 64 * 70 + 9, heads=1, kv_heads=1, density=0.05,
+           config=_SMOOTHED_POOLED),
+    OpCase("smoothed-all", 331, batch=2, bins=2, heads=4, kv_heads=2, density=0.2,
+           config=_SMOOTHED_ALL),
+    OpCase("smoothed-all-tall-wide", 520, head_dim=128, batch=2, key_length=(520, 130),
+           density=0.2, dtype=torch.float16,
+           config=replace(_SMOOTHED_ALL, block_q=128, block_k=128)),
+)  # fmt: skip
+"""Calls with smoothed 4-bit query x key; values have 8 bits, and other widths by `at_bits`."""
+
 
 def at_bits(case: OpCase, qk_bits: int, pv_bits: int) -> OpCase:
     """The same case at other bit widths, pooled or not as it is."""
@@ -88,7 +114,12 @@ def random_inputs(case: OpCase, seed: int) -> AttentionInputs:
 def node_inputs(inputs: AttentionInputs, version: int) -> list[torch.Tensor]:
     """The tensors of a node of this version; zeros for what version 2 has and the call has not."""
     shape = inputs.block_mask.shape
-    unused = {"fine_mask": shape, "corrected_heads": shape[1:2], "dynamic_blocks": shape[:2]}
+    unused = {
+        "fine_mask": shape,
+        "corrected_heads": shape[1:2],
+        "dynamic_blocks": shape[:2],
+        "rotation": inputs.channel_affine.shape[1:],
+    }
     tensors = [getattr(inputs, entry.name) for entry in op_inputs(version)]
     return [
         torch.zeros(unused[entry.name], dtype=torch.int32) if tensor is None else tensor
