@@ -50,11 +50,6 @@ paro_status check_supported(const paro_attention& call) {
                 "pv_bits: expected 8 or 4 where smoothing is 1, which has no CUDA kernel with "
                 "16-bit values, got 16");
   }
-  if (call.smoothing && (call.fine_summaries || call.mean_correction)) {
-    return fail(PARO_UNSUPPORTED,
-                "smoothing: expected 0 for the CUDA kernels where %s is 1, got 1",
-                call.fine_summaries ? "fine_summaries" : "mean_correction");
-  }
   const Shape shape = Shape::of(call);
   const int64_t query_blocks = int64_t{call.batch} * call.heads * shape.query_blocks;
   if (query_blocks > INT32_MAX) {
@@ -152,7 +147,7 @@ paro_status choose(const paro_attention* call, const paro_launch* launch, bool r
 
 paro_status prepare_stage2(const paro_attention& call, const Choice& choice) {
   if (call.mean_correction &&
-      sparse_attention::prepare_correction(*choice.corrector) != LaunchStatus::ok) {
+      sparse_attention::prepare_correction(*choice.corrector, call.smoothing != 0) != LaunchStatus::ok) {
     return fail(PARO_RUNTIME_ERROR, "mean correction: its kernel does not load: %s",
                 last_launch_message());
   }
@@ -247,7 +242,7 @@ LaunchStatus launch_version_2(const paro_attention& call, const Choice& choice,
                           .key = call.key,
                           .value = call.value,
                           .fine = workspace.fine,
-                          .key_number = selection.qk,
+                          .key_number = call.smoothing ? Number::s8 : selection.qk,
                           .value_number = fine_number(selection.pv)};
     status = summaries::launch_fine_groups(fine, source, call.head_dim, stream);
   }
@@ -284,7 +279,8 @@ LaunchStatus launch_version_2(const paro_attention& call, const Choice& choice,
                                       .mean_query = workspace.mean_query,
                                       .correction = workspace.correction,
                                       .layout = layout_of(selection)};
-    status = sparse_attention::launch_correction(*choice.corrector, correction, stream);
+    status = sparse_attention::launch_correction(*choice.corrector, call.smoothing != 0, correction,
+                                                 stream);
   }
   return status;
 }

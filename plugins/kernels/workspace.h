@@ -77,7 +77,7 @@ inline Workspace cut_workspace(const paro_attention& call, const Shape& shape, i
   if (call.fine_summaries) {
     const int64_t groups = units * shape.key_blocks;
     const int64_t summaries = groups * fine_summaries * call.head_dim;
-    w.fine.key = take(summaries * call.qk_bits / 8);
+    w.fine.key = take(summaries * (call.smoothing ? 8 : call.qk_bits) / 8);
     w.fine.value = take(summaries * bits_of(fine_number(number_of(call.pv_bits, call.dtype))) / 8);
     w.fine.key_scale = take_floats(groups);
     w.fine.value_scale = take_floats(groups);

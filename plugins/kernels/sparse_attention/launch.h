@@ -62,6 +62,9 @@ struct Kernel {
   int smoothed_blocks_an_sm = 0;  // 0: smoothing has no such kernel
   size_t smoothed_bytes = 0;      // of shared memory, without the words of the span masks
   DeviceSet* smoothed_allowed = nullptr;
+  void (*smoothed_correction)(CorrectionParams) = nullptr;
+  size_t smoothed_correction_bytes = 0;
+  DeviceSet* smoothed_correction_allowed = nullptr;
 
   // `fine`: with a second row of the mask, of the blocks that have no coarse summary.
   size_t shared_bytes_with(int span_mask_words, Body body, bool fine) const {
@@ -89,8 +92,9 @@ constexpr int correction_tile_rows = 64;
 constexpr int correction_threads = 128;
 
 // The mean correction of a kernel that has one.
-LaunchStatus prepare_correction(const Kernel& kernel);
-LaunchStatus launch_correction(const Kernel& kernel, const CorrectionParams& params, Stream stream);
+LaunchStatus prepare_correction(const Kernel& kernel, bool smoothed);
+LaunchStatus launch_correction(const Kernel& kernel, bool smoothed, const CorrectionParams& params,
+                               Stream stream);
 
 // Launches `blocks` thread blocks. Run it after `prepare`.
 LaunchStatus launch(const Kernel& kernel, Body body, const AttentionParams& params, unsigned blocks,

@@ -21,6 +21,12 @@ template <class V>
 inline DeviceSet fine_devices;
 template <class V>
 inline DeviceSet smoothed_devices;
+template <class C>
+inline DeviceSet smoothed_correction_devices;
+
+template <class V>
+using CorrectionOf =
+    CorrectionVariant<V::head_dim, V::step_keys, V::qk, V::pv, V::four_bit>;
 
 // Adds what a kernel has for smoothed calls.
 template <class V>
@@ -32,16 +38,18 @@ constexpr Kernel with_smoothing(Kernel kernel) {
     kernel.smoothed_blocks_an_sm = smoothed_blocks_an_sm<V>;
     kernel.smoothed_bytes = sizeof(SmoothedMemory<V>);
     kernel.smoothed_allowed = &smoothed_devices<V>;
+    using C = CorrectionOf<EightBits<V>>;
+    static_assert(sizeof(CorrectionMemory<C>) <= least_shared_bytes_a_block,
+                  "the correction runs on every GPU");
+    kernel.smoothed_correction_bytes = sizeof(CorrectionMemory<C>);
+    kernel.smoothed_correction_allowed = &smoothed_correction_devices<C>;
 #if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
     kernel.smoothed_function = sparse_attention_smoothed<V>;
+    kernel.smoothed_correction = correct_means<C, true>;
 #endif
   }
   return kernel;
 }
-
-template <class V>
-using CorrectionOf =
-    CorrectionVariant<V::head_dim, V::step_keys, V::qk, V::pv, V::four_bit>;
 
 template <class V>
 constexpr Kernel kernel_of() {
@@ -73,7 +81,7 @@ constexpr Kernel kernel_of() {
 #endif
       .fine_allowed = &fine_devices<V>,
 #if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
-      .correction = correct_means<C>,
+      .correction = correct_means<C, false>,
 #endif
       .correction_bytes = sizeof(CorrectionMemory<C>),
       .correction_allowed = &allowed_devices<C>});

@@ -11,6 +11,7 @@
 
 #include "kernels/rotate.cuh"
 #include "kernels/sparse_attention/sm80/kernel.cuh"
+#include "kernels/sparse_attention/sm80/offsets.cuh"
 
 namespace paro::kernels::sparse_attention::sm80 {
 
@@ -165,37 +166,21 @@ PTX_FN void write_offsets(const AttentionParams& p, const Work& work, int mine,
                           uint32_t query_tile, const float* lane_factors, const BiasedZero& zero,
                           float (&offsets)[offset_blocks][8][V::rows_per_warp / 8]) {
   using Eight = EightBits<V>;
-  constexpr uint32_t depth = V::head_dim / 32, rows = row_fragments<V>;
   const Geometry& g = p.geometry;
-  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t lane = threadIdx.x % 32;
   const int64_t first = static_cast<int64_t>(work.query.unit.index) *
                         mean_blocks(g.key_blocks, V::step_keys);
-  const uint8_t* mean =
-      p.smoothed.mean + (first * V::step_keys + mine) * V::head_dim + lane % 4 * 4;
   const float scale = __ldg(p.smoothed.mean_scale + first + mine / V::step_keys);
-  const uint32_t query_address =
-      query_tile +
-      swizzled_offset<Eight::query_row_bytes>(warp * V::rows_per_warp + lane % 16, lane / 16);
-  int32_t c[rows][4];
-#pragma unroll
-  for (uint32_t k = 0; k < depth; k++) {
-    const uint32_t b[2] = {__ldg(reinterpret_cast<const uint32_t*>(mean + k * 32)),
-                           __ldg(reinterpret_cast<const uint32_t*>(mean + k * 32 + 16))};
-#pragma unroll
-    for (uint32_t a = 0; a < rows; a++) {
-      uint32_t query[4];
-      ptx::ldmatrix_x4(query, (query_address ^ (k << 5)) + a * 16 * Eight::query_row_bytes);
-      k == 0 ? ptx::mma_s8_s8_from(zero.registers, c[a], query, b)
-             : ptx::mma_s8_s8(c[a], query, b);
-    }
-  }
+  int32_t c[row_fragments<V>][4];
+  multiply_means<Eight>(query_tile,
+                        p.smoothed.mean + (first * V::step_keys + mine) * V::head_dim, zero, c);
   __syncwarp();  // sync: every lane has read the offsets of the blocks before
 #pragma unroll
   for (uint32_t j = 0; j < 2; j++) {
     const uint32_t column = lane % 4 * 2 + j;
     const float of_column = __shfl_sync(~0u, scale, static_cast<int>(column * 4));
 #pragma unroll
-    for (uint32_t a = 0; a < rows; a++) {
+    for (uint32_t a = 0; a < row_fragments<V>; a++) {
 #pragma unroll
       for (uint32_t half = 0; half < 2; half++) {
         offsets[column][lane / 4][a * 2 + half] =
@@ -205,35 +190,6 @@ PTX_FN void write_offsets(const AttentionParams& p, const Work& work, int mine,
     }
   }
   __syncwarp();  // sync: the offsets are written
-}
-
-// As exponentiate, of logits that lack an offset each row.
-template <class V>
-PTX_FN StepWeights exponentiate_logits(float (&x)[key_fragments<V>][4], const float (&offset)[2],
-                                       RowState& state) {
-  StepWeights weights;
-#pragma unroll
-  for (int row = 0; row < 2; row++) {
-    const float largest = row_maximum<V>(x, row);
-    float logit = largest + offset[row];
-    if (logit < lowest_logit) logit = lowest_logit;
-    const float before = state.maximum[row], after = fmaxf(before, logit);
-    state.maximum[row] = after;
-    weights.keep[row] = ptx::exp2_approx(before - after);
-    weights.take[row] = ptx::exp2_approx(logit - after);
-    // Rounded down, so that no code exceeds the largest for logits of any size.
-    const float shift = fminf(__fmaf_rd(-largest, 1.0f, log2_levels<V>()),
-                              log2_levels<V>() - lowest_logit);
-#pragma unroll
-    for (int n = 0; n < key_fragments<V>; n++) {
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        float& value = x[n][2 * row + i];
-        value = ptx::exp2_approx(value + shift);
-      }
-    }
-  }
-  return weights;
 }
 
 // Products of 16 rows become logits without their offset. A key's scale has 8 significant bits, so
