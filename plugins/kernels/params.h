@@ -96,7 +96,8 @@ constexpr int mean_blocks(int key_blocks, int block_k) {
 // What smoothed keys have besides the 4-bit codes in PreparedKeys::key, which are of keys less their
 // block's mean. GM = mean_blocks(NK, block_k). Null where not used.
 struct SmoothedKeys {
-  float* key_scale;      // [units, NK, block_k], of the 4-bit codes
+  float* key_scale;      // [units, NK, block_k / 2, 4], of the 4-bit codes: s0, s1, -b s0, -b s1
+                         // of two keys, b the bias of accumulators (ptx::bias_value)
   uint8_t* centred;      // [units, NK, block_k, D] codes of the same keys at 8 bits
   float* centred_scale;  // [units, NK]
   uint8_t* mean;         // [units, GM, block_k, D] codes of the blocks' means at 8 bits

@@ -65,7 +65,7 @@ inline Workspace cut_workspace(const paro_attention& call, const Shape& shape, i
   const int64_t rows = units * shape.key_blocks * call.block_k;
   if (call.smoothing) {
     const int64_t groups = units * mean_blocks(shape.key_blocks, call.block_k);
-    w.smoothed.key_scale = take_floats(rows);
+    w.smoothed.key_scale = take_floats(2 * rows);
     w.smoothed.centred = take(rows * call.head_dim);
     w.smoothed.centred_scale = take_floats(units * shape.key_blocks);
     w.smoothed.mean = take(groups * call.block_k * call.head_dim);

@@ -65,7 +65,10 @@ DEVICE_FN void smooth_block(const ReorderParams& p, const Unit& unit, int block,
     const int place = map.row(i) * D + map.first_channel;
     *reinterpret_cast<uint32_t*>(codes + place / 2) = codes_s4(scaled(rows[i], scale.inverse));
     if (map.first_channel == 0) {
-      p.smoothed.key_scale[key_block * BlockK + map.row(i)] = scale.scale;
+      const int row = map.row(i);
+      float* pair = p.smoothed.key_scale + key_block * BlockK * 2 + row / 2 * 4 + row % 2;
+      pair[0] = scale.scale;
+      pair[2] = -ptx::bias_value * scale.scale;
     }
   }
   __syncthreads();  // sync: magnitudes are written

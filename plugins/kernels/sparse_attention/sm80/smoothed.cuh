@@ -23,10 +23,23 @@ template <class V>
 using EightBits =
     Variant<V::head_dim, V::block_q, V::step_keys, Number::s8, V::pv, V::four_bit>;
 
-// Scale and bias of two neighbouring keys, read at once.
-struct alignas(16) KeyPair {
-  float scale[2];
-  float bias[2];
+// What the logits of a step's keys are made with, copied as it lies in the workspace.
+template <class V>
+struct alignas(16) KeyFactors {
+  float scale[V::step_keys / 2][4];  // SmoothedKeys::key_scale
+  float bias[V::step_keys];
+};
+
+// Where the tensors of the thread block start: of its unit, and of its query block. In shared memory,
+// since registers are few and the divisions that lead to these addresses many.
+struct SmoothedSources {
+  const uint8_t* key;        // of span 0, as all of these
+  const uint8_t* value;
+  const float* value_scale;
+  const float* key_scale;
+  const float* bias;
+  const uint8_t* mean;
+  const float* mean_scale;
 };
 
 template <class V>
@@ -54,10 +67,11 @@ struct alignas(16) SmoothedMemory {
   float residual_factors[V::block_q];  // of the 4-bit tile
   // Of each warp: [block][row % 8][row / 8].
   float offsets[V::block_q / V::rows_per_warp][offset_blocks][8][V::rows_per_warp / 8];
-  KeyPair keys[2][V::step_keys / 2];
+  KeyFactors<V> factors[2];
   StepExtras<Eight> extras[2];
   FineExtras fine[fine_slots];
   Work work;
+  SmoothedSources sources;
   int32_t listed;  // spans of tokens: plain ones and the partial one
   // The words of the SpanMask follow.
 };
@@ -124,27 +138,58 @@ DEVICE_FN void load_smoothed_query(const AttentionParams& p, const QueryBlock& q
   }
 }
 
-// Starts the copies of a listed span's tiles, scales and biases.
 template <class V>
-DEVICE_FN void load_smoothed_step(const AttentionParams& p, const Work& work, int span,
-                                  Slot<V>& slot, KeyPair* pairs, StepExtras<EightBits<V>>& extras) {
+DEVICE_FN SmoothedSources sources_of(const AttentionParams& p, const QueryBlock& q) {
   using L = Layout<V>;
   const Geometry& g = p.geometry;
-  const int64_t stored = work.first_block + span;
+  const int64_t unit = q.unit.index, first = first_prepared_block(g, q.unit.index);
+  const int64_t row =
+      static_cast<int64_t>(launch_head(g, q.unit, q.head)) * g.query_blocks + q.index;
+  const int64_t means = unit * mean_blocks(g.key_blocks, V::step_keys);
+  const int value_scales = V::pv == Number::s4 ? V::head_dim : 1;
+  return {.key = p.prepared.key + first * L::key_bytes,
+          .value = p.prepared.value + first * L::value_bytes,
+          .value_scale = p.prepared.value_scale + first * value_scales,
+          .key_scale = p.smoothed.key_scale + unit * g.key_blocks * V::step_keys * 2,
+          .bias = p.bias + row * g.key_blocks * V::step_keys,
+          .mean = p.smoothed.mean + means * V::step_keys * V::head_dim,
+          .mean_scale = p.smoothed.mean_scale + means};
+}
+
+// Starts the copies of a span's values and their scales.
+template <class V>
+DEVICE_FN void load_smoothed_values(const SmoothedSources& sources, int span, uint32_t tile,
+                                    float* value_scale) {
+  using L = Layout<V>;
+  const int thread = static_cast<int>(threadIdx.x);
+  copy_tile<L::value_row_bytes, L::value_tiles * L::value_rows, V::compute_threads>(
+      tile, sources.value + static_cast<int64_t>(span) * L::value_bytes);
+  if (V::pv == Number::s8 && thread == 96) {
+    ptx::cp_async_small<4>(ptx::shared_u32(value_scale), sources.value_scale + span);
+  }
+  if (V::pv == Number::s4 && thread < V::head_dim / 4) {
+    ptx::cp_async_16(ptx::shared_u32(value_scale) + static_cast<uint32_t>(thread) * 16,
+                     sources.value_scale + static_cast<int64_t>(span) * V::head_dim + thread * 4);
+  }
+}
+
+// Starts the copies of a listed span's tiles and factors.
+template <class V>
+DEVICE_FN void load_smoothed_step(const SmoothedSources& sources, int span, Slot<V>& slot,
+                                  KeyFactors<V>& factors, float* value_scale) {
+  using L = Layout<V>;
   copy_tile<L::key_row_bytes, V::step_keys, V::compute_threads>(
-      ptx::shared_u32(slot.key), p.prepared.key + stored * L::key_bytes);
-  load_values<EightBits<V>>(p.prepared, work, span, ptx::shared_u32(slot.value), extras);
-  const int64_t head = launch_head(g, work.query.unit, work.query.head);
-  const int64_t row = head * g.query_blocks + work.query.index;
-  const int64_t unit = work.query.unit.index;
-  const float* scales = p.smoothed.key_scale + (unit * g.key_blocks + span) * V::step_keys;
-  const float* biases = p.bias + (row * g.key_blocks + span) * V::step_keys;
-  static_assert(V::step_keys <= V::compute_threads, "every pair has threads for both halves");
-  const int thread = static_cast<int>(threadIdx.x), pair = thread % (V::step_keys / 2);
-  if (thread < V::step_keys / 2) {
-    ptx::cp_async_small<8>(ptx::shared_u32(pairs[pair].scale), scales + pair * 2);
-  } else if (thread < V::step_keys) {
-    ptx::cp_async_small<8>(ptx::shared_u32(pairs[pair].bias), biases + pair * 2);
+      ptx::shared_u32(slot.key), sources.key + static_cast<int64_t>(span) * L::key_bytes);
+  load_smoothed_values<V>(sources, span, ptx::shared_u32(slot.value), value_scale);
+  // 16 bytes a thread: the scales, then the biases.
+  constexpr int scale_copies = V::step_keys / 2, copies = scale_copies + V::step_keys / 4;
+  static_assert(copies <= V::compute_threads, "a thread copies one piece");
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < copies) {
+    const bool is_scale = i < scale_copies;
+    const float* source = is_scale ? sources.key_scale : sources.bias - scale_copies * 4;
+    ptx::cp_async_16(ptx::shared_u32(&factors) + static_cast<uint32_t>(i) * 16,
+                     source + int64_t{span} * (is_scale ? V::step_keys * 2 : V::step_keys) + i * 4);
   }
 }
 
@@ -162,18 +207,14 @@ DEVICE_FN int next_spans(SpanWalk& walk, int left) {
 // Writes the offsets of the warp's rows for eight blocks: lanes 4 j .. have block `mine` of number
 // j. Only the warp itself reads them.
 template <class V>
-PTX_FN void write_offsets(const AttentionParams& p, const Work& work, int mine,
-                          uint32_t query_tile, const float* lane_factors, const BiasedZero& zero,
+PTX_FN void write_offsets(const SmoothedSources& sources, int mine, uint32_t query_tile,
+                          const float* lane_factors, const BiasedZero& zero,
                           float (&offsets)[offset_blocks][8][V::rows_per_warp / 8]) {
   using Eight = EightBits<V>;
-  const Geometry& g = p.geometry;
   const uint32_t lane = threadIdx.x % 32;
-  const int64_t first = static_cast<int64_t>(work.query.unit.index) *
-                        mean_blocks(g.key_blocks, V::step_keys);
-  const float scale = __ldg(p.smoothed.mean_scale + first + mine / V::step_keys);
+  const float scale = __ldg(sources.mean_scale + mine / V::step_keys);
   int32_t c[row_fragments<V>][4];
-  multiply_means<Eight>(query_tile,
-                        p.smoothed.mean + (first * V::step_keys + mine) * V::head_dim, zero, c);
+  multiply_means<Eight>(query_tile, sources.mean + int64_t{mine} * V::head_dim, zero, c);
   __syncwarp();  // sync: every lane has read the offsets of the blocks before
 #pragma unroll
   for (uint32_t j = 0; j < 2; j++) {
@@ -192,21 +233,34 @@ PTX_FN void write_offsets(const AttentionParams& p, const Work& work, int mine,
   __syncwarp();  // sync: the offsets are written
 }
 
-// Products of 16 rows become logits without their offset. A key's scale has 8 significant bits, so
-// that its product with the accumulators' bias is exact, and so is the one FMA that takes both away.
+// Products become logits without their offset. A key's scale has 8 significant bits, so that its
+// product with the accumulators' bias is exact, and so is the one FMA that takes both away.
 template <class V>
-PTX_FN void to_logits(const int32_t (&scores)[key_fragments<V>][4], const KeyPair* pairs,
-                      const float (&factor)[2], float (&x)[key_fragments<V>][4]) {
+PTX_FN void to_logits(const Scores<V>& scores, const KeyFactors<V>& factors,
+                      const float* lane_factors,
+                      float (&x)[row_fragments<V>][key_fragments<V>][4]) {
+  float factor[row_fragments<V>][2];
+#pragma unroll
+  for (int a = 0; a < row_fragments<V>; a++) {
+    factor[a][0] = lane_factors[a * 16];
+    factor[a][1] = lane_factors[a * 16 + 8];
+  }
+  const int lane = static_cast<int>(threadIdx.x % 4);
 #pragma unroll
   for (int n = 0; n < key_fragments<V>; n++) {
-    const float4 pair =
-        *reinterpret_cast<const float4*>(pairs + n * 4 + static_cast<int>(threadIdx.x % 4));
-    const float scale[2] = {pair.x, pair.y}, bias[2] = {pair.z, pair.w};
+    hold_loads_back(V::head_dim == 128 && n > 0 && n % 2 == 0);
+    const float4 pair = *reinterpret_cast<const float4*>(factors.scale[n * 4 + lane]);
+    const float2 biases = *reinterpret_cast<const float2*>(factors.bias + n * 8 + lane * 2);
+    const float scale[2] = {pair.x, pair.y}, taken[2] = {pair.z, pair.w};
+    const float bias[2] = {biases.x, biases.y};
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const float product = fmaf(__int_as_float(scores[n][i]), scale[i % 2],
-                                 -ptx::bias_value * scale[i % 2]);
-      x[n][i] = fmaf(product, factor[i / 2], bias[i % 2]);
+    for (int a = 0; a < row_fragments<V>; a++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float product =
+            fmaf(__int_as_float(scores[a][n][i]), scale[i % 2], taken[i % 2]);
+        x[a][n][i] = fmaf(product, factor[a][i / 2], bias[i % 2]);
+      }
     }
   }
 }
@@ -215,21 +269,22 @@ PTX_FN void to_logits(const int32_t (&scores)[key_fragments<V>][4], const KeyPai
 template <class V>
 PTX_FN void attend_smoothed_step(uint32_t residual_tile, const float* lane_factors,
                                  const float* offsets, uint32_t key_tile, uint32_t value_tile,
-                                 const KeyPair* pairs, const float* value_scale,
+                                 const KeyFactors<V>& factors, const float* value_scale,
                                  const BiasedZero& zero, LoopState<EightBits<V>>& state) {
   Probabilities<V> p[row_fragments<V>];
   StepWeights weights[row_fragments<V>];
-  Scores<V> scores;
-  score_product<V>(residual_tile, key_tile, zero, scores);
-  hold_loads_back(LoadOrder<V>::by_scores);
+  float x[row_fragments<V>][key_fragments<V>][4];
+  {
+    Scores<V> scores;
+    score_product<V>(residual_tile, key_tile, zero, scores);
+    hold_loads_back(LoadOrder<V>::by_scores);
+    to_logits<V>(scores, factors, lane_factors, x);
+  }
 #pragma unroll
   for (int a = 0; a < row_fragments<V>; a++) {
-    const float factor[2] = {lane_factors[a * 16], lane_factors[a * 16 + 8]};
     const float offset[2] = {offsets[a * 2], offsets[a * 2 + 1]};
-    float x[key_fragments<V>][4];
-    to_logits<V>(scores[a], pairs, factor, x);
-    weights[a] = exponentiate_logits<V>(x, offset, state.rows[a]);
-    p[a] = pack_probabilities<V>(x, weights[a], state.rows[a]);
+    weights[a] = exponentiate_logits<V>(x[a], offset, state.rows[a]);
+    p[a] = pack_probabilities<V>(x[a], weights[a], state.rows[a]);
     hold_loads_back(LoadOrder<V>::by_softmax);
   }
   value_product<V>(value_tile, value_scale, zero, p, weights, state.out);
@@ -237,27 +292,24 @@ PTX_FN void attend_smoothed_step(uint32_t residual_tile, const float* lane_facto
 
 // All summary tokens that are attended, one span after the other. The slots are free.
 template <class V>
-PTX_FN void attend_summaries(const AttentionParams& p, const SpanMask& mask,
-                             SmoothedMemory<V>& shared, uint32_t query_tile,
+PTX_FN void attend_summaries(const SpanMask& mask, SmoothedMemory<V>& shared,
+                             uint32_t query_tile,
                              const float* lane_factors, const BiasedZero& zero,
                              LoopState<EightBits<V>>& state) {
   using Eight = EightBits<V>;
   using L = Layout<Eight>;
   const Work& work = shared.work;
-  const Geometry& g = p.geometry;
   StepExtras<Eight>& extras = shared.extras[0];
   const uint32_t key_tile = ptx::shared_u32(shared.tiles.slots);
   const uint32_t value_tile = key_tile + static_cast<uint32_t>(offsetof(Slot<Eight>, value));
-  const int64_t first = static_cast<int64_t>(work.query.unit.index) *
-                        mean_blocks(g.key_blocks, V::step_keys);
 #pragma unroll 1
   for (int group = 0; group < work.extent.summary_spans(); group++) {
     if (!has_summaries(mask, work.extent, group)) continue;
     const int span = work.extent.token_spans + group;
     copy_tile<L::key_row_bytes, V::step_keys, V::compute_threads>(
-        key_tile, p.smoothed.mean + (first + group) * L::key_bytes);
-    load_values<Eight>(p.prepared, work, span, value_tile, extras);
-    if (threadIdx.x == 0) extras.key_scale = __ldg(p.smoothed.mean_scale + first + group);
+        key_tile, shared.sources.mean + int64_t{group} * L::key_bytes);
+    load_smoothed_values<Eight>(shared.sources, span, value_tile, extras.value_scale);
+    if (threadIdx.x == 0) extras.key_scale = __ldg(shared.sources.mean_scale + group);
     write_tokens<Eight>(mask, work.extent, span, extras.tokens);
     ptx::cp_async_wait_all();
     __syncthreads();  // sync: every thread's part of the slot has landed
@@ -291,6 +343,7 @@ PTX_FN void attend_smoothed_block(const AttentionParams& p) {
                      .extent = extent,
                      .count = count,
                      .first_block = first_prepared_block(g, q.unit.index)};
+      shared.sources = sources_of<V>(p, q);
       const int partial = extent.length >> extent.span_shift;
       const bool has_partial = extent.length % extent.span_keys() != 0 && mask.has(partial);
       shared.listed = count.plain + (has_partial ? 1 : 0);
@@ -303,8 +356,9 @@ PTX_FN void attend_smoothed_block(const AttentionParams& p) {
     if (step < shared.listed) {
       const int slot = step % 2, place = step % offset_blocks;
       if (place == 0) mine = next_spans(walk, shared.listed - step);
-      load_smoothed_step<V>(p, work, __shfl_sync(~0u, mine, place * 4), shared.tiles.slots[slot],
-                            shared.keys[slot], shared.extras[slot]);
+      load_smoothed_step<V>(shared.sources, __shfl_sync(~0u, mine, place * 4),
+                            shared.tiles.slots[slot], shared.factors[slot],
+                            shared.extras[slot].value_scale);
     }
     ptx::cp_async_commit();
   };
@@ -329,18 +383,18 @@ PTX_FN void attend_smoothed_block(const AttentionParams& p) {
     // which the next load overwrites
     __syncthreads();
     if (place == 0) {
-      write_offsets<V>(p, work, mine, query_tile, lane_factors, zero, shared.offsets[warp]);
+      write_offsets<V>(shared.sources, mine, query_tile, lane_factors, zero, shared.offsets[warp]);
     }
     load(step + 1);
     const Slot<V>& tiles = shared.tiles.slots[slot];
     attend_smoothed_step<V>(residual_tile, shared.residual_factors + lane_row,
                             shared.offsets[warp][place][threadIdx.x % 32 / 4],
                             ptx::shared_u32(tiles.key), ptx::shared_u32(tiles.value),
-                            shared.keys[slot], shared.extras[slot].value_scale, zero, state);
+                            shared.factors[slot], shared.extras[slot].value_scale, zero, state);
   }
   ptx::cp_async_wait_all();
   __syncthreads();  // sync: every thread has left the tiles, which summaries or the output overwrite
-  attend_summaries<V>(p, mask, shared, query_tile, lane_factors, zero, state);
+  attend_summaries<V>(mask, shared, query_tile, lane_factors, zero, state);
   if (has_fine) {
     attend_fine_steps<Eight, SmoothedMemory<V>::fine_slots>(
         p, work, mask, query_tile, lane_factors, ptx::shared_u32(shared.tiles.slots), shared.fine,
