@@ -102,6 +102,25 @@ PTX_FN uint32_t pack_s8x4(float x0, float x1, float x2, float x3) {
 #endif
 }
 
+// prmt.b32: four bytes of the eight of (high, low), by the nibbles of the selector. A nibble above 7
+// gives the sign of byte nibble - 8, eight times.
+PTX_FN uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+#if PARO_EMULATED
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  uint32_t chosen = 0;
+  for (int i = 0; i < 4; i++) {
+    const uint32_t nibble = selector >> (4 * i) & 15u;
+    const auto byte = static_cast<uint32_t>(bytes >> (nibble % 8 * 8) & 255u);
+    chosen |= (nibble < 8 ? byte : byte >> 7 != 0 ? 255u : 0u) << (8 * i);
+  }
+  return chosen;
+#else
+  uint32_t chosen;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(chosen) : "r"(low), "r"(high), "r"(selector));
+  return chosen;
+#endif
+}
+
 // cvt.rn.f16x2.f32: two floats to halves, x0 in the low bits.
 PTX_FN uint32_t pack_f16x2(float x0, float x1) {
 #if PARO_EMULATED

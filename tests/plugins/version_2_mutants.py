@@ -53,17 +53,19 @@ _QUERY, _OUTPUT = (
     "sparse_attention/common/store_output.cuh",
 )
 _WALK = "sparse_attention/common/span_walk.cuh"
+_FINE_WALK = "sparse_attention/common/fine_walk.cuh"
 
 MUTANTS = [
     Mutant("none", _SELECT, "int ties = k <= 0", "int ties = k <= 0"),
     Mutant("stale mask", _QUERY, "if (p.routed_mask != nullptr)", "if (false)"),
-    Mutant("fine blocks in the coarse sweep", _WALK, "mask.covers(block", "mask.has(block"),
+    Mutant("fine blocks in the coarse sweep", _WALK, "~mask.covered[index] &",
+           "~mask.words[index] &"),
     Mutant("value scales not folded", _FINE, "x[n][i] *= shares.of_group[n / 2];", ""),
     Mutant("key scale of another group", _FINE, "key_scale[n / 2 * 4 + lane]", "key_scale[lane]"),
-    Mutant("groups out of order", _FINE, "group % 4 * 2 + summary % 2",
+    Mutant("groups out of order", _FINE_WALK, "group % 4 * 2 + summary % 2",
            "group % 4 + summary % 2 * 4"),
     Mutant("an absent group that weighs", _FINE, "exists ? min(", "true ? min("),
-    Mutant("walk that skips too few", _FINE, "{ skip(fine_step_groups); }", "{ skip(15); }"),
+    Mutant("walk that skips too few", _FINE, "walk.advance(fine_step_groups);", "walk.advance(15);"),
     Mutant(
         "missing barrier before a fine step",
         _FINE,

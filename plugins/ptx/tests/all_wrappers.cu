@@ -1,5 +1,6 @@
 // Instantiates every wrapper, to be compiled by nvcc for every target: a typing error in an asm
 // string shows only here. Never run.
+#include "ptx/cache_policy.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/launch.cuh"
@@ -21,6 +22,8 @@ __global__ void ampere(const uint4* in, uint32_t* out, float x, int barrier_id) 
   ptx::cp_async_commit();
   ptx::cp_async_wait<1>();
   ptx::cp_async_wait_all();
+  const uint64_t policy = ptx::evict_first_policy();
+  ptx::store_with_policy(out + 4 * lane, ptx::load_with_policy(in + lane, policy), policy);
   ptx::named_barrier_sync(barrier_id, 64);
   ptx::named_barrier_arrive(2, 64);
   ptx::mbarrier_init(base + 4096, 32);
@@ -51,6 +54,7 @@ __global__ void ampere(const uint4* in, uint32_t* out, float x, int barrier_id) 
   const ptx::BytePair p = ptx::unpack_s4_times_16(a[0]);
   out[lane] = ptx::pack_u8x4(x, y, f[0], f[1]) ^ ptx::pack_s8x4(x, y, f[2], f[3]) ^
               ptx::pack_u8x4_in_range(x, y, f[0], ptx::log2_approx(x)) ^
+              ptx::permute_bytes(p.low, a[1], 0xBA98) ^
               ptx::pack_f16x2(x, y) ^ ptx::pack_bf16x2(x, y) ^ p.low ^ p.high ^
               static_cast<uint32_t>(c[1] ^ c[2] ^ c[3]);
 }

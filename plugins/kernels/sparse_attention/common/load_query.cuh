@@ -7,6 +7,7 @@
 
 #include "kernels/quantize.cuh"
 #include "kernels/swizzle.cuh"
+#include "ptx/cache_policy.cuh"
 
 namespace paro::kernels::sparse_attention {
 
@@ -101,6 +102,7 @@ DEVICE_FN void load_query(const AttentionParams& p, const QueryBlock& q, uint8_t
   const Geometry& g = p.geometry;
   const int thread = static_cast<int>(threadIdx.x), first_channel = thread % lanes * 8;
   const auto* source = static_cast<const uint16_t*>(p.query);
+  const uint64_t policy = ptx::evict_first_policy();
   float equalizer[8];
   if constexpr (is_integer(V::qk)) {
     const float* row =
@@ -114,8 +116,8 @@ DEVICE_FN void load_query(const AttentionParams& p, const QueryBlock& q, uint8_t
     uint4 raw = {};
     if (position < q.length) {
       const int token = token_at(g, q.order, position);
-      raw = __ldg(reinterpret_cast<const uint4*>(
-          source + element_at(g, q, token, V::head_dim) + first_channel));
+      raw = ptx::load_with_policy(source + element_at(g, q, token, V::head_dim) + first_channel,
+                                  policy);
     }
     if constexpr (!is_integer(V::qk)) {
       const uint32_t offset = swizzled_offset<V::query_row_bytes>(

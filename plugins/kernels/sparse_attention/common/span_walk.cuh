@@ -50,10 +50,24 @@ DEVICE_FN uint64_t double_bits(uint32_t bits) {
   return x | x << 1;
 }
 
+// The inverse: each bit of the result is an even one of `bits`.
+DEVICE_FN uint32_t halve_bits(uint64_t bits) {
+  uint64_t x = bits & 0x5555555555555555ull;
+  x = (x | x >> 1) & 0x3333333333333333ull;
+  x = (x | x >> 2) & 0x0F0F0F0F0F0F0F0Full;
+  x = (x | x >> 4) & 0x00FF00FF00FF00FFull;
+  x = (x | x >> 8) & 0x0000FFFF0000FFFFull;
+  return static_cast<uint32_t>(x | x >> 16);
+}
+
+// The lowest `count` of 32 bits, at most all and at least none.
+DEVICE_FN uint32_t low_bits(int count) {
+  return count >= 32 ? ~0u : count <= 0 ? 0u : ~(~0u << count);
+}
+
 // Bits of word `index` whose spans contain a token.
 DEVICE_FN uint32_t existing_bits(const Extent& e, int index) {
-  const int bits = min(max(e.existing_spans() - index * 32, 0), 32);
-  return bits == 0 ? 0u : ~0u >> (32 - bits);
+  return low_bits(e.existing_spans() - index * 32);
 }
 
 // The mask rows of a query block in shared memory: one bit for each span, clear where the span
@@ -90,15 +104,34 @@ DEVICE_FN void load_span_mask(const uint32_t* exact, const uint32_t* fine, const
   }
 }
 
-// Whether some block of group `group` is neither exact nor fine, so that its summary token is
-// attended.
+// Bits of word `index` whose spans exist and belong to a block that is neither exact nor fine, so
+// that its summary token is attended. 0 past the last word.
+DEVICE_FN uint32_t summarized_bits(const SpanMask& mask, const Extent& e, int index) {
+  return index < mask.word_count ? ~mask.covered[index] & existing_bits(e, index) : 0;
+}
+
+// Whether the span of the summary tokens of group `group` has one that is attended.
 DEVICE_FN bool has_summaries(const SpanMask& mask, const Extent& e, int group) {
   const int words = e.span_keys() / 32 << e.block_shift, first = group * words;
   uint32_t remaining = 0;
-  for (int i = first; i < min(first + words, mask.word_count); i++) {
-    remaining |= ~mask.covered[i] & existing_bits(e, i);
-  }
+#pragma unroll 1
+  for (int i = first; i < first + words; i++) remaining |= summarized_bits(mask, e, i);
   return remaining != 0;
+}
+
+// Of groups 32 `index` .. those that have summaries. By a whole warp.
+DEVICE_FN uint32_t summary_groups(const SpanMask& mask, const Extent& e, int index) {
+  const int group = index * 32 + static_cast<int>(threadIdx.x % 32);
+  return __ballot_sync(~0u, group < e.summary_spans() && has_summaries(mask, e, group));
+}
+
+// Bits of the keys 32 `part` .. of a span that are attended: tokens that exist, or summary tokens.
+DEVICE_FN uint32_t attended_keys(const SpanMask& mask, const Extent& e, int span, int part) {
+  if (span < e.token_spans) return low_bits(e.length - (span << e.span_shift) - part * 32);
+  const int word = (((span - e.token_spans) << e.span_shift) / 32 + part) << e.block_shift;
+  if (e.block_shift == 0) return summarized_bits(mask, e, word);
+  return halve_bits(summarized_bits(mask, e, word) |
+                    uint64_t{summarized_bits(mask, e, word + 1)} << 32);
 }
 
 // The walk. Every thread that uses one computes the same spans.
@@ -110,6 +143,20 @@ class SpanWalk {
   __device__ __forceinline__ int next(const Extent& extent) {
     while (word_ == 0 && ++index_ < mask_.word_count) word_ = mask_.words[index_];
     return word_ != 0 ? take_bit() : next_summary(extent);
+  }
+
+  // Where the spans that are not plain come first: the next of them, the partial one last. Must not
+  // be called more often than there are such spans.
+  // By a whole warp.
+  __device__ __forceinline__ int next_special(const Extent& extent) {
+    while (groups_ == 0 && group_ < extent.summary_spans()) {
+      groups_ = summary_groups(mask_, extent, group_ / 32);
+      group_ += 32;
+    }
+    if (groups_ == 0) return extent.length >> extent.span_shift;
+    const int group = group_ - 32 + __ffs(static_cast<int>(groups_)) - 1;
+    groups_ &= groups_ - 1;
+    return extent.token_spans + group;
   }
 
   // The next span where at least one span of tokens is left.
@@ -134,12 +181,15 @@ class SpanWalk {
   uint32_t word_;
   int index_ = 0;
   int group_ = 0;
+  uint32_t groups_ = 0;  // of the 32 before group_, those with summaries that are left
 };
 
 // How many spans the walk gives. Plain spans, in which every key is one token, come first.
 struct SpanCount {
   int plain;
   int total;
+
+  __device__ __forceinline__ int special() const { return total - plain; }
 };
 
 // Every warp computes it for itself.
@@ -147,11 +197,10 @@ DEVICE_FN SpanCount count_spans(const SpanMask& mask, const Extent& e) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   int listed = 0, summaries = 0;
   for (int i = lane; i < mask.word_count; i += 32) listed += __popc(mask.words[i]);
-  for (int group = lane; group < e.summary_spans(); group += 32) {
-    summaries += has_summaries(mask, e, group) ? 1 : 0;
-  }
   listed = __reduce_add_sync(~0u, listed);
-  summaries = __reduce_add_sync(~0u, summaries);
+  for (int group = 0; group < e.summary_spans(); group += 32) {
+    summaries += __popc(summary_groups(mask, e, group / 32));
+  }
   const bool has_partial = e.length % e.span_keys() != 0 && mask.has(e.length >> e.span_shift);
   return {.plain = has_partial ? listed - 1 : listed, .total = listed + summaries};
 }

@@ -69,6 +69,7 @@ PTX_FN void store_output(const AttentionParams& p, const QueryBlock& q,
   constexpr int pitch = output_row_bytes<V>, chunks = V::head_dim / 8;
   const Geometry& g = p.geometry;
   const int first_row = static_cast<int>(threadIdx.x / 32) * V::rows_per_warp;
+  const uint64_t policy = ptx::evict_first_policy();
 #pragma unroll
   for (int a = 0; a < row_fragments<V>; a++) {
     write_rows<V>(p, q, state[a], out[a], tile + (first_row + a * 16) * pitch);
@@ -81,7 +82,7 @@ PTX_FN void store_output(const AttentionParams& p, const QueryBlock& q,
     const uint4 chunk = *reinterpret_cast<const uint4*>(tile + row * pitch + i % chunks * 16);
     const int64_t element = element_at(g, q, token_at(g, q.order, position), V::head_dim);
     auto* target = static_cast<uint16_t*>(p.output) + element + i % chunks * 8;
-    *reinterpret_cast<uint4*>(target) = position < q.length ? chunk : uint4{};
+    ptx::store_with_policy(target, position < q.length ? chunk : uint4{}, policy);
   }
 }
 

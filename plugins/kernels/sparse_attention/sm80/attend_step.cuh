@@ -30,17 +30,16 @@ PTX_FN void clear_state(LoopState<V>& state) {
   }
 }
 
-// Products of 16 rows as floats. The bias is subtracted here and does not cancel against the
-// maximum: multiplied by a large factor, its rounding would exceed the distance between codes of P.
-template <class V>
-PTX_FN void to_floats(const Accumulator<V::qk> (&scores)[key_fragments<V>][4],
+// Products of 16 rows as floats.
+template <class V, class Keys>
+PTX_FN void to_floats(const Accumulator<V::qk> (&scores)[key_fragments<V>][4], const Keys& keys,
                       float (&x)[key_fragments<V>][4]) {
 #pragma unroll
   for (int n = 0; n < key_fragments<V>; n++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       if constexpr (is_integer(V::qk)) {
-        x[n][i] = ptx::float_from_biased(scores[n][i]);
+        x[n][i] = __int_as_float(scores[n][i]) + keys.addend(n, i % 2);
       } else {
         x[n][i] = scores[n][i];
       }
@@ -48,24 +47,23 @@ PTX_FN void to_floats(const Accumulator<V::qk> (&scores)[key_fragments<V>][4],
   }
 }
 
-// In a step that is not plain, x becomes the logits, each plus log2 of the tokens its key stands
-// for.
+// Adds to the products of the last block's summary what its logits lack, if it is in the step and
+// the block is not full. `factor` is at least least_factor.
 template <class V>
-PTX_FN void weigh_keys(const uint8_t* tokens, float (&x)[key_fragments<V>][4], float (&factor)[2]) {
+PTX_FN void weigh_last_key(const KeyWeights<V>& weights, const float (&factor)[2],
+                           float (&x)[key_fragments<V>][4]) {
+  if (weights.last_key < 0) return;
+  const float lack =
+      ptx::log2_approx(static_cast<float>(weights.last_tokens)) - weights.log2_tokens;
+  const float lacks[2] = {__fdividef(lack, factor[0]), __fdividef(lack, factor[1])};
+  const int column = weights.last_key - static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
   for (int n = 0; n < key_fragments<V>; n++) {
 #pragma unroll
-    for (int column = 0; column < 2; column++) {
-      const int count = tokens[n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + column];
-      const float weight = ptx::log2_approx(static_cast<float>(count));
-#pragma unroll
-      for (int row = 0; row < 2; row++) {
-        float& value = x[n][2 * row + column];
-        value = count == 0 ? lowest_logit : fmaf(value, factor[row], weight);
-      }
+    for (int i = 0; i < 4; i++) {
+      if (column == n * 8 + i % 2) x[n][i] += lacks[i / 2];
     }
   }
-  factor[0] = factor[1] = 1.0f;
 }
 
 // out *= keep, if any row of the warp has a new maximum.
@@ -178,15 +176,27 @@ PTX_FN void attend_step(uint32_t query_tile, const float* lane_factors, uint32_t
   Probabilities<V> p[row_fragments<V>];
   StepWeights weights[row_fragments<V>];
   Scores<V> scores;
-  score_product<V>(query_tile, key_tile, zero, scores);
+  const auto keys = [&] {
+    if constexpr (plain) {
+      return AllKeys<V>{};
+    } else {
+      return some_keys<V>(extras.weights.absent, zero);
+    }
+  }();
+  score_product<V>(query_tile, key_tile, zero, keys, scores);
   hold_loads_back(LoadOrder<V>::by_scores);
 #pragma unroll
   for (int a = 0; a < row_fragments<V>; a++) {
     float factor[2] = {lane_factors[a * 16] * key_scale, lane_factors[a * 16 + 8] * key_scale};
-    float x[key_fragments<V>][4];
-    to_floats<V>(scores[a], x);
-    if constexpr (!plain) weigh_keys<V>(extras.tokens, x, factor);
-    weights[a] = exponentiate<V>(x, factor, state.rows[a]);
+    float bias = 0.0f, x[key_fragments<V>][4];
+    to_floats<V>(scores[a], keys, x);
+    if constexpr (!plain) {
+      factor[0] = ptx::maximum_or_nan(factor[0], least_factor);
+      factor[1] = ptx::maximum_or_nan(factor[1], least_factor);
+      weigh_last_key<V>(extras.weights, factor, x);
+      bias = extras.weights.log2_tokens;
+    }
+    weights[a] = exponentiate<V, !plain>(x, factor, bias, state.rows[a]);
     p[a] = pack_probabilities<V>(x, weights[a], state.rows[a]);
     hold_loads_back(LoadOrder<V>::by_softmax);
   }

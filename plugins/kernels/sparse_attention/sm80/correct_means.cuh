@@ -234,19 +234,29 @@ PTX_FN void block_offsets(const AttentionParams& p, int unit, int block, uint32_
   }
 }
 
+// A step's factors, and its products as floats. Each key has its weight in them.
+template <class C>
+PTX_FN void weighed_products(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
+                             const StepExtras<C>& extras, const BiasedZero& zero,
+                             float (&factor)[2], float (&x)[key_fragments<C>][4]) {
+  const float key_scale = is_integer(C::qk) ? extras.key_scale * score_scale<C> : 1.0f;
+  const SomeKeys<C> keys = some_keys<C>(extras.weights.absent, zero);
+  Scores<C> scores;
+  score_product<C>(query_tile, key_tile, zero, keys, scores);
+  factor[0] = ptx::maximum_or_nan(lane_factors[0] * key_scale, least_factor);
+  factor[1] = ptx::maximum_or_nan(lane_factors[8] * key_scale, least_factor);
+  to_floats<C>(scores[0], keys, x);
+  weigh_last_key<C>(extras.weights, factor, x);
+}
+
 // One span of tokens. `offset`: of smoothed keys.
-template <class C, bool plain, bool Smoothed>
+template <class C, bool Smoothed>
 PTX_FN void attend_tokens(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
                           const StepExtras<C>& extras, const BiasedZero& zero,
                           const Listed& listed, const float (&offset)[2], LoopState<C>& mixed,
                           LoopState<C>& rest) {
-  const float key_scale = is_integer(C::qk) ? extras.key_scale * score_scale<C> : 1.0f;
-  Scores<C> scores;
-  score_product<C>(query_tile, key_tile, zero, scores);
-  float factor[2] = {lane_factors[0] * key_scale, lane_factors[8] * key_scale};
-  float x[key_fragments<C>][4];
-  to_floats<C>(scores[0], x);
-  if constexpr (!plain) weigh_keys<C>(extras.tokens, x, factor);
+  float factor[2], x[key_fragments<C>][4];
+  weighed_products<C>(query_tile, lane_factors, key_tile, extras, zero, factor, x);
   RowState state;
 #pragma unroll
   for (int row = 0; row < 2; row++) {
@@ -256,9 +266,14 @@ PTX_FN void attend_tokens(uint32_t query_tile, const float* lane_factors, uint32
   }
   StepWeights weights;
   if constexpr (Smoothed) {
+#pragma unroll
+    for (int n = 0; n < key_fragments<C>; n++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) x[n][i] *= factor[i / 2];
+    }
     weights = exponentiate_logits<C>(x, offset, state);
   } else {
-    weights = exponentiate<C>(x, factor, state);
+    weights = exponentiate<C>(x, factor, 0.0f, state);
   }
   const Probabilities<C> p = pack_probabilities<C>(x, weights, state);
 #pragma unroll
@@ -289,22 +304,18 @@ PTX_FN void attend_coarse(uint32_t query_tile, const float* lane_factors, uint32
                           const StepExtras<C>& extras, const BiasedZero& zero,
                           const uint32_t (&covered)[2][C::step_keys / 32],
                           const bool (&attends)[2], LoopState<C>& mixed) {
-  const float key_scale = is_integer(C::qk) ? extras.key_scale * score_scale<C> : 1.0f;
-  Scores<C> scores;
-  score_product<C>(query_tile, key_tile, zero, scores);
-  float factor[2] = {lane_factors[0] * key_scale, lane_factors[8] * key_scale};
-  float x[key_fragments<C>][4];
-  to_floats<C>(scores[0], x);
-  weigh_keys<C>(extras.tokens, x, factor);
+  float factor[2], x[key_fragments<C>][4];
+  weighed_products<C>(query_tile, lane_factors, key_tile, extras, zero, factor, x);
 #pragma unroll
   for (int n = 0; n < key_fragments<C>; n++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int bit = n % 4 * 8 + static_cast<int>(threadIdx.x % 4) * 2 + i % 2;
-      if ((covered[i / 2][n / 4] >> bit & 1u) != 0) x[n][i] = lowest_logit;
+      if ((covered[i / 2][n / 4] >> bit & 1u) != 0) x[n][i] = absent_product;
     }
   }
-  StepWeights weights[1] = {exponentiate<C>(x, factor, mixed.rows[0])};
+  StepWeights weights[1] = {
+      exponentiate<C, true>(x, factor, extras.weights.log2_tokens, mixed.rows[0])};
   clear_rows<C>(attends, x);
   Probabilities<C> p[1] = {pack_probabilities<C>(x, weights[0], mixed.rows[0])};
   const uint32_t value_tile = key_tile + static_cast<uint32_t>(offsetof(Slot<C>, value));
@@ -442,9 +453,10 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
       e.existing_spans(),
       [&](int span, int slot) {
         load_prepared<C, Smoothed>(p, e, unit.index, span, key_tile(slot), shared.extras[slot]);
-        for (int i = static_cast<int>(threadIdx.x); i < C::step_keys; i += C::compute_threads) {
-          shared.extras[slot].tokens[i] = (span << e.span_shift) + i < length ? 1 : 0;
-        }
+        const auto existing = [&](int part) {
+          return low_bits(length - (span << e.span_shift) - part * 32);
+        };
+        write_weights<C>(e, span, existing, shared.extras[slot].weights);
       },
       [&](int span, int slot) {
         const int block = span >> e.block_shift;
@@ -457,8 +469,8 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
         if constexpr (Smoothed) {
           block_offsets<C>(attention, unit.index, block, query_tile, lane_factors, zero, offset);
         }
-        attend_tokens<C, false, Smoothed>(query_tile, lane_factors, key_tile(slot),
-                                          shared.extras[slot], zero, listed, offset, mixed, rest);
+        attend_tokens<C, Smoothed>(query_tile, lane_factors, key_tile(slot), shared.extras[slot],
+                                   zero, listed, offset, mixed, rest);
       });
   merge_dense<C>(mixed, rest);
   if (attention.plan.fine_mask != nullptr) {
@@ -495,12 +507,10 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
       [&](int span, int slot) {
         load_prepared<C, Smoothed>(p, e, unit.index, e.token_spans + span, key_tile(slot),
                                    shared.extras[slot]);
-        const int block_k = e.span_keys() << e.block_shift;
-        for (int i = static_cast<int>(threadIdx.x); i < C::step_keys; i += C::compute_threads) {
-          const int block = (span << e.span_shift) + i;
-          shared.extras[slot].tokens[i] =
-              static_cast<uint8_t>(min(max(length - block * block_k, 0), block_k));
-        }
+        const auto existing = [&](int part) {
+          return low_bits(e.existing_blocks() - (span << e.span_shift) - part * 32);
+        };
+        write_weights<C>(e, e.token_spans + span, existing, shared.extras[slot].weights);
       },
       [&](int span, int slot) {
         constexpr int words = C::step_keys / 32;
@@ -511,10 +521,9 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
 #pragma unroll
           for (int i = 0; i < words; i++) {
             const int word = span * words + i, left = e.existing_blocks() - word * 32;
-            const uint32_t absent = left >= 32 ? 0u : left <= 0 ? ~0u : ~0u << left;
-            covered[row][i] =
-                left <= 0 ? ~0u
-                          : masks.exact_word(row, word) | masks.fine_word(row, word) | absent;
+            covered[row][i] = left <= 0 ? ~0u
+                                        : masks.exact_word(row, word) | masks.fine_word(row, word) |
+                                              ~low_bits(left);
             attends[row] = attends[row] || covered[row][i] != ~0u;
           }
         }

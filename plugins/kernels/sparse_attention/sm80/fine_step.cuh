@@ -1,11 +1,8 @@
 // Fine summaries: a query block gathers the groups of its fine key blocks, 16 at a time, into steps
-// of 64 keys.
-//
-// Group j of a step fills word j of a channel's 64 keys in value order (value_order.h): its four
-// summaries are keys 16 q + 2 i, + 1, + 8 and + 9 with j = 4 q + i. A group's values are then one
-// word a channel, and lane i of a quad, in whose accumulators those keys are, meets four groups.
+// of 64 keys (common/fine_walk.cuh).
 #pragma once
 
+#include "kernels/sparse_attention/common/fine_walk.cuh"
 #include "kernels/sparse_attention/sm80/attend_step.cuh"
 
 namespace paro::kernels::sparse_attention::sm80 {
@@ -43,65 +40,6 @@ constexpr int fine_slots = fine_slots_in<V>(sizeof(Tiles<V>::slots));
 // Threads that load one group.
 template <class V>
 constexpr int group_threads = V::compute_threads / fine_step_groups;
-
-// Row of summary `summary` of group `group` in a tile of keys, and of 16-bit values.
-DEVICE_FN uint32_t fine_row(uint32_t group, uint32_t summary) {
-  return group / 4 * 16 + summary / 2 * 8 + group % 4 * 2 + summary % 2;
-}
-
-// The fine blocks of a word of the mask, each at the bit of its first span.
-DEVICE_FN uint32_t fine_bits(const SpanMask& mask, int block_shift, int index) {
-  const uint32_t bits = mask.covered[index] & ~mask.words[index];
-  return block_shift == 0 ? bits : bits & 0x55555555u;
-}
-
-// The fine blocks of the mask that one thread loads: number `group` of each step.
-class FineWalk {
- public:
-  __device__ __forceinline__ FineWalk(const SpanMask& mask, const Extent& e, int group)
-      : mask_(mask), shift_(e.block_shift), word_(word(0)) {
-    find();
-    first_ = block();
-    skip(group);
-  }
-
-  // The block; one of the list where it is over, which the caller knows.
-  __device__ __forceinline__ int current(bool exists) const { return exists ? block() : first_; }
-  __device__ __forceinline__ void advance() { skip(fine_step_groups); }
-
- private:
-  __device__ __forceinline__ uint32_t word(int index) const {
-    return fine_bits(mask_, shift_, index);
-  }
-  __device__ __forceinline__ int block() const {
-    return (index_ * 32 + __ffs(static_cast<int>(word_)) - 1) >> shift_;
-  }
-  __device__ __forceinline__ void find() {
-    while (word_ == 0 && ++index_ < mask_.word_count) word_ = word(index_);
-  }
-  __device__ __forceinline__ void skip(int count) {
-    while (index_ < mask_.word_count && count >= __popc(word_)) {
-      count -= __popc(word_);
-      word_ = ++index_ < mask_.word_count ? word(index_) : 0;
-    }
-    for (; count > 0; count--) word_ &= word_ - 1;
-  }
-
-  const SpanMask& mask_;
-  int shift_;
-  int index_ = 0;
-  uint32_t word_;
-  int first_;
-};
-
-// How many fine blocks the mask has. By a whole warp.
-DEVICE_FN int count_fine_blocks(const SpanMask& mask, const Extent& e) {
-  int count = 0;
-  for (int i = static_cast<int>(threadIdx.x % 32); i < mask.word_count; i += 32) {
-    count += __popc(fine_bits(mask, e.block_shift, i));
-  }
-  return __reduce_add_sync(~0u, count);
-}
 
 // Starts the copies of one thread's part of a group, and writes what its keys stand for.
 template <class V>
@@ -266,14 +204,14 @@ PTX_FN void attend_fine_rows(uint32_t query_rows, const float* lane_factors, uin
                              float (&out)[V::head_dim / 8][4]) {
   using F = FineVariant<V>;
   Scores<F> scores;
-  score_product<F>(query_rows, key_tile, zero, scores);
+  score_product<F>(query_rows, key_tile, zero, AllKeys<F>{}, scores);
   const float factor[2] = {lane_factors[0] * score_scale<F>, lane_factors[8] * score_scale<F>};
   float x[key_fragments<F>][4];
-  to_floats<F>(scores[0], x);
+  to_floats<F>(scores[0], AllKeys<F>{}, x);
   weigh_groups<F>(extras, factor, x);
   hide.logits(x);
   constexpr float one[2] = {1.0f, 1.0f};
-  StepWeights weights = exponentiate<F>(x, one, rows);
+  StepWeights weights = exponentiate<F>(x, one, 0.0f, rows);
   hide.probabilities(x);
   Probabilities<F> p;
   if constexpr (is_integer(F::pv)) {
@@ -346,7 +284,7 @@ PTX_FN void attend_fine_steps(const AttentionParams& p, const Work& work, const 
       const int slot = slot_of(step);
       load_group<V>(p.fine, first_group, walk.current(exists), exists, work.extent,
                     slots + static_cast<uint32_t>(slot * int{sizeof(FineSlot)}), extras[slot]);
-      walk.advance();
+      walk.advance(fine_step_groups);
     }
     ptx::cp_async_commit();
   };

@@ -58,7 +58,6 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   const int word_count = span_mask_words(g.key_blocks, g.block_k, V::step_keys);
   uint32_t* const words = mask_words(shared, Fine);
   const SpanMask mask{words, word_count, words + (Fine ? word_count : 0)};
-  int hot_steps;
   {  // A block and not a function: as one, kernels of 4-bit values spill on sm_100 (nvcc 13.0).
     QueryBlock q;
     MaskRows rows;
@@ -74,9 +73,6 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
                      .count = count,
                      .first_block = first_prepared_block(g, q.unit.index)};
     }
-    // A step of the hot loop is plain, and so is the span that it loads. The last plain spans are
-    // therefore computed by the second loop, which asks how many tokens a key stands for.
-    hot_steps = max(count.plain - ahead<V>, 0);
     __syncthreads();  // sync: `work` is written
   }
   const Ring<V> ring{p.prepared, shared, ptx::shared_u32(&shared.tiles.slots)};
@@ -92,25 +88,26 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
       shared.row_factors + threadIdx.x / 32 * V::rows_per_warp + threadIdx.x % 32 / 4;
   BiasedZero zero;
   ptx::hold(zero.registers, ptx::biased_zero);
+  // Spans that are not plain come first, so that the loads of the second loop are all of one kind.
+  int step = 0;
 #pragma unroll 1
-  for (int step = 0; step < hot_steps; step++) {
-    const auto load = [&] { ring.load_plain(step + ahead<V>, walk); };
-    await_tiles<V>(ring, step, load);
-    attend_step<V, true>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
-                         ring.extras(step), zero, state, [&] { await_values<V>(load); });
-  }
-  for (int step = max(hot_steps, ahead<V>); step < work.count.plain; step++) {
-    for (int i = static_cast<int>(threadIdx.x); i < V::step_keys; i += V::compute_threads) {
-      ring.extras(step).tokens[i] = 1;
-    }
-  }
-#pragma unroll 1
-  for (int step = hot_steps; step < work.count.total; step++) {
-    // Its barrier also says that `tokens` is written.
+  for (; step < work.count.special(); step++) {
+    // Its barrier also says that the weights of its keys are written.
     const auto load = [&] { ring.load_any(step + ahead<V>, mask, walk); };
     await_tiles<V>(ring, step, load);
     attend_step<V, false>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
                           ring.extras(step), zero, state, [&] { await_values<V>(load); });
+  }
+  const int last = work.count.total - ahead<V>;
+#pragma unroll 1
+  for (; step < last + ahead<V>; step++) {
+    const auto load = [&] {
+      if (step < last) ring.load_plain(step + ahead<V>, walk);
+      ptx::cp_async_commit();
+    };
+    await_tiles<V>(ring, step, load);
+    attend_step<V, true>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
+                         ring.extras(step), zero, state, [&] { await_values<V>(load); });
   }
 
   ptx::cp_async_wait_all();

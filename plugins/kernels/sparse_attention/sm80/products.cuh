@@ -37,13 +37,13 @@ template <class V>
 using Scores = Accumulator<V::qk>[row_fragments<V>][key_fragments<V>][4];
 
 template <class V>
-PTX_FN void multiply_scores(bool first, const BiasedZero& zero, Accumulator<V::qk> (&c)[4],
-                            const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  constexpr float float_zero[4] = {};
+PTX_FN void multiply_scores(bool first, const BiasedZero& zero, const float (&start)[4],
+                            Accumulator<V::qk> (&c)[4], const uint32_t (&a)[4],
+                            const uint32_t (&b)[2]) {
   if constexpr (V::qk == Number::f16) {
-    first ? ptx::mma_f16_from(float_zero, c, a, b) : ptx::mma_f16(c, a, b);
+    first ? ptx::mma_f16_from(start, c, a, b) : ptx::mma_f16(c, a, b);
   } else if constexpr (V::qk == Number::bf16) {
-    first ? ptx::mma_bf16_from(float_zero, c, a, b) : ptx::mma_bf16(c, a, b);
+    first ? ptx::mma_bf16_from(start, c, a, b) : ptx::mma_bf16(c, a, b);
   } else if constexpr (V::qk == Number::s4 && !V::unpacks_keys) {
     first ? ptx::mma_s4_s4_from(zero.registers, c, a, b) : ptx::mma_s4_s4(c, a, b);
   } else {
@@ -62,11 +62,59 @@ PTX_FN void take_key_operand(const uint32_t (&loaded)[4], uint32_t i, uint32_t (
   }
 }
 
-// S = Q K^T. An instruction takes 32 bytes of a query row, whatever the type, and the same channels
-// of a key row: 32 bytes, or 16 that unpack to 32.
+// What is added to the products of a step where every key is attended. Products of integers lose
+// their bias here. It does not cancel against the maximum instead: multiplied by a large factor, its
+// rounding would exceed the distance between codes of P.
 template <class V>
+struct AllKeys {
+  static constexpr float addend(int, int) { return is_integer(V::qk) ? -ptx::bias_value : 0.0f; }
+};
+
+// The same where keys may be absent. Their products become so low that times any factor from
+// least_factor on they leave no weight. They are finite, since infinity would make NaN of a factor
+// of 0; a factor that is raised to the least leaves products of 0, or such that all weigh the same.
+constexpr float least_factor = 1e-30f;
+constexpr float absent_product = -0x1p127f;
+
+template <class V>
+struct SomeKeys {
+  // Byte n % 4 of [n / 4][i] is of key fragment n, column i of the lane's two: the highest byte of
+  // its addend or, of floats, one with the sign of it.
+  uint32_t marks[V::step_keys / 32][2];
+  uint32_t bias_bits;  // of BiasedZero: a register, where a constant would displace the selectors
+
+  // -2^127 or 0; of integers about -2^127.6 or minus the bias.
+  __device__ __forceinline__ float addend(int n, int column) const {
+    const uint32_t mark = marks[n / 4][column], byte = static_cast<uint32_t>(n % 4);
+    return __uint_as_float(is_integer(V::qk)
+                               ? ptx::permute_bytes(mark, bias_bits, byte << 12 | 0x654u)
+                               : ptx::permute_bytes(mark, 0, (byte + 8) << 12 | 0x444u));
+  }
+};
+
+template <class V>
+PTX_FN SomeKeys<V> some_keys(const uint32_t (&absent)[V::step_keys / 32], const BiasedZero& zero) {
+  SomeKeys<V> keys;
+  keys.bias_bits = static_cast<uint32_t>(zero.registers[0]);
+#pragma unroll
+  for (int word = 0; word < V::step_keys / 32; word++) {
+#pragma unroll
+    for (uint32_t column = 0; column < 2; column++) {
+      // The bit of a key becomes the sign of its byte.
+      uint32_t mark = absent[word] << (7 - threadIdx.x % 4 * 2 - column);
+      if constexpr (is_integer(V::qk)) mark = ptx::permute_bytes(mark, 0, 0xBA98) | 0xCBCBCBCBu;
+      keys.marks[word][column] = mark;
+    }
+  }
+  return keys;
+}
+
+// S = Q K^T. An instruction takes 32 bytes of a query row, whatever the type, and the same channels
+// of a key row: 32 bytes, or 16 that unpack to 32. Products of
+// floats start at the addends of `keys`.
+template <class V, class Keys>
 PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZero& zero,
-                          Scores<V>& scores) {
+                          const Keys& keys, Scores<V>& scores) {
   using L = Layout<V>;
   constexpr uint32_t rows = row_fragments<V>, depth = V::query_row_bytes / 32;
   constexpr uint32_t key_depth_bytes = L::key_row_bytes / depth;
@@ -94,9 +142,12 @@ PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZe
       for (uint32_t i = 0; i < fragments_a_load; i++) {
         uint32_t b[2];
         take_key_operand<V>(loaded, i, b);
+        const int fragment = static_cast<int>(n + i);
+        const float low = keys.addend(fragment, 0), high = keys.addend(fragment, 1);
+        const float start[4] = {low, high, low, high};
 #pragma unroll
         for (uint32_t row = 0; row < rows; row++) {
-          multiply_scores<V>(k == 0, zero, scores[row][n + i], a[row], b);
+          multiply_scores<V>(k == 0, zero, start, scores[row][fragment], a[row], b);
         }
       }
     }

@@ -12,13 +12,24 @@
 
 namespace paro::kernels::sparse_attention::sm80 {
 
+// Of a step that is not plain: which of its keys are attended, and what they weigh. A key that
+// stands for n tokens has log2(n) added to its logits. All keys of a step stand for as many tokens,
+// but for one: the summary of the last block, if the sequence ends inside it.
+template <class V>
+struct KeyWeights {
+  uint32_t absent[V::step_keys / 32];
+  float log2_tokens;
+  int last_key;     // the key of the last block's summary; none: -1
+  int last_tokens;  // that it stands for
+};
+
 // What a step needs in addition to its tiles. Only copies of 16 bytes need an alignment: without it
-// there is room for 147,456 tokens where two thread blocks of 8 bits and D = 128 share 100 KB.
+// there is room for 196,608 tokens where two thread blocks of 8 bits and D = 128 share 100 KB.
 template <class V>
 struct StepExtras {
   float key_scale;
   alignas(V::pv == Number::s4 ? 16 : 4) float value_scale[Layout<V>::value_scales];
-  uint8_t tokens[V::step_keys];  // that each key stands for; written for steps that are not plain
+  KeyWeights<V> weights;
 };
 
 template <class V>
@@ -132,15 +143,19 @@ DEVICE_FN void load_values(const PreparedKeys& keys, const Work& work, int span,
   }
 }
 
-// Writes how many tokens each key of a span stands for.
-template <class V>
-DEVICE_FN void write_tokens(const SpanMask& mask, const Extent& extent, int span, uint8_t* tokens) {
-#pragma unroll
-  for (int i = 0; i < V::step_keys; i += V::compute_threads) {
-    const int column = i + static_cast<int>(threadIdx.x);
-    if (column >= V::step_keys) break;
-    tokens[column] = static_cast<uint8_t>(token_count(mask, extent, span, column));
-  }
+// `attended` gives the bits of 32 keys of the span.
+template <class V, class Attended>
+DEVICE_FN void write_weights(const Extent& e, int span, const Attended& attended,
+                             KeyWeights<V>& weights) {
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < V::step_keys / 32) weights.absent[thread] = ~attended(thread);
+  if (thread > 0) return;
+  const int group = span - e.token_spans, last_block = e.existing_blocks() - 1;
+  const int block_k = e.span_keys() << e.block_shift, rest = e.length - last_block * block_k;
+  const bool has_last = rest < block_k && group == last_block >> e.span_shift;
+  weights.log2_tokens = static_cast<float>(group < 0 ? 0 : e.span_shift + e.block_shift);
+  weights.last_key = has_last ? last_block & (e.span_keys() - 1) : -1;
+  weights.last_tokens = rest;
 }
 
 // Loads spans in the order of the walk, one slot after the other. A step's slot is its number
@@ -167,17 +182,24 @@ struct Ring {
   __device__ __forceinline__ StepExtras<V>& extras(int step) const {
     return shared.extras[step % L::slots];
   }
+  // A span of tokens that all exist.
   __device__ __forceinline__ void load_plain(int step, SpanWalk& walk) const {
     load(step, walk.next_listed());
-    ptx::cp_async_commit();
   }
-  // Any span, plain or not; nothing after the last one.
+  // Any span; nothing after the last one. Those that are not plain come first.
   __device__ __forceinline__ void load_any(int step, const SpanMask& mask, SpanWalk& walk) const {
     const Work& work = shared.work;
-    if (step < work.count.total) {
-      const int next = walk.next(work.extent);
-      load(step, next);
-      write_tokens<V>(mask, work.extent, next, extras(step).tokens);
+    // Both load for themselves: with one load for both, the hot loop takes 3 % more instructions at
+    // D = 128 (nvcc 13.0).
+    if (step < work.count.special()) {
+      const int span = walk.next_special(work.extent);
+      const auto attended = [&](int part) {
+        return attended_keys(mask, work.extent, span, part);
+      };
+      write_weights<V>(work.extent, span, attended, extras(step).weights);
+      load(step, span);
+    } else if (step < work.count.total) {
+      load_plain(step, walk);
     }
     ptx::cp_async_commit();
   }

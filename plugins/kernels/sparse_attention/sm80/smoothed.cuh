@@ -164,7 +164,7 @@ DEVICE_FN void load_smoothed_values(const SmoothedSources& sources, int span, ui
   const int thread = static_cast<int>(threadIdx.x);
   copy_tile<L::value_row_bytes, L::value_tiles * L::value_rows, V::compute_threads>(
       tile, sources.value + static_cast<int64_t>(span) * L::value_bytes);
-  if (V::pv == Number::s8 && thread == 96) {
+  if (V::pv == Number::s8 && thread == V::compute_threads - 1) {
     ptx::cp_async_small<4>(ptx::shared_u32(value_scale), sources.value_scale + span);
   }
   if (V::pv == Number::s4 && thread < V::head_dim / 4) {
@@ -276,7 +276,7 @@ PTX_FN void attend_smoothed_step(uint32_t residual_tile, const float* lane_facto
   float x[row_fragments<V>][key_fragments<V>][4];
   {
     Scores<V> scores;
-    score_product<V>(residual_tile, key_tile, zero, scores);
+    score_product<V>(residual_tile, key_tile, zero, AllKeys<V>{}, scores);
     hold_loads_back(LoadOrder<V>::by_scores);
     to_logits<V>(scores, factors, lane_factors, x);
   }
@@ -310,7 +310,10 @@ PTX_FN void attend_summaries(const SpanMask& mask, SmoothedMemory<V>& shared,
         key_tile, shared.sources.mean + int64_t{group} * L::key_bytes);
     load_smoothed_values<Eight>(shared.sources, span, value_tile, extras.value_scale);
     if (threadIdx.x == 0) extras.key_scale = __ldg(shared.sources.mean_scale + group);
-    write_tokens<Eight>(mask, work.extent, span, extras.tokens);
+    const auto attended = [&](int part) {
+      return attended_keys(mask, work.extent, span, part);
+    };
+    write_weights<Eight>(work.extent, span, attended, extras.weights);
     ptx::cp_async_wait_all();
     __syncthreads();  // sync: every thread's part of the slot has landed
     attend_step<Eight, false>(query_tile, lane_factors, key_tile, value_tile, extras, zero, state,

@@ -25,16 +25,17 @@ PTX_FN float row_maximum(const float (&x)[key_fragments<V>][4], int row) {
   return quad_maximum(largest);
 }
 
-// Replaces x by P, unnormalised, and gives the step's weights. NaN anywhere in a row reaches its
-// sum or its weights, and so all of its output.
-template <class V>
+// Replaces x by P, unnormalised, and gives the step's weights. The logits are x * factor, plus the
+// bias where there is one. NaN anywhere in a row reaches its sum or its weights, and so all of its
+// output.
+template <class V, bool Biased = false>
 PTX_FN StepWeights exponentiate(float (&x)[key_fragments<V>][4], const float (&factor)[2],
-                                RowState& state) {
+                                float bias, RowState& state) {
   StepWeights weights;
 #pragma unroll
   for (int row = 0; row < 2; row++) {
     const float largest = row_maximum<V>(x, row);
-    float logit = largest * factor[row];
+    float logit = Biased ? fmaf(largest, factor[row], bias) : largest * factor[row];
     if (logit < lowest_logit) logit = lowest_logit;
     const float before = state.maximum[row], after = fmaxf(before, logit);
     state.maximum[row] = after;
@@ -44,7 +45,7 @@ PTX_FN StepWeights exponentiate(float (&x)[key_fragments<V>][4], const float (&f
     const float offset = is_integer(V::pv)
                              ? fminf(__fmaf_rd(-largest, factor[row], log2_levels<V>()),
                                      log2_levels<V>() - lowest_logit)
-                             : -after;
+                             : Biased ? bias - after : -after;
 #pragma unroll
     for (int n = 0; n < key_fragments<V>; n++) {
 #pragma unroll
