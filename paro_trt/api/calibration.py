@@ -13,7 +13,7 @@ from ..calibration import CalibrationSettings, Progress
 from ..calibration import calibrate as run_calibration
 from ..calibration.embeddings_source import EmbeddingsSource
 from ..calibration.run import CalibrationRun
-from ..calibration.settings import COST_BLOCK_Q
+from ..calibration.settings import bins_for_steps, with_defaults
 from ..calibration.source import CallSource
 from ..errors import ArgumentError
 from ..families.registry import check_served
@@ -76,8 +76,9 @@ def calibrate(
         memory: bytes that the analysis may take in addition to the model; None: half of what is
             free on a GPU.
         progress: told how the work goes on; None is silent.
-        settings: fields of `CalibrationSettings`, such as density=0.3 or bins=2. With cost=0.2
-            there is no default density, and block_q is 64 by default. On sentences also
+        settings: fields of `CalibrationSettings`, such as density=0.3 or bins=2, with the defaults
+            of `with_defaults` and `bins_for_steps`: block_q is 64 where a cost, a speedup or an
+            error is the budget, and each of at most 8 steps has a bin. On sentences also
             those of `Request`: num_inference_steps, guidance_scale, guidance_scale_2,
             negative_prompt, image, arguments. On embeddings also those of `Schedule`: steps, shift,
             guidance_scale, guidance_scale_2, timesteps.
@@ -86,8 +87,8 @@ def calibrate(
         ModelError: the model, its prompts or its size do not fit together.
         ArgumentError: an option is out of range or unknown.
     """
-    if settings.get("cost") is not None:
-        settings = {"density": None, "block_q": COST_BLOCK_Q, **settings}
+    settings = with_defaults(settings)
+    bins_asked_for = not settings.keys().isdisjoint({"bins", "captured_steps"})
     size = {"height": height, "width": width, "num_frames": num_frames}
     if is_texts(prompts):
         if latents is not None:
@@ -116,6 +117,8 @@ def calibrate(
         source, measured = _embeddings(
             model, given, size, latents, str(device), dtype, schedule, transformer
         )
+    if not bins_asked_for:
+        options = bins_for_steps(options, source.served)
     check_cpu_is_meant(CalibrationRun(source, options), str(device))
     return run_calibration(
         source, options, Path(output), heldout=measured, progress=progress, memory=memory

@@ -5,6 +5,7 @@ from .progress import Progress, SilentProgress
 from .select_mask import Allocation, MaskMetric
 from .select_order import OrderMetric
 from .settings import CalibrationSettings
+from .time_model import Target
 
 __all__ = [
     "Allocation",
@@ -13,5 +14,6 @@ __all__ = [
     "OrderMetric",
     "Progress",
     "SilentProgress",
+    "Target",
     "calibrate",
 ]

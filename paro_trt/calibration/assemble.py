@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..op.mask import pack_block_mask
-from ..plan import BlockCounts, CalibrationRecord, HeadRecord, LayerPlan, ParoPlan
+from ..plan import CalibrationRecord, HeadRecord, KeyCost, LayerPlan, ParoPlan, sum_keys
 from .quantize import QuantizationChoice
 from .run import CalibrationRun
 from .select_mask import LayerMasks
@@ -50,6 +50,7 @@ def make_plan(
                 fine_mask=None if layer.masks.fine is None else pack_block_mask(layer.masks.fine),
                 corrected_heads=layer.masks.corrected_heads,
                 dynamic_blocks=layer.masks.dynamic_blocks,
+                rotation=layer.quantization.rotation,
             )
         )
     return ParoPlan(
@@ -73,18 +74,16 @@ def mean_density(layers: Sequence[LayerDecision]) -> float:
 
 
 def total_cost(run: CalibrationRun, layers: Sequence[LayerDecision]) -> float:
-    """Keys that a query meets / S, over every layer, bin and head; see `BlockCounts.keys`."""
-    keys = rows = 0
-    for layer in layers:
-        masks = layer.masks
-        exact, of_layer = int(masks.mask.sum()), masks.mask.size // masks.mask.shape[-1]
-        fine = 0 if masks.fine is None else int(masks.fine.sum())
-        dynamic = 0 if masks.dynamic_blocks is None else int(masks.dynamic_blocks.sum())
-        coarse = masks.mask.size - exact - fine if run.settings.pool_dropped else 0
-        counts = BlockCounts(exact, fine, coarse, dynamic * masks.mask.shape[2])
-        keys += counts.keys(run.settings.block_k)
-        rows += of_layer
-    return keys / (rows * run.tokens)
+    """Keys that a query meets / S, over every layer, bin and head; see `KeyCost`."""
+    cost = KeyCost(run.tokens, run.settings.block_q, run.settings.block_k)
+    found, rows = [], 0
+    for masks in (layer.masks for layer in layers):
+        exact = masks.mask.sum(axis=(2, 3))
+        fine = np.zeros_like(exact) if masks.fine is None else masks.fine.sum(axis=(2, 3))
+        features = masks.dynamic_blocks, masks.corrected_heads
+        found.append(cost.met_by_heads(exact, fine, *features, pooled=run.settings.pool_dropped))
+        rows += masks.mask.size // masks.mask.shape[-1]
+    return sum_keys(found).total / (rows * run.tokens)
 
 
 def _head_records(masks: LayerMasks, order_names: Sequence[str]) -> tuple[HeadRecord, ...]:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from ..errors import ParoError
 from ..models.attention_backend import check_attention_function, native_attention
-from ..plan import ParoPlan, load_plan, save_plan
+from ..plan import KeyCost, ParoPlan, load_plan, save_plan
+from .allocate import check_budget
 from .assemble import LayerDecision, make_plan, mean_density, total_cost
 from .cost import cost_note
 from .forecast import HELDOUT_PROMPTS, measure_forecast
 from .fp16_guard import overflow_notes
+from .measured import MeasuredAllocation
 from .passes import (
     attention_config,
     combined_ranges,
@@ -76,6 +78,8 @@ def calibrate(
     output, started = Path(output), time.time()
     check_attention_function()
     run = CalibrationRun(source, settings)
+    if settings.allocation is Allocation.MEASURED:
+        check_budget(run)
     measured = None if heldout is None else _heldout_run(run, heldout)
     store = WorkDirectory(output.with_name(output.name + WORK_SUFFIX))
     calibrator = _Calibrator(run, store, progress or SilentProgress(), memory)
@@ -124,6 +128,11 @@ class _Calibrator:
         self.memory = memory
         self.visits = Visits(run, store, progress)
         self.layers = range(len(run.sites))
+        self.allocation = (
+            MeasuredAllocation(run, store, self.visits, self._scores, self._ranges)
+            if run.settings.allocation is Allocation.MEASURED
+            else None
+        )
 
     def prepare(self) -> None:
         """Everything that processes share: runs and replays, and what is learned from them."""
@@ -131,6 +140,8 @@ class _Calibrator:
         self._compare_orders()
         orders = self._orders()
         self._score_blocks(orders)
+        if self.allocation is not None:
+            self.allocation.measure(orders)
         self._try_features(orders)
         self._measure_errors(orders, self._masks())
 
@@ -144,7 +155,9 @@ class _Calibrator:
         ]
         example = self.visits.recorded_call(self.run.captures()[0])
         forecast = measure_forecast(self.run, layers, heldout, example, self.progress)
-        return make_plan(self.run, layers, [*notes, *forecast.notes], forecast.measured)
+        effects = {} if self.allocation is None else self.allocation.figures(layers)
+        measured = {**forecast.measured, **effects}
+        return make_plan(self.run, layers, [*notes, *forecast.notes], measured)
 
     def _decisions(self) -> list[LayerDecision]:
         orders, masks = self._orders(), self._masks()
@@ -216,6 +229,8 @@ class _Calibrator:
     def _blocks_alone(self) -> list[LayerMasks]:
         """Exact, fine and coarse blocks, before anything is tried on held-out captures."""
         settings = self.run.settings
+        if self.allocation is not None:
+            return [self.allocation.masks(layer) for layer in self.layers]
 
         def choose(scores: Sequence[LayerScores]) -> tuple[LayerMasks, ...]:
             if settings.cost is not None:
@@ -241,7 +256,10 @@ class _Calibrator:
         return [choose([self._scores(layer)])[0] for layer in self.layers]
 
     def _alternative(self, layer: int, masks: LayerMasks) -> Alternative:
-        return Alternative(self._scores(layer), masks, self.run.forced, self.run.settings.block_k)
+        settings = self.run.settings
+        cost = KeyCost(self.run.tokens, settings.block_q, settings.block_k)
+        shared = settings.allocation is not Allocation.HEAD
+        return Alternative(self._scores(layer), masks, self.run.forced, cost, shared=shared)
 
     def _try_features(self, orders: Sequence[NDArray[np.int32]]) -> None:
         run = self.run
@@ -266,7 +284,7 @@ class _Calibrator:
         self, orders: Sequence[NDArray[np.int32]], masks: Sequence[LayerMasks]
     ) -> None:
         run = self.run
-        ranges = [combined_ranges(self._block_states(layer)) for layer in self.layers]
+        ranges = [self._ranges(layer) for layer in self.layers]
         self.visits.visit(
             "errors",
             run.error_captures(),
@@ -282,10 +300,14 @@ class _Calibrator:
         )
 
     def _quantization(self, layer: int, measured: dict[str, NDArray[Any]]) -> QuantizationChoice:
+        if self.allocation is not None:
+            return self.allocation.quantization(layer, measured)
         settings = self.run.settings
-        ranges = combined_ranges(self._block_states(layer))
         config = attention_config(settings)
-        return choose_quantization(measured, ranges, config, settings.int4_max_error)
+        return choose_quantization(measured, self._ranges(layer), config, settings.int4_max_error)
+
+    def _ranges(self, layer: int) -> dict[str, NDArray[Any]]:
+        return combined_ranges(self._block_states(layer))
 
     def _block_states(self, layer: int) -> list[dict[str, NDArray[Any]]]:
         bins = range(self.run.settings.bins)
@@ -325,12 +347,15 @@ def _density_notes(
 
 def _cost_notes(run: CalibrationRun, layers: Sequence[LayerDecision]) -> list[str]:
     """What a person should know of a plan that was made at a cost."""
-    asked = run.settings.cost
-    if asked is None:
+    if not run.settings.mixes:
         return []
-    notes = []
+    asked, notes = run.settings.cost, []
     reached = total_cost(run, layers)
-    if reached > asked + 1e-9:
+    if (
+        asked is not None
+        and run.settings.allocation is not Allocation.MEASURED
+        and reached > asked + 1e-9
+    ):
         notes.append(
             f"cost {reached:.3f} instead of {asked:.3f}: blocks on the diagonal and of text are "
             f"always exact and alone take {run.forced.mean():.3f} of all blocks"
@@ -347,7 +372,7 @@ def _cost_notes(run: CalibrationRun, layers: Sequence[LayerDecision]) -> list[st
     )
     if corrected:
         notes.append(
-            f"{corrected} of {sum(site.heads for site in run.sites)} heads are corrected, which "
-            "the cost does not count: one dense query for each 128"
+            f"{corrected} of {sum(site.heads for site in run.sites)} heads are corrected: one "
+            "dense query for each 128, which the cost counts"
         )
     return notes

@@ -59,10 +59,12 @@ def replay(
     call: RecordedCall,
     device: torch.device,
     handle: PaddedHandler,
-) -> None:
-    """Run the model on a recorded call, the sites' attention computed by `handle`."""
+) -> Tensor:
+    """The model's prediction on a recorded call, the sites' attention computed by `handle`; of
+    several outputs the first, the latents'."""
     with handled_attention(loaded.model, loaded.family, geometry, handle):
-        loaded.model(**call.to(device))
+        prediction: Tensor = loaded.model(**call.to(device))[0]
+    return prediction
 
 
 def dense_attention(

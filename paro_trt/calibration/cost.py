@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from .allocate import tried_widths
 from .run import CalibrationRun
 
 MANY_TOKENS = 8192
@@ -20,7 +21,8 @@ class ForwardCount(NamedTuple):
     """Forwards of a transformer.
 
     dense: of the dense runs, up to the last recorded step. orders, blocks, trials, errors: replays
-    of recorded calls in the passes of these names. heldout: the held-out prompt's run and its
+    of recorded calls in the passes of these names. bits, effects: with measured effects, replays
+    and predictions for them. heldout: the held-out prompt's run and its
     replays. timing: for attention's share of the time.
     """
 
@@ -29,6 +31,8 @@ class ForwardCount(NamedTuple):
     blocks: int
     trials: int
     errors: int
+    bits: int
+    effects: int
     heldout: int
     timing: int
 
@@ -46,6 +50,8 @@ def count_forwards(run: CalibrationRun, heldout: CalibrationRun | None) -> Forwa
         blocks=len(run.block_captures()),
         trials=len(run.trial_captures()),
         errors=len(run.error_captures()),
+        bits=len(run.error_captures()) if run.effect_captures() else 0,
+        effects=_effect_forwards(run),
         heldout=0 if heldout is None else _dense_forwards(heldout) + len(heldout.captures()),
         timing=1 + TIMED_FORWARDS if run.settings.time_attention else 0,
     )
@@ -67,6 +73,12 @@ def cost_note(run: CalibrationRun, heldout: CalibrationRun | None) -> str:
         f"{runs} dense runs to step {last} of {run.source.steps} ({count.dense} forwards)",
         f"{replays} replays in {'four' if count.trials else 'three'} passes ({each})",
     ]
+    if count.effects:
+        calls, levels = len(run.effect_captures()), len(run.settings.levels) - 1
+        parts.append(
+            f"{count.bits} replays and {count.effects} forwards to measure effects ({calls} calls; "
+            f"for each layer {levels} levels of blocks and its bits)"
+        )
     if count.heldout:
         parts.append(f"{count.heldout} forwards for the held-out prompt")
     if count.timing:
@@ -116,6 +128,13 @@ def slow_cpu(run: CalibrationRun) -> float | None:
 
 def _dense_forwards(run: CalibrationRun) -> int:
     return len(run.prompts_used) * sum(run.source.forwards[: max(run.recorded_steps())])
+
+
+def _effect_forwards(run: CalibrationRun) -> int:
+    """One for each option of every layer, one dense and one of the whole plan, on each call."""
+    levels = len(run.settings.levels) - 1
+    options = sum(levels + len(tried_widths(run, layer)) for layer in range(len(run.sites)))
+    return len(run.effect_captures()) * (options + 3)
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..families.base import AttentionSite
 from ..op.quantization import ChannelAffine
+from ..op.smoothing import head_signs
 from ..op.spec import block_count
 from .assemble import LayerDecision, mean_density, total_cost
 from .calls import RecordedCall
@@ -22,7 +22,7 @@ from .capture import capture_attention, dense_attention, replay
 from .cost import TIMED_FORWARDS
 from .inputs import LayerInputs
 from .op_error import PlannedHead, attended_rows, dense_rows, head_extras
-from .passes import attention_config, head_orders
+from .passes import head_orders, quantized_config, rotation_on
 from .progress import Progress
 from .run import CalibrationRun
 from .statistics import sampled_query_blocks
@@ -64,8 +64,10 @@ def measure_forecast(
     """
     measured: dict[str, float] = {"density": mean_density(layers)}
     cost = total_cost(run, layers)
+    if run.settings.mixes:
+        measured["cost"] = cost
     if run.settings.cost is not None:
-        measured |= {"cost": cost, "cost_asked_for": run.settings.cost}
+        measured["cost_asked_for"] = run.settings.cost
     notes: list[str] = []
     if heldout is None:
         notes.append("no held-out prompts: the error on prompts not calibrated on is unknown")
@@ -78,7 +80,7 @@ def measure_forecast(
         share = attention_share(run, example)
         speed = (
             expected_speed(share, mean_density(layers), run)
-            if run.settings.cost is None
+            if not run.settings.mixes
             else speed_of_keys(share, cost)
         )
         measured.update(speed)
@@ -127,24 +129,22 @@ def head_errors(
 ) -> NDArray[np.float64]:
     """f64 [2, H]: squared error of PARO and energy of dense attention, at sampled query blocks."""
     settings = run.settings
-    config = replace(
-        attention_config(settings),
-        qk_bits=decision.quantization.qk_bits,
-        pv_bits=decision.quantization.pv_bits,
-    )
+    config = quantized_config(settings, decision.quantization)
     orders = head_orders(run.candidates, decision.orders)
     masks = torch.from_numpy(decision.masks.mask[mask_bin])
     device = inputs.query.device
     orders, masks = orders.to(device), masks.to(device)
     extras = head_extras(decision.masks, mask_bin, device)
     affine = torch.from_numpy(decision.quantization.channel_affine).to(device)
+    rotation = rotation_on(decision.quantization, device)
     total = block_count(inputs.length, settings.block_q)
     blocks = sampled_query_blocks(total, settings.error_query_blocks)
     result = np.empty((2, inputs.site.heads))
     for head in range(inputs.site.heads):
         kv_head = head * inputs.site.kv_heads // inputs.site.heads
         of_head = ChannelAffine.of_head(affine, kv_head, config)
-        planned = PlannedHead(orders[head], masks[head], of_head, *extras[head])
+        signs = head_signs(rotation, kv_head)
+        planned = PlannedHead(orders[head], masks[head], of_head, *extras[head], signs)
         dense = dense_rows(inputs.head(head), planned.order, settings.block_q, blocks)
         sparse = attended_rows(inputs.head(head), planned, config, blocks)
         result[:, head] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..op.spec import AttentionConfig, block_count
 from .inputs import LayerInputs
 from .op_error import head_extras
 from .orders import CandidateOrder
-from .quantize import channel_ranges, measure_quantization
+from .quantize import QuantizationChoice, channel_ranges, measure_quantization
 from .select_mask import LayerMasks, LayerScores
 from .select_order import ORDER_TERMS, OrderMetric, order_terms
 from .settings import CalibrationSettings
@@ -91,7 +92,7 @@ def mask_contribution(
             _on_device(candidates[candidate], inputs.query.device),
             settings.tiling,
             pooled=settings.pool_dropped,
-            fine=settings.cost is not None,
+            fine=settings.mixes,
             memory=memory,
         )
         for head, candidate in enumerate(chosen)
@@ -113,7 +114,7 @@ def mask_contribution(
         "energy": (energy / total).cpu().numpy(),
         "captures": np.ones(1),
     }
-    if settings.cost is not None:
+    if settings.mixes:
         scores["fine_error"] = of_blocks("fine_error", total.float())
     return Contribution({**scores, **ranges.sums}, ranges.maxima)
 
@@ -172,7 +173,29 @@ def attention_config(settings: CalibrationSettings) -> AttentionConfig:
         settings.qk_bits,
         settings.pv_bits,
         settings.pool_dropped,
+        smoothing=settings.smoothing and settings.qk_bits == 4,
     )
+
+
+def quantized_config(
+    settings: CalibrationSettings, quantization: QuantizationChoice | None
+) -> AttentionConfig:
+    """The op's attributes as decided for a layer; None: 16 bits."""
+    config = replace(attention_config(settings), qk_bits=16, pv_bits=16, smoothing=False)
+    if quantization is None:
+        return config
+    return replace(
+        config,
+        qk_bits=quantization.qk_bits,
+        pv_bits=quantization.pv_bits,
+        smoothing=quantization.rotation is not None,
+    )
+
+
+def rotation_on(quantization: QuantizationChoice, device: torch.device) -> Tensor | None:
+    """The signs of a layer's rotation, int32 [Hk, D]; None where it is not smoothed."""
+    rotation = quantization.rotation
+    return None if rotation is None else torch.from_numpy(rotation).to(device)
 
 
 def predicted_error(

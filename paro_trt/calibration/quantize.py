@@ -1,4 +1,5 @@
-"""Bit widths and channel affines, each judged by the error the op makes on captured inputs."""
+"""Bit widths, channel affines and rotations, each judged by the error the op makes on captured
+inputs."""
 
 from __future__ import annotations
 
@@ -24,6 +25,12 @@ LARGEST_FACTOR = 16.0
 VARIANTS = ((False, False), (True, False), (False, True), (True, True))
 """Channel affines tried for one product: with or without its mean, its factor. Identity first."""
 
+ROTATION_SEED = 18
+"""Of the signs that every layer tries; a plan records the signs themselves."""
+
+ROTATION_GAIN = 0.05
+"""Of the squared error that a rotation must take away: rotating takes time, and less is noise."""
+
 
 class Product(str, Enum):
     """The two matrix products of attention, quantized apart."""
@@ -36,7 +43,8 @@ class QuantizationChoice(NamedTuple):
     """Decided for a layer.
 
     channel_affine: f32 [4, Hk, D]. reason: why these bits. added_error: f64 [Hk], squared
-    relative error that integers add to the masked attention of each key head.
+    relative error that integers add to the masked attention of each key head. rotation: int32
+    [Hk, D] where 4-bit query x key is smoothed, see `LayerPlan`; else None.
     """
 
     channel_affine: NDArray[np.float32]
@@ -44,6 +52,7 @@ class QuantizationChoice(NamedTuple):
     pv_bits: int
     reason: str
     added_error: NDArray[np.float64]
+    rotation: NDArray[np.int32] | None = None
 
 
 def channel_ranges(query: Tensor, key: Tensor, value: Tensor) -> Contribution:
@@ -73,7 +82,7 @@ def product_affine(
     (SmoothQuant, arXiv 2211.10438, at alpha 1/2); c = max|v - n|. Factors have geometric mean 1
     over the channels and are clamped to 1/LARGEST_FACTOR..LARGEST_FACTOR.
     """
-    name = "key" if product is Product.QK else "value"
+    name = _tensor_of(product)
     mean = ranges[f"{name}_sum"] / ranges["tokens"]
     shift = mean if with_mean else np.zeros_like(mean)
     factor = np.ones_like(mean)
@@ -93,6 +102,19 @@ def tried_bits(asked: int) -> tuple[int, ...]:
     return {16: (), 8: (8,), 4: (4, 8)}[asked]
 
 
+def random_signs(kv_heads: int, head_dim: int) -> NDArray[np.int32]:
+    """The signs that a rotation of each head has: int32 [Hk, D] of -1 and 1, always the same."""
+    drawn = np.random.default_rng(ROTATION_SEED).integers(0, 2, (kv_heads, head_dim))
+    return (drawn * 2 - 1).astype(np.int32)
+
+
+def is_smoothed(config: AttentionConfig, product: Product, bits: int, head_dim: int) -> bool:
+    """Whether a product at this width is smoothed in a layer: query x key with 4 bits is where
+    `config` asks for it, and a Hadamard transform of this many channels exists."""
+    power_of_two = head_dim & (head_dim - 1) == 0
+    return config.smoothing and product is Product.QK and bits == 4 and power_of_two
+
+
 def measure_quantization(
     inputs: LayerInputs,
     orders: Tensor,
@@ -110,26 +132,32 @@ def measure_quantization(
         orders: int64 [H, S], the order of each head.
         masks: bool [H, NQ, NK].
         ranges: of the whole calibration, combined.
-        config: block sizes and pooling; its bits are those asked for.
+        config: block sizes and pooling; its bits are those asked for, and `smoothing` says
+            whether query x key is smoothed where it has 4.
         query_blocks: where to measure.
         extras: what version 2 adds to each head; None: nothing.
 
     Returns:
         sums "mask_error" [H] of the unquantized op and "dense_energy" [H]; "energy" [Hk] of the
         unquantized op's output and, for each product and width, "qk8" and so on
-        [len(VARIANTS), Hk].
+        [len(VARIANTS), Hk]; of a smoothed product [2 len(VARIANTS), Hk], rotated ones last.
     """
-    heads, kv_heads = inputs.site.heads, inputs.site.kv_heads
+    heads, kv_heads, head_dim = inputs.site.heads, inputs.site.kv_heads, inputs.site.head_dim
     group = heads // kv_heads
-    errors = {
-        f"{product.value}{bits}": np.zeros((len(VARIANTS), kv_heads))
+    tried = [
+        (product, bits, is_smoothed(config, product, bits, head_dim))
         for product, asked in _asked(config)
         for bits in tried_bits(asked)
+    ]
+    errors = {
+        f"{product.value}{bits}": np.zeros((len(VARIANTS) * (1 + smoothed), kv_heads))
+        for product, bits, smoothed in tried
     }
     energy = np.zeros(kv_heads)
     mask_error, dense_energy = np.zeros((2, heads))
-    plain = replace(config, qk_bits=16, pv_bits=16)
-    identity = identity_affine(inputs.site.head_dim, orders.device)
+    plain = replace(config, qk_bits=16, pv_bits=16, smoothing=False)
+    identity = identity_affine(head_dim, orders.device)
+    signs = torch.from_numpy(random_signs(kv_heads, head_dim)).to(orders.device)
     for head in range(heads):
         of_head, kv_head = inputs.head(head), head // group
         of_version_2 = HeadExtras() if extras is None else extras[head]
@@ -138,17 +166,18 @@ def measure_quantization(
         dense = dense_rows(of_head, planned.order, config.block_q, query_blocks)
         mask_error[head], dense_energy[head] = _energy(exact - dense), _energy(dense)
         energy[kv_head] += _energy(exact)
-        for product, asked in _asked(config):
-            for variant, kept in enumerate(VARIANTS):
-                affine = _head_affine(ranges, product, kept, kv_head, identity)
-                for bits in tried_bits(asked):
-                    rough = attended_rows(
-                        of_head,
-                        planned._replace(affine=affine),
-                        _with_bits(plain, product, bits),
-                        query_blocks,
-                    )
-                    errors[f"{product.value}{bits}"][variant, kv_head] += _energy(rough - exact)
+        for product, bits, smoothed in tried:
+            found = errors[f"{product.value}{bits}"]
+            for variant in range(len(found)):
+                rotated, kept = divmod(variant, len(VARIANTS))
+                affine = _head_affine(ranges, product, VARIANTS[kept], kv_head, identity)
+                rough = attended_rows(
+                    of_head,
+                    planned._replace(affine=affine, signs=signs[kv_head] if rotated else None),
+                    replace(_with_bits(plain, product, bits), smoothing=smoothed),
+                    query_blocks,
+                )
+                found[variant, kv_head] += _energy(rough - exact)
     totals = {"mask_error": mask_error, "dense_energy": dense_energy, "energy": energy}
     return Contribution({**totals, **errors})
 
@@ -162,28 +191,45 @@ def choose_quantization(
     """Bits of a layer and, for each key head, the variant with the least measured error.
 
     The narrowest width asked for stands unless 4 bits add more than `int4_max_error` relative
-    L2 error to the layer's attention; then it is 8. Ties keep the simpler variant.
+    L2 error to the layer's attention; then it is 8. Ties keep the simpler variant. A head is
+    rotated only where that takes away `ROTATION_GAIN` of its error.
     """
     rows: list[NDArray[np.float32]] = []
     bits, reasons = {}, []
+    rotation = None
     energy = np.maximum(measured["energy"], 1e-300)
     added_error = np.zeros(len(energy))
     for product, asked in _asked(config):
         chosen, errors = 16, {}
         for width in tried_bits(asked):
-            least = measured[f"{product.value}{width}"].min(axis=0).sum()
-            errors[width] = float(np.sqrt(least / energy.sum()))
+            least = _least(measured[f"{product.value}{width}"])
+            errors[width] = float(np.sqrt(least.sum() / energy.sum()))
         for width in reversed(tried_bits(asked)):
             if width != 4 or errors[width] <= int4_max_error:
                 chosen = width
         bits[product] = chosen
+        kv_heads, head_dim = ranges[f"{_tensor_of(product)}_sum"].shape
+        best = np.zeros(kv_heads, dtype=np.int64)
         if chosen != 16:
-            added_error += measured[f"{product.value}{chosen}"].min(axis=0) / energy
-        reasons.append(_reason(product, asked, chosen, errors, int4_max_error))
-        rows += _chosen_affine(measured, ranges, product, chosen)
+            found = measured[f"{product.value}{chosen}"]
+            best = _best(found)
+            added_error += _least(found) / energy
+        reason = _reason(product, asked, chosen, errors, int4_max_error)
+        if is_smoothed(config, product, chosen, head_dim):
+            rotated = best >= len(VARIANTS)
+            rotation = random_signs(kv_heads, head_dim) * rotated[:, None].astype(np.int32)
+            reason += f" (smoothed, {int(rotated.sum())} of {kv_heads} heads rotated)"
+        reasons.append(reason)
+        rows += _chosen_affine(ranges, product, best % len(VARIANTS))
     return QuantizationChoice(
-        np.stack(rows), bits[Product.QK], bits[Product.PV], "; ".join(reasons), added_error
-    )
+        np.stack(rows), bits[Product.QK], bits[Product.PV], "; ".join(reasons), added_error,
+        rotation,
+    )  # fmt: skip
+
+
+def _tensor_of(product: Product) -> str:
+    """What a product's affine belongs to; begins names in `channel_ranges`."""
+    return "key" if product is Product.QK else "value"
 
 
 def _asked(config: AttentionConfig) -> tuple[tuple[Product, int], ...]:
@@ -212,18 +258,26 @@ def _head_affine(
     return identity._replace(value_mean=shift, value_scale=factor)
 
 
+def _best(errors: NDArray[Any]) -> NDArray[np.int64]:
+    """The chosen variant of each key head, [Hk], of errors [variants, Hk]."""
+    handicap = np.ones((len(errors), 1))
+    handicap[len(VARIANTS) :] = 1.0 / (1.0 - ROTATION_GAIN)
+    return np.asarray((errors * handicap).argmin(axis=0))
+
+
+def _least(errors: NDArray[Any]) -> NDArray[np.float64]:
+    """The errors of the chosen variants, [Hk]."""
+    return np.asarray(np.take_along_axis(errors, _best(errors)[None], axis=0)[0])
+
+
 def _chosen_affine(
-    measured: Mapping[str, NDArray[Any]],
-    ranges: Mapping[str, NDArray[Any]],
-    product: Product,
-    bits: int,
+    ranges: Mapping[str, NDArray[Any]], product: Product, variants: NDArray[np.int64]
 ) -> list[NDArray[np.float32]]:
+    """Shift and factor, each head's by its index into `VARIANTS`."""
     shift, factor = product_affine(ranges, product, *VARIANTS[0])
-    if bits != 16:
-        best = measured[f"{product.value}{bits}"].argmin(axis=0)
-        for kv_head, variant in enumerate(best):
-            tried = product_affine(ranges, product, *VARIANTS[variant])
-            shift[kv_head], factor[kv_head] = tried[0][kv_head], tried[1][kv_head]
+    for kv_head, variant in enumerate(variants):
+        tried = product_affine(ranges, product, *VARIANTS[variant])
+        shift[kv_head], factor[kv_head] = tried[0][kv_head], tried[1][kv_head]
     return [shift, factor]
 
 

@@ -18,14 +18,18 @@ from ..errors import ArgumentError
 from ..families.base import AttentionSite, Geometry
 from ..models.experts import ExpertRole
 from ..models.load import LoadedModel
+from ..plan.limits import MAX_TIMESTEP
 from .orders import CandidateOrder, candidate_orders
-from .select_mask import forced_blocks
+from .select_mask import Allocation, forced_blocks
 from .settings import CalibrationSettings
 from .source import CallSource
 
 _DIGEST_ELEMENTS = 256
 """Elements of each parameter that stand for it in the fingerprint: enough to tell fine-tunes of
 one config apart without reading tens of gigabytes."""
+
+_LEAST_SIGNAL = 1e-3
+"""Of a sample, where a scheduler's second timestep is still 1000."""
 
 
 class Capture(NamedTuple):
@@ -117,7 +121,7 @@ class CalibrationRun:
     def trial_captures(self) -> tuple[Capture, ...]:
         """Under a cost, the captures that choose corrected heads and blocks of the run time: those
         of the last prompt, or of one prompt the last of each bin; none where each bin has one."""
-        if self.settings.cost is None:
+        if not self.settings.mixes:
             return ()
         captures = self.captures()
         if len(self.prompts_used) > 1:
@@ -140,6 +144,43 @@ class CalibrationRun:
     def error_captures(self) -> tuple[Capture, ...]:
         """Every captured step of the first prompt."""
         return tuple(capture for capture in self.captures() if capture.prompt == 0)
+
+    def effect_captures(self) -> tuple[Capture, ...]:
+        """The captures that effects on the prediction are measured on: in each bin as many as asked
+        for, the middle step of every prompt before others, and the last prompts first, which chose
+        the fewest blocks. None unless effects are measured."""
+        settings = self.settings
+        if settings.allocation is not Allocation.MEASURED:
+            return ()
+        chosen: list[Capture] = []
+        for mask_bin, steps in enumerate(self.captured_steps):
+            middle = steps[len(steps) // 2]
+            ranked = sorted(
+                (of for of in self.captures() if of.mask_bin == mask_bin),
+                key=lambda of: (of.step != middle, -of.prompt, of.step),
+            )
+            chosen += ranked[: settings.effect_calls]
+        return tuple(sorted(chosen))
+
+    def bin_weights(self) -> NDArray[np.float64]:
+        """f64 [T], of sum 1: what a squared relative error of the prediction in each bin counts.
+
+        With sigma = timestep / 1000, a step from sigma to sigma' moves the sample by the prediction
+        times sigma - sigma', and the signal that it then holds is 1 - sigma' of it: errors are
+        shares of that signal. The last step goes to 0.
+        """
+        sigmas = np.array([*self.source.timesteps, 0.0]) / MAX_TIMESTEP
+        signal = np.maximum(1.0 - sigmas[1:], _LEAST_SIGNAL)
+        of_steps = np.square(np.diff(sigmas) / signal)
+        starts = self.settings.bin_starts(self.source.served)
+        of_bins = np.add.reduceat(of_steps[: self.source.served.stop], starts)
+        return np.asarray(of_bins / of_bins.sum())
+
+    def bin_shares(self) -> NDArray[np.float64]:
+        """f64 [T]: share of each bin in the served steps."""
+        served = self.source.served
+        starts = np.array([*self.settings.bin_starts(served), served.stop])
+        return np.asarray(np.diff(starts) / len(served))
 
     def recorded_steps(self) -> tuple[int, ...]:
         """The steps whose calls a dense run records."""

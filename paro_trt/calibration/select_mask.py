@@ -30,11 +30,17 @@ class Allocation(str, Enum):
         that loses a larger share of its output gets more blocks.
     LAYER: the heads of a layer; a head that adds more energy to the layer's output counts more.
     HEAD: no one; every head and bin keeps the same number of blocks.
+    MEASURED: all layers, by what each one's blocks and bits do to the prediction of the model.
     """
 
     MODEL = "model"
     LAYER = "layer"
     HEAD = "head"
+    MEASURED = "measured"
+
+
+SHARED_BUDGETS = (Allocation.MODEL, Allocation.LAYER, Allocation.HEAD)
+"""Those that scores of blocks decide alone."""
 
 
 class MaskTarget(NamedTuple):
@@ -145,7 +151,7 @@ def select_masks(
         forced: bool [NQ, NK], see `forced_blocks`.
         target: density or mass.
         metric: what a density target ranks by.
-        allocation: who shares a density budget.
+        allocation: who shares a density budget, of `SHARED_BUDGETS`.
     """
     target.check()
     if target.mass is not None:

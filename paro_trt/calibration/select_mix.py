@@ -4,6 +4,9 @@ A block costs one key as coarse, four as fine and `block_k` as exact, and its er
 each. The choice minimises error + lambda * keys: every block takes the steps on the lower convex
 hull of its three (keys, error) points whose gain a key is above lambda, and the smallest lambda
 that the budget allows is taken.
+
+Blocks whose gain is near lambda may as well be one kind as the other, and are what their neighbours
+are: the file of a plan gets smaller, and two query blocks of 64 rows share more key blocks.
 """
 
 from __future__ import annotations
@@ -17,6 +20,10 @@ from numpy.typing import NDArray
 from ..op.spec import COARSE_KEYS, FINE_SUMMARIES
 from ..plan import BlockCounts
 from .select_mask import Allocation, LayerMasks, LayerScores, block_budget, describe_masks
+
+NEIGHBOURS_PULL = 0.5
+"""How much the four blocks around a block, or none of them, change its gain: by half of this as an
+exponent. FORMAT.md has what it saves, docs/method.md what it costs."""
 
 
 class BlockMix(NamedTuple):
@@ -51,14 +58,14 @@ def select_mixes(
         cost: keys that a query meets / S.
         tokens: S.
         block_k: tokens in a key block.
-        allocation: who shares a budget.
+        allocation: who shares a budget, of `SHARED_BUDGETS`.
     """
     errors = [layer.error for layer in layers]
     fine_errors = [_fine_error(layer) for layer in layers]
 
     def best(error: NDArray[np.float32], fine_error: NDArray[np.float32]) -> BlockMix:
         rows = error.size // error.shape[-1]
-        return best_mix(error, fine_error, forced, block_budget(cost, rows * tokens), block_k)
+        return smooth_mix(error, fine_error, forced, block_budget(cost, rows * tokens), block_k)
 
     if allocation is Allocation.MODEL:
         whole = best(np.stack(errors), np.stack(fine_errors))
@@ -87,6 +94,35 @@ def _of_heads(
 def _fine_error(layer: LayerScores) -> NDArray[np.float32]:
     """Without fine errors no block is worth being fine."""
     return layer.error if layer.fine_error is None else layer.fine_error
+
+
+def smooth_mix(
+    error: NDArray[np.float32],
+    fine_error: NDArray[np.float32],
+    forced: NDArray[np.bool_],
+    budget: int,
+    block_k: int,
+) -> BlockMix:
+    """As `best_mix`, but blocks near the price follow their neighbours in the best mix.
+
+    A step gains more where the block's neighbours (the key blocks before and after it, the same
+    key block of the query blocks before and after) take it, and less where they do not.
+    """
+    best = best_mix(error, fine_error, forced, budget, block_k)
+    pulled = fine_error * _pull(best.exact)
+    saved = np.maximum(error - fine_error, np.float32(0)) * _pull(best.exact | best.fine)
+    return best_mix(pulled + saved, pulled, forced, budget, block_k)
+
+
+def _pull(chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The factor on each block's gain; past an edge, a block is its own neighbour."""
+    number = np.zeros(chosen.shape, dtype=np.uint8)
+    for axis in (chosen.ndim - 2, chosen.ndim - 1):
+        for step in (-1, 1):
+            index = np.arange(chosen.shape[axis]) + step
+            number += np.take(chosen, np.clip(index, 0, len(index) - 1), axis)
+    share = np.arange(5, dtype=np.float32) / 4
+    return np.exp(np.float32(NEIGHBOURS_PULL) * (share - np.float32(0.5)))[number]
 
 
 def best_mix(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import ArgumentError
 from ..families.presets import DEFAULT_DENSITY
@@ -10,18 +12,32 @@ from ..op.spec import BIT_WIDTHS, BLOCK_SIZES, COARSE_KEYS
 from .select_mask import Allocation, MaskMetric, MaskTarget, check_shares
 from .select_order import OrderMetric
 from .statistics import Tiling
+from .time_model import Target, has_fast_four_bits, relative_time
 
 COST_BLOCK_Q = 64
 """Tokens in a query block that suit a cost best: 12 % less error than 128 on the included model
 at density .3 and .2."""
 
+FEW_STEPS = 8
+"""Steps up to which each has masks of its own, where no number of bins is asked for."""
+
+_LEVEL_FACTORS = (2.0, 1.4, 1.0, 0.7, 0.5)
+"""Levels tried with `Allocation.MEASURED`, as multiples of what every layer would keep."""
+
+_LARGEST_LEVEL = 0.95
+"""A level above it is nearly dense, which is tried in any case."""
+
+_SHARE_OF_ERROR = 0.2
+"""What levels are spread around where an error is the budget."""
+
 _COUNTS = (
-    "bins",
     "captured_steps",
     "prompt_limit",
     "order_query_blocks",
     "order_rows",
     "error_query_blocks",
+    "effect_calls",
+    "bins",
 )
 
 
@@ -30,17 +46,23 @@ class CalibrationSettings:
     """Options of `calibrate`, checked when made.
 
     Args:
-        density: attended blocks / all blocks, in (0, 1]; None with `mass` or `cost`.
-        mass: attention every head keeps, in (0, 1]; None with `density` or `cost`.
-        cost: keys that a query meets / S, in (0, 1]; None with `density` or `mass`. Blocks are
-            then exact, fine or coarse, some may be chosen at run time and heads corrected;
-            needs `pool_dropped` and `MaskMetric.OUTPUT_ERROR`.
+        density: attended blocks / all blocks, in (0, 1]; exactly one of this and the next four.
+        mass: attention every head keeps, in (0, 1].
+        cost: keys that a query meets / S, in (0, 1]. Blocks are then exact, fine or coarse, some
+            may be chosen at run time and heads corrected; needs `pool_dropped` and
+            `MaskMetric.OUTPUT_ERROR`.
+        speedup: counted time of dense attention in 16 bits / that of the plan, at least 1; needs
+            `Allocation.MEASURED`. Blocks are as with `cost`.
+        max_error: relative L2 error of the prediction that the plan's parts may add, in (0, 1];
+            as `speedup`.
         block_q: tokens in a query block, 64 or 128.
         block_k: tokens in a key block, 64 or 128.
-        bins: intervals of the schedule with masks of their own.
+        bins: intervals of the schedule with masks of their own; see `bins_for_steps`.
         pool_dropped: left-out key blocks join the softmax as one summary token each.
-        qk_bits: 16, 8 or 4 for query x key.
-        pv_bits: 16, 8 or 4 for probabilities x value.
+        qk_bits: 16, 8 or 4 for query x key; with `Allocation.MEASURED` the fewest to choose from.
+        pv_bits: the same for probabilities x value.
+        smoothing: query x key is smoothed where it has 4 bits: what 4 bits carry is what the
+            means of both blocks leave. False makes plans that runtimes of version 1 of the op run.
         order_metric: what makes an order good.
         mask_metric: what makes a block worth attending.
         allocation: who shares a density budget.
@@ -55,6 +77,11 @@ class CalibrationSettings:
             are measured at.
         time_attention: time the dense model and record what to expect; without it, the same
             call makes the same plan to the last bit.
+        time_target: the GPU that time is counted for with `Allocation.MEASURED`.
+        cost_levels: costs (or densities, where one is asked for) tried for each layer in each bin
+            with `Allocation.MEASURED`, in addition to all blocks and to the forced ones alone;
+            None: half to twice what every layer would keep.
+        effect_calls: recorded calls of each bin that effects are measured on.
 
     Raises:
         ArgumentError: an option is out of range.
@@ -63,12 +90,15 @@ class CalibrationSettings:
     density: float | None = DEFAULT_DENSITY
     mass: float | None = None
     cost: float | None = None
+    speedup: float | None = None
+    max_error: float | None = None
     block_q: int = 128
     block_k: int = 64
     bins: int = 2
     pool_dropped: bool = True
     qk_bits: int = 8
     pv_bits: int = 8
+    smoothing: bool = True
     order_metric: OrderMetric = OrderMetric.OUTPUT_ERROR
     mask_metric: MaskMetric = MaskMetric.OUTPUT_ERROR
     allocation: Allocation = Allocation.LAYER
@@ -81,11 +111,17 @@ class CalibrationSettings:
     order_rows: int = 16
     error_query_blocks: int = 4
     time_attention: bool = True
+    time_target: Target = Target.GENERIC
+    cost_levels: tuple[float, ...] | None = None
+    effect_calls: int = 1
 
     def __post_init__(self) -> None:
-        check_shares({"density": self.density, "mass": self.mass, "cost": self.cost})
-        if self.cost is not None:
+        object.__setattr__(self, "time_target", _target(self.time_target))
+        self._check_budget()
+        if self.mixes:
             self._check_mix()
+        if self.allocation is Allocation.MEASURED:
+            self._check_measured()
         for name in ("block_q", "block_k"):
             _require_one_of(name, getattr(self, name), BLOCK_SIZES)
         for name in ("qk_bits", "pv_bits"):
@@ -111,14 +147,82 @@ class CalibrationSettings:
                 actual=self.mask_metric.value,
             )  # fmt: skip
 
+    def _check_budget(self) -> None:
+        shares = {"density": self.density, "mass": self.mass, "cost": self.cost}
+        measured = {"speedup": self.speedup, "max_error": self.max_error}
+        given = [name for name, value in measured.items() if value is not None]
+        if given and self.allocation is not Allocation.MEASURED:
+            raise ArgumentError(
+                given[0], expected="none without measured effects",
+                actual=f"{measured[given[0]]:g}",
+                remedy="add allocation=Allocation.MEASURED (--allocate measured)",
+            )  # fmt: skip
+        if self.speedup is None:
+            check_shares({**shares, "max_error": self.max_error} if given else shares)
+            return
+        others = [name for name, value in {**shares, **measured}.items() if value is not None]
+        if len(others) > 1:
+            raise ArgumentError(
+                ", ".join({**shares, **measured}), expected="one of them",
+                actual=" and ".join(others),
+            )  # fmt: skip
+        if not 1.0 <= self.speedup < float("inf"):
+            raise ArgumentError("speedup", expected="at least 1", actual=f"{self.speedup:g}")
+
+    def _check_measured(self) -> None:
+        if self.mass is not None:
+            raise ArgumentError(
+                "mass", expected="none with measured effects", actual=f"{self.mass:g}",
+                remedy="ask for a speedup, a maximal error, a cost or a density",
+            )  # fmt: skip
+        for name in ("qk_bits", "pv_bits"):
+            if getattr(self, name) == 4 and not has_fast_four_bits(self.time_target):
+                raise ArgumentError(
+                    name, actual="4",
+                    expected=f"16 or 8 on {self.time_target.value}: 4 bits save no time there",
+                    remedy="count the time for --target sm_80, sm_86 or sm_89",
+                )  # fmt: skip
+        for level in self.cost_levels or ():
+            if not 0.0 < level < 1.0:
+                raise ArgumentError(
+                    "cost_levels", expected="shares in (0, 1)", actual=f"{level:g}",
+                    remedy="all blocks, and the forced ones alone, are tried in any case",
+                )  # fmt: skip
+
+    @property
+    def mixes(self) -> bool:
+        """Whether blocks are exact, fine or coarse."""
+        return self.density is None and self.mass is None
+
+    @property
+    def uniform_share(self) -> float | None:
+        """What every layer would keep, in the unit of the budget: about that for a speedup, and a
+        guess for an error. None with a mass."""
+        if self.speedup is not None:
+            time = relative_time(self.time_target, 128, self.qk_bits, self.pv_bits)
+            return min(1.0, 1.0 / (self.speedup * time))
+        if self.max_error is not None:
+            return _SHARE_OF_ERROR
+        return self.density if self.cost is None else self.cost
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """What is tried for a layer in a bin, densest first: 1 keeps all, 0 the forced blocks."""
+        share = self.uniform_share or 0.0
+        tried = self.cost_levels or tuple(
+            share * factor for factor in _LEVEL_FACTORS if share * factor < _LARGEST_LEVEL
+        )
+        return (1.0, *sorted(set(tried), reverse=True), 0.0)
+
     @property
     def target(self) -> MaskTarget:
         """What masks of exact blocks aim at; under a cost, the density that it pays for where no
         block is fine."""
-        if self.cost is None:
+        if not self.mixes:
             return MaskTarget(self.density, self.mass)
         coarse = COARSE_KEYS / self.block_k
-        return MaskTarget(density=max((self.cost - coarse) / (1.0 - coarse), 1e-6))
+        share = self.uniform_share or 0.0
+        return MaskTarget(density=max((share - coarse) / (1.0 - coarse), 1e-6))
 
     @property
     def tiling(self) -> Tiling:
@@ -139,6 +243,40 @@ class CalibrationSettings:
             )
             for start, end in zip(self.bin_starts(served), ends, strict=True)
         )
+
+
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `CalibrationSettings` with the defaults that follow from others.
+
+    Where keys or time are the budget, there is no density, and query blocks are small; where
+    effects are measured for a GPU that is faster with 4 bits, those may be chosen for query x key:
+    values lose more by them (docs/measurements/2026-11-30-four-bits.md).
+    """
+    chosen = dict(settings)
+    if any(chosen.get(name) is not None for name in ("cost", "speedup", "max_error")):
+        chosen = {"density": None, "block_q": COST_BLOCK_Q, **chosen}
+    measured = chosen.get("allocation") is Allocation.MEASURED
+    if measured and has_fast_four_bits(chosen.get("time_target", Target.GENERIC)):
+        chosen = {"qk_bits": 4, **chosen}
+    return chosen
+
+
+def bins_for_steps(settings: CalibrationSettings, served: range) -> CalibrationSettings:
+    """The settings with a bin, and a captured step, for each of 2 to `FEW_STEPS` served steps; with
+    more steps, or one, as they are."""
+    if not 2 <= len(served) <= FEW_STEPS:
+        return settings
+    return replace(settings, bins=len(served), captured_steps=1)
+
+
+def _target(value: str | Target) -> Target:
+    try:
+        return Target(value)
+    except ValueError as error:
+        raise ArgumentError(
+            "time_target", expected=f"one of {', '.join(of.value for of in Target)}",
+            actual=str(value),
+        ) from error  # fmt: skip
 
 
 def _require_one_of(name: str, value: int, allowed: tuple[int, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -28,6 +28,11 @@ Learn: TypeAlias = Callable[[int, Capture, LayerInputs], Contribution]
 
 StateName: TypeAlias = Callable[[int, Capture], str]
 """(index of the layer, capture) -> the state that the contribution belongs to."""
+
+Measure: TypeAlias = Callable[
+    [Capture, RecordedCall, Sequence[int]], Iterable[tuple[int, Contribution]]
+]
+"""(capture, its call, indices of layers) -> what is learned of each of these layers, one by one."""
 
 _POLL_SECONDS = 0.5
 _TIMED_STEPS = 2
@@ -85,9 +90,7 @@ class Visits:
         self, stage: str, captures: Sequence[Capture], state: StateName, learn: Learn
     ) -> None:
         """Replay every capture that a layer still lacks and store what is learned from it."""
-        by_prompt: dict[int, list[Capture]] = {}
-        for capture in captures:
-            by_prompt.setdefault(capture.prompt, []).append(capture)
+        by_prompt = _by_prompt(captures)
 
         def of_prompt(prompt: int) -> None:
             for capture in by_prompt[prompt]:
@@ -100,6 +103,29 @@ class Visits:
             return sum(not self._lacking(capture, state) for capture in by_prompt[prompt])
 
         totals = {prompt: len(of) for prompt, of in by_prompt.items()}
+        self._share(stage, totals, done, of_prompt)
+
+    def visit_calls(
+        self, stage: str, captures: Sequence[Capture], state: StateName, measure: Measure
+    ) -> None:
+        """Show every capture's call to `measure` and store what it yields for a layer at once."""
+        by_prompt = _by_prompt(captures)
+
+        def of_prompt(prompt: int) -> None:
+            for capture in by_prompt[prompt]:
+                if layers := sorted(self._lacking(capture, state)):
+                    call = self.recorded_call(capture)
+                    for layer, learned in measure(capture, call, layers):
+                        self._store.add(state(layer, capture), prompt, capture.name, learned)
+                        self._progress.advance()
+            self._fold(by_prompt, state)
+
+        layers = len(self._run.sites)
+
+        def done(prompt: int) -> int:
+            return sum(layers - len(self._lacking(of, state)) for of in by_prompt[prompt])
+
+        totals = {prompt: layers * len(of) for prompt, of in by_prompt.items()}
         self._share(stage, totals, done, of_prompt)
 
     def recorded_call(self, capture: Capture) -> RecordedCall:
@@ -180,6 +206,13 @@ class Visits:
                     of_state[prompt].append(capture.name)
             for name, wanted in captures.items():
                 self._store.fold(name, wanted)
+
+
+def _by_prompt(captures: Sequence[Capture]) -> dict[int, list[Capture]]:
+    by_prompt: dict[int, list[Capture]] = {}
+    for capture in captures:
+        by_prompt.setdefault(capture.prompt, []).append(capture)
+    return by_prompt
 
 
 def run_state(prompt: int) -> str:

@@ -17,6 +17,7 @@ from .choices import (
     MaskMetricName,
     OffloadName,
     OrderMetricName,
+    TargetName,
 )
 from .paths import ForceOption, Kind, check_output, expand_home
 from .plan_document import describe_plan, mean_over_heads, mix_facts
@@ -107,14 +108,42 @@ def calibrate(
             "exact, fine (four summaries) or coarse (one)."
         ),
     ] = None,
-    qk_bits: Annotated[int, typer.Option(help="Query x key: 16, 8 or 4.")] = 8,
-    pv_bits: Annotated[int, typer.Option(help="Probabilities x value: 16, 8 or 4.")] = 8,
+    speedup: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead, with --allocate measured: counted time of dense 16-bit attention over "
+            "the plan's."
+        ),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead, with --allocate measured: relative error that the model's prediction "
+            "may have."
+        ),
+    ] = None,
+    qk_bits: Annotated[
+        int | None,
+        typer.Option(
+            help="Query x key: 16, 8 or 4; with --allocate measured, the fewest to choose from. "
+            "[default: 8; 4 for a --target that is faster with them]"
+        ),
+    ] = None,
+    pv_bits: Annotated[
+        int | None, typer.Option(help="Probabilities x value, as --qk-bits. [default: 8]")
+    ] = None,
     block_q: Annotated[
         int | None,
         typer.Option(help="Tokens in a query block: 64 or 128. [default: 128; 64 with --cost]"),
     ] = None,
     block_k: Annotated[int, typer.Option(help="Tokens in a key block: 64 or 128.")] = 64,
-    bins: Annotated[int, typer.Option(help="Parts of the schedule with their own masks.")] = 2,
+    bins: Annotated[
+        int | None,
+        typer.Option(
+            help="Parts of the schedule with their own masks. [default: 2; one for each step "
+            "where there are at most 8]"
+        ),
+    ] = None,
     prompt_limit: Annotated[
         int, typer.Option(help="Prompts run at most, the first of the file.")
     ] = 4,
@@ -122,7 +151,10 @@ def calibrate(
         int | None,
         typer.Option(help="Denoising steps. [default: the pipeline's; 20 with embeddings]"),
     ] = None,
-    captured_steps: Annotated[int, typer.Option(help="Steps captured in each bin.")] = 2,
+    captured_steps: Annotated[
+        int | None,
+        typer.Option(help="Steps captured in each bin. [default: 2; 1 in bins of one step]"),
+    ] = None,
     guidance_scale: Annotated[
         float | None,
         typer.Option(help="Of the runs. [default: the pipeline's; 1 with embeddings]"),
@@ -155,6 +187,13 @@ def calibrate(
             help="With embeddings: of each step, in 0..1000, as of step-distilled models.",
         ),
     ] = None,
+    smoothing: Annotated[
+        bool,
+        typer.Option(
+            "--smoothing/--no-smoothing",
+            help="4-bit query x key of what the means of blocks leave.",
+        ),
+    ] = True,
     pool: Annotated[
         bool, typer.Option("--pool/--no-pool", help="Left-out blocks count as summary tokens.")
     ] = True,
@@ -165,8 +204,27 @@ def calibrate(
         MaskMetricName, typer.Option(help="What makes a block worth attending.")
     ] = "output-error",
     allocate: Annotated[
-        AllocationName, typer.Option(help="Who shares one density budget.")
+        AllocationName,
+        typer.Option(
+            help="Who shares one budget; measured: all layers, by what each changes of the "
+            "model's prediction."
+        ),
     ] = "layer",
+    target: Annotated[
+        TargetName,
+        typer.Option(help="With --allocate measured: the GPU that time is counted for."),
+    ] = "generic",
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C,C,...",
+            help="With --allocate measured: costs (with --density densities) to try for each "
+            "layer. [default: half to twice what is asked for]",
+        ),
+    ] = None,
+    effect_calls: Annotated[
+        int, typer.Option(help="With --allocate measured: recorded calls measured on in each bin.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Of the runs' noise.")] = 0,
     heldout: Annotated[
         Path | None, typer.Option(help="Prompts to measure the finished plan on.")
@@ -188,12 +246,15 @@ def calibrate(
     import torch
 
     from .. import api
-    from ..calibration import Allocation, MaskMetric, OrderMetric
+    from ..calibration import Allocation, MaskMetric, OrderMetric, Target
     from ..calibration.calibrator import WORK_SUFFIX
     from .progress import StageBars
 
-    if density is None and mass is None and cost is None:
-        density = DEFAULT_DENSITY
+    budgets = {
+        "density": density, "mass": mass, "cost": cost, "speedup": speedup, "max error": max_error
+    }  # fmt: skip
+    if all(budget is None for budget in budgets.values()):
+        budgets["density"] = density = DEFAULT_DENSITY
     sampling = {
         "shift": shift, "steps": steps, "guidance_scale": guidance_scale,
         "guidance_scale_2": guidance_scale_2,
@@ -202,8 +263,14 @@ def calibrate(
         "arguments": call_arguments(argument or ()) or None,
     }  # fmt: skip
     chosen: dict[str, Any] = {
-        name: of for name, of in {**sampling, "block_q": block_q}.items() if of is not None
-    }
+        name: of
+        for name, of in {
+            **sampling, "block_q": block_q, "qk_bits": qk_bits, "pv_bits": pv_bits, "bins": bins,
+            "captured_steps": captured_steps,
+            "cost_levels": None if levels is None else _parse_levels(levels),
+        }.items()
+        if of is not None
+    }  # fmt: skip
     kept = f"finished work is kept in {plan}{WORK_SUFFIX}; the same command resumes it"
     with when_interrupted(kept), StageBars() as bars:
         made = api.calibrate(
@@ -222,15 +289,16 @@ def calibrate(
             mass=mass,
             cost=cost,
             block_k=block_k,
-            bins=bins,
             pool_dropped=pool,
-            qk_bits=qk_bits,
-            pv_bits=pv_bits,
+            smoothing=smoothing,
+            speedup=speedup,
+            max_error=max_error,
             order_metric=OrderMetric(order_metric),
             mask_metric=MaskMetric(mask_metric),
             allocation=Allocation(allocate),
             prompt_limit=prompt_limit,
-            captured_steps=captured_steps,
+            time_target=Target(target),
+            effect_calls=effect_calls,
             seed=seed,
             **dimensions,
             **chosen,
@@ -240,9 +308,17 @@ def calibrate(
     else:
         shown = "out.png" if size else "out.mp4"
         next_line = _next(model, plan, shown if texts else None)
-        shares = {"density": density, "mass": mass, "cost": cost}
-        asked = next(f"{name} {share:g}" for name, share in shares.items() if share is not None)
+        asked = next(f"{name} {of:g}" for name, of in budgets.items() if of is not None)
         output.print_facts(f"wrote {plan}", _summary(made, asked, plan, next_line))
+
+
+def _parse_levels(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ArgumentError(
+            "--levels", expected="shares in (0, 1), such as .1,.2,.4", actual=text
+        ) from error
 
 
 def default_name(model: str) -> str:

@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 
 OrderMetricName: TypeAlias = Literal["output-error", "mass", "paper"]
 MaskMetricName: TypeAlias = Literal["output-error", "mass"]
-AllocationName: TypeAlias = Literal["model", "layer", "head"]
+AllocationName: TypeAlias = Literal["model", "layer", "head", "measured"]
+TargetName: TypeAlias = Literal["generic", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
 BackendName: TypeAlias = Literal["ort", "cpu", "cuda", "tensorrt"]
 TensorRtName: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]

@@ -54,10 +54,28 @@ def mix_facts(plan: ParoPlan) -> dict[str, str]:
         "blocks": f"exact {mix.exact:.4f}, fine {mix.fine:.4f}, coarse {mix.coarse:.4f}",
     }
     if most:
-        facts["chosen at run time"] = f"{least} to {most} blocks a query block, {mix.dynamic:.4f}"
+        facts["chosen at run time"] = (
+            f"{least} to {most} blocks a query block, {mix.dynamic:.4f}; choosing costs "
+            f"{mix.routing:.4f} of the keys"
+        )
     if mix.corrected_heads:
-        facts["corrected heads"] = f"{mix.corrected_heads} of {mix.heads}, not in the cost"
+        facts["corrected heads"] = (
+            f"{mix.corrected_heads} of {mix.heads}, which costs {mix.correction:.4f} of the keys"
+        )
     return facts
+
+
+def smoothed_facts(plan: ParoPlan) -> dict[str, str]:
+    """How many layers are smoothed, and how many of their heads rotated; empty where none is."""
+    smoothed = [layer for layer in plan.layers if layer.rotation is not None]
+    if not smoothed:
+        return {}
+    heads = sum(layer.channel_affine.shape[1] for layer in smoothed)
+    rotated = sum(layer.rotated_heads for layer in smoothed)
+    return {
+        "smoothed 4-bit QK": f"{len(smoothed)} of {len(plan.layers)} layers, {rotated} of their "
+        f"{heads} key/value heads rotated"
+    }
 
 
 def _describe_mix(plan: ParoPlan, layer: LayerPlan | None = None) -> dict[str, Any]:
@@ -83,14 +101,22 @@ def affine_use(layer: LayerPlan) -> dict[str, int]:
 
 
 def _describe_layer(plan: ParoPlan, layer: LayerPlan) -> dict[str, Any]:
+    from ..plan import EFFECT, TIME_SHARE
+
     return {
         "name": layer.name,
         "qk_bits": layer.qk_bits,
         "pv_bits": layer.pv_bits,
         "bits_reason": layer.bits_reason,
+        "measured_effect": plan.calibration.of_layer(EFFECT, layer.name),
+        "time_share": plan.calibration.of_layer(TIME_SHARE, layer.name),
         "kv_heads": layer.channel_affine.shape[1],
         "head_dim": layer.channel_affine.shape[2],
         "affine_heads": affine_use(layer),
+        "smoothed": layer.rotation is not None,
+        "rotated_heads": None
+        if layer.rotation is None
+        else (layer.rotation[:, 0] != 0).astype(int).tolist(),
         "mix": _describe_mix(plan, layer),
         "fine_blocks": layer.fine_blocks().T.tolist(),
         "dynamic_blocks": None if layer.dynamic_blocks is None else layer.dynamic_blocks.T.tolist(),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import output
-from .plan_document import affine_use, mean_over_heads, mix_facts
+from .plan_document import affine_use, mean_over_heads, mix_facts, smoothed_facts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 _FIGURES = ("density", "mass", "error")
 _MIX = ("fine", "k", "corrected")
+_EFFECTS = ("effect", "time")
+_EFFECTS_CAPTION = (
+    "effect: error of the model's prediction that the layer adds; time: share of the plan's"
+)
 _MIX_CAPTION = (
     "fine: share of blocks with four summaries; k: blocks a query block chooses at run time"
 )
+
+_SMOOTHED_CAPTION = "s: 4-bit query x key is smoothed; behind it, key/value heads that are rotated"
 
 
 def show_plan(plan: ParoPlan, path: Path, each_head: bool) -> None:
@@ -50,6 +56,7 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
         "orders in use": ", ".join(plan.order_names),
         "format version": plan.version,
         **_mix_facts(plan),
+        **smoothed_facts(plan),
         "density": f"{plan.density():.4f}",
         "mass": f"{mean_over_heads(plan, 'mass'):.4f}",
         "predicted error": f"{mean_over_heads(plan, 'predicted_error'):.4f}",
@@ -60,12 +67,16 @@ def _facts(plan: ParoPlan, path: Path) -> dict[str, object]:
 
 def _layers_table(plan: ParoPlan) -> Table:
     title = "layers (density, mass and predicted error: mean over heads, one figure per bin)"
-    mixed = plan.version > 1
-    right = (*_FIGURES, *(_MIX if mixed else ()), "QK/PV bits")
+    mixed, effects = plan.mixes, _effects(plan)
+    right = (
+        *_FIGURES, *(_MIX if mixed else ()), *(_EFFECTS if effects else ()), "QK/PV bits"
+    )  # fmt: skip
     made = output.table(title, "layer", "orders of heads", *right, "m  e  n  c", right=right)
     made.caption = (
         "m e n c: key/value heads that use a key mean, an equalizer, a value mean, a value scale"
         + (f"\n{_MIX_CAPTION}; corrected: heads" if mixed else "")
+        + (f"\n{_SMOOTHED_CAPTION}" if smoothed_facts(plan) else "")
+        + (f"\n{_EFFECTS_CAPTION}" if effects else "")
     )
     made.caption_justify = "left"
     for layer in plan.layers:
@@ -76,14 +87,31 @@ def _layers_table(plan: ParoPlan) -> Table:
             orders,
             *_figures(layer.heads),
             *(_layer_mix(plan, layer) if mixed else ()),
-            f"{layer.qk_bits}/{layer.pv_bits}",
+            *(effects[layer.name] if effects else ()),
+            _bits(layer),
             _affine(layer),
         )
     return made
 
 
+def _effects(plan: ParoPlan) -> dict[str, tuple[str, str]]:
+    """The effect and the share of time of each layer, by its name; none where they were not
+    measured."""
+    from ..plan import EFFECT, TIME_SHARE
+
+    record = plan.calibration
+    found = {
+        layer.name: [record.of_layer(figure, layer.name) for figure in (EFFECT, TIME_SHARE)]
+        for layer in plan.layers
+    }
+    if all(value is None for values in found.values() for value in values):
+        return {}
+    shown = {name: ["-" if of is None else f"{of:.4f}" for of in found[name]] for name in found}
+    return {name: (effect, time) for name, (effect, time) in shown.items()}
+
+
 def _heads_table(plan: ParoPlan) -> Table:
-    mixed = plan.version > 1
+    mixed = plan.mixes
     figures = (*_FIGURES, *(_MIX if mixed else ()))
     made = output.table(
         "heads (one figure per bin)", "layer", "head", "order", *figures, right=("head", *figures)
@@ -137,6 +165,11 @@ def _head_mix(plan: ParoPlan, layer: LayerPlan, head: int) -> tuple[str, ...]:
 def _fine_shares(plan: ParoPlan, layer: LayerPlan) -> NDArray[np.float64]:
     """[T, H]."""
     return layer.fine_blocks() / (plan.query_blocks * plan.key_blocks)
+
+
+def _bits(layer: LayerPlan) -> str:
+    smoothed = "" if layer.rotation is None else f" s{layer.rotated_heads}"
+    return f"{layer.qk_bits}{smoothed}/{layer.pv_bits}"
 
 
 def _affine(layer: LayerPlan) -> str:

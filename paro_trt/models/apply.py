@@ -37,6 +37,7 @@ class PlannedAttention(torch.nn.Module):
     fine_mask: Tensor | None
     corrected_heads: Tensor | None
     dynamic_blocks: Tensor | None
+    rotation: Tensor | None
 
     def __init__(self, layer: LayerPlan, plan: ParoPlan, impl: Implementation) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class PlannedAttention(torch.nn.Module):
         tensors = (
             query, key, value, token_order, self.head_order, self.block_mask, self.tile_order,
             self.channel_affine, mask_bin, key_length, self.fine_mask, self.corrected_heads,
-            self.dynamic_blocks, None,
+            self.dynamic_blocks, self.rotation,
         )  # fmt: skip
         plain = type(query) is Tensor and not torch.is_grad_enabled()
         if plain and not torch.compiler.is_compiling():

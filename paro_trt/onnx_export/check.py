@@ -106,6 +106,7 @@ def _features_of_layer(layer: LayerPlan) -> Features:
         fine_summaries=layer.fine_mask is not None,
         mean_correction=layer.corrected_heads is not None,
         routing=layer.dynamic_blocks is not None,
+        smoothing=layer.rotation is not None,
     )
 
 
@@ -170,7 +171,9 @@ def check_node(
     for entry in VERSION_2_INPUTS:
         given = getattr(layer, entry.name)
         tensors[entry.name] = (
-            unused_input(entry.name, layer.block_mask.shape) if given is None else given
+            unused_input(entry.name, layer.block_mask.shape, layer.channel_affine.shape)
+            if given is None
+            else given
         )
     inputs = op_inputs(version)
     _require_equal(path, f"inputs of {node.name}", len(node.input), len(inputs))

@@ -78,6 +78,11 @@ def _attention(node: onnx.NodeProto, constants: Constants) -> dict[str, Any]:
         if attributes.get(attribute):
             values = _constant(name, node, constants)
             description[name] = None if values is None else values.tolist()
+    if attributes.get("smoothing"):
+        signs = _constant("rotation", node, constants)
+        description["rotated_heads"] = (
+            None if signs is None else (signs[:, 0] != 0).astype(int).tolist()
+        )
     return description
 
 

@@ -31,8 +31,13 @@ VERSION_2_FIELDS = {
     "fine_summaries": "fine_mask",
     "mean_correction": "corrected_heads",
     "routing": "dynamic_blocks",
+    "smoothing": "rotation",
 }
 """Fields of a layer that version 2 adds, and the tensor that each says the file has."""
+
+EFFECT, TIME_SHARE = "effect", "time_share"
+"""Figures of layers where effects were measured: the relative L2 error of the model's prediction
+that the layer's blocks and bits add, and its share of the plan's counted time."""
 
 _MAX_STEPS = 1 << 20
 _LARGEST = sys.float_info.max
@@ -279,9 +284,18 @@ class CalibrationRecord(Record, frozen=True):
         for key in self.measured:
             checks.label("measured", key)
 
+    def of_layer(self, figure: str, layer: str) -> float | None:
+        """A measured figure of a layer, such as EFFECT; None where it was not measured."""
+        return self.measured.get(figure_name(figure, layer))
+
+
+def figure_name(figure: str, layer: str) -> str:
+    """The name in `measured` of a layer's figure."""
+    return f"{figure}.{layer}"
+
 
 class LayerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A layer without its arrays, which are tensors of the file. The last three fields are of
+    """A layer without its arrays, which are tensors of the file. The last four fields are of
     version 2, named as the op's attributes, and written only where true."""
 
     name: str
@@ -292,6 +306,7 @@ class LayerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     fine_summaries: bool = False
     mean_correction: bool = False
     routing: bool = False
+    smoothing: bool = False
 
 
 class PlanDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

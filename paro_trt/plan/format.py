@@ -46,7 +46,7 @@ def save_plan(plan: ParoPlan, path: str | os.PathLike[str]) -> None:
         for i, (layer, of_layer) in enumerate(zip(plan.layers, streams, strict=True)):
             tensors[f"layers.{i}.head_order"] = layer.head_order
             tensors[f"layers.{i}.channel_affine"] = layer.channel_affine
-            for name in ("corrected_heads", "dynamic_blocks"):
+            for name in ("corrected_heads", "dynamic_blocks", "rotation"):
                 if (tensor := getattr(layer, name)) is not None:
                     tensors[f"layers.{i}.{name}"] = tensor
             for name, stream in of_layer.items():
@@ -157,6 +157,7 @@ def _check_version_2(
         "fine_mask": ("U8", (None,), "[bytes]"),
         "corrected_heads": ("I32", (heads,), "[H]"),
         "dynamic_blocks": ("I32", (bins, heads), "[T, H]"),
+        "rotation": ("I32", container.entries[f"{prefix}.channel_affine"].shape[1:], "[Hk, D]"),
     }
     names = [tensor for field, tensor in VERSION_2_FIELDS.items() if getattr(layer, field)]
     for name in names:
@@ -200,6 +201,7 @@ def _read_layer(
             if layer.mean_correction
             else None,
             dynamic_blocks=container.read(f"{prefix}.dynamic_blocks") if layer.routing else None,
+            rotation=container.read(f"{prefix}.rotation") if layer.smoothing else None,
         )
         _refuse_unused(read, layer)
         return read

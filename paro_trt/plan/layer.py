@@ -21,7 +21,7 @@ from ..op.spec import (
 from . import checks
 from .document import HeadRecord, LayerDocument
 from .limits import MAX_BINS, MAX_HEAD_DIM, MAX_HEADS, MAX_MASK_BYTES
-from .version_2 import check_dynamic_blocks, corrected_heads, dynamic_blocks, fine_plane
+from .version_2 import check_dynamic_blocks, corrected_heads, dynamic_blocks, fine_plane, rotation
 
 _POSITIVE_ROWS = (AffineRow.EQUALIZER, AffineRow.VALUE_SCALE)
 
@@ -49,8 +49,10 @@ class LayerPlan:
         corrected_heads: None, or int32 [H]: 1 where rows get what their mean query lacks.
         dynamic_blocks: None, or int32 [T, H]: exact blocks more that each query block chooses at
             run time, at most NK.
+        rotation: None, or int32 [Hk, D] where 4-bit query x key is smoothed: -1 and 1, the signs
+            of a head's rotation, or zeros where a head is not rotated.
 
-    The last three are of version 2; one that changes nothing becomes None.
+    The last four are of version 2; one that changes nothing becomes None.
 
     Raises:
         PlanError: any of this does not hold.
@@ -67,6 +69,7 @@ class LayerPlan:
     fine_mask: NDArray[np.int32] | None = None
     corrected_heads: NDArray[np.int32] | None = None
     dynamic_blocks: NDArray[np.int32] | None = None
+    rotation: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         name = checks.label("layer name", self.name)
@@ -80,18 +83,20 @@ class LayerPlan:
             _groups_share_orders(head_order, affine.shape[1])
             mask = _block_mask(self.block_mask, count)
             _heads_have_bins(heads, mask.shape[0])
+            qk_bits = checks.choice("qk_bits", self.qk_bits, BIT_WIDTHS)
             plain = {
                 "name": name,
                 "head_order": head_order,
                 "block_mask": mask,
                 "channel_affine": affine,
-                "qk_bits": checks.choice("qk_bits", self.qk_bits, BIT_WIDTHS),
+                "qk_bits": qk_bits,
                 "pv_bits": checks.choice("pv_bits", self.pv_bits, BIT_WIDTHS),
                 "bits_reason": checks.text("bits_reason", self.bits_reason),
                 "heads": heads,
                 "fine_mask": fine_plane(self.fine_mask, mask),
                 "corrected_heads": corrected_heads(self.corrected_heads, count),
                 "dynamic_blocks": dynamic_blocks(self.dynamic_blocks, mask.shape[0], count),
+                "rotation": rotation(self.rotation, affine.shape[1], affine.shape[2], qk_bits),
             }
         for field, value in plain.items():
             object.__setattr__(self, field, value)
@@ -112,8 +117,18 @@ class LayerPlan:
     @property
     def version(self) -> int:
         """The first version of the op, and of the format, that has what the layer uses."""
+        return OP_VERSION_2 if self.mixes or self.rotation is not None else OP_VERSION
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the layer has fine blocks, corrected heads or blocks chosen at run time."""
         used = (self.fine_mask, self.corrected_heads, self.dynamic_blocks)
-        return OP_VERSION if all(tensor is None for tensor in used) else OP_VERSION_2
+        return any(tensor is not None for tensor in used)
+
+    @property
+    def rotated_heads(self) -> int:
+        """Key/value heads that smoothing rotates."""
+        return 0 if self.rotation is None else int((self.rotation[:, 0] != 0).sum())
 
     def document(self) -> LayerDocument:
         """Everything but the arrays."""
@@ -126,6 +141,7 @@ class LayerPlan:
             fine_summaries=self.fine_mask is not None,
             mean_correction=self.corrected_heads is not None,
             routing=self.dynamic_blocks is not None,
+            smoothing=self.rotation is not None,
         )
 
     def check_fits(

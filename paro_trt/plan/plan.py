@@ -16,6 +16,7 @@ from ..op.spec import BLOCK_SIZES, block_count
 from . import checks
 from .bins import check_bin_boundaries, mask_bins
 from .document import (
+    VERSION_2_FIELDS,
     CalibrationRecord,
     Grid,
     ModelIdentity,
@@ -117,6 +118,11 @@ class ParoPlan:
         return max(layer.version for layer in self.layers)
 
     @property
+    def mixes(self) -> bool:
+        """Whether any layer has fine blocks, corrected heads or blocks chosen at run time."""
+        return any(layer.mixes for layer in self.layers)
+
+    @property
     def tokens(self) -> int:
         """S: tokens of the joint sequence."""
         return self.grid.tokens + self.text.count
@@ -171,8 +177,8 @@ class ParoPlan:
             digest.update(_little_endian(layer.head_order, "<i4"))
             digest.update(_little_endian(layer.block_mask, "<i4"))
             digest.update(_little_endian(layer.channel_affine, "<f4"))
-            for tensor in (layer.fine_mask, layer.corrected_heads, layer.dynamic_blocks):
-                if tensor is not None:
+            for name in VERSION_2_FIELDS.values():
+                if (tensor := getattr(layer, name)) is not None:
                     digest.update(_little_endian(tensor, "<i4"))
         return digest.hexdigest()
 

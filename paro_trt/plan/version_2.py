@@ -1,7 +1,9 @@
-"""What version 2 adds to a layer: fine blocks, corrected heads, blocks chosen at run time.
+"""What version 2 adds to a layer: fine blocks, corrected heads, blocks chosen at run time, smoothed
+4-bit query x key.
 
 Each is None where the layer does not use it, and None is the only way to say so: a tensor that
-changes nothing becomes None.
+changes nothing becomes None. A rotation of zeros is no such tensor: the layer is smoothed, and none
+of its heads is rotated.
 """
 
 from __future__ import annotations
@@ -60,6 +62,34 @@ def dynamic_blocks(value: object, bins: int, heads: int) -> NDArray[np.int32] | 
     largest = int(np.iinfo(np.int32).max)
     _within("dynamic_blocks", counts, largest, "0 or more")
     return _or_none(counts)
+
+
+def rotation(value: object, kv_heads: int, head_dim: int, qk_bits: int) -> NDArray[np.int32] | None:
+    """int32 [Hk, D], or None: a row of -1 and 1, the signs of a rotated head, or of zeros.
+
+    Raises:
+        PlanError: it is anything else, query x key does not have 4 bits, or D is no power of two.
+    """
+    if value is None:
+        return None
+    signs = checks.array("rotation", value, np.int32, 2)
+    checks.shape("rotation", signs, (kv_heads, head_dim), "[Hk, D]")
+    if qk_bits != 4:
+        raise PlanError("rotation", expected="none where qk_bits is not 4", actual=f"{qk_bits}")
+    if head_dim & (head_dim - 1):
+        raise PlanError(
+            "rotation", expected="a head_dim that is a power of two", actual=f"{head_dim}"
+        )
+    rotated = signs[:, :1] != 0
+    wrong = np.argwhere(np.where(rotated, np.abs(signs) != 1, signs != 0))
+    if len(wrong):
+        head, channel = (int(i) for i in wrong[0])
+        raise PlanError(
+            f"rotation[{head}, {channel}]",
+            expected="-1 or 1, as channel 0 is not 0" if rotated[head] else "0, as channel 0 is",
+            actual=str(signs[head, channel]),
+        )
+    return signs
 
 
 def check_dynamic_blocks(counts: NDArray[np.int32], key_blocks: int) -> None:

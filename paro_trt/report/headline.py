@@ -64,7 +64,7 @@ def facts(plan: ParoPlan) -> dict[str, str]:
 
 def _mix_facts(plan: ParoPlan) -> dict[str, str]:
     """What a query meets, of plans that use what version 2 of the format adds."""
-    if plan.version == 1:
+    if not plan.mixes:
         return {}
     mix = plan_mix(plan)
     shares = f"{percent(mix.exact)} / {percent(mix.fine)} / {percent(mix.coarse)}"
@@ -96,8 +96,10 @@ def _speed_card(measured: MeasuredFigures) -> Card:
 def _bits_card(plan: ParoPlan) -> Card:
     counts = Counter(f"{layer.qk_bits} / {layer.pv_bits}" for layer in plan.layers)
     (most, number), *others = counts.most_common()
+    smoothed = sum(layer.rotation is not None for layer in plan.layers)
     if not others:
-        return Card("Bits, QK / PV", most, "in every layer")
+        note = "in every layer" + (", 4-bit QK smoothed" if smoothed == len(plan.layers) else "")
+        return Card("Bits, QK / PV", most, note)
     rest = ", ".join(f"{bits}: {count}" for bits, count in others)
     return Card("Bits, QK / PV", most, f"in {number} layers; {rest}")
 

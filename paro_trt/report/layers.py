@@ -27,6 +27,11 @@ class LayerRow:
         qk_bits: 16, 8 or 4.
         pv_bits: 16, 8 or 4.
         reason: why these bits.
+        smoothed: how many key/value heads of smoothed query x key are rotated; empty where it is
+            not smoothed.
+        effect: relative L2 error of the model's prediction that the layer adds; None where effects
+            were not measured.
+        time_share: of the plan's counted time; None where effects were not measured.
         mix: shares of exact, fine and coarse blocks, blocks chosen at run time and corrected
             heads; None where the plan has none of version 2.
     """
@@ -40,7 +45,10 @@ class LayerRow:
     qk_bits: int
     pv_bits: int
     reason: str
+    smoothed: str
     mix: str | None
+    effect: float | None
+    time_share: float | None
 
 
 def layer_rows(plan: ParoPlan, measured: MeasuredFigures) -> tuple[LayerRow, ...]:
@@ -67,8 +75,17 @@ def _row(plan: ParoPlan, layer: LayerPlan, measured: MeasuredFigures) -> LayerRo
         qk_bits=layer.qk_bits,
         pv_bits=layer.pv_bits,
         reason=clipped(layer.bits_reason),
-        mix=None if plan.version == 1 else _mix(plan, layer),
+        smoothed=_smoothed(layer),
+        mix=_mix(plan, layer) if plan.mixes else None,
+        effect=measured.effects.get(layer.name),
+        time_share=measured.time_shares.get(layer.name),
     )
+
+
+def _smoothed(layer: LayerPlan) -> str:
+    if layer.rotation is None:
+        return ""
+    return f"smoothed, {layer.rotated_heads} of {len(layer.rotation)} heads rotated"
 
 
 def _mix(plan: ParoPlan, layer: LayerPlan) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..plan import ParoPlan
+from ..plan import EFFECT, TIME_SHARE, ParoPlan, figure_name
 
 _DENSITY = "density"
 _SAME_DENSITY = 1e-3
@@ -48,12 +48,16 @@ class MeasuredFigures:
     Args:
         heldout_error: relative L2 error of attention outputs on prompts not calibrated on.
         layer_errors: the same of each layer, by its name.
+        effects: relative L2 error of the prediction that each layer adds, by its name.
+        time_shares: of each layer in the plan's counted time, by its name.
         speed: None where attention was not timed.
         others: everything else, by name.
     """
 
     heldout_error: float | None
     layer_errors: dict[str, float]
+    effects: dict[str, float]
+    time_shares: dict[str, float]
     speed: SpeedForecast | None
     others: dict[str, float]
 
@@ -61,18 +65,26 @@ class MeasuredFigures:
 def measured_figures(plan: ParoPlan) -> MeasuredFigures:
     """What the plan's calibration measured."""
     left = dict(plan.calibration.measured)
-    layer_errors = {}
-    for layer in plan.layers:
-        error = _take_error(left, f"{_HELDOUT}.{layer.name}")
-        if error is not None:
-            layer_errors[layer.name] = error
-    heldout = _take_error(left, _HELDOUT)
+    of_layers: dict[str, dict[str, float]] = {_HELDOUT: {}, EFFECT: {}, TIME_SHARE: {}}
+    for figure, by_name in of_layers.items():
+        for layer in plan.layers:
+            value = _take_positive(left, figure_name(figure, layer.name))
+            if value is not None:
+                by_name[layer.name] = value
+    heldout = _take_positive(left, _HELDOUT)
     if abs(left.get(_DENSITY, -1.0) - plan.density()) < _SAME_DENSITY:
         del left[_DENSITY]  # the page shows it already
-    return MeasuredFigures(heldout, layer_errors, _take_speed(left), left)
+    return MeasuredFigures(
+        heldout,
+        of_layers[_HELDOUT],
+        of_layers[EFFECT],
+        of_layers[TIME_SHARE],
+        _take_speed(left),
+        left,
+    )
 
 
-def _take_error(figures: dict[str, float], name: str) -> float | None:
+def _take_positive(figures: dict[str, float], name: str) -> float | None:
     return figures.pop(name) if figures.get(name, -1.0) >= 0.0 else None
 
 

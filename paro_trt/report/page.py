@@ -111,6 +111,7 @@ def _render(plan: ParoPlan, name: str, plan_bytes: int, maker: PictureMaker) -> 
         bins=bins,
         layers=layers,
         largest_error=largest_error(layers),
+        largest_effect=max(measured.effects.values(), default=0.0) or 1.0,
         measured=measured,
         prompts=first_of(plan.calibration.prompts, _LINES_SHOWN),
         notes=first_of(plan.calibration.notes, _LINES_SHOWN),

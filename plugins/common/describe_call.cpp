@@ -77,7 +77,8 @@ paro_status check_shapes(const InputShapes& shapes, const paro_attention& call, 
   PARO_RETURN_IF_ERROR(
       check(kFineMask, {call.bins, heads, blocks.query_blocks, blocks.mask_words}));
   PARO_RETURN_IF_ERROR(check(kCorrectedHeads, {heads}));
-  return check(kDynamicBlocks, {call.bins, heads});
+  PARO_RETURN_IF_ERROR(check(kDynamicBlocks, {call.bins, heads}));
+  return check(kRotation, {kv_heads, head_dim});
 }
 
 }  // namespace
@@ -107,6 +108,7 @@ paro_status describe_call(const Attributes& attributes, paro_dtype dtype, const 
   call.fine_summaries = attributes.fine_summaries;
   call.mean_correction = attributes.mean_correction;
   call.routing = attributes.routing;
+  call.smoothing = attributes.smoothing;
   call.scale = attributes.scale;
   PARO_RETURN_IF_ERROR(check_block_grid(call));  // Shape::of divides by these
   return check_shapes(shapes, call, attributes.version);
@@ -127,6 +129,7 @@ void point_to(const InputAddresses& inputs, void* output, paro_attention& call) 
   if (call.fine_summaries) call.fine_mask = integers(kFineMask);
   if (call.mean_correction) call.corrected_heads = integers(kCorrectedHeads);
   if (call.routing) call.dynamic_blocks = integers(kDynamicBlocks);
+  if (call.smoothing) call.rotation = integers(kRotation);
   call.output = output;
 }
 

@@ -25,10 +25,11 @@ enum Input : int32_t {
   kFineMask,
   kCorrectedHeads,
   kDynamicBlocks,
+  kRotation,
 };
 inline constexpr int32_t kVersion1 = 1;
 inline constexpr int32_t kVersion2 = 2;
-inline constexpr int32_t kMaxInputs = kDynamicBlocks + 1;
+inline constexpr int32_t kMaxInputs = kRotation + 1;
 
 // The inputs of a node of this version of the op.
 constexpr int32_t input_count(int32_t version) {
@@ -53,6 +54,7 @@ inline constexpr std::array<InputSpec, kMaxInputs> kInputs = {{
     {.name = "fine_mask", .rank = 4},
     {.name = "corrected_heads", .rank = 1},
     {.name = "dynamic_blocks", .rank = 2},
+    {.name = "rotation", .rank = 2},
 }};
 
 // The shape of a tensor. A rank outside 0..kMaxRank is stored unchanged, and describe_call refuses
@@ -79,6 +81,7 @@ struct Attributes {
   int32_t fine_summaries = 0;
   int32_t mean_correction = 0;
   int32_t routing = 0;
+  int32_t smoothing = 0;
 };
 
 // Fills all fields of `call` except its pointers. Refuses block sizes that the op does not have,

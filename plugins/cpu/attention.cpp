@@ -71,12 +71,6 @@ paro_status find_kernels(const HeadKernels** kernels) {
               std::getenv("PARO_CPU_ISA"));
 }
 
-paro_status check_supported(const paro_attention* call) {
-  PARO_RETURN_IF_ERROR(check_shape(call));
-  if (call->smoothing == 0) return PARO_OK;
-  return fail(PARO_UNSUPPORTED, "smoothing: expected 0 for the CPU kernels, got 1");
-}
-
 int thread_count(const paro_launch& launch) {
   if (launch.threads > 0) return launch.threads;
   cpu_set_t allowed;
@@ -109,6 +103,7 @@ double measure_peak(const HeadKernels& kernels, int threads) {
 using paro::check_contents;
 using paro::check_launch;
 using paro::check_pointers;
+using paro::check_shape;
 using paro::fail;
 
 extern "C" {
@@ -121,7 +116,7 @@ const char* paro_last_error(void) { return paro::last_error(); }
 
 paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* launch,
                                  size_t* bytes) {
-  PARO_RETURN_IF_ERROR(paro::cpu::check_supported(call));
+  PARO_RETURN_IF_ERROR(check_shape(call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   if (bytes == nullptr) return fail(PARO_INVALID_ARGUMENT, "bytes: expected a pointer, got NULL");
   const paro::cpu::HeadKernels* kernels = nullptr;
@@ -132,7 +127,7 @@ paro_status paro_workspace_bytes(const paro_attention* call, const paro_launch* 
 
 paro_status paro_describe(const paro_attention* call, const paro_launch* launch, char* text,
                           size_t capacity) {
-  PARO_RETURN_IF_ERROR(paro::cpu::check_supported(call));
+  PARO_RETURN_IF_ERROR(check_shape(call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   if (text == nullptr || capacity == 0) {
     return fail(PARO_INVALID_ARGUMENT, "text: expected room for one line, got none");
@@ -147,7 +142,7 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
 }
 
 paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) {
-  PARO_RETURN_IF_ERROR(paro::cpu::check_supported(call));
+  PARO_RETURN_IF_ERROR(check_shape(call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   const paro::cpu::HeadKernels* kernels = nullptr;
   return paro::cpu::find_kernels(&kernels);
@@ -155,7 +150,7 @@ paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) 
 
 paro_status paro_forward(const paro_attention* call, const paro_launch* launch, void* workspace,
                          size_t workspace_bytes) {
-  PARO_RETURN_IF_ERROR(paro::cpu::check_supported(call));
+  PARO_RETURN_IF_ERROR(check_shape(call));
   PARO_RETURN_IF_ERROR(check_launch(launch));
   PARO_RETURN_IF_ERROR(check_pointers(*call));
   PARO_RETURN_IF_ERROR(check_contents(*call));

@@ -15,14 +15,22 @@ typedef uint32_t Word;
 
 enum class Operand : int32_t { kFloat32, kBfloat16, kInt16, kInt8 };
 
-// N blocks of block_k keys and values, with one key scale per block. Keys past the end of the
-// sequence are zeros.
+// N blocks of block_k keys and values, with one key scale per block, or one per key where keys are
+// smoothed. Keys past the end of the sequence are zeros.
 struct KeyBlocks {
   Word* key;           // [N][block_k][D / elements in a word]
   int32_t* key_start;  // [N][block_k] start value of a key's sum over codes; codes only
-  float* key_scale;    // [N]
+  float* key_scale;    // [N]; smoothed tokens: [N][block_k]
   Word* value;         // [N][D][block_k / elements in a word]
   float* value_scale;  // [N][D]; codes only
+};
+
+// The keys of N blocks less the mean of their block, at 8 bits: what means of queries meet, while
+// the tokens have the same at 4 bits.
+struct CentredKeys {
+  Word* key;           // [N][block_k][D / elements in a word]
+  int32_t* key_start;  // [N][block_k], as in KeyBlocks
+  float* key_scale;    // [N]
 };
 
 // Four summary tokens for each of N key blocks. The four have one scale of their keys, and one of
@@ -56,6 +64,7 @@ struct MeanQueries {
 constexpr int32_t kFineSummaries = 4;     // of a fine block
 constexpr int32_t kFineStepGroups = 16;   // whose summaries are attended as one run of keys
 constexpr int32_t kFineStepKeys = kFineSummaries * kFineStepGroups;
+constexpr int32_t kSmoothedStep = 16;  // blocks of smoothed keys whose means meet the rows at once
 constexpr int32_t kCorrectionRows = 128;  // consecutive rows that share a mean query
 constexpr int32_t kRoutingRun = 16;       // consecutive tokens that share a mean
 
@@ -69,6 +78,7 @@ struct HeadJob {
   int32_t key_blocks;    // NK
   int32_t query_blocks;  // NQ
   const int32_t* order;  // [S]: the token at each position, for every head of the group
+  const int32_t* signs;  // [D] of the rotation of queries and keys; null: none
 
   Operand key_operand;    // of Q and K
   Operand value_operand;  // of P and V
@@ -76,9 +86,11 @@ struct HeadJob {
   int32_t value_words;    // words of one channel of a block: block_k / elements in a word
 
   KeyBlocks tokens;     // NK blocks
-  KeyBlocks summaries;  // blocks of block_k summary tokens; none unless pooled
+  KeyBlocks summaries;  // blocks of block_k summary tokens; values: none unless pooled
+  int32_t summary_blocks;  // how many; 0 unless pooled or smoothed
   float* key_mean;      // [NK][D], preconditioned
-  float* value_mean;    // [NK][D]
+  float* value_mean;    // [NK][D]; none unless pooled
+  CentredKeys centred;  // of NK blocks; none unless smoothing
   FineGroups fine;      // of NK blocks; none unless fine_summaries
 
   int32_t routing_runs;   // runs of key blocks, and of query blocks
@@ -103,6 +115,10 @@ struct HeadJob {
     return rest < 0 ? 0 : rest < size ? rest : size;
   }
 
+  // Bits of summary keys, and of queries as they meet those.
+  __attribute__((always_inline)) int32_t summary_key_bits() const {
+    return call->smoothing ? 8 : call->qk_bits;
+  }
   // How many more blocks a query block of this head chooses.
   __attribute__((always_inline)) int32_t dynamic_blocks(int32_t head) const {
     if (call->routing == 0) return 0;
@@ -133,6 +149,16 @@ struct RoutingScratch {
   float* error;    // [NK][R]
 };
 
+// A smoothed query block, and what means contribute to the logits of one step of key blocks;
+// smoothing only.
+struct SmoothingScratch {
+  Word* residual;     // [strips][key_words][R] rows less their mean
+  float* factor;      // [strips][R], as Scratch::row_factor
+  Word* mean_key;     // [kSmoothedStep][key_words] means of the step's blocks
+  float* row_logits;  // [strips][kSmoothedStep][R] of the rows with those
+  float* key_logits;  // [kSmoothedStep][block_k] of the rows' mean with the keys less those
+};
+
 // Memory of one thread, reused for every block and tile. A query block is cut into strips of R
 // rows, which lie next to each other in vectors. D is the number of channels.
 struct Scratch {
@@ -147,6 +173,7 @@ struct Scratch {
   Word* weights;       // [value_words][R] of one strip: P as words of the product P V
   Word* step_value;    // [D][words of kFineStepKeys]; fine_summaries only
   RoutingScratch routing;
+  SmoothingScratch smoothing;
 };
 
 // One instruction set's versions of the work on a head.

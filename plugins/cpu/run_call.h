@@ -70,10 +70,14 @@ inline void run(const paro_attention& call, const HeadKernels& kernels, int thre
     job.mask_bin = std::clamp(call.mask_bin[job.sample], 0, call.bins - 1);
     const int32_t head = job.kv_head * group;
     job.order = call.token_order + int64_t{call.head_order[head]} * call.tokens;
+    if (call.smoothing) {
+      const int32_t* signs = call.rotation + int64_t{job.kv_head} * call.head_dim;
+      job.signs = signs[0] == 0 ? nullptr : signs;
+    }
     list_tiles(job, tiles);
     blocks.reset(shape.key_blocks);
     mean_queries.reset(call.mean_correction ? int64_t{group} * job.mean_queries : 0);
-    summaries.reset(shape.summary_blocks);
+    summaries.reset(job.summary_blocks);
     dense.reset(int64_t{group} * mean_strips);
     routes.reset(int64_t{group} * routing_strips);
     tile_queue.reset(static_cast<int64_t>(tiles.size()));
@@ -89,11 +93,18 @@ inline void run(const paro_attention& call, const HeadKernels& kernels, int thre
       }
       for_each_of_group(mean_queries, job, job.mean_queries, kernels.prepare_mean_query, own);
       together.arrive_and_wait();  // keys, values and means are written
-      if (shape.summary_blocks + mean_strips + routing_strips > 0) {
-        for_each_of_group(dense, job, mean_strips, kernels.attend_mean_queries, own);
+      if (job.summary_blocks + mean_strips + routing_strips > 0) {
+        const auto attend_means = [&] {
+          for_each_of_group(dense, job, mean_strips, kernels.attend_mean_queries, own);
+        };
+        if (!call.smoothing) attend_means();
         for_each_of_group(routes, job, routing_strips, kernels.route_queries, own);
         for (int64_t i; (i = summaries.take()) >= 0;) {
           kernels.prepare_summary_block(job, static_cast<int32_t>(i), own);
+        }
+        if (call.smoothing && mean_strips > 0) {
+          together.arrive_and_wait();  // summary keys are written: mean queries meet them as well
+          attend_means();
         }
         together.arrive_and_wait();  // summary tokens, corrections and masks are written
       }

@@ -50,15 +50,26 @@ inline Operand operand_for(const HeadKernels& kernels, int32_t bits, int32_t dty
   return bfloat16 ? Operand::kBfloat16 : Operand::kFloat32;
 }
 
-inline KeyBlocks take_blocks(Arena& arena, const HeadJob& job, int64_t count) {
-  const int64_t keys = count * job.call->block_k, channels = count * job.call->head_dim;
+// `values`: the number of blocks of values.
+inline KeyBlocks take_blocks(Arena& arena, const HeadJob& job, int64_t count, int64_t key_scales,
+                             int64_t values) {
+  const int64_t keys = count * job.call->block_k, channels = values * job.call->head_dim;
   KeyBlocks blocks;
   blocks.key = arena.take<Word>(keys * job.key_words);
   blocks.key_start = arena.take<int32_t>(job.call->qk_bits == 16 ? 0 : keys);
-  blocks.key_scale = arena.take<float>(count);
+  blocks.key_scale = arena.take<float>(key_scales);
   blocks.value = arena.take<Word>(channels * job.value_words);
   blocks.value_scale = arena.take<float>(job.call->pv_bits == 16 ? 0 : channels);
   return blocks;
+}
+
+inline CentredKeys take_centred_keys(Arena& arena, const HeadJob& job, int64_t count) {
+  const int64_t keys = count * job.call->block_k;
+  CentredKeys centred;
+  centred.key = arena.take<Word>(keys * job.key_words);
+  centred.key_start = arena.take<int32_t>(keys);
+  centred.key_scale = arena.take<float>(count);
+  return centred;
 }
 
 inline FineGroups take_fine_groups(Arena& arena, const HeadJob& job, int64_t count) {
@@ -108,11 +119,17 @@ inline HeadJob make_job(Arena& arena, const paro_attention& call, const HeadKern
   job.value_operand = operand_for(kernels, call.pv_bits, call.dtype);
   job.key_words = call.head_dim / elements_in_word(job.key_operand);
   job.value_words = call.block_k / elements_in_word(job.value_operand);
-  job.tokens = take_blocks(arena, job, shape.key_blocks);
-  job.summaries = take_blocks(arena, job, shape.summary_blocks);
-  const int64_t means = call.pool_dropped ? int64_t{shape.key_blocks} * call.head_dim : 0;
-  job.key_mean = arena.take<float>(means);
-  job.value_mean = arena.take<float>(means);
+  const bool means = call.pool_dropped || call.smoothing;
+  job.summary_blocks = means ? (shape.key_blocks + call.block_k - 1) / call.block_k : 0;
+  const int64_t summary_values = call.pool_dropped ? job.summary_blocks : 0;
+  const int64_t keys = int64_t{shape.key_blocks} * call.block_k;
+  job.tokens = take_blocks(arena, job, shape.key_blocks, call.smoothing ? keys : shape.key_blocks,
+                           shape.key_blocks);
+  job.summaries = take_blocks(arena, job, job.summary_blocks, job.summary_blocks, summary_values);
+  const int64_t channels = int64_t{shape.key_blocks} * call.head_dim;
+  job.key_mean = arena.take<float>(means ? channels : 0);
+  job.value_mean = arena.take<float>(call.pool_dropped ? channels : 0);
+  if (call.smoothing) job.centred = take_centred_keys(arena, job, shape.key_blocks);
   if (call.fine_summaries) job.fine = take_fine_groups(arena, job, shape.key_blocks);
   job.routing_runs = shape.key_blocks * (call.block_k / kRoutingRun);
   job.query_runs = shape.query_blocks * (call.block_q / kRoutingRun);
@@ -137,6 +154,17 @@ inline RoutingScratch take_routing_scratch(Arena& arena, const HeadJob& job) {
   return scratch;
 }
 
+inline SmoothingScratch take_smoothing_scratch(Arena& arena, const HeadJob& job) {
+  const int64_t block_q = job.call->block_q;
+  SmoothingScratch scratch;
+  scratch.residual = arena.take<Word>(block_q * job.key_words);
+  scratch.factor = arena.take<float>(block_q);
+  scratch.mean_key = arena.take<Word>(int64_t{kSmoothedStep} * job.key_words);
+  scratch.row_logits = arena.take<float>(kSmoothedStep * block_q);
+  scratch.key_logits = arena.take<float>(int64_t{kSmoothedStep} * job.call->block_k);
+  return scratch;
+}
+
 inline Scratch take_scratch(Arena& arena, const HeadJob& job) {
   const int64_t block_q = job.call->block_q, block_k = job.call->block_k;
   const int64_t head_dim = job.call->head_dim;
@@ -155,6 +183,7 @@ inline Scratch take_scratch(Arena& arena, const HeadJob& job) {
         arena.take<Word>(head_dim * kFineStepKeys / elements_in_word(job.value_operand));
   }
   if (job.call->routing) scratch.routing = take_routing_scratch(arena, job);
+  if (job.call->smoothing) scratch.smoothing = take_smoothing_scratch(arena, job);
   return scratch;
 }
 

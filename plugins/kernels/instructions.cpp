@@ -6,7 +6,6 @@ namespace paro::kernels {
 
 const char* reason_against_wgmma(const paro_attention& call, int32_t sm) noexcept {
   if (sm != 90) return "wgmma is an instruction of sm_90 alone";
-  if (call.fine_summaries) return "fine summaries are gathered by mma.sync kernels alone";
   if (call.qk_bits != 8 || call.pv_bits != 8) return "the wgmma kernels take 8-bit QK and PV";
   if (!has_wgmma_code()) return "this library was built without the target 90a, which has wgmma";
   return nullptr;

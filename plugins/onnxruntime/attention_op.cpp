@@ -78,12 +78,15 @@ Status* read_attributes(const Api& api, const KernelInfo* info, Attributes& attr
   next("fine_summaries", &kAbsent, attributes.fine_summaries);
   next("mean_correction", &kAbsent, attributes.mean_correction);
   next("routing", &kAbsent, attributes.routing);
-  const bool used = attributes.fine_summaries || attributes.mean_correction || attributes.routing;
+  next("smoothing", &kAbsent, attributes.smoothing);
+  const bool used = attributes.fine_summaries || attributes.mean_correction || attributes.routing ||
+                    attributes.smoothing;
   if (status == nullptr && used && attributes.version == kVersion1) {
     return refuse(api, kInvalidArgument,
-                  "fine_summaries, mean_correction, routing: expected 0 with plugin_version 1, "
-                  "got %d, %d, %d",
-                  attributes.fine_summaries, attributes.mean_correction, attributes.routing);
+                  "fine_summaries, mean_correction, routing, smoothing: expected 0 with "
+                  "plugin_version 1, got %d, %d, %d, %d",
+                  attributes.fine_summaries, attributes.mean_correction, attributes.routing,
+                  attributes.smoothing);
   }
   return status;
 }

@@ -47,6 +47,7 @@ constexpr IntegerField kIntegerFields[] = {
     {"fine_summaries", &PluginAttributes::fine_summaries, {0, 1, 1}, "0 or 1", true, false, kVersion2},
     {"mean_correction", &PluginAttributes::mean_correction, {0, 1, 1}, "0 or 1", true, false, kVersion2},
     {"routing", &PluginAttributes::routing, {0, 1, 1}, "0 or 1", true, false, kVersion2},
+    {"smoothing", &PluginAttributes::smoothing, {0, 1, 1}, "0 or 1", true, false, kVersion2},
     {.name = "max_workspace_mib",
      .value = &PluginAttributes::max_workspace_mib,
      .allowed = {0, kMaxMebibytes},
@@ -125,7 +126,7 @@ paro_status refuse_field(const char* name, int32_t version) {
                 "attribute %s: expected scale, block_q, block_k, qk_bits, pv_bits, pool_dropped%s or "
                 "max_workspace_mib; export the model again with the version of paro-trt that this "
                 "plugin is of",
-                name, version == kVersion1 ? "" : ", fine_summaries, mean_correction, routing");
+                name, version == kVersion1 ? "" : ", fine_summaries, mean_correction, routing, smoothing");
 }
 
 paro_status read_field(const PluginField& field, TensorRTPhase phase, int32_t version,

@@ -28,7 +28,7 @@ paro_status read_fields(const nvinfer1::PluginFieldCollection* fields,
 
 // Fields that an engine stores. They point into `attributes`, which must outlive them.
 struct StoredFields {
-  static constexpr size_t kMost = 11;
+  static constexpr size_t kMost = 12;
   std::array<nvinfer1::PluginField, kMost> fields;
   int32_t count = 0;
 };

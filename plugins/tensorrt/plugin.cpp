@@ -146,8 +146,9 @@ AttentionPlugin::AttentionPlugin(const PluginAttributes& attributes) noexcept
   if (attributes.version == kVersion1) return;
   const size_t used = std::strlen(identity_.data());
   std::snprintf(identity_.data() + used, identity_.size() - used,
-                " fine_summaries=%d mean_correction=%d routing=%d", attributes.fine_summaries,
-                attributes.mean_correction, attributes.routing);
+                " fine_summaries=%d mean_correction=%d routing=%d smoothing=%d",
+                attributes.fine_summaries, attributes.mean_correction, attributes.routing,
+                attributes.smoothing);
 }
 
 nvinfer1::IPluginCapability* AttentionPlugin::getCapabilityInterface(

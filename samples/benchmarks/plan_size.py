@@ -28,7 +28,7 @@ import zstandard
 
 from paro_trt.calibration.inputs import HeadInputs
 from paro_trt.calibration.select_mask import block_budget, forced_blocks
-from paro_trt.calibration.select_mix import best_mix
+from paro_trt.calibration.select_mix import best_mix, smooth_mix
 from paro_trt.calibration.statistics import Tiling, block_statistics
 from paro_trt.op.mask import pack_block_mask
 from paro_trt.op.spec import block_count
@@ -134,22 +134,33 @@ def head_errors(seed: int, noise: float, rows: range) -> tuple[np.ndarray, np.nd
 
 
 def print_mix(heads: int, rows: range) -> None:
-    """A Markdown table of the planes of a mix, MB of 10^6 bytes for 40 layers of 40 heads."""
+    """A Markdown table of the planes of a mix, MB of 10^6 bytes for 40 layers of 40 heads, and of
+    the error that it leaves by the sum over its blocks."""
     found = [head_errors(seed, 0.5, rows) for seed in range(heads)]
     error, fine_error = (np.stack(parts, 1) for parts in zip(*found, strict=True))
     forced = forced_blocks(TOKENS, TextLayout(), MIX_TILING)[list(rows)]
     query_blocks = block_count(TOKENS, MIX_TILING.block_q)
     scale = LAYERS * HEADS / heads * query_blocks / len(rows) / 1e6
-    print("| cost | exact | fine | exact plane | fine plane | as words of its own |")
-    print("|---|---|---|---|---|---|")
-    for cost in (0.3, 0.2, 0.1):
-        budget = block_budget(cost, 2 * heads * len(rows) * TOKENS)
-        mix = best_mix(error, fine_error, forced, budget, MIX_TILING.block_k)
-        exact, fine = pack_block_mask(mix.exact), pack_block_mask(mix.fine)
-        streams = encode_mask(exact), encode_fine_mask(fine, exact, KEY_BLOCKS), encode_mask(fine)
-        sizes = (f"{len(stream) * scale:.1f}" for stream in streams)
-        shares = (f"{cost:.1f}", f"{mix.exact.mean():.3f}", f"{mix.fine.mean():.3f}")
-        print("| " + " | ".join((*shares, *sizes)) + " |", flush=True)
+    least = {}
+    print("| bins | cost | choice | exact | fine | exact plane | fine plane | error |")
+    print("|---|---|---|---|---|---|---|---|")
+    for bins, cost in itertools.product((2, 1), (0.3, 0.2, 0.1)):
+        # One bin's masks serve both halves of the schedule.
+        errors = [x if bins == 2 else x.mean(axis=0, keepdims=True) for x in (error, fine_error)]
+        budget = block_budget(cost, bins * heads * len(rows) * TOKENS)
+        for choose in (best_mix, smooth_mix):
+            mix = choose(*errors, forced, budget, MIX_TILING.block_k)
+            left = np.where(mix.exact, 0, np.where(mix.fine, fine_error, error)).sum()
+            if (bins, choose) == (2, best_mix):
+                least[cost] = left
+            exact, fine = pack_block_mask(mix.exact), pack_block_mask(mix.fine)
+            streams = encode_mask(exact), encode_fine_mask(fine, exact, KEY_BLOCKS)
+            cells = (
+                f"{bins}", f"{cost:.1f}", choose.__name__, f"{mix.exact.mean():.3f}",
+                f"{mix.fine.mean():.3f}", *(f"{len(stream) * scale:.1f}" for stream in streams),
+                f"{100 * ((left / least[cost]) ** 0.5 - 1):+.1f} %",
+            )  # fmt: skip
+            print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def keep_best(scores: np.ndarray, density: float) -> np.ndarray:

@@ -1,13 +1,14 @@
 """Calibration end to end on a tiny random model."""
 
 import dataclasses
+from statistics import fmean
 
 import pytest
 import torch
 
 from paro_trt.calibration import calibrator
 from paro_trt.calibration.inputs import LayerInputs
-from paro_trt.calibration.select_mask import Allocation
+from paro_trt.calibration.select_mask import SHARED_BUDGETS
 from paro_trt.calibration.settings import CalibrationSettings
 from paro_trt.errors import ArgumentError, ModelError
 from paro_trt.families.base import AttentionSite
@@ -153,7 +154,7 @@ def test_work_of_other_settings_is_refused_and_kept(loaded, prompts, tmp_path):
     calibrate(loaded, prompts, LATENT_SIZE, SETTINGS, output)
 
 
-@pytest.mark.parametrize("allocation", list(Allocation))
+@pytest.mark.parametrize("allocation", SHARED_BUDGETS)
 def test_density_holds_for_every_allocation(loaded, prompts, tmp_path, allocation):
     settings = dataclasses.replace(
         SETTINGS, density=0.5, allocation=allocation, block_k=64, qk_bits=16, pv_bits=16
@@ -166,7 +167,7 @@ def test_density_holds_for_every_allocation(loaded, prompts, tmp_path, allocatio
 AT_A_COST = dataclasses.replace(SETTINGS, density=None, cost=0.5)
 
 
-@pytest.mark.parametrize("allocation", list(Allocation))
+@pytest.mark.parametrize("allocation", SHARED_BUDGETS)
 def test_cost_is_met_by_every_allocation(loaded, prompts, tmp_path, allocation):
     settings = dataclasses.replace(AT_A_COST, allocation=allocation, qk_bits=16, pv_bits=16)
     output = tmp_path / "plan"
@@ -253,6 +254,28 @@ def test_density_one_at_16_bits_is_dense_attention(loaded, prompts, tmp_path):
     for layer in plan.layers:
         assert (layer.channel_affine[[0, 2]] == 0).all()
         assert (layer.channel_affine[[1, 3]] == 1).all()
+
+
+def test_4_bit_query_x_key_is_smoothed_unless_told_otherwise(loaded, prompts, tmp_path):
+    one = prompts.only([0])
+    errors = {}
+    for smoothing in (True, False):
+        settings = dataclasses.replace(
+            SETTINGS, density=1.0, qk_bits=4, pv_bits=16, int4_max_error=1.0, smoothing=smoothing
+        )
+        path = tmp_path / str(smoothing)
+        calibrate(loaded, one, LATENT_SIZE, settings, path, heldout=one)
+        plan = load_plan(path)
+        errors[smoothing] = plan.calibration.measured["heldout_error"]
+        assert plan.version == (2 if smoothing else 1)
+        for layer in plan.layers:
+            assert layer.qk_bits == 4
+            assert (layer.rotation is not None) == smoothing
+            assert ("heads rotated" in layer.bits_reason) == smoothing
+            predicted = fmean(x for head in layer.heads for x in head.predicted_error)
+            measured = plan.calibration.measured[f"heldout_error.{layer.name}"]
+            assert predicted == pytest.approx(measured, rel=0.5)
+    assert errors[True] < 0.95 * errors[False]
 
 
 def test_predicted_error_is_what_the_same_prompt_measures(loaded, prompts, tmp_path):

@@ -16,6 +16,8 @@ EXTRAS = {
     "dynamic": (False, 2, False),
     "corrected": (False, 0, True),
     "all": (True, 2, True),
+    "smoothed": (False, 0, False),
+    "smoothed, all": (True, 2, True),
 }
 
 
@@ -32,6 +34,10 @@ def test_rows_of_the_whole_op(name, length, block_q):
     exact[:, 2] = True
     fine = torch.rand(shape, generator=generator) < 0.5
     has_fine, dynamic, corrected = EXTRAS[name]
+    signs, qk_bits = None, 16
+    if "smoothed" in name:
+        drawn = torch.randint(0, 2, (CHANNELS,), generator=generator)
+        signs, qk_bits = (drawn * 2 - 1).int(), 4
     words = pack_block_mask(exact.numpy())[None, None]
     whole = paro_attention(
         query[None, :, None], key[None, :, None], value[None, :, None],
@@ -42,16 +48,19 @@ def test_rows_of_the_whole_op(name, length, block_q):
         torch.from_numpy(pack_block_mask(fine.numpy())[None, None]) if has_fine else None,
         torch.ones(1, dtype=torch.int32) if corrected else None,
         torch.tensor([[dynamic]], dtype=torch.int32) if dynamic else None,
-        scale=0.25, block_q=block_q, block_k=64, qk_bits=16, pv_bits=16, pool_dropped=True,
+        None if signs is None else signs[None], scale=0.25, block_q=block_q, block_k=64,
+        qk_bits=qk_bits, pv_bits=16, pool_dropped=True,
     )[0, :, 0]  # fmt: skip
     blocks = (0, 3, (length - 1) // block_q)
     found = attended_rows(
         HeadInputs(query, key, value, 0.25, length),
         PlannedHead(
             order, exact, identity_affine(CHANNELS, query.device),
-            *HeadExtras(fine if has_fine else None, dynamic, corrected),
+            *HeadExtras(fine if has_fine else None, dynamic, corrected), signs,
         ),
-        AttentionConfig(block_q, 64, 16, 16, pool_dropped=True),
+        AttentionConfig(
+            block_q, 64, qk_bits, 16, pool_dropped=True, smoothing=signs is not None
+        ),
         blocks,
     )  # fmt: skip
     rows = torch.cat([order[i * block_q : min((i + 1) * block_q, length)] for i in blocks])

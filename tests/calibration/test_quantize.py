@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from paro_trt.calibration.quantize import (
     choose_quantization,
     measure_quantization,
     product_affine,
+    random_signs,
 )
 from paro_trt.families.base import AttentionSite
 from paro_trt.op.mask import pack_block_mask, tile_order
@@ -59,7 +61,12 @@ def ranges_of(layer: Layer):
     return {**found.sums, **found.maxima}
 
 
-def op_output(layer: Layer, affine: np.ndarray, config: AttentionConfig) -> torch.Tensor:
+def op_output(
+    layer: Layer,
+    affine: np.ndarray,
+    config: AttentionConfig,
+    rotation: np.ndarray | None = None,
+) -> torch.Tensor:
     """The whole op through its public reference; f32 [S, H, D]."""
     mask = torch.from_numpy(pack_block_mask(layer.masks.numpy()))[None]
     inputs = AttentionInputs(
@@ -67,10 +74,9 @@ def op_output(layer: Layer, affine: np.ndarray, config: AttentionConfig) -> torc
         layer.orders[:1].int(), torch.zeros(HEADS, dtype=torch.int32), mask,
         torch.from_numpy(tile_order(mask.numpy())), torch.from_numpy(affine),
         torch.zeros(1, dtype=torch.int32), torch.tensor([TOKENS], dtype=torch.int32),
+        rotation=None if rotation is None else torch.from_numpy(rotation),
     )  # fmt: skip
-    scaled = AttentionConfig(
-        config.block_q, config.block_k, config.qk_bits, config.pv_bits, config.pool_dropped, 0.25
-    )
+    scaled = replace(config, scale=0.25, smoothing=rotation is not None)
     return paro_attention_reference(inputs, scaled)[0]
 
 
@@ -184,3 +190,79 @@ def test_4_bits_stand_only_where_the_error_allows(limit, bits):
     choice = choose_quantization(measured, ranges, config, limit)
     assert (choice.qk_bits, choice.pv_bits) == (bits, bits)
     assert ("4 bits would add" in choice.reason) == (bits == 8)
+
+
+SMOOTHED = AttentionConfig(64, 64, 4, 16, pool_dropped=True, smoothing=True)
+
+
+def test_measured_error_of_smoothed_products_is_that_of_the_whole_op():
+    layer = random_layer(10)
+    ranges = ranges_of(layer)
+    measured = layer.measured(ranges, SMOOTHED)
+    assert measured["qk4"].shape == (2 * len(VARIANTS), KV_HEADS)
+    assert measured["qk8"].shape == (len(VARIANTS), KV_HEADS)
+    exact = op_output(layer, identity(), AttentionConfig(64, 64, 16, 16, True))
+    for variant, errors in enumerate(measured["qk4"]):
+        rotated, kept = divmod(variant, len(VARIANTS))
+        affine = identity()
+        affine[0], affine[1] = product_affine(ranges, Product.QK, *VARIANTS[kept])
+        signs = random_signs(KV_HEADS, CHANNELS) * np.int32(rotated)
+        rough = op_output(layer, affine, SMOOTHED, signs)
+        error = (rough - exact).square().sum(dim=(0, 2)).view(KV_HEADS, -1).sum(1)
+        np.testing.assert_allclose(errors, error, rtol=2e-2)
+
+
+def test_a_head_is_rotated_only_where_that_lowers_its_error():
+    """Rotation spreads the one large channel of head 0; head 1 has even ones."""
+    layer = random_layer(11)
+    for head in range(HEADS // KV_HEADS):
+        layer.query[:, head, 3] *= 30
+    layer.key[:, 0, 3] *= 30
+    layer.key[:, 0, 5] *= 30
+    ranges = ranges_of(layer)
+    errors = layer.measured(ranges, SMOOTHED)["qk4"].reshape(2, -1, KV_HEADS).min(axis=1)
+    choice = choose_quantization(layer.measured(ranges, SMOOTHED), ranges, SMOOTHED, 10.0)
+    gains = errors[1] < 0.95 * errors[0]
+    assert gains[0]
+    assert (choice.rotation[gains] == random_signs(KV_HEADS, CHANNELS)[gains]).all()
+    assert (choice.rotation[~gains] == 0).all()
+
+
+@pytest.mark.parametrize(("rotated_error", "rotated"), [(0.97, False), (0.9, True)])
+def test_a_rotation_must_pay_for_itself(rotated_error, rotated):
+    qk4 = np.ones((2 * len(VARIANTS), KV_HEADS))
+    qk4[1] = 0.5
+    qk4[len(VARIANTS) + 2] = 0.5 * rotated_error
+    qk8 = np.full((len(VARIANTS), KV_HEADS), 1e-3)
+    measured = {"energy": np.full(KV_HEADS, 100.0), "qk4": qk4, "qk8": qk8}
+    ranges = ranges_of(random_layer(12))
+    choice = choose_quantization(measured, ranges, SMOOTHED, 1.0)
+    kept = VARIANTS[2 if rotated else 1]
+    shift, factor = product_affine(ranges, Product.QK, *kept)
+    np.testing.assert_array_equal(choice.channel_affine[:2], [shift, factor])
+    assert (choice.rotation != 0).all() == rotated
+    assert f"{KV_HEADS if rotated else 0} of {KV_HEADS} heads rotated" in choice.reason
+    np.testing.assert_allclose(choice.added_error, 0.005 * (rotated_error if rotated else 1.0))
+
+
+def test_8_bits_are_not_smoothed():
+    layer = random_layer(13)
+    ranges = ranges_of(layer)
+    choice = choose_quantization(layer.measured(ranges, SMOOTHED), ranges, SMOOTHED, 0.0)
+    assert (choice.qk_bits, choice.rotation) == (8, None)
+    plain = replace(SMOOTHED, smoothing=False)
+    choice = choose_quantization(layer.measured(ranges, plain), ranges, plain, 10.0)
+    assert (choice.qk_bits, choice.rotation) == (4, None)
+
+
+def test_channels_that_no_hadamard_transform_has_are_not_smoothed():
+    site = AttentionSite("attn", HEADS, KV_HEADS, 12)
+    layer = random_layer(14)
+    query, key, value = (x[..., :12].contiguous() for x in layer[:3])
+    found = channel_ranges(query, key, value)
+    ranges = {**found.sums, **found.maxima}
+    inputs = LayerInputs(site, query, key, value, 0.25)
+    measured = measure_quantization(inputs, layer.orders, layer.masks, ranges, SMOOTHED, range(3))
+    assert measured.sums["qk4"].shape == (len(VARIANTS), KV_HEADS)
+    choice = choose_quantization(measured.sums, ranges, SMOOTHED, 10.0)
+    assert (choice.qk_bits, choice.rotation) == (4, None)

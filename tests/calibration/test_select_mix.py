@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from paro_trt.calibration.select_mask import Allocation, LayerScores, forced_blocks
-from paro_trt.calibration.select_mix import BlockMix, best_mix, select_mixes
+from paro_trt.calibration.select_mask import SHARED_BUDGETS, Allocation, LayerScores, forced_blocks
+from paro_trt.calibration.select_mix import BlockMix, best_mix, select_mixes, smooth_mix
 from paro_trt.calibration.statistics import Tiling
 from paro_trt.plan import TextLayout
 
@@ -39,7 +39,7 @@ def keys(masks, index=...) -> int:
     return int(BLOCK_K * exact.sum() + 4 * fine.sum() + (~exact & ~fine).sum())
 
 
-@pytest.mark.parametrize("allocation", list(Allocation))
+@pytest.mark.parametrize("allocation", SHARED_BUDGETS)
 @pytest.mark.parametrize("cost", [0.25, 0.3, 0.71, 1.0])
 def test_the_cost_is_met_to_within_a_block(allocation, cost):
     layers = [random_layer(1), random_layer(2, loudness=5)]
@@ -97,6 +97,40 @@ def test_no_mix_within_the_budget_is_better_by_more_than_one_step():
 
 def error_of(mix: BlockMix, error, fine_error) -> float:
     return float(np.where(mix.exact, 0, np.where(mix.fine, fine_error, error)).sum())
+
+
+def test_blocks_near_the_price_follow_their_neighbours():
+    """Smooth errors and noise: the choice is in larger pieces, and loses almost nothing."""
+    rng = np.random.default_rng(8)
+    row, column = np.mgrid[:48, :64] / 6
+    smooth = np.exp(np.sin(row) + np.sin(column))[None]
+    error = (smooth * rng.lognormal(0, 0.3, (2, 48, 64))).astype(np.float32)
+    fine_error = (error * rng.uniform(0.1, 0.9, error.shape)).astype(np.float32)
+    none = np.zeros((48, 64), bool)
+    budget = error.size * BLOCK_K // 4
+    best, found = (
+        choose(error, fine_error, none, budget, BLOCK_K) for choose in (best_mix, smooth_mix)
+    )
+    assert budget - BLOCK_K < found.keys(BLOCK_K) <= budget
+    assert edges(found.exact) < 0.95 * edges(best.exact)
+    assert edges(found.fine) < 0.95 * edges(best.fine)
+    lost = [error_of(mix, error, fine_error) for mix in (best, found)]
+    assert lost[0] <= lost[1] < 1.01 * lost[0]
+
+
+def edges(plane) -> int:
+    """Neighbouring blocks that differ."""
+    return int(sum((np.diff(plane.astype(np.int8), axis=axis) != 0).sum() for axis in (1, 2)))
+
+
+def test_neighbours_overrule_no_large_gain_and_no_forced_block():
+    error = np.ones((1, 8, 8), np.float32)
+    error[0, 4, 4] = 10.0
+    forced = np.eye(8, dtype=bool)
+    mix = smooth_mix(error, error, forced, 64 + 9 * (BLOCK_K - 1), BLOCK_K)
+    assert mix.exact[0].sum() == 9
+    assert mix.exact[0, 4, 4]
+    assert mix.exact[0][forced].all()
 
 
 def test_equal_gains_go_to_the_lower_index():

@@ -7,6 +7,7 @@ import os
 import shutil
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from paro_trt.plan import Grid, load_plan, plan_mix, save_plan
@@ -21,6 +22,21 @@ def test_plan_as_json(paro, plan_file):
     assert [layer["name"] for layer in document["layers"]] == [layer.name for layer in plan.layers]
     head = document["layers"][1]["heads"][0]
     assert head["density"] == list(plan.layers[1].heads[0].density)
+
+
+def test_measured_effects_of_layers(paro, tmp_path):
+    plan = small_plan()
+    name = plan.layers[1].name
+    measured = {f"effect.{name}": 0.0123, f"time_share.{name}": 0.25}
+    plan = replace(plan, calibration=msgspec.structs.replace(plan.calibration, measured=measured))
+    save_plan(plan, tmp_path / "plan")
+    first, second = paro("inspect", tmp_path / "plan", "--json").document()["layers"]
+    assert (first["measured_effect"], first["time_share"]) == (None, None)
+    assert (second["measured_effect"], second["time_share"]) == (0.0123, 0.25)
+    shown = paro("inspect", tmp_path / "plan").stdout
+    assert "effect" in shown
+    assert "0.0123" in shown
+    assert "0.2500" in shown
 
 
 def test_plan_as_tables(paro, plan_file):
@@ -72,7 +88,8 @@ def test_the_mix_as_tables(paro, mixed_plan, plan_file):
         f"{mix.cost:.4f} of the keys",
         f"exact {mix.exact:.4f}, fine {mix.fine:.4f}, coarse {mix.coarse:.4f}",
         "0 to 1 blocks a query block",
-        "1 of 4, not in the cost",
+        f"1 of 4, which costs {mix.correction:.4f} of the keys",
+        f"choosing costs {mix.routing:.4f} of the keys",
         "blocks a query block chooses at run time",
     ):
         assert words in shown
@@ -81,6 +98,20 @@ def test_the_mix_as_tables(paro, mixed_plan, plan_file):
     ]
     assert len(of_heads) == 1
     assert "run-time k" not in paro("inspect", plan_file).stdout
+
+
+def test_smoothed_layers(paro, plan_file, tmp_path):
+    plan = small_plan(heads=4, kv_heads=2, qk_bits=4, rotated=(1,))
+    plain = replace(plan.layers[0], rotation=None)
+    path = tmp_path / "smoothed"
+    save_plan(replace(plan, layers=(plain, plan.layers[1])), path)
+    first, second = paro("inspect", path, "--json").document()["layers"]
+    assert (first["smoothed"], first["rotated_heads"]) == (False, None)
+    assert (second["smoothed"], second["rotated_heads"]) == (True, [0, 1])
+    shown = paro("inspect", path).stdout
+    for words in ("1 of 2 layers, 1 of their 2 key/value heads rotated", "4 s1/8", "4/8"):
+        assert words in shown
+    assert "smoothed" not in paro("inspect", plan_file).stdout
 
 
 def test_affine_counts_heads_that_use_each_part():

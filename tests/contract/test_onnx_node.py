@@ -36,7 +36,7 @@ def node() -> onnx.NodeProto:
     class Call(torch.nn.Module):
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
             return torch.ops.paro.attention(
-                *inputs, None, None, None, 0.25, 64, 128, 8, 4, 1, "reference"
+                *inputs, None, None, None, None, 0.25, 64, 128, 8, 4, 1, "reference"
             )
 
     inputs = random_inputs(OpCase("one", 130, head_dim=8), seed=1)

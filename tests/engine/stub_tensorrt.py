@@ -27,7 +27,7 @@ from .surface import FILE
 SURFACE: dict[str, dict[str, dict[str, Any]]] = json.loads(FILE.read_text())
 FIELDS = (
     "scale", "block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped", "fine_summaries",
-    "mean_correction", "routing", "max_workspace_mib",
+    "mean_correction", "routing", "smoothing", "max_workspace_mib",
 )  # fmt: skip
 
 

@@ -186,13 +186,16 @@ def test_refuses_latents_of_another_grid_and_missing_inputs(model, identity):
         paro(latents, timestep, mask_bin)
 
 
-VERSION_2 = {"pool_dropped": True, "fine": 0.5, "corrected": (1,), "dynamic": 1, "density": 0.3}
-NEW_TENSORS = ("fine_mask", "corrected_heads", "dynamic_blocks")
+VERSION_2 = {
+    "pool_dropped": True, "fine": 0.5, "corrected": (1,), "dynamic": 1, "density": 0.3,
+    "qk_bits": 4, "rotated": (1,),
+}  # fmt: skip
+NEW_TENSORS = ("fine_mask", "corrected_heads", "dynamic_blocks", "rotation")
 
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_layer_of_version_2_calls_the_op_with_all_it_has(grad):
-    plan = small_plan(heads=4, kv_heads=2, qk_bits=16, pv_bits=16, **VERSION_2)
+    plan = small_plan(heads=4, kv_heads=2, pv_bits=16, **VERSION_2)
     layer = plan.layers[0]
     module = PlannedAttention(layer, plan, Implementation.REFERENCE)
     generator = torch.Generator().manual_seed(0)
@@ -208,15 +211,15 @@ def test_a_layer_of_version_2_calls_the_op_with_all_it_has(grad):
         ("head_order", "block_mask")), torch.from_numpy(tile_order(layer.block_mask)),
         torch.from_numpy(layer.channel_affine.copy()), mask_bin, length,
         *(torch.from_numpy(getattr(layer, name).copy()) for name in NEW_TENSORS),
-        scale=0.125, block_q=64, block_k=64, qk_bits=16, pv_bits=16, pool_dropped=True,
+        scale=0.125, block_q=64, block_k=64, qk_bits=4, pv_bits=16, pool_dropped=True,
     )  # fmt: skip
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("feature", ["fine", "corrected", "dynamic"])
+@pytest.mark.parametrize("feature", ["fine", "corrected", "dynamic", "rotated"])
 def test_every_feature_of_version_2_changes_the_output(model, identity, feature):
     def velocity(**arguments):
-        plan = small_plan(model=identity, pool_dropped=True, density=0.3, **arguments)
+        plan = small_plan(model=identity, pool_dropped=True, density=0.3, qk_bits=4, **arguments)
         return ParoTransformer(model, FAMILY, plan).velocity(*tiny_wan_inputs(1))
 
     change = velocity(**{feature: VERSION_2[feature]}) - velocity()
@@ -225,9 +228,9 @@ def test_every_feature_of_version_2_changes_the_output(model, identity, feature)
 
 def test_only_what_a_layer_uses_is_a_buffer(model, identity):
     whole = small_plan(model=identity, **VERSION_2)
-    plain = replace(whole.layers[0], fine_mask=None, corrected_heads=None)
+    plain = replace(whole.layers[0], fine_mask=None, corrected_heads=None, rotation=None)
     paro = ParoTransformer(model, FAMILY, replace(whole, layers=(plain, whole.layers[1])))
-    for layer, used in zip(paro.layers, (NEW_TENSORS[2:], NEW_TENSORS), strict=True):
+    for layer, used in zip(paro.layers, (NEW_TENSORS[2:3], NEW_TENSORS), strict=True):
         names = [name for name, _ in layer.named_buffers()]
         assert names == ["head_order", "block_mask", "tile_order", "channel_affine", *used]
 
@@ -243,6 +246,6 @@ def test_export_keeps_the_tensors_of_version_2(model, identity):
     assert len(calls) == len(paro.layers)
     buffers = exported.graph_signature.inputs_to_buffers
     for index, call in enumerate(calls):
-        names = [buffers.get(argument.name) for argument in call.args[10:13]]
+        names = [buffers.get(argument.name) for argument in call.args[10:14]]
         assert names == [f"layers.{index}.{name}" for name in NEW_TENSORS]
     torch.testing.assert_close(exported.module()(*arguments)[0], expected)

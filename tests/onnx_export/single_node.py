@@ -68,7 +68,7 @@ def single_node_model(
 
 
 def features_of_config(config: AttentionConfig) -> Features:
-    return Features(config.fine_summaries, config.mean_correction, config.routing)
+    return Features(config.fine_summaries, config.mean_correction, config.routing, config.smoothing)
 
 
 def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

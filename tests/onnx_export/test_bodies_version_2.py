@@ -13,8 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from paro_trt.onnx_export import Body
 from paro_trt.onnx_export.bodies import Features, attention_function
 from paro_trt.op.mask import pack_block_mask
-from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from tests.support.cases import VERSION_2_CASES, OpCase, at_bits, random_inputs
+from paro_trt.op.spec import VERSION_2_INPUTS, AttentionConfig, AttentionInputs
+from tests.support.cases import SMOOTHED_CASES, VERSION_2_CASES, OpCase, at_bits, random_inputs
+from tests.support.stress import STRESS_CASE, STRESSES, problems
 
 from .single_node import (
     assert_matches_reference,
@@ -28,6 +29,8 @@ BODIES = pytest.mark.parametrize("body", [Body.SPARSE, Body.DENSE])
 RUNNABLE = tuple(case for case in VERSION_2_CASES if case.dtype != torch.bfloat16)
 BY_NAME = {case.name: case for case in VERSION_2_CASES}
 ALL = BY_NAME["all"]
+SMOOTHED = tuple(case for case in SMOOTHED_CASES if case.dtype != torch.bfloat16)
+SMOOTHED_ALL = next(case for case in SMOOTHED_CASES if case.name == "smoothed-all")
 
 
 def assert_equals_reference(
@@ -55,21 +58,66 @@ def test_other_bit_widths(body: Body, name: str, bits: tuple[int, int], fresh_se
 @pytest.mark.parametrize("opset", [20, 23, 25])
 @BODIES
 def test_opsets(body: Body, opset: int, fresh_seed: int) -> None:
-    case = at_bits(ALL, 8, 8)
+    case = SMOOTHED_ALL
     inputs = random_inputs(case, fresh_seed)
     model = single_node_model(body, inputs, case.config, opset)
     onnx.checker.check_model(model, full_check=True)
     assert_equals_reference(body, inputs, case.config, opset)
 
 
-@pytest.mark.parametrize("bits", [(16, 16), (8, 4)], ids=str)
-def test_dense_body_in_the_onnx_reference_evaluator(bits: tuple[int, int], fresh_seed: int) -> None:
-    case = at_bits(ALL, *bits)
+@pytest.mark.parametrize(
+    "case", [at_bits(ALL, 16, 16), at_bits(ALL, 8, 4), SMOOTHED_ALL], ids=["16", "8-4", "smoothed"]
+)
+def test_dense_body_in_the_onnx_reference_evaluator(case: OpCase, fresh_seed: int) -> None:
     inputs = random_inputs(case, fresh_seed)
     evaluator = ReferenceEvaluator(single_node_model(Body.DENSE, inputs, case.config))
     feed = feed_of(inputs, config=case.config)
     actual = torch.from_numpy(np.asarray(evaluator.run(None, feed)[0]))
     assert_matches_reference(actual, inputs, case.config)
+
+
+@BODIES
+@pytest.mark.parametrize("case", SMOOTHED, ids=lambda case: case.name)
+def test_smoothed_case(body: Body, case: OpCase, fresh_seed: int) -> None:
+    """pv_bits 16 compares what 4-bit codes make of logits without the noise of codes of P."""
+    case = at_bits(case, 4, 16)
+    assert_equals_reference(body, random_inputs(case, fresh_seed), case.config)
+
+
+@BODIES
+def test_smoothed_with_values_of_4_bits(body: Body, fresh_seed: int) -> None:
+    case = at_bits(SMOOTHED_ALL, 4, 4)
+    assert_equals_reference(body, random_inputs(case, fresh_seed), case.config)
+
+
+@BODIES
+@pytest.mark.parametrize("head_dim", [2, 32, 256])
+def test_rotation_of_any_power_of_two(body: Body, head_dim: int, fresh_seed: int) -> None:
+    config = replace(SMOOTHED_ALL.config, routing=False)
+    case = OpCase("channels", 130, head_dim=head_dim, config=config)
+    assert_equals_reference(body, random_inputs(case, fresh_seed), case.config)
+
+
+@BODIES
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_no_nan_of_finite_inputs(body: Body, dtype: torch.dtype, fresh_seed: int) -> None:
+    config = replace(SMOOTHED_ALL.config, routing=False)
+    case = replace(STRESS_CASE, config=config, dtype=dtype)
+    session = session_of(single_node_model(body, random_inputs(case, 0), config))
+    wrong = {}
+    for stress in STRESSES:
+        inputs = stress.inputs(case, fresh_seed)
+        output = session.run(None, feed_of(inputs, session, config))[0]
+        wrong[stress.name] = problems(torch.from_numpy(output), inputs)
+    assert not {name: found for name, found in wrong.items() if found}
+
+
+def test_a_mean_that_is_not_finite_stays_in_its_query_block(fresh_seed: int) -> None:
+    case = OpCase("nan", 200, config=replace(SMOOTHED_ALL.config, routing=False,
+                                             mean_correction=False))  # fmt: skip
+    inputs = random_inputs(case, fresh_seed)
+    inputs.query[0, 150, 1, 3] = float("nan")
+    assert_equals_reference(Body.SPARSE, inputs, case.config)
 
 
 def test_dense_body_has_no_control_flow() -> None:
@@ -96,15 +144,14 @@ def test_one_file_serves_every_batch_size(body: Body, fresh_seed: int) -> None:
 @pytest.mark.parametrize("name", Features._fields)
 def test_an_attribute_of_0_turns_its_input_off(body: Body, name: str, fresh_seed: int) -> None:
     """Layers of one file share a function that computes what any of them uses."""
-    case = at_bits(ALL, 8, 8)
+    case = SMOOTHED_ALL
     inputs = random_inputs(case, fresh_seed)
     model = single_node_model(body, inputs, case.config)
     (node,) = model.graph.node
     next(entry for entry in node.attribute if entry.name == name).i = 0
     session = session_of(model)
     actual = torch.from_numpy(session.run(None, feed_of(inputs, session, case.config))[0])
-    given = dict(zip(Features._fields, ("fine_mask", "corrected_heads", "dynamic_blocks"),
-                     strict=True))  # fmt: skip
+    given = dict(zip(Features._fields, (entry.name for entry in VERSION_2_INPUTS), strict=True))
     without = inputs._replace(**{given[name]: None})
     assert_matches_reference(actual, without, replace(case.config, **{name: False}))
 

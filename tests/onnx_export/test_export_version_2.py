@@ -58,7 +58,7 @@ def test_file_is_of_version_2(exported: Path, plan: ParoPlan) -> None:
     for node, layer in zip(document["paro_attention"], plan.layers, strict=True):
         attributes = node["attributes"]
         assert attributes["plugin_version"] == "2"
-        assert [attributes[name] for name in Features._fields] == [1, 1, 0]
+        assert [attributes[name] for name in Features._fields] == [1, 1, 0, 0]
         blocks = node["density"][0] and layer.block_mask[0].size / layer.block_mask.shape[-1] * 2
         assert node["fine"] == pytest.approx(layer.fine_blocks().sum(axis=1) / blocks)
         assert node["corrected_heads"] == [0, 1]
@@ -126,8 +126,8 @@ def test_check_notices(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (SPOILS["inputs of version 1"], "plugin_version 2 and 13 inputs.*got 2 and 10"),
-        (SPOILS["plugin of version 1"], "plugin_version 2 and 13 inputs.*got 1 and 13"),
+        (SPOILS["inputs of version 1"], "plugin_version 2 and 14 inputs.*got 2 and 10"),
+        (SPOILS["plugin of version 1"], "plugin_version 2 and 14 inputs.*got 1 and 14"),
         (_lower_version, "TensorRT's parser would drop"),
         (lambda model: setattr(model.opset_import[1], "version", 3), "expected 1 or 2, got 3"),
     ],

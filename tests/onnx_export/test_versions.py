@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
+from paro_trt.errors import ArgumentError
 from paro_trt.onnx_export import Body
 from paro_trt.onnx_export.bodies import Features, attention_function
 from paro_trt.onnx_export.translate import translation_table
@@ -24,10 +25,11 @@ from paro_trt.op.spec import (
     op_attributes,
     op_inputs,
 )
-from tests.support.cases import VERSION_2_CASES, random_inputs
+from tests.support.cases import SMOOTHED_CASES, OpCase, random_inputs
 
 ADDED = tuple(entry.name for entry in VERSION_2_INPUTS)
-CASE = next(case for case in VERSION_2_CASES if case.name == "all")
+CASE = next(case for case in SMOOTHED_CASES if case.name == "smoothed-all")
+USED = ((), ("dynamic_blocks",), ("fine_mask", "rotation"))
 PER_CALL = ("query", "key", "value", "mask_bin", "key_length")
 
 
@@ -54,7 +56,8 @@ class Calls(torch.nn.Module):
             added = (getattr(self, name) if name in names else None for name in ADDED)
             query = torch.ops.paro.attention(
                 query, key, value, *plan, self.channel_affine, mask_bin, key_length, *added,
-                0.0, CASE.config.block_q, CASE.config.block_k, 8, 8, 1, "reference",
+                0.0, CASE.config.block_q, CASE.config.block_k, 4 if "rotation" in names else 8, 8, 1,
+                "reference",
             )  # fmt: skip
         return query
 
@@ -87,8 +90,8 @@ def inputs() -> AttentionInputs:
 
 @pytest.fixture(scope="module")
 def mixed(inputs: AttentionInputs) -> tuple[Any, Features]:
-    """Three layers: without any feature, with routing, with fine summaries."""
-    return settled(inputs, ((), ("dynamic_blocks",), ("fine_mask",)))
+    """Three layers: without any feature, with routing, with fine summaries and smoothing."""
+    return settled(inputs, USED)
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 def test_one_layer_of_version_2_makes_all_nodes_of_version_2(mixed: tuple[Any, Features]) -> None:
     model, features = mixed
-    assert features == Features(fine_summaries=True, routing=True)
+    assert features == Features(fine_summaries=True, routing=True, smoothing=True)
     nodes = as_proto(model, features, Body.DENSE).graph.node
     assert len(nodes) == 3
     for node in nodes:
@@ -106,7 +109,7 @@ def test_one_layer_of_version_2_makes_all_nodes_of_version_2(mixed: tuple[Any, F
         assert len(node.input) == len(op_inputs(2))
         assert all(node.input)
     used = [[attributes(node)[name] for name in Features._fields] for node in nodes]
-    assert used == [[0, 0, 0], [0, 0, 1], [1, 0, 0]]
+    assert used == [[0, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]
 
 
 def test_unused_inputs_are_zeros_of_the_contract_s_shape(
@@ -116,7 +119,7 @@ def test_unused_inputs_are_zeros_of_the_contract_s_shape(
     graph = as_proto(model, features, Body.DENSE).graph
     constants = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
     given = inputs.named_tensors()
-    for node, used in zip(graph.node, ((), ("dynamic_blocks",), ("fine_mask",)), strict=True):
+    for node, used in zip(graph.node, USED, strict=True):
         for name, source in zip(ADDED, node.input[len(INPUTS) :], strict=True):
             expected = given[name].numpy() * int(name in used)
             assert constants[source].dtype == np.int32
@@ -135,11 +138,17 @@ def test_file_of_both_kinds_of_layers_computes_what_the_calls_do(
     )
     feed = {name: getattr(inputs, name).numpy() for name in PER_CALL}
     actual = torch.from_numpy(session.run(None, feed)[0])
-    model = Calls(inputs, ((), ("dynamic_blocks",), ("fine_mask",)))
+    model = Calls(inputs, USED)
     expected = model(*(getattr(inputs, name) for name in PER_CALL))
     # Three quantized attentions in a row: a code that falls to the other side moves the next ones.
     error = (actual - expected).norm() / expected.norm()
     assert error < 2e-3
+
+
+def test_more_channels_than_the_function_rotates_are_refused(inputs: AttentionInputs) -> None:
+    wide = random_inputs(OpCase("wide", 64, 1, 1, 1, head_dim=512, config=CASE.config), seed=1)
+    with pytest.raises(ArgumentError, match="smoothing: expected at most 256 channels.*512"):
+        settled(wide, (("rotation",),))
 
 
 def test_model_without_features_keeps_version_1(inputs: AttentionInputs) -> None:

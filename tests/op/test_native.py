@@ -119,6 +119,20 @@ def test_huge_and_tiny_inputs(size, library, fresh_seed):
     assert_each_isa_is_right(library, scaled, CASE.config)
 
 
+@pytest.mark.parametrize("bits", [(8, 16), (8, 8), (4, 4)], ids=lambda b: f"qk{b[0]}-pv{b[1]}")
+@pytest.mark.parametrize("corrected", [False, True], ids=["plain", "corrected"])
+@pytest.mark.parametrize("name", ["query", "key"])
+def test_zeros_with_a_block_that_is_cut_short(name, corrected, bits, library, fresh_seed):
+    """Absent keys have logits of -inf, and zeros a scale of 0."""
+    config = AttentionConfig(64, 64, *bits, mean_correction=corrected)
+    inputs = random_inputs(OpCase("zeros", 75, density=1.0, config=config), fresh_seed)
+    affine = inputs.channel_affine.clone()
+    affine[0] = 0.0
+    zeros = torch.zeros_like(getattr(inputs, name))
+    inputs = inputs._replace(**{name: zeros}, channel_affine=affine)
+    assert_each_isa_is_right(library, inputs, config)
+
+
 def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
     """A copy that is aligned to its elements and to nothing more."""
     room = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)

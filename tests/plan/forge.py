@@ -29,9 +29,11 @@ PLAN = small_plan(
 # 150 tokens: three key blocks. Layer 1 has all of version 2, layer 0 nothing of it.
 _WHOLE = small_plan(
     grid=Grid(2, 8, 8), text=TextLayout(22, TextPosition.LAST), heads=4, kv_heads=2, density=0.4,
-    pool_dropped=True, fine=0.5, corrected=(1,), dynamic=1,
+    pool_dropped=True, fine=0.5, corrected=(1,), dynamic=1, qk_bits=4, rotated=(1,),
 )  # fmt: skip
-_PLAIN = replace(_WHOLE.layers[0], fine_mask=None, corrected_heads=None, dynamic_blocks=None)
+_PLAIN = replace(
+    _WHOLE.layers[0], fine_mask=None, corrected_heads=None, dynamic_blocks=None, rotation=None
+)
 VERSION_2: ParoPlan = replace(_WHOLE, layers=(_PLAIN, _WHOLE.layers[1]))
 
 
@@ -59,7 +61,7 @@ class Forgery:
             if layer.fine_mask is not None:
                 fine = encode_fine_mask(layer.fine_mask, layer.block_mask, plan.key_blocks)
                 tensors[f"layers.{i}.fine_mask"] = _octets(fine)
-            for name in ("corrected_heads", "dynamic_blocks"):
+            for name in ("corrected_heads", "dynamic_blocks", "rotation"):
                 if getattr(layer, name) is not None:
                     tensors[f"layers.{i}.{name}"] = getattr(layer, name).copy()
         document = {**describe(plan), "content_hash": plan.content_hash()}

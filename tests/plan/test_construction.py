@@ -15,6 +15,7 @@ from tests.support.plans import small_plan
 
 PLAN = small_plan(heads=4, kv_heads=2, bins=2)
 LAYER = PLAN.layers[1]
+SIGNS = np.ones((2, 64), np.int32)
 
 LAYERS: dict[str, tuple[dict[str, Any], str]] = {
     "a record too few": ({"heads": LAYER.heads[:-1]}, "heads: expected 4 records"),
@@ -45,6 +46,16 @@ LAYERS: dict[str, tuple[dict[str, Any], str]] = {
     "dynamic blocks of one bin": (
         {"dynamic_blocks": np.int32([[0, 0, 0, 1]])},
         r"dynamic_blocks: .*\[2, 4\]",
+    ),
+    "signs at 8 bits": ({"rotation": SIGNS}, "rotation: expected none where qk_bits is not 4.*8"),
+    "signs of query heads": (
+        {"rotation": SIGNS.repeat(2, axis=0), "qk_bits": 4},
+        r"rotation: expected shape .*\[2, 64\].*\[4, 64\]",
+    ),
+    "boolean signs": ({"rotation": SIGNS > 0, "qk_bits": 4}, "rotation: .*int32.*bool"),
+    "a sign of 3": (
+        {"rotation": SIGNS * 3, "qk_bits": 4},
+        r"rotation\[0, 0\]: expected -1 or 1.*3",
     ),
     "a reason that is no text": ({"bits_reason": None}, "bits_reason.*string"),
 }

@@ -16,6 +16,7 @@ from paro_trt.errors import ArgumentError, PlanError
 from paro_trt.op.mask import pack_block_mask, unpack_block_mask
 from paro_trt.plan import (
     Grid,
+    KeyCost,
     ParoPlan,
     TextLayout,
     TextPosition,
@@ -48,11 +49,15 @@ PLANS: dict[str, dict[str, Any]] = {
     "fine blocks": {"pool_dropped": True, "fine": 0.5, "grid": Grid(3, 7, 11), "bins": 3},
     "corrected heads": {"corrected": (1,)},
     "blocks chosen at run time": {"dynamic": 2},
+    "smoothed, one head rotated": {"qk_bits": 4, "rotated": (1,), "heads": 4, "kv_heads": 2},
+    "smoothed, no head rotated": {"qk_bits": 4, "rotated": ()},
     "all of version 2": {
         "pool_dropped": True,
         "fine": 0.3,
         "corrected": (0, 1),
         "dynamic": 1,
+        "qk_bits": 4,
+        "rotated": (0, 2),
         "heads": 4,
         "grid": Grid(4, 16, 24),
     },
@@ -151,6 +156,10 @@ def _changed(plan: ParoPlan) -> dict[str, ParoPlan]:
         "other corrected heads": with_layer(corrected_heads=np.int32([1, 0])),
         "dynamic blocks": with_layer(dynamic_blocks=np.int32([[0, 1], [1, 0]])),
         "fine blocks": small_plan(pool_dropped=True, fine=0.5),
+        "4 bits": with_layer(qk_bits=4),
+        "smoothed": with_layer(qk_bits=4, rotation=np.zeros((2, 64), np.int32)),
+        "rotated": with_layer(qk_bits=4, rotation=np.ones((2, 64), np.int32)),
+        "rotated otherwise": with_layer(qk_bits=4, rotation=-np.ones((2, 64), np.int32)),
     }
 
 
@@ -239,6 +248,18 @@ def test_a_plan_is_written_in_the_first_version_that_has_what_it_uses(tmp_path: 
     assert (plain.version, small_plan(corrected=(0,)).version) == (1, 2)
 
 
+def test_a_smoothed_layer_without_a_rotated_head_is_not_a_plain_one(tmp_path: Path) -> None:
+    save_plan(small_plan(qk_bits=4, rotated=()), tmp_path / "smoothed")
+    smoothed = load_plan(tmp_path / "smoothed")
+    assert (smoothed.version, smoothed.mixes) == (2, False)
+    for layer in smoothed.layers:
+        assert np.array_equal(layer.rotation, np.zeros((2, 64)))
+        assert layer.rotated_heads == 0
+    rotated = small_plan(qk_bits=4, rotated=(1,)).layers[0]
+    assert (rotated.rotated_heads, rotated.version, rotated.mixes) == (1, 2, False)
+    assert small_plan(qk_bits=4).layers[0].rotation is None
+
+
 def test_a_block_in_both_planes_is_exact() -> None:
     plan = small_plan(pool_dropped=True, fine=0.5)
     layer = plan.layers[0]
@@ -263,7 +284,12 @@ def test_the_mix_of_a_plan() -> None:
     # One head in two chooses one block in each row.
     assert mix.dynamic == pytest.approx(0.5 / plan.key_blocks)
     keys = 64 * (mix.exact + mix.dynamic) + 4 * mix.fine + coarse
-    assert mix.cost == pytest.approx(plan.key_blocks * keys / plan.tokens)
+    blocks = plan.key_blocks * keys / plan.tokens
+    assert mix.cost == pytest.approx(blocks + mix.correction + mix.routing)
+    # The other head is corrected: of each 128 rows one meets all tokens, and those of the mix.
+    assert 0.5 / 128 < mix.correction < 0.5 / 128 + 0.5 / plan.block_q
+    cost = KeyCost(plan.tokens, plan.block_q, plan.block_k)
+    assert mix.routing == pytest.approx(0.5 * cost.routing(1) / plan.tokens)
     assert (mix.dynamic_blocks, mix.corrected_heads, mix.heads) == ((0, 1), 2, 4)
     vanished = plan_mix(small_plan())
     assert (vanished.coarse, vanished.cost) == (0, pytest.approx(small_plan().density()))

@@ -117,6 +117,42 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         tensor("layers.1.dynamic_blocks", lambda a: a[:1].copy()),
         r"layers\.1\.dynamic_blocks.*\[2, 4\].*\[1, 4\]",
     ),
+    "no signs": (lambda f: f.tensors.pop("layers.1.rotation"), r"layers\.1\.rotation.*none"),
+    "a sign of 2": (
+        element("layers.1.rotation", (1, 5), 2),
+        r"layers\.1: .*rotation\[1, 5\]: expected -1 or 1.*got 2",
+    ),
+    "a sign of a head that is not rotated": (
+        element("layers.1.rotation", (0, 63), -1),
+        r"layers\.1: .*rotation\[0, 63\]: expected 0.*got -1",
+    ),
+    "a row with one zero": (
+        element("layers.1.rotation", (1, 7), 0),
+        r"layers\.1: .*rotation\[1, 7\]: expected -1 or 1.*got 0",
+    ),
+    "the smallest integer": (
+        element("layers.1.rotation", (1, 0), -(2**31)),
+        r"layers\.1: .*rotation\[1, 0\]: expected -1 or 1.*got -2147483648",
+    ),
+    "signs of half the channels": (
+        tensor("layers.1.rotation", lambda a: a[:, :32].copy()),
+        r"layers\.1\.rotation.*\[2, 64\].*\[2, 32\]",
+    ),
+    "signs as floats": (
+        tensor("layers.1.rotation", lambda a: a.astype(np.float32)),
+        r"layers\.1\.rotation.*I32.*F32",
+    ),
+    "smoothed at 8 bits": (
+        put("layers", 1, "qk_bits", value=8),
+        r"layers\.1: .*rotation: expected none where qk_bits is not 4.*got 8",
+    ),
+    "smoothed with 48 channels": (
+        both(
+            tensor("layers.1.rotation", lambda a: a[:, :48].copy()),
+            tensor("layers.1.channel_affine", lambda a: a[..., :48].copy()),
+        ),
+        r"layers\.1: .*rotation: expected a head_dim that is a power of two.*got 48",
+    ),
     "version 1": (
         put("format_version", value=1),
         r"layers\.1\.fine_summaries: expected no field of format version 2.*version 1",
@@ -127,6 +163,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
             drop("layers", 1, "fine_summaries"),
             drop("layers", 1, "mean_correction"),
             drop("layers", 1, "routing"),
+            drop("layers", 1, "smoothing"),
         ),
         r"layers\.1\.corrected_heads.*only tensors.*format version 1",
     ),

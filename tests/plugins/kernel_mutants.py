@@ -33,7 +33,7 @@ class Mutant:
 
 _CONSUME, _PRODUCE, _RING = "sm90/consume.cuh", "sm90/produce.cuh", "sm90/ring.cuh"
 _KERNEL, _SOFTMAX, _VARIANT = "sm90/kernel.cuh", "sm90/softmax.cuh", "sm90/variant.h"
-_OUTPUT = "common/store_output.cuh"
+_ATTEND, _GATHER, _FINE = "sm90/attend.cuh", "sm90/gather.cuh", "sm90/fine_step.cuh"
 _BEFORE_OUTPUT = "  // sync: every consumer has left the tiles, which the output overwrites\n"
 _CONSUMER_BARRIER = "  ptx::named_barrier_sync(consumers, V::compute_threads);\n"
 
@@ -44,7 +44,7 @@ MUTANTS = [
     Mutant("parity that never turns", _RING, "parity ^= 1;", ""),
     Mutant("missing empty wait", _PRODUCE, "ring.wait_empty(at);\n    StepExtras", "StepExtras"),
     Mutant(
-        "missing full wait", _CONSUME, "at.advance();\n    ring.wait_full(at);", "at.advance();"
+        "missing full wait", _ATTEND, "at.advance();\n    ring.wait_full(at);", "at.advance();"
     ),
     Mutant("missing fence of the barriers", _RING, "ptx::fence_mbarrier_init();", ""),
     Mutant("too few arrivals", _RING, "if (threadIdx.x % 32 == 0) ptx::mb", "if (false) ptx::mb"),
@@ -60,8 +60,8 @@ MUTANTS = [
     Mutant(
         "stale slot",
         _CONSUME,
-        "issue_products<V, 0>(operands, previous, state);\n  turns.pass",
-        "issue_products<V, 0>(operands, slot, state);\n  turns.pass",
+        "issue_products<V, 0>(operands, slot_offset<V>(previous), state);\n  turns.pass",
+        "issue_products<V, 0>(operands, slot_offset<V>(slot), state);\n  turns.pass",
     ),
     Mutant("scales of the slot before", _CONSUME, "ring.extras(slot);", "ring.extras(previous);"),
     Mutant("missing wait for the scores", _CONSUME, "wgmma_wait<1>", "wgmma_wait<2>"),
@@ -95,7 +95,23 @@ MUTANTS = [
         + _CONSUMER_BARRIER,
         "",
     ),
-]
+    Mutant("groups of another quad", _GATHER, "quad * 4 + in_quad), first", "in_quad), first"),
+    Mutant("values of another quad", _GATHER, "(part, quad)", "(part, 0)"),
+    Mutant("groups skipped", _GATHER, "walk.advance(fine_step_groups);", "walk.advance(17);"),
+    Mutant("an absent group that weighs", _GATHER, "exists ? min(", "true ? min("),
+    Mutant("missing wait for a group", _GATHER, "ptx::cp_async_wait<1>();", ""),
+    Mutant("missing wait for the last group", _GATHER, "ptx::cp_async_wait_all();", ""),
+    Mutant("missing empty wait of groups", _GATHER, "ring.wait_empty(at);", ""),
+    Mutant("shares not in the codes", _FINE, " + log2_share[i / 8]", ""),
+    Mutant("shares left in the sums", _FINE, "inverse[i / 8]", "1.0f"),
+    Mutant("key scale of another group", _FINE, "scales[i / 8]", "scales[0]"),
+    Mutant("products before the groups lost", _ATTEND, "if (!Fine || has_spans) {", "if (!Fine) {"),
+    Mutant("products of the groups lost", _FINE, "  add_last_products<F>",
+           "  if (false) add_last_products<F>"),
+    Mutant("slot kept before the groups", _ATTEND, "if (has_spans) ring.release(previous);", ""),
+    Mutant("turn kept before the groups", _ATTEND, "(previous), has_fine, state",
+           "(previous), false, state"),
+]  # fmt: skip
 
 
 def build_mutant(mutant: Mutant, folder: Path) -> Path:

@@ -48,3 +48,9 @@ def with_version_2(case: OpCase, rng: random.Random) -> OpCase:
         routing=rng.random() < 0.5,
     )
     return replace(case, config=config)
+
+
+def with_smoothing(case: OpCase, rng: random.Random) -> OpCase:
+    """The same case, smoothed every other time if it can be."""
+    smoothing = case.config.qk_bits == 4 and rng.random() < 0.5
+    return replace(case, config=replace(case.config, smoothing=smoothing))

@@ -18,6 +18,7 @@ from tests.plugins.cpu_builds import build, run
 from tests.support.cases import (
     BIT_PAIRS,
     CASES,
+    SMOOTHED_CASES,
     VERSION_2_CASES,
     OpCase,
     at_bits,
@@ -88,6 +89,7 @@ def test_every_case_and_pair_of_bits_equals_the_reference(isa, programs, tmp_pat
     everything = OpCase("everything", 300, batch=2, heads=4, kv_heads=2, bins=2)
     cases += [replace(everything, key_length=(300, 171)).with_bits(*b, True) for b in BIT_PAIRS]
     cases += [at_bits(case, *b) for case in VERSION_2_CASES for b in ((16, 16), (8, 8), (8, 4))]
+    cases += SMOOTHED_CASES
     calls = [(random_inputs(case, fresh_seed), case.config) for case in cases]
     outputs = replay(programs, PROCESSORS[isa], calls, tmp_path)
     for case, (inputs, config), output in zip(cases, calls, outputs, strict=True):

@@ -27,7 +27,8 @@ def test_workspace_is_bounded(version, tokens, bits, head_dim):
     case = replace(CASE, tokens=tokens, head_dim=head_dim).with_bits(bits, bits, True)
     if version == 2:
         every = {"fine_summaries": True, "mean_correction": True, "routing": True}
-        case = replace(case, config=replace(case.config, **every))
+        config = replace(case.config, smoothing=bits == 4, **every)
+        case = replace(case, config=config)
     inputs = random_inputs(case, 0)
     copies = sum(tensor.numel() for tensor in inputs[:3])
     library = native.load_library(native.library_path("cpu"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from .emulator_builds import MODES
 from .kernel_library import emulated_kernels, seen_in_modes
 from .kernel_mutants import MUTANTS, build_mutant
 from .test_kernels_sm90 import growing
+from .test_kernels_version_2 import only_fine
 
 MODES_TRIED = {
     **MODES,
@@ -39,6 +42,13 @@ def calls():
         (growing(case, 1) if "growing" in case.name else random_inputs(case, 1), case.config)
         for case in cases
     ]
+    # Spans, then fine steps, together more than the ring has slots; fine steps alone.
+    config = AttentionConfig(128, 64, 8, 8, pool_dropped=True, fine_summaries=True)
+    mixed = OpCase("mixed", 64 * 150 + 5, density=0.05, config=config, **shape)
+    listed = random_inputs(mixed, 1).block_mask
+    listed[:, :, 3:] = 0
+    arguments.append((only_fine(mixed, 1)._replace(block_mask=listed), config))
+    arguments.append((only_fine(replace(mixed, tokens=64 * 40), 1), config))
     return arguments, [library.forward(*call, sm=90) for call in arguments]
 
 

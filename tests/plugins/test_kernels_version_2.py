@@ -10,7 +10,7 @@ import torch
 
 from paro_trt.op import native
 from paro_trt.op.reference import paro_attention_reference
-from paro_trt.op.spec import AttentionConfig
+from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from tests.support.cases import BIT_PAIRS, VERSION_2_CASES, OpCase, at_bits, random_inputs
 from tests.support.numerics import compare
 
@@ -68,28 +68,43 @@ def test_every_pair_of_bits_equals_the_reference(bits, sm, library, fresh_seed):
     assert result.ok, result
 
 
+@pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(
     "config",
     [
-        AttentionConfig(128, 64, pool_dropped=True, mean_correction=True, routing=True),
+        *(replace(EVERYTHING, block_q=q, block_k=k) for q in (64, 128) for k in (64, 128)),
         AttentionConfig(64, 128, mean_correction=True, routing=True),
     ],
+    ids=lambda c: f"{c.block_q}x{c.block_k}{'-fine' if c.fine_summaries else ''}",
 )
-@pytest.mark.parametrize("head_dim", [64, 128])
-def test_wgmma_reads_the_chosen_mask_and_adds_the_correction(config, head_dim, library, fresh_seed):
-    """The correction reads tiles that stage 1 wrote as wgmma takes them."""
-    case = at_bits(replace(SMALL, head_dim=head_dim, config=config), 8, 8)
+def test_every_wgmma_kernel_equals_the_reference(config, head_dim, library, fresh_seed):
+    """Also the correction, by mma.sync, reads tiles that stage 1 wrote as wgmma takes them."""
+    dtype = DTYPES[fresh_seed % 2]
+    case = at_bits(replace(SMALL, head_dim=head_dim, config=config, dtype=dtype), 8, 8)
     inputs = random_inputs(case, fresh_seed)
     assert library.describe(inputs, case.config, sm=HOPPER).startswith("wgmma")
     result = compare(library.forward(inputs, case.config, sm=HOPPER), inputs, case.config)
     assert result.ok, result
 
 
-def test_fine_summaries_take_mma_sync_on_hopper(library, fresh_seed):
-    case = at_bits(SMALL, 8, 8)
-    said = library.describe(random_inputs(case, fresh_seed), case.config, sm=HOPPER)
-    assert said.startswith("mma.sync for sm_90")
-    assert "fine summaries are gathered by mma.sync kernels alone" in said
+def only_fine(case: OpCase, seed: int) -> AttentionInputs:
+    """No exact block; the first query blocks have every block fine, the others every one coarse."""
+    inputs = random_inputs(case, seed)
+    fine = torch.zeros_like(inputs.fine_mask)
+    fine[:, :, :3] = -1
+    return inputs._replace(block_mask=torch.zeros_like(inputs.block_mask), fine_mask=fine)
+
+
+@pytest.mark.parametrize("head_dim", [64, pytest.param(128, marks=LONG)])
+def test_a_walk_of_fine_steps_longer_than_the_ring(head_dim, library, fresh_seed):
+    """Twelve steps, the last of them not full."""
+    config = AttentionConfig(128, 64, pool_dropped=True, fine_summaries=True)
+    case = OpCase("long", 64 * 187 + 3, heads=1, kv_heads=1, head_dim=head_dim,
+                  dtype=torch.float16, config=config)  # fmt: skip
+    case = at_bits(case, 8, 8)
+    inputs = only_fine(case, fresh_seed)
+    result = compare(library.forward(inputs, case.config, sm=HOPPER), inputs, case.config)
+    assert result.ok, result
 
 
 def test_many_query_blocks_of_the_correction(library, fresh_seed):
@@ -157,17 +172,19 @@ def _first_blocks(diagonal: int, count: int) -> int:
     return sum(1 << block for block in (diagonal, *others))
 
 
-@pytest.mark.parametrize("bits", [(8, 8), (16, 16)])
+@pytest.mark.parametrize(("bits", "sm"), [((8, 8), MMA), ((16, 16), MMA), ((8, 8), HOPPER)])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["query", "key", "value"])
-def test_non_finite_values_stay_where_the_reference_has_them(where, bad, bits, library, fresh_seed):
+def test_non_finite_values_stay_where_the_reference_has_them(
+    where, bad, bits, sm, library, fresh_seed
+):
     case = at_bits(OpCase("poison", 200, dtype=torch.float16, config=EVERYTHING), *bits)
     inputs = random_inputs(case, fresh_seed)
     tensor = getattr(inputs, where).clone()
     tensor[0, 77, 1, 9] = bad
     inputs = inputs._replace(**{where: tensor})
     reference = paro_attention_reference(inputs, case.config)
-    output = library.forward(inputs, case.config)
+    output = library.forward(inputs, case.config, sm=sm)
     assert torch.equal(output.isfinite(), reference.isfinite())
 
 
@@ -201,20 +218,26 @@ def test_the_workspace_has_room_for_what_is_used(feature, library, fresh_seed):
 
 
 @pytest.mark.parametrize(
-    "bits", [(8, 8), pytest.param((16, 16), marks=LONG), pytest.param((4, 4), marks=LONG)]
+    ("bits", "sm"),
+    [
+        ((8, 8), MMA),
+        pytest.param((8, 8), HOPPER, marks=LONG),
+        pytest.param((16, 16), MMA, marks=LONG),
+        pytest.param((4, 4), MMA, marks=LONG),
+    ],
 )
-def test_schedules_do_not_change_a_bit(bits, tmp_path, library, fresh_seed):
+def test_schedules_do_not_change_a_bit(bits, sm, tmp_path, library, fresh_seed):
     """Late copies into poison and random schedules, in a process of their own."""
     cases = [at_bits(SMALL, *bits)]
     wide = replace(EVERYTHING, block_q=128, block_k=128)
     cases.append(at_bits(replace(SMALL, batch=1, key_length=None, heads=1, kv_heads=1, head_dim=128,
                                  tokens=64 * 37, config=wide), *bits))  # fmt: skip
     calls = [(random_inputs(case, fresh_seed), case.config) for case in cases]
-    expected = [library.forward(*call, sm=MMA) for call in calls]
+    expected = [library.forward(*call, sm=sm) for call in calls]
     modes = {
         "late": {"PARO_EMULATOR_LATE": "1"},
         "seeded": {"PARO_EMULATOR_SEED": "3"},
         "late-seeded": {"PARO_EMULATOR_LATE": "1", "PARO_EMULATOR_SEED": "8"},
     }
-    seen = seen_in_modes(library.path, calls, expected, modes, tmp_path, MMA)
+    seen = seen_in_modes(library.path, calls, expected, modes, tmp_path, sm)
     assert seen == dict.fromkeys(modes, "-")

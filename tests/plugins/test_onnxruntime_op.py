@@ -26,6 +26,7 @@ from tests.onnx_export.single_node import single_node_model
 from tests.support.cases import (
     BIT_PAIRS,
     CASES,
+    SMOOTHED_CASES,
     VERSION_2_CASES,
     OpCase,
     node_inputs,
@@ -98,7 +99,7 @@ def test_every_case_bit_for_bit(case: OpCase, fresh_seed: int) -> None:
     assert_computes_what_the_c_abi_does(case, fresh_seed)
 
 
-@pytest.mark.parametrize("case", VERSION_2_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", (*VERSION_2_CASES, *SMOOTHED_CASES), ids=lambda case: case.name)
 def test_every_case_of_version_2_bit_for_bit(case: OpCase, fresh_seed: int) -> None:
     assert_computes_what_the_c_abi_does(case, fresh_seed)
 
@@ -118,18 +119,28 @@ def _without_added_inputs(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_without_added_inputs, "expected 13 inputs with plugin_version 2, got 10"),
-        (lambda m: _set(m, plugin_version="1"), "expected 0 with plugin_version 1, got 1, 1, 1"),
+        (_without_added_inputs, "expected 14 inputs with plugin_version 2, got 10"),
+        (lambda m: _set(m, plugin_version="1"), "expected 0 with plugin_version 1, got 1, 1, 1, 1"),
         (lambda m: _set(m, plugin_version="3"), "expected the text 1 or 2, got 3"),
         (lambda m: _set(m, plugin_version="2" * 99), "expected the text 1 or 2, got another"),
         (lambda m: _set(m, routing=2), "routing: expected a value in 0..1, got 2"),
+        (lambda m: _set(m, smoothing=2), "smoothing: expected a value in 0..1, got 2"),
+        (lambda m: _set(m, qk_bits=8), "smoothing: expected 0 where qk_bits is not 4, got 1"),
     ],
-    ids=["inputs", "features in version 1", "version 3", "long text", "routing of 2"],
+    ids=[
+        "inputs",
+        "features in version 1",
+        "version 3",
+        "long text",
+        "routing of 2",
+        "smoothing of 2",
+        "smoothing of 8 bits",
+    ],
 )
 def test_mixes_of_versions_are_refused(
     spoil: Callable[[onnx.ModelProto], None], message: str
 ) -> None:
-    case = next(case for case in VERSION_2_CASES if case.name == "all")
+    case = next(case for case in SMOOTHED_CASES if case.name == "smoothed-all")
     inputs = random_inputs(case, 0)
     model = node_model(inputs, case.config)
     spoil(model)

@@ -65,7 +65,8 @@ MUTANTS = [
     Mutant("groups out of order", _FINE_WALK, "group % 4 * 2 + summary % 2",
            "group % 4 + summary % 2 * 4"),
     Mutant("an absent group that weighs", _FINE, "exists ? min(", "true ? min("),
-    Mutant("walk that skips too few", _FINE, "walk.advance(fine_step_groups);", "walk.advance(15);"),
+    Mutant("walk that skips too few", _FINE, "walk.advance(fine_step_groups);",
+           "walk.advance(15);"),
     Mutant(
         "missing barrier before a fine step",
         _FINE,

@@ -62,6 +62,32 @@ def test_the_mix_of_a_plan_of_version_2(plan, tmp_path):
     assert "exact / fine / coarse" not in written(plan, tmp_path)
 
 
+def test_smoothed_layers(plan, tmp_path):
+    smoothed = small_plan(heads=4, kv_heads=2, qk_bits=4, rotated=(1,))
+    page = written(smoothed, tmp_path)
+    text = "".join(Outline(page).text)
+    assert text.count("smoothed, 1 of 2 heads rotated") == len(smoothed.layers)
+    assert "in every layer, 4-bit QK smoothed" in text
+    assert "exact / fine / coarse" not in page
+    assert "smoothed" not in written(plan, tmp_path)
+
+
+def test_measured_effects_and_shares_of_time(plan, tmp_path):
+    names = [layer.name for layer in plan.layers]
+    measured = {
+        "effect." + names[0]: 0.0123, "time_share." + names[0]: 0.654,
+        "effect." + names[1]: 0.0456,
+    }  # fmt: skip
+    calibration = msgspec.structs.replace(plan.calibration, measured=measured)
+    shown = written(dataclasses.replace(plan, calibration=calibration), tmp_path)
+    text = "".join(Outline(shown).text)
+    for words in ("effect on the prediction", "what was chosen", "1.2", "65.4", "4.6"):
+        assert words in text
+    # The longest bar is the largest effect.
+    assert f'width="{100 * 0.0123 / 0.0456}%"' in shown
+    assert "effect on the prediction" not in written(plan, tmp_path)
+
+
 def test_same_plan_gives_the_same_bytes(plan, tmp_path):
     assert written(plan, tmp_path) == written(plan, tmp_path)
 

@@ -6,22 +6,29 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from paro_trt.calibration.inputs import HeadInputs
-from paro_trt.calibration.orders import visual_order
+from paro_trt.calibration.inputs import HeadInputs, LayerInputs
+from paro_trt.calibration.orders import candidate_orders, visual_order
+from paro_trt.calibration.passes import head_orders, layer_scores, mask_contribution
+from paro_trt.calibration.select_mask import Allocation, forced_blocks
+from paro_trt.calibration.select_mix import select_mixes
+from paro_trt.calibration.settings import CalibrationSettings
 from paro_trt.calibration.statistics import Tiling, block_statistics
+from paro_trt.calibration.trials import Alternative, trial_contribution, with_features
 from paro_trt.errors import ArgumentError
+from paro_trt.families.base import AttentionSite
 from paro_trt.op.api import paro_attention
 from paro_trt.op.mask import pack_block_mask, tile_order
-from paro_trt.plan import Grid, TextLayout, TextPosition
+from paro_trt.plan import Grid, KeyCost, TextLayout, TextPosition
 from samples.benchmarks.quality.__main__ import app
 from samples.benchmarks.quality.blocks import KEYS, Choice, Kind, attend, block_errors, terms
 from samples.benchmarks.quality.calibrated import Calibrated, Learned
-from samples.benchmarks.quality.clusters import SvgEar
+from samples.benchmarks.quality.clusters import CHOICE_COST, SvgEar
 from samples.benchmarks.quality.masks import nearest_blocks, window_distance
 from samples.benchmarks.quality.measure import (
     DRIFT_POLICIES,
@@ -34,6 +41,7 @@ from samples.benchmarks.quality.measure import (
 from samples.benchmarks.quality.policies import (
     POLICIES,
     RECIPES,
+    RUN_TIME,
     STATIC_2,
     VERSION_1,
     VERSION_2,
@@ -41,12 +49,17 @@ from samples.benchmarks.quality.policies import (
 )
 from samples.benchmarks.quality.report import cells, video_table, write_report
 from samples.benchmarks.quality.selection import cheapest_exact, cheapest_kinds
-from samples.benchmarks.quality.sources import Source, Split
-from samples.benchmarks.quality.static import CalibratedPolicy
+from samples.benchmarks.quality.sources import LayerCall, Source, Split
+from samples.benchmarks.quality.static import CalibratedPolicy, Recipe, RunTimePolicy
 from samples.benchmarks.quality.synthetic import HeadStructure, draw_call
 from samples.benchmarks.quality.terrain import GRID as TERRAIN_GRID
 from samples.benchmarks.quality.terrain import find_model, terrain_source
-from samples.benchmarks.quality.videos import VideoQuality, chosen_attention
+from samples.benchmarks.quality.videos import (
+    VideoQuality,
+    chosen_attention,
+    load_videos,
+    measure_videos,
+)
 
 GRID, TEXT = Grid(4, 8, 32), TextLayout(128, TextPosition.LAST)
 TOKENS = GRID.tokens + TEXT.count
@@ -177,12 +190,15 @@ def test_a_policy_keeps_to_its_cost_and_errs_less_where_it_costs_more(
         of_cell = errors[name, cost]
         assert len(of_cell) == 4
         # A block of one row of a head, and, routed, a summary that becomes exact.
-        slack = 0.05 if RECIPES.get(name) and RECIPES[name].dynamic else 0.015
-        slack += (1 + cost) / 128 if "charged" in name else 0.0
-        for error in of_cell:
-            # Rows of bands and windows have equal budgets up to a block, and some are judged.
-            over = 0.005 if name in ("Sparse VideoGen", "sliding windows") else 1e-6
-            assert cost - slack <= error.keys <= cost + over
+        slack = 0.05 if name == RUN_TIME or RECIPES.get(name, Recipe()).routed else 0.015
+        slack += CHOICE_COST if "counted" in name else 0.0
+        # Rows of bands and windows have equal budgets up to a block, and some are judged.
+        over = 0.005 if name in ("Sparse VideoGen", "sliding windows") else 1e-6
+        # The halves of the schedule share the budget of a plan.
+        keys = [error.keys for error in of_cell]
+        if name in RECIPES:
+            keys = [sum(keys) / len(keys)]
+        assert all(cost - slack <= of_call <= cost + over for of_call in keys)
         means.append(sum(error.error for error in of_cell))
     assert means == sorted(means)
     assert means[0] < means[-1]
@@ -196,7 +212,7 @@ def test_version_2_errs_less_than_version_1(
         assert all(own.error < other.error for own, other in pairs)
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if name != "SVG-EAR"])
+@pytest.mark.parametrize("name", [name for name in POLICIES if "SVG-EAR" not in name])
 def test_choices_are_of_the_judged_blocks(
     name: str, calibrated: Calibrated, source: Source
 ) -> None:
@@ -216,8 +232,52 @@ def test_choices_are_of_the_judged_blocks(
             assert not choice.corrected
 
 
+def test_masks_and_features_are_those_of_calibration() -> None:
+    """One head is corrected, and some blocks are chosen at run time."""
+    heads, cost = (HeadStructure((2, 2, 2), 0.7), HeadStructure((6, 6, 6), 1.0)), 0.45
+    calls = {
+        split: [draw_call(0, heads, 0, 100 * number, GRID, TEXT.count)]
+        for number, split in enumerate(Split)
+    }
+    whole = Source("fields", GRID, TEXT, tuple(range(TOKENS // 128)), calls)
+    calibrated = Calibrated(whole)
+    settings = CalibrationSettings(
+        density=None, cost=cost, block_q=64, bins=1, error_query_blocks=TOKENS // 64
+    )
+    candidates = candidate_orders(GRID, TEXT)
+    names = [candidate.name for candidate in candidates]
+    chosen = np.array([names.index(name) for name in calibrated.orders(0)], dtype=np.int32)
+    site = AttentionSite("fields", len(HEADS), len(HEADS), 64)
+
+    def inputs(call: LayerCall) -> LayerInputs:
+        return LayerInputs(site, call.query, call.key, call.value, call.scale)
+
+    found = [
+        mask_contribution(inputs(call), settings, candidates, chosen).sums
+        for call in calls[Split.CALIBRATION]
+    ]
+    scores = layer_scores([{name: sum(sums[name] for sums in found) for name in found[0]}])
+    forced = forced_blocks(TOKENS, TEXT, settings.tiling)
+    (masks,) = select_mixes([scores], forced, cost, TOKENS, 64, Allocation.LAYER)
+    alternative = Alternative(scores, masks, forced, KeyCost(TOKENS, 64, 64))
+    tried = trial_contribution(
+        inputs(calls[Split.VALIDATION][0]), settings,
+        head_orders(candidates, chosen), masks, alternative, mask_bin=0,
+    )  # fmt: skip
+    expected = with_features(scores, masks, alternative, tried.sums)
+
+    own = CalibratedPolicy(calibrated, RECIPES[VERSION_2], cost).masks(0)
+
+    # Sums of other orders round differently, and errors next to the price change sides.
+    assert (own.mask == expected.mask).mean() > 0.998
+    assert (own.fine == expected.fine).mean() > 0.998
+    assert own.corrected_heads.tolist() == expected.corrected_heads.tolist() == [1, 0]
+    assert own.dynamic_blocks.tolist() == expected.dynamic_blocks.tolist()
+    assert own.dynamic_blocks.any()
+
+
 def test_run_time_blocks_follow_the_call(calibrated: Calibrated, source: Source) -> None:
-    policy = CalibratedPolicy(calibrated, RECIPES["run-time only"], 0.6)
+    policy = RunTimePolicy(calibrated, 0.6)
     first, second = source.of(Split.HELDOUT, 0, 0)
     static = CalibratedPolicy(calibrated, RECIPES["64 rows"], 0.6)
     for one, other in zip(static.choose(first), static.choose(second), strict=True):
@@ -311,6 +371,23 @@ def test_a_missing_unet_is_one_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
         find_model()
 
 
+def test_videos_differ_by_what_is_not_attended(tmp_path: Path) -> None:
+    grid = Grid(8, 16, 16)
+    empty = torch.zeros(grid.tokens, 3, 64)
+    call = LayerCall(0, 0, 0, empty, empty, empty, 1.0)
+    source = Source("none", grid, TextLayout(), tuple(range(16)), {Split.CALIBRATION: [call]})
+    path, name = tmp_path / "videos.json", "Sparse VideoGen"
+
+    measure_videos(source, 1, path, [(name, 1.0), (name, 0.1)], steps=1)
+
+    whole, part = load_videos(path)
+    assert (whole.policy, whole.cost, whole.video) == (name, 1.0, 0)
+    assert whole.psnr > 60 > 40 > part.psnr
+    written = path.read_bytes()
+    measure_videos(source, 1, path, [(name, 0.1)], steps=1)
+    assert path.read_bytes() == written
+
+
 class TestReport:
     def results(self, work: Path, source: Source) -> None:
         work.mkdir()
@@ -326,7 +403,7 @@ class TestReport:
         save_errors(measure_drift(small, (0.6,)), work / "drift-synthetic.json")
         videos = [
             {"policy": name, "cost": 0.3, "video": video, "psnr": 20.0 + video, "ssim": 0.9}
-            for name in (VERSION_1, STATIC_2)
+            for name in (VERSION_1, VERSION_2)
             for video in range(2)
         ]
         (work / "videos.json").write_text(json.dumps(videos))
@@ -358,7 +435,7 @@ class TestReport:
     def test_videos_are_paired(self) -> None:
         found = [
             VideoQuality(name, 0.3, video, 20.0 + video + gain, 0.9)
-            for name, gain in ((STATIC_2, 2.0), (VERSION_1, 0.0))
+            for name, gain in ((VERSION_2, 2.0), (VERSION_1, 0.0))
             for video in range(3)
         ]
         assert "+2.00 ± 0.00 dB | 3 of 3" in "\n".join(video_table(found))

@@ -63,6 +63,7 @@ def small_plan(
     fine: float = 0.0,
     corrected: tuple[int, ...] = (),
     dynamic: int = 0,
+    rotated: tuple[int, ...] | None = None,
     seed: int = 0,
 ) -> ParoPlan:
     """A valid plan with random orders of heads, masks and preconditioning.
@@ -87,6 +88,8 @@ def small_plan(
         fine: chance of a dropped block to have four summary tokens; needs `pool_dropped`.
         corrected: heads of every layer that are corrected.
         dynamic: blocks that each query block of the even heads chooses at run time.
+        rotated: key/value heads of every layer that smoothing rotates, which needs 4 bits; None:
+            layers are not smoothed.
         seed: of all random content.
     """
     rng = np.random.default_rng(seed)
@@ -102,13 +105,16 @@ def small_plan(
         shape = (bins, heads, query_blocks, key_blocks)
         mask = (rng.random(shape) < density) | _diagonal(query_blocks, key_blocks, block_q, block_k)
         order = rng.integers(len(orders), size=kv_heads).repeat(heads // kv_heads)
-        fine_mask = flags = counts = None
+        fine_mask = flags = counts = signs = None
         if fine:
             fine_mask = pack_block_mask((rng.random(shape) < fine) & ~mask)
         if corrected:
             flags = np.isin(np.arange(heads), corrected).astype(np.int32)
         if dynamic:
             counts = np.tile(np.int32([dynamic, 0] * heads)[:heads], (bins, 1))
+        if rotated is not None:
+            signs = np.random.default_rng(seed).choice([-1, 1], (kv_heads, head_dim))
+            signs = (signs * np.isin(np.arange(kv_heads), rotated)[:, None]).astype(np.int32)
         return LayerPlan(
             name=name,
             head_order=order.astype(np.int32),
@@ -121,6 +127,7 @@ def small_plan(
             fine_mask=fine_mask,
             corrected_heads=flags,
             dynamic_blocks=counts,
+            rotation=signs,
         )
 
     return ParoPlan(

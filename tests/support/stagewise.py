@@ -130,7 +130,7 @@ class _Stage(torch.nn.Module):
         inputs = AttentionInputs(
             found["query"], found["key"], found["value"], token_order, layer.head_order,
             layer.block_mask, layer.tile_order, layer.channel_affine, mask_bin, key_length,
-            layer.fine_mask, layer.corrected_heads, layer.dynamic_blocks,
+            layer.fine_mask, layer.corrected_heads, layer.dynamic_blocks, layer.rotation,
         )  # fmt: skip
         config = AttentionConfig(
             scale=scale,
@@ -142,6 +142,7 @@ class _Stage(torch.nn.Module):
             fine_summaries=layer.fine_mask is not None,
             mean_correction=layer.corrected_heads is not None,
             routing=layer.dynamic_blocks is not None,
+            smoothing=layer.rotation is not None,
         )
         comparison = compare(found["output"], inputs, config)
         assert comparison.ok, f"attention of {self.name}: {comparison}"

@@ -13,6 +13,7 @@ from paro_trt.op.spec import AttentionConfig
 from tests.support.cases import (
     BIT_PAIRS,
     CASES,
+    SMOOTHED_CASES,
     VERSION_2_CASES,
     OpCase,
     at_bits,
@@ -30,7 +31,9 @@ BATCHED = OpCase(
 )  # fmt: skip
 
 
-ALL_FEATURES = {"fine_summaries": True, "mean_correction": True, "routing": True}
+ALL_FEATURES = {
+    "fine_summaries": True, "mean_correction": True, "routing": True, "smoothing": True,
+}  # fmt: skip
 
 
 def assert_life_ends_in_the_reference(case: OpCase, seed: int, folder: Path) -> None:
@@ -47,13 +50,23 @@ def test_every_case(case: OpCase, fresh_seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fine-padded", "corrected", "routed-wide", "all", "all-bfloat16"], ids=str
+    "name",
+    [
+        "fine-padded",
+        "corrected",
+        "routed-wide",
+        "all",
+        "all-bfloat16",
+        "smoothed-tall-wide",
+        "smoothed-all",
+    ],
 )
 def test_version_2(name: str, fresh_seed: int, tmp_path: Path) -> None:
-    case = next(case for case in VERSION_2_CASES if case.name == name)
+    case = next(case for case in (*VERSION_2_CASES, *SMOOTHED_CASES) if case.name == name)
     if case.dtype is torch.float32:
         case = replace(case, dtype=torch.float16)
-    assert_life_ends_in_the_reference(at_bits(case, 8, 8), fresh_seed, tmp_path)
+    bits = 4 if case.config.smoothing else 8
+    assert_life_ends_in_the_reference(at_bits(case, bits, 8), fresh_seed, tmp_path)
 
 
 def test_version_2_without_its_features_is_version_1(fresh_seed: int, tmp_path: Path) -> None:
@@ -93,7 +106,8 @@ def test_dynamic_batch_of_grouped_heads(
 def test_misuse_is_answered_by_a_status_and_one_line(
     features: dict[str, bool], variant: str, fresh_seed: int, tmp_path: Path
 ) -> None:
-    case = replace(BATCHED, dtype=torch.bfloat16).with_bits(8, 8, pool_dropped=bool(features))
+    bits = 4 if features else 8
+    case = replace(BATCHED, dtype=torch.bfloat16).with_bits(bits, 8, pool_dropped=bool(features))
     case = replace(case, config=replace(case.config, **features))
     folder = write_case(tmp_path, random_inputs(case, fresh_seed), case.config)
     build = host_build(variant)

@@ -25,8 +25,12 @@ CASE = OpCase(
 
 
 CASE_2 = replace(
-    CASE, config=replace(CASE.config, fine_summaries=True, mean_correction=True, routing=True)
-)
+    CASE,
+    config=replace(
+        CASE.config, qk_bits=4, fine_summaries=True, mean_correction=True, routing=True,
+        smoothing=True,
+    ),
+)  # fmt: skip
 CASES = {1: CASE, 2: CASE_2}
 
 DESCRIBE_CALL = "../common/describe_call.cpp"
@@ -171,8 +175,19 @@ MUTANTS = {
     "new shapes unchecked": Mutant(
         DESCRIBE_CALL, "if (version == kVersion1) return PARO_OK;", "return PARO_OK;", version=2
     ),
+    "smoothing not passed on": Mutant(
+        DESCRIBE_CALL, "call.smoothing = attributes.smoothing;", "", version=2
+    ),
+    "no rotation": Mutant(
+        DESCRIBE_CALL, "if (call.smoothing) call.rotation = integers(kRotation);",
+        "static const int32_t none[1024] = {}; call.rotation = none;", version=2,
+    ),
     "timing cache ID without routing": Mutant(
         "plugin.cpp", "mean_correction, attributes.routing", "mean_correction, 0", version=2
+    ),
+    "timing cache ID without smoothing": Mutant(
+        "plugin.cpp", "attributes.routing,\n                attributes.smoothing",
+        "attributes.routing, 0", version=2,
     ),
     "fields of version 2 in version 1": Mutant(
         "attributes.cpp", "name == known.name && known.first_version <= version",

@@ -34,7 +34,10 @@ NODE = {
     "pv_bits": ["INT32", 4],
     "pool_dropped": ["INT32", 1],
 }
-ADDED = {"fine_summaries": ["INT32", 1], "mean_correction": ["INT32", 0], "routing": ["INT32", 1]}
+ADDED = {
+    "fine_summaries": ["INT32", 1], "mean_correction": ["INT32", 0], "routing": ["INT32", 1],
+    "smoothing": ["INT32", 0],
+}  # fmt: skip
 
 
 @LEAN
@@ -136,7 +139,7 @@ def test_creator_makes_a_plugin_of_fields(package: Package, phase: str, version:
         "outputs": 1,
         "timing_cache_id": "scale=0x1p-2 block_q=128 block_k=64 qk_bits=8 pv_bits=4 "
         f"pool_dropped=1 max_workspace_mib=0 kernels={kernels}/{ABI_VERSION}/{build_id}"
-        + (" fine_summaries=1 mean_correction=0 routing=1" if version == "2" else ""),
+        + (" fine_summaries=1 mean_correction=0 routing=1 smoothing=0" if version == "2" else ""),
         "format_combination_limit": 100,
     }
 

@@ -13,7 +13,7 @@ import torch
 from onnx import helper
 
 from paro_trt.onnx_export import Body, export_onnx
-from paro_trt.op.spec import OP_TYPE
+from paro_trt.op.spec import OP_TYPE, VERSION_2_ATTRIBUTES, VERSION_2_INPUTS
 from paro_trt.plan import ParoPlan
 from tests.native_builds import require
 from tests.support.tiny import variants_of
@@ -53,9 +53,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def exported_2(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The same of version 2: the first layer uses all of it, the second nothing."""
     rtx_python()  # skips before the work
-    plan = TINY.plan(density=0.3, pool_dropped=True, fine=0.5, corrected=(0,), dynamic=1)
+    plan = TINY.plan(
+        density=0.3, pool_dropped=True, fine=0.5, corrected=(0,), dynamic=1, qk_bits=4, rotated=(0,)
+    )
     first, *others = plan.layers
-    unused = {"fine_mask": None, "corrected_heads": None, "dynamic_blocks": None}
+    unused = dict.fromkeys(entry.name for entry in VERSION_2_INPUTS)
     plan = replace(plan, layers=(first, *(replace(layer, **unused) for layer in others)))
     path = tmp_path_factory.mktemp("rtx") / "tiny.onnx"
     export_onnx(TINY.loaded(0, torch.float16), plan, path, body=Body.DENSE)
@@ -99,10 +101,10 @@ def test_parser_asks_the_creator_of_version_2(exported_2: Exported) -> None:
     assert [(call["version"], call["accepted"]) for call in found["calls"]] == [("2", True)] * len(
         exported_2.plan.layers
     )
-    names = ("fine_summaries", "mean_correction", "routing")
+    names = [entry.name for entry in VERSION_2_ATTRIBUTES]
     used = [[call["fields"][name] for name in names] for call in found["calls"]]
-    assert used[0] == [["INT32", 1, [1]]] * 3
-    assert used[1] == [["INT32", 1, [0]]] * 3
+    assert used[0] == [["INT32", 1, [1]]] * 4
+    assert used[1] == [["INT32", 1, [0]]] * 4
 
 
 def changed(exported: Exported, path: Path, name: str, value: int) -> Path:

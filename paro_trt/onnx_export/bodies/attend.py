@@ -33,17 +33,20 @@ def attend_sparse(graph: GraphBuilder, prepared: Prepared) -> Value:
     sample = tile // tiles_per_sample
     kv_head = tile // (sizes.query_blocks * sizes.group)
     first_block = kv_head * blocks
-    queries = prepared.query.reshape(tiles, sizes.block_q, sizes.head_dim)
+    channels, wide = prepared.channels, prepared.channels is not sizes.head_dim
+    queries = prepared.query.reshape(tiles, sizes.block_q, channels)
     attended = prepared.attended.reshape(tiles, blocks)
     summary_bias = prepared.summary_bias.reshape(tiles, sizes.summary_blocks, sizes.block_k)
     width = sizes.block_k * sizes.head_dim
-    key_blocks = prepared.key.reshape(sizes.batch * sizes.kv_heads * blocks, width)
+    key_width = sizes.block_k * channels if wide else width
+    key_blocks = prepared.key.reshape(sizes.batch * sizes.kv_heads * blocks, key_width)
     value_blocks = prepared.value.reshape(sizes.batch * sizes.kv_heads * blocks, width)
     block_range = graph.arange(blocks)
     rows_shape = graph.vector(-1, sizes.head_dim)
+    keys_shape = graph.vector(-1, channels) if wide else rows_shape
     tile_rows = sizes.block_q
     if correction is not None:
-        means = correction.query.reshape(tiles, 1, sizes.head_dim)
+        means = correction.query.reshape(tiles, 1, channels)
         queries, tile_rows = graph.concat(queries, means, axis=1), sizes.block_q + 1
         mean_rows = RowShapes.of(graph, 1, sizes)
         head = tile // sizes.query_blocks % sizes.heads
@@ -52,7 +55,8 @@ def attend_sparse(graph: GraphBuilder, prepared: Prepared) -> Value:
     if fine is not None:
         groups = sizes.batch * sizes.kv_heads * sizes.token_blocks
         group_width = sizes.head_dim * FINE_SUMMARIES
-        fine_keys = fine.key.reshape(groups, group_width)
+        key_group_width = channels * FINE_SUMMARIES if wide else group_width
+        fine_keys = fine.key.reshape(groups, key_group_width)
         fine_values = fine.value.reshape(groups, group_width)
         fine_attended = fine.attended.reshape(tiles, sizes.token_blocks)
         group_range = graph.arange(sizes.token_blocks)
@@ -65,7 +69,7 @@ def attend_sparse(graph: GraphBuilder, prepared: Prepared) -> Value:
         """What the mask row of a tile lists, [tile_rows, D]."""
         listed = graph.op("Compress", block_range, attended.take(index))
         rows = listed + first_block.take(index)
-        key = graph.op("Reshape", key_blocks.take(rows), rows_shape)
+        key = graph.op("Reshape", key_blocks.take(rows), keys_shape)
         value = graph.op("Reshape", value_blocks.take(rows), rows_shape)
         token_bias = prepared.token_bias.take(sample.take(index))
         bias = graph.concat(token_bias, summary_bias.take(index), axis=0).take(listed)
@@ -76,7 +80,7 @@ def attend_sparse(graph: GraphBuilder, prepared: Prepared) -> Value:
             return normalised(graph, graph.op("MatMul", weights, value), weights.sum(1))
         listed = graph.op("Compress", group_range, fine_attended.take(index))
         rows = listed + first_group.take(index)
-        key = graph.op("Reshape", fine_keys.take(rows), rows_shape)
+        key = graph.op("Reshape", fine_keys.take(rows), keys_shape)
         bias = fine.bias.take(sample.take(index)).take(listed)
         fine_logits = graph.op("Gemm", own, key, bias.reshape(-1), transB=1)
         fine_value = graph.op("Reshape", fine_values.take(rows), rows_shape)
@@ -88,7 +92,7 @@ def attend_sparse(graph: GraphBuilder, prepared: Prepared) -> Value:
     def attend_everything(index: Value) -> Value:
         """What a tile's mean query attends densely, [1, D]."""
         rows = token_range + first_block.take(index)
-        key = graph.op("Reshape", key_blocks.take(rows), rows_shape)
+        key = graph.op("Reshape", key_blocks.take(rows), keys_shape)
         value = graph.op("Reshape", value_blocks.take(rows), rows_shape)
         bias = prepared.token_bias.take(sample.take(index))
         logits = graph.op("Gemm", means.take(index), key, bias.reshape(-1), transB=1)
@@ -176,7 +180,7 @@ def attend_dense(graph: GraphBuilder, prepared: Prepared) -> Value:
         rows = dense_rows(graph, prepared, prepared.query, sizes.block_q, sizes.query_rows)
         return rows.reshape(sizes.batch, sizes.heads, sizes.query_rows, sizes.head_dim)
     tiles = (sizes.batch, sizes.heads, sizes.query_blocks)
-    query = prepared.query.reshape(*tiles, sizes.block_q, sizes.head_dim)
+    query = prepared.query.reshape(*tiles, sizes.block_q, prepared.channels)
     query = graph.concat(query, correction.query, axis=3)
     tile_rows = sizes.block_q + 1
     attended = dense_rows(graph, prepared, query, tile_rows, sizes.query_blocks * tile_rows)
@@ -199,7 +203,7 @@ def dense_rows(
 ) -> Value:
     """What `row_count` rows of each head attend, [B, Hk, group * row_count, D].
 
-    query: of that size, in tiles of `tile_rows` rows that attend the same. everything: every
+    query: of as many rows, in tiles of `tile_rows` rows that attend the same. everything: every
     token, whatever the mask.
     """
     sizes, fine = prepared.sizes, prepared.fine
@@ -213,8 +217,8 @@ def dense_rows(
     group_rows = sizes.group * row_count
     grouped = (sizes.batch, sizes.kv_heads, group_rows)
     tiled = (sizes.batch, sizes.heads, sizes.query_blocks, tile_rows)
-    queries = query.reshape(*grouped, sizes.head_dim)
-    key = key.reshape(sizes.batch, sizes.kv_heads, keys, sizes.head_dim)
+    queries = query.reshape(*grouped, prepared.channels)
+    key = key.reshape(sizes.batch, sizes.kv_heads, keys, prepared.channels)
     value = value.reshape(sizes.batch, sizes.kv_heads, keys, sizes.head_dim)
     products = graph.op("MatMul", queries, key.transpose(0, 1, 3, 2)).reshape(
         *tiled, blocks, sizes.block_k
@@ -231,7 +235,7 @@ def dense_rows(
         weights = (kept * weight).reshape(*grouped, keys)
         return normalised(graph, graph.op("MatMul", weights, value), weights.sum(3))
     groups = sizes.token_blocks * FINE_SUMMARIES
-    fine_key = fine.key.reshape(sizes.batch, sizes.kv_heads, groups, sizes.head_dim)
+    fine_key = fine.key.reshape(sizes.batch, sizes.kv_heads, groups, prepared.channels)
     fine_value = fine.value.reshape(sizes.batch, sizes.kv_heads, groups, sizes.head_dim)
     products = graph.op("MatMul", queries, fine_key.transpose(0, 1, 3, 2)).reshape(
         *tiled, sizes.token_blocks, FINE_SUMMARIES

@@ -7,11 +7,13 @@ from typing import NamedTuple
 from onnx import TensorProto
 
 from ...op.quantization import SIGNED_LEVELS
+from ...op.smoothing import MEAN_BITS
 from ...op.spec import FINE_SUMMARIES
 from .builder import Value
 from .layout import Gathered, KeyLayout
 from .mask import is_last, mask_rows
 from .quantize import Reduce, preconditioned, quantized
+from .smooth import Smoothing
 from .stages import Bits, FineKeys, Formals
 
 RUN_WIDTH = 16
@@ -36,9 +38,15 @@ def fine_blocks(layout: KeyLayout, formals: Formals, exact: Value) -> Value:
 
 
 def fine_keys(
-    layout: KeyLayout, gathered: Gathered, fine: Value, affine: Affine, qk: Bits, pv: Bits
+    layout: KeyLayout,
+    gathered: Gathered,
+    fine: Value,
+    affine: Affine,
+    qk: Bits,
+    pv: Bits,
+    smoothed: tuple[Smoothing, Value] | None,
 ) -> FineKeys:
-    """The groups of all blocks; fine: of `fine_blocks`."""
+    """The groups of all blocks; fine: of `fine_blocks`; smoothed: with the rotated keys."""
     graph = layout.graph
 
     def means(blocks: Value) -> Value:
@@ -51,6 +59,19 @@ def fine_keys(
         moved = preconditioned(gathered.key, affine.key_mean, affine.equalizer)
         return quantized(graph, means(moved), qk.levels, by_group).values()
 
+    def plain_key() -> Value:
+        return graph.choose(qk.unquantized, lambda: gathered.stored(means(gathered.key)), key)
+
+    def smoothed_key(smoothing: Smoothing, rotated: Value) -> Value:
+        levels = graph.constant(float(SIGNED_LEVELS[MEAN_BITS]))
+        codes = quantized(graph, means(rotated), levels, by_group)
+        return smoothing.of_summaries(codes.values())
+
+    def any_key() -> Value:
+        if smoothed is None:
+            return plain_key()
+        return smoothed[0].or_plain(lambda: smoothed_key(*smoothed), plain_key)
+
     def value() -> Value:
         moved = preconditioned(gathered.value, affine.value_mean, affine.value_scale)
         # Values have 8 bits where the call's have 4.
@@ -59,7 +80,7 @@ def fine_keys(
         return codes * affine.value_scale.unsqueeze(1, 2) + affine.value_mean.unsqueeze(1, 2)
 
     return FineKeys(
-        key=graph.choose(qk.unquantized, lambda: gathered.stored(means(gathered.key)), key),
+        key=any_key(),
         value=graph.choose(pv.unquantized, lambda: gathered.stored(means(gathered.value)), value),
         value_mean=graph.where(pv.unquantized, 0.0, affine.value_mean),
         attended=fine | is_last(graph, layout.sizes),

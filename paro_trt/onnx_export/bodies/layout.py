@@ -99,17 +99,19 @@ class KeyLayout(NamedTuple):
         """Set missing tokens to zero, then append the blocks of summaries: [B, Hk, M, ...]."""
         present = self.present(blocks)
         mean = self.block_means(present)
-        return self.graph.concat(present, padded_summaries(self.graph, mean, self.sizes), axis=2)
+        summaries = padded_summaries(self.graph, mean, self.sizes.summary_blocks, self.sizes)
+        return self.graph.concat(present, summaries, axis=2)
 
 
-def padded_summaries(graph: GraphBuilder, mean: Value, sizes: Sizes) -> Value:
-    """Block means [B, Hk, N, D] as blocks of keys [B, Hk, G, block_k, D], zeros at the end."""
-    rows = sizes.summary_blocks * sizes.block_k
+def padded_summaries(graph: GraphBuilder, mean: Value, groups: Value, sizes: Sizes) -> Value:
+    """Block means [B, Hk, N, D] as `groups` blocks of keys [B, Hk, groups, block_k, D], zeros at
+    the end."""
+    rows = groups * sizes.block_k
     positions = graph.arange(rows)
     exists = (positions < sizes.token_blocks).unsqueeze(1)
     tokens = mean.take(graph.op("Min", positions, sizes.token_blocks - 1), axis=2)
     return graph.where(exists, tokens, 0.0).reshape(
-        sizes.batch, sizes.kv_heads, sizes.summary_blocks, sizes.block_k, sizes.head_dim
+        sizes.batch, sizes.kv_heads, groups, sizes.block_k, sizes.head_dim
     )
 
 

@@ -17,6 +17,7 @@ from .layout import Gathered, KeyLayout
 from .mask import attended_blocks, attends_anything, mask_rows, summary_bias
 from .quantize import Reduce, preconditioned, quantized
 from .routing import routed_blocks
+from .smooth import Smoothing, rotated_key, smoothed_key, smoothed_query
 from .stages import Bits, Features, Formals, Prepared, Sizes, softmax_scale
 
 
@@ -40,20 +41,25 @@ def prepare(graph: GraphBuilder, formals: Formals, features: Features) -> Prepar
     means = fine = correction = None
     if features.mean_correction:
         means = mean_queries(graph, gathered, formals.key_length, sizes)
-    query = prepared_query(gathered, means, affine.equalizer, qk, sizes)
+    smoothing = Smoothing.of(graph, formals) if features.smoothing else None
+    query = prepared_query(gathered, means, affine.equalizer, qk, formals, smoothing, sizes)
     if means is not None:
         query, means = query.split(sizes.query_rows, axis=2)
         correction = correction_of(graph, means, formals, sizes)
-    key = prepared_key(layout, gathered.key, qk, affine)
+    smoothed = None
+    if smoothing is not None:
+        smoothed = smoothing, key_in_rotated_channels(layout, gathered.key, affine, smoothing)
+    key = prepared_key(layout, gathered.key, qk, affine, smoothed)
     value = prepared_value(layout, gathered.value, pv, affine)
     if features.fine_summaries:
         of_fine = fine_blocks(layout, formals, listed)
         covered = listed | of_fine
-        fine = fine_keys(layout, gathered, of_fine, affine, qk, pv)
+        fine = fine_keys(layout, gathered, of_fine, affine, qk, pv, smoothed)
     return Prepared(
         sizes=sizes,
         qk=qk,
         pv=pv,
+        channels=sizes.head_dim if smoothing is None else smoothing.channels,
         order=order,
         query=query,
         key=key,
@@ -68,10 +74,16 @@ def prepare(graph: GraphBuilder, formals: Formals, features: Features) -> Prepar
 
 
 def prepared_query(
-    gathered: Gathered, means: Value | None, equalizer: Value, qk: Bits, sizes: Sizes
+    gathered: Gathered,
+    means: Value | None,
+    equalizer: Value,
+    qk: Bits,
+    formals: Formals,
+    smoothing: Smoothing | None,
+    sizes: Sizes,
 ) -> Value:
     """[B, H, P, D], with the softmax scale folded in; with `means` [B, H, C, D], which are
-    quantized as rows are, [B, H, P + C, D]."""
+    quantized as rows are, [B, H, P + C, D]. With smoothing there are 3 D channels."""
     tokens = gathered.query
     graph = tokens.graph
     scale = softmax_scale(graph, sizes)
@@ -90,7 +102,15 @@ def prepared_query(
         )
         return by_token._replace(scale=by_token.scale * scale).values()
 
-    return graph.choose(qk.unquantized, unquantized, dequantized)
+    def plain() -> Value:
+        return graph.choose(qk.unquantized, unquantized, dequantized)
+
+    if smoothing is None:
+        return plain()
+    of_head = equalizer.take(graph.arange(sizes.heads) // sizes.group)
+    return smoothing.or_plain(
+        lambda: smoothed_query(smoothing, tokens, means, of_head, formals, scale, sizes), plain
+    )
 
 
 def existing_tokens(graph: GraphBuilder, key_length: Value, sizes: Sizes) -> Value:
@@ -101,14 +121,43 @@ def existing_tokens(graph: GraphBuilder, key_length: Value, sizes: Sizes) -> Val
     return exists.reshape(sizes.batch, sizes.token_blocks, sizes.block_k)
 
 
-def prepared_key(layout: KeyLayout, blocks: Value, qk: Bits, affine: Affine) -> Value:
-    """[B, Hk, M, block_k, D] of [B, Hk, N, block_k, D]."""
+def key_in_rotated_channels(
+    layout: KeyLayout, blocks: Value, affine: Affine, smoothing: Smoothing
+) -> Value:
+    """Of [B, Hk, N, block_k, D], what `rotated_key` makes of them; where smoothing is not used
+    nothing reads it."""
+    return layout.graph.choose(
+        smoothing.used,
+        lambda: rotated_key(
+            layout, smoothing, preconditioned(blocks, affine.key_mean, affine.equalizer)
+        ),
+        lambda: blocks,
+    )
+
+
+def prepared_key(
+    layout: KeyLayout,
+    blocks: Value,
+    qk: Bits,
+    affine: Affine,
+    smoothed: tuple[Smoothing, Value] | None,
+) -> Value:
+    """[B, Hk, M, block_k, D] of [B, Hk, N, block_k, D]; smoothed, with 3 D channels, of the
+    rotated keys that come with `smoothed`."""
 
     def dequantized() -> Value:
         moved = layout.with_summaries(preconditioned(blocks, affine.key_mean, affine.equalizer))
         return quantized(layout.graph, moved, qk.levels, lambda x, reduce: reduce(x, 3, 4)).values()
 
-    return layout.graph.choose(qk.unquantized, lambda: layout.with_summaries(blocks), dequantized)
+    def plain() -> Value:
+        return layout.graph.choose(
+            qk.unquantized, lambda: layout.with_summaries(blocks), dequantized
+        )
+
+    if smoothed is None:
+        return plain()
+    smoothing, rotated = smoothed
+    return smoothing.or_plain(lambda: smoothed_key(layout, smoothing, rotated), plain)
 
 
 def prepared_value(layout: KeyLayout, blocks: Value, pv: Bits, affine: Affine) -> Value:

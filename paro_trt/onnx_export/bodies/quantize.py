@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from onnx import TensorProto
+
 from ...op.quantization import PROBABILITY_LEVELS, SMALLEST_MAXIMUM
 from .builder import GraphBuilder, Value
 from .stages import Bits
@@ -38,6 +40,18 @@ def quantized(
     usable = maximum > SMALLEST_MAXIMUM
     codes = graph.op("Round", x * (levels / graph.where(usable, maximum, 1.0)))
     return Codes(codes, graph.where(usable, maximum / levels, 0.0) + taint)
+
+
+def quantized_apart(graph: GraphBuilder, x: Value, levels: float) -> Codes:
+    """As op.quantization.quantize_keys_apart: a scale for each row of the last axis, in bfloat16.
+
+    Codes need no clamp: rounding makes a scale smaller by one part in 256 at most, and
+    round(7 * 257 / 256) is 7.
+    """
+    alone = quantized(graph, x, graph.constant(levels), lambda x, reduce: reduce(x, -1))
+    scale = alone.scale.cast(TensorProto.BFLOAT16).floats()
+    inverse = graph.constant(1.0) / graph.where(scale > 0.0, scale, 1.0)
+    return Codes(graph.op("Round", x * inverse), scale)
 
 
 def preconditioned(blocks: Value, mean: Value, factor: Value) -> Value:

@@ -182,8 +182,9 @@ class Prepared(NamedTuple):
 
     sizes, qk, pv: see there.
     order: INT64 [H, S], each head's row of token_order.
-    query: [B, H, P, D], with the softmax scale folded in.
-    key, value: [B, Hk, M, block_k, D]; the value affine is undone here, which commutes with
+    channels: INT64 scalar E, those of query and key: D, or 3 D where they are smoothed.
+    query: [B, H, P, E], with the softmax scale folded in.
+    key, value: [B, Hk, M, block_k, E] and [B, Hk, M, block_k, D]; the value affine is undone here, which commutes with
         attention since rows of P sum to one.
     anything: BOOL [B, H, NQ, 1], whether a query block has anything to attend.
     attended: BOOL [B, H, NQ, M].
@@ -196,6 +197,7 @@ class Prepared(NamedTuple):
     sizes: Sizes
     qk: Bits
     pv: Bits
+    channels: Value
     order: Value
     query: Value
     key: Value

@@ -6,6 +6,7 @@
 #include "attend_run.h"
 #include "fine.h"
 #include "query_rows.h"
+#include "smoothed.h"
 
 namespace paro::cpu::PARO_ISA {
 
@@ -18,13 +19,24 @@ struct QueryBlock {
   int64_t element(int row) const { return query_element(tile.job, head, first + row); }
 };
 
-// Loads the rows of one strip, preconditions and quantizes them, and stores words [key_words][R].
+// The mean of a block's rows, as smoothing subtracts it: [D].
+inline void smoothing_mean(const QueryBlock& block, const QueryWriter& writer, float* mean) {
+  const HeadJob& job = block.tile.job;
+  const paro_attention& call = *job.call;
+  mean_of_queries(job, block.head, block.first, call.block_q, block.tile.scratch, mean);
+  writer.precondition(mean);
+  round_in_range(mean, call.head_dim, call.dtype);
+}
+
+// Loads the rows of one strip, preconditions and quantizes them, and stores words [key_words][R];
+// likewise the rows less their mean where they are smoothed.
 inline void load_query(const QueryBlock& block, const QueryWriter& writer, int strip) {
   const Tile& tile = block.tile;
   const HeadJob& job = tile.job;
   const paro_attention& call = *job.call;
   const int head_dim = call.head_dim;
-  alignas(64) Word words[kStripRows * kLargestHeadDim];
+  const SmoothingScratch& smoothing = tile.scratch.smoothing;
+  alignas(64) Word words[kStripRows * kLargestHeadDim], residuals[kStripRows * kLargestHeadDim];
   for (int r = 0; r < kStripRows; ++r) {
     const int row = strip * kStripRows + r;
     if (row + kRowsAhead < tile.rows) {
@@ -37,6 +49,16 @@ inline void load_query(const QueryBlock& block, const QueryWriter& writer, int s
       for (int d = 0; d < head_dim; d += kVector) store(x + d, Vector{});
     }
     tile.scratch.row_factor[row] = writer.write(x, words + r * job.key_words);
+    if (tile.block_mean == nullptr) continue;
+    keep_rounded(x);
+    for (int d = 0; d < head_dim; d += kVector) {
+      store(x + d, load(x + d) - load(tile.block_mean + d));
+    }
+    smoothing.factor[row] = writer.write_codes(x, call.qk_bits, residuals + r * job.key_words);
+  }
+  if (tile.block_mean != nullptr) {
+    transpose(residuals, job.key_words, kStripRows, job.key_words,
+              smoothing.residual + strip * job.key_words * kStripRows, kStripRows);
   }
   transpose(words, job.key_words, kStripRows, job.key_words,
             tile.scratch.query + strip * job.key_words * kStripRows, kStripRows);
@@ -77,8 +99,20 @@ inline int next_exact(const HeadJob& job, const MaskRow& mask, int block) {
   return block;
 }
 
+inline void attend_smoothed(const Tile& tile, const MaskRow& mask, AttendRun attend) {
+  const HeadJob& job = tile.job;
+  SmoothedStep step;
+  for (int block = next_exact(job, mask, 0); block < job.key_blocks;
+       block = next_exact(job, mask, block + 1)) {
+    step.block[step.count++] = block;
+    if (step.full()) attend_step(tile, step, attend);
+  }
+  if (step.count > 0) attend_step(tile, step, attend);
+}
+
 inline void attend_exact(const Tile& tile, const MaskRow& mask, AttendRun attend) {
   const HeadJob& job = tile.job;
+  if (job.call->smoothing) return attend_smoothed(tile, mask, attend);
   for (int block = next_exact(job, mask, 0); block < job.key_blocks;) {
     KeyRun run = run_of(job, job.tokens, block, job.tokens_in(block));
     block = next_exact(job, mask, block + 1);
@@ -172,7 +206,7 @@ inline void write_zeros(const QueryBlock& block, int begin, int end) {
 inline void attend_tile(const HeadJob& job, int32_t head, int32_t query_block, Scratch& scratch) {
   const paro_attention& call = *job.call;
   const int first = query_block * call.block_q;
-  QueryBlock block{{job, scratch, job.queries_in(query_block), nullptr}, head, first};
+  QueryBlock block{{job, scratch, job.queries_in(query_block), nullptr, nullptr}, head, first};
   Tile& tile = block.tile;
   const int in_sequence = call.tokens - first < call.block_q ? call.tokens - first : call.block_q;
   write_zeros(block, tile.rows, in_sequence);  // padding
@@ -182,6 +216,11 @@ inline void attend_tile(const HeadJob& job, int32_t head, int32_t query_block, S
   if (!call.pool_dropped && !any_exact) return write_zeros(block, 0, tile.rows);
 
   const QueryWriter writer(job);
+  alignas(64) float block_mean[kLargestHeadDim];
+  if (call.smoothing) {
+    smoothing_mean(block, writer, block_mean);
+    tile.block_mean = block_mean;
+  }
   for (int strip = 0; strip < tile.strips(); ++strip) load_query(block, writer, strip);
   clear(tile);
   const AttendRun attend = find_attend_run(job);

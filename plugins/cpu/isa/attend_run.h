@@ -11,8 +11,9 @@ namespace paro::cpu::PARO_ISA {
 struct Tile {
   const HeadJob& job;
   Scratch& scratch;
-  int rows;       // number of its rows that exist
-  MeanRow* mean;  // a row that attends with them; or null
+  int rows;                 // number of its rows that exist
+  MeanRow* mean;            // a row that attends with them; or null
+  const float* block_mean;  // [D] that smoothed rows have lost; or null
 
   int strips() const { return (rows + kStripRows - 1) / kStripRows; }
 };
@@ -27,10 +28,11 @@ inline void clear(const Tile& tile) {
   }
 }
 
-// Raw logits of a strip. For codes, these are the bits of the float kRoundingBias + q . k.
-template <class Kind>
+// Logits of a strip. `logit_of` receives a key, a vector of the strip and the raw logits, which for
+// codes are the bits of the float kRoundingBias + q . k.
+template <class Kind, class LogitOf>
 inline void multiply_scores(const Product& product_of, const KeyRun& run, Ahead& ahead,
-                            float* logits, RunRows& rows) {
+                            float* logits, RunRows& rows, LogitOf logit_of) {
   for (int v = 0; v < kStripVectors; ++v) rows.largest[v] = splat(kMinusInfinity);
   const auto start = [&](int j, int) {
     if constexpr (Kind::kCodes)
@@ -40,8 +42,8 @@ inline void multiply_scores(const Product& product_of, const KeyRun& run, Ahead&
   };
   const int padded = run.padded_count();
   product<Kind>(product_of, padded, ahead, start,
-                [&rows, logits](int j, int v, typename Kind::Sum sum) {
-                  const Vector logit = reinterpret_cast<Vector>(sum);
+                [&rows, logits, logit_of](int j, int v, typename Kind::Sum sum) {
+                  const Vector logit = logit_of(j, v, reinterpret_cast<Vector>(sum));
                   store(logits + j * kStripRows + v * kVector, logit);
                   rows.largest[v] = max_ignoring_nan(rows.largest[v], logit);
                 });
@@ -55,6 +57,27 @@ inline void multiply_scores(const Product& product_of, const KeyRun& run, Ahead&
     }
     for (int j = run.count; j < padded; ++j) store(at + j * kStripRows, splat(kMinusInfinity));
   }
+}
+
+// Raw logits of a strip of rows as they are.
+template <class Kind>
+inline void multiply_rows(const Product& product_of, const KeyRun& run, Ahead& ahead, float* logits,
+                          RunRows& rows) {
+  multiply_scores<Kind>(product_of, run, ahead, logits, rows,
+                        [](int, int, Vector raw) { return raw; });
+}
+
+// Logits of a strip of residuals with smoothed keys, in base 2 but for what belongs to the row.
+template <class Kind>
+inline void multiply_residuals(const Product& product_of, const KeyRun& run, Ahead& ahead,
+                               float* logits, LogitUnit& unit, RunRows& rows) {
+  const float* scales = run.key_scales;
+  const float* of_mean = run.key_logits;
+  const LogitUnit raw_unit = unit;
+  multiply_scores<Kind>(product_of, run, ahead, logits, rows, [=](int j, int v, Vector raw) {
+    return (raw - raw_unit.origin) * (raw_unit.factor[v] * scales[j]) + of_mean[j];
+  });
+  unit.set_base_2();
 }
 
 // output [D][R] = output * keep + (weights * values) * weight.
@@ -92,21 +115,34 @@ inline void attend_run(const Tile& tile, const KeyRun& run) {
                     tile.strips() * pieces_of_product(head_dim));
   for (int strip = 0; strip < tile.strips(); ++strip) {
     const int lane = strip * kStripRows;
-    RunRows rows;
-    multiply_scores<ScoreKind>(
-        {run.key, scratch.query + lane * job.key_words, job.key_words, job.key_words}, run,
-        ahead_key, scratch.logits, rows);
+    const bool smoothed = ScoreKind::kCodes && run.key_logits != nullptr;
     LogitUnit unit;
     unit.origin = ScoreKind::kCodes ? kRoundingBias : 0.0f;
     for (int v = 0; v < kStripVectors; ++v) {
-      unit.factor[v] = load(scratch.row_factor + lane + v * kVector) * run.key_scale;
+      const float* factor = smoothed ? scratch.smoothing.factor : scratch.row_factor;
+      unit.factor[v] = load(factor + lane + v * kVector) * run.key_scale;
+      if (ScoreKind::kCodes && run.key_scales == nullptr) {
+        const Vector smallest = splat(kSmallestFactor);
+        unit.factor[v] = unit.factor[v] < smallest ? smallest : unit.factor[v];
+      }
+      unit.row[v] = run.row_logits == nullptr
+                        ? Vector{}
+                        : load(run.row_logits + lane * kSmoothedStep + v * kVector);
+    }
+    RunRows rows;
+    const Word* query = smoothed ? scratch.smoothing.residual : scratch.query;
+    const Product product_of{run.key, query + lane * job.key_words, job.key_words, job.key_words};
+    if (!smoothed) {
+      multiply_rows<ScoreKind>(product_of, run, ahead_key, scratch.logits, rows);
+    } else if constexpr (ScoreKind::kCodes) {
+      multiply_residuals<ScoreKind>(product_of, run, ahead_key, scratch.logits, unit, rows);
     }
     const StripRows strip_rows{scratch.row_maximum + lane, scratch.row_sum + lane};
-    if (run.log2_count == nullptr) {
+    if (run.log2_count == nullptr && !smoothed) {
       softmax_run<WeightKind, kLevels, !ScoreKind::kCodes>(unit, run, scratch.logits,
                                                            scratch.weights, strip_rows, rows);
     } else {
-      add_log2_count(run, scratch.logits, unit, rows);
+      if (!smoothed) add_log2_count(run, scratch.logits, unit, rows);
       if (WeightKind::kCodes && run.value_share != nullptr) {
         softmax_run<WeightKind, kLevels, true, Weights::kShared>(
             unit, run, scratch.logits, scratch.weights, strip_rows, rows);
@@ -120,7 +156,8 @@ inline void attend_run(const Tile& tile, const KeyRun& run) {
                                 run, head_dim, ahead_value, rows, scratch.output + lane * head_dim);
   }
   if (tile.mean != nullptr) {
-    attend_mean_row<ScoreKind, WeightKind, kLevels>(run, job.key_words, head_dim, *tile.mean);
+    const KeyRun& own = run.of_mean_row == nullptr ? run : *run.of_mean_row;
+    attend_mean_row<ScoreKind, WeightKind, kLevels>(own, job.key_words, head_dim, *tile.mean);
   }
 }
 

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "attend.h"
-#include "store_blocks.h"
 
 namespace paro::cpu::PARO_ISA {
 
@@ -16,31 +15,9 @@ inline int existing_means(const HeadJob& job) {
 inline void prepare_mean_query(const HeadJob& job, int32_t head, int32_t run, Scratch& scratch) {
   if (!job.is_corrected(head) || run >= existing_means(job)) return;
   const paro_attention& call = *job.call;
-  const int head_dim = call.head_dim, first = run * kCorrectionRows;
-  const int rest = job.length - first, count = rest < kCorrectionRows ? rest : kCorrectionRows;
-  const auto row_at = [&](int r, float* x) {
-    if (r + kRowsAhead < count) {
-      prefetch_row(call.query, query_element(job, head, first + r + kRowsAhead), head_dim,
-                   call.dtype);
-    }
-    if (r < count) {
-      load_row(call.query, query_element(job, head, first + r), head_dim, call.dtype, x);
-    } else {
-      for (int d = 0; d < head_dim; d += kVector) store(x + d, Vector{});
-    }
-  };
-  // The first addition of halves happens while the rows are gathered.
-  constexpr int kHalf = kCorrectionRows / 2;
-  for (int r = 0; r < kHalf; ++r) row_at(r, scratch.rows + r * head_dim);
-  for (int r = 0; r < kHalf; ++r) {
-    alignas(64) float upper[kLargestHeadDim];
-    row_at(kHalf + r, upper);
-    float* lower = scratch.rows + r * head_dim;
-    for (int d = 0; d < head_dim; ++d) lower[d] += upper[d];
-  }
   alignas(64) float mean[kLargestHeadDim];
-  mean_of_rows(scratch.rows, kHalf, head_dim, count, scratch.sums, mean);
-  if (call.qk_bits == 16) round_to_storage(mean, head_dim, call.dtype);
+  mean_of_queries(job, head, run * kCorrectionRows, kCorrectionRows, scratch, mean);
+  if (call.qk_bits == 16) round_to_storage(mean, call.head_dim, call.dtype);
   const int64_t index = int64_t{job.in_group(head)} * job.mean_queries + run;
   job.means.factor[index] =
       QueryWriter(job).write(mean, job.means.query + index * job.key_words);
@@ -50,7 +27,7 @@ inline void prepare_mean_query(const HeadJob& job, int32_t head, int32_t run, Sc
 inline void attend_mean_queries(const HeadJob& job, int32_t head, int32_t strip, Scratch& scratch) {
   const int first = strip * kStripRows, rest = existing_means(job) - first;
   if (!job.is_corrected(head) || rest <= 0) return;
-  const Tile tile{job, scratch, rest < kStripRows ? rest : kStripRows, nullptr};
+  const Tile tile{job, scratch, rest < kStripRows ? rest : kStripRows, nullptr, nullptr};
   const int64_t index = int64_t{job.in_group(head)} * job.mean_queries + first;
   alignas(64) Word words[kStripRows * kLargestHeadDim] = {};
   copy_words(job.means.query + index * job.key_words, int64_t{tile.rows} * job.key_words, words);

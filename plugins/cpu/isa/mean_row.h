@@ -16,6 +16,19 @@ struct MeanRow {
   alignas(64) float output[kLargestHeadDim] = {};
 };
 
+// The sum of the lanes of each vector, as the lanes of one.
+template <class Sum>
+inline Sum sums_of_lanes(const Sum sum[kVector]) {
+  VectorInt square[kVector];
+#pragma GCC unroll 16
+  for (int m = 0; m < kVector; ++m) square[m] = reinterpret_cast<VectorInt>(sum[m]);
+  transpose_square(square);
+  Sum total{};
+#pragma GCC unroll 16
+  for (int m = 0; m < kVector; ++m) total += reinterpret_cast<Sum>(square[m]);
+  return total;
+}
+
 // sum over k of A[m][k] * b[k], for kVector rows m of A, which are the lanes of the result. `depth`
 // is a multiple of kVector.
 template <class Kind>
@@ -28,14 +41,7 @@ inline typename Kind::Sum row_products(const Word* a, int stride, const Word* b,
       sum[m] = Kind::multiply_add(sum[m], line, load<typename Kind::Line>(a + m * stride + k));
     }
   }
-  VectorInt square[kVector];
-#pragma GCC unroll 16
-  for (int m = 0; m < kVector; ++m) square[m] = reinterpret_cast<VectorInt>(sum[m]);
-  transpose_square(square);
-  typename Kind::Sum total{};
-#pragma GCC unroll 16
-  for (int m = 0; m < kVector; ++m) total += reinterpret_cast<typename Kind::Sum>(square[m]);
-  return total;
+  return sums_of_lanes(sum);
 }
 
 inline float largest_of(Vector x) {
@@ -103,7 +109,8 @@ inline void attend_mean_row(const KeyRun& run, int key_words, int head_dim, Mean
   alignas(64) Word weights[kLargestBlock];
   const float largest = mean_row_logits<ScoreKind>(run, width, key_words, row, logits);
   const bool in_base_2 = run.log2_count != nullptr;
-  const float factor = in_base_2 ? 1.0f : row.factor * run.key_scale;
+  float factor = in_base_2 ? 1.0f : row.factor * run.key_scale;
+  if (ScoreKind::kCodes && factor < kSmallestFactor) factor = kSmallestFactor;
   const float origin = ScoreKind::kCodes && !in_base_2 ? kRoundingBias : 0.0f;
   const float reference = largest == kMinusInfinity ? 0.0f : largest;
 
@@ -121,7 +128,8 @@ inline void attend_mean_row(const KeyRun& run, int key_words, int head_dim, Mean
   // NaN where a logit is; see Weigh::total.
   if (WeightKind::kCodes && !shared) total = static_cast<float>(code_sum) + (total - total);
 
-  const float run_maximum = (largest - origin) * factor;
+  const float run_maximum =
+      (largest - origin) * factor + (run.row_logits == nullptr ? 0.0f : *run.row_logits);
   const float after = run_maximum > row.maximum ? run_maximum : row.maximum;
   const float after_finite = after == kMinusInfinity ? 0.0f : after;
   const float keep = exp2_not_positive(splat(row.maximum - after_finite))[0];

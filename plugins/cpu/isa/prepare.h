@@ -2,18 +2,21 @@
 // Then it computes the means that are the summary tokens, and quantizes those in their own blocks.
 #pragma once
 
+#include "rotation.h"
 #include "store_blocks.h"
 
 namespace paro::cpu::PARO_ISA {
 
-// Keys or values (x - shift) * (1 / factor), or as they come.
+// Keys or values (x - shift) * (1 / factor), rotated where there are signs, or as they come.
 struct Preconditioning {
   bool none;
   const float* shift;                             // [D]
+  const int32_t* signs;                           // [D]; or null
   alignas(64) float reciprocal[kLargestHeadDim];  // [D]
 
-  Preconditioning(const HeadJob& job, paro_affine_row mean, paro_affine_row factor, int bits)
-      : none(bits == 16), shift(row_of(job, mean)) {
+  Preconditioning(const HeadJob& job, paro_affine_row mean, paro_affine_row factor, int bits,
+                  const int32_t* rotation_signs)
+      : none(bits == 16), shift(row_of(job, mean)), signs(rotation_signs) {
     const float* from = row_of(job, factor);
     for (int d = 0; d < job.call->head_dim; ++d) reciprocal[d] = 1.0f / from[d];
   }
@@ -22,6 +25,7 @@ struct Preconditioning {
     for (int d = 0; d < head_dim; d += kVector) {
       store(row + d, (load(row + d) - load_unaligned(shift + d)) * load(reciprocal + d));
     }
+    if (signs != nullptr) rotate(row, signs, head_dim);
   }
 
  private:
@@ -70,8 +74,26 @@ inline void store_fine_keys(const HeadJob& job, int index, Scratch& scratch) {
   fine_means(job, index, job.call->qk_bits, scratch, means);
   const int64_t first = int64_t{index} * kFineSummaries;
   job.fine.key_scale[index] =
-      store_keys(job, means, kFineSummaries, job.fine.key + first * job.key_words,
-                 job.fine.key_start + first);
+      store_keys(job, means, kFineSummaries, job.summary_key_bits(),
+                 job.fine.key + first * job.key_words, job.fine.key_start + first);
+}
+
+// Stores the keys of a block in scratch.rows less their mean, at both precisions.
+inline void store_smoothed_keys(const HeadJob& job, int index, Scratch& scratch) {
+  const int head_dim = job.call->head_dim, block_k = job.call->block_k;
+  const int64_t first = int64_t{index} * block_k;
+  const float* mean = job.key_mean + int64_t{index} * head_dim;
+  const int count = job.tokens_in(index);  // rows past it stay zeros
+  keep_rounded(scratch.rows);
+  for (int r = 0; r < count; ++r) {
+    float* row = scratch.rows + r * head_dim;
+    for (int d = 0; d < head_dim; d += kVector) store(row + d, load(row + d) - load(mean + d));
+  }
+  const int64_t word = first * job.key_words;
+  store_keys_apart(job, scratch.rows, block_k, job.tokens.key + word, job.tokens.key_start + first,
+                   job.tokens.key_scale + first);
+  job.centred.key_scale[index] = store_keys(job, scratch.rows, block_k, job.summary_key_bits(),
+                                            job.centred.key + word, job.centred.key_start + first);
 }
 
 inline void store_fine_values(const HeadJob& job, int index, Scratch& scratch) {
@@ -146,27 +168,31 @@ inline void prepare_key_block(const HeadJob& job, int32_t index, Scratch& scratc
   const int count = job.tokens_in(index);
   if (count == 0) return;  // nothing reads a block without tokens
   const auto summarize = [&](float* means, int bits) {
-    if (!call.pool_dropped) return;
     float* mean = means + int64_t{index} * head_dim;
     mean_of_rows(scratch.rows, call.block_k, head_dim, count, scratch.sums, mean);
     if (bits == 16) round_to_storage(mean, head_dim, call.dtype);
   };
   gather_block_and_means(job, call.key, index,
-                         {job, PARO_KEY_MEAN, PARO_EQUALIZER, call.qk_bits},
+                         {job, PARO_KEY_MEAN, PARO_EQUALIZER, call.qk_bits, job.signs},
                          {job.routing.key, job.routing.block_key, nullptr}, scratch);
-  summarize(job.key_mean, call.qk_bits);
+  if (job.summary_blocks > 0) summarize(job.key_mean, call.qk_bits);
   if (call.fine_summaries) store_fine_keys(job, index, scratch);
-  store_key_block(job, scratch.rows, job.tokens, index);
+  if (call.smoothing) {
+    store_smoothed_keys(job, index, scratch);
+  } else {
+    store_key_block(job, scratch.rows, job.tokens, index, call.qk_bits);
+  }
 
   gather_block_and_means(
-      job, call.value, index, {job, PARO_VALUE_MEAN, PARO_VALUE_SCALE, call.pv_bits},
+      job, call.value, index, {job, PARO_VALUE_MEAN, PARO_VALUE_SCALE, call.pv_bits, nullptr},
       {job.routing.value, job.routing.block_value, job.routing.value_of_channel}, scratch);
-  summarize(job.value_mean, call.pv_bits);
+  if (call.pool_dropped) summarize(job.value_mean, call.pv_bits);
   if (call.fine_summaries) store_fine_values(job, index, scratch);
   store_value_block(job, scratch.rows, job.tokens, index, scratch);
 }
 
 // Prepares block `group` of the summary tokens, with zeros for key blocks that hold no tokens.
+// Without pooling, only the keys have a use.
 inline void prepare_summary_block(const HeadJob& job, int32_t group, Scratch& scratch) {
   const int head_dim = job.call->head_dim, rows = job.call->block_k;
   const int first = group * rows;
@@ -179,7 +205,8 @@ inline void prepare_summary_block(const HeadJob& job, int32_t group, Scratch& sc
     }
   };
   gather_means(job.key_mean);
-  store_key_block(job, scratch.rows, job.summaries, group);
+  store_key_block(job, scratch.rows, job.summaries, group, job.summary_key_bits());
+  if (!job.call->pool_dropped) return;
   gather_means(job.value_mean);
   store_value_block(job, scratch.rows, job.summaries, group, scratch);
 }

@@ -6,20 +6,26 @@
 namespace paro::cpu::PARO_ISA {
 
 // A run of keys that are attended together. They share one scale, unless the run is a step of fine
-// summaries, which has scales for each key.
+// summaries or a block of smoothed keys, which have scales for each key.
 struct KeyRun {
   const Word* key;           // [count][key_words]
   const int32_t* key_start;  // [count]; codes only
   const Word* value;         // [D][value_words]
   const float* value_scale;  // [D]; codes only
   const float* log2_count;   // [count] log2 of a summary's token count, -inf: off; or null
-  const float* key_scales;   // [count] factors on key_scale; a step only, else null
+  const float* key_scales;   // [count] factors on key_scale; or null
   const float* value_share;  // [count] value scales relative to value_scale; a step only, else null
   float key_scale;
   int value_words;  // words of a channel
   int count;
   const Word* next_key;    // of the run after this one; or null
   const Word* next_value;  // likewise
+
+  // Smoothed keys only, else null. Both are in base 2.
+  const float* key_logits = nullptr;  // [count] of the mean of the rows, which are residuals then
+  const float* row_logits = nullptr;  // [kSmoothedStep * R] for each strip, R of each: of the rows
+                                      // with the block's mean; one of a mean row
+  const KeyRun* of_mean_row = nullptr;  // the same keys as a mean row meets them; null: this run
 
   // Keys at or past `count` take part with logits of -inf and values of 0.
   int padded_count() const { return (count + kTailRows - 1) / kTailRows * kTailRows; }
@@ -40,10 +46,22 @@ struct RunRows {
   VectorInt code_sum[kStripVectors];
 };
 
-// Turns the raw logits of a run into base-2 logits: (raw - origin) * factor.
+// The least factor of logits that are codes. With 0, for rows or keys of zeros, the logit of a key
+// that does not exist would become -inf * 0 = NaN. This one takes differences of codes to 0 as well.
+// Keys with scales of their own have factors for each key, and logits in base 2.
+constexpr float kSmallestFactor = 0x1p-100f;
+
+// Turns the raw logits of a run into base-2 logits: (raw - origin) * factor + row.
 struct LogitUnit {
   Vector factor[kStripVectors];
+  Vector row[kStripVectors];
   float origin;
+
+  // What holds for logits that are in base 2 but for what belongs to the row.
+  void set_base_2() {
+    for (int v = 0; v < kStripVectors; ++v) factor[v] = splat(1.0f);
+    origin = 0.0f;
+  }
 };
 
 // Turns raw logits into base-2 logits in place, and adds log2_count for summary tokens. Afterwards
@@ -63,9 +81,8 @@ inline void add_log2_count(const KeyRun& run, float* logits, LogitUnit& unit, Ru
       largest = max_ignoring_nan(largest, logit);
     }
     rows.largest[v] = largest;
-    unit.factor[v] = splat(1.0f);
   }
-  unit.origin = 0.0f;
+  unit.set_base_2();
 }
 
 // How a run's weights become words. kShared: as codes of kStepLevels, after a factor for each key,
@@ -139,7 +156,7 @@ inline void softmax_run(const LogitUnit& unit, const KeyRun& run, const float* l
       store(weights + j / Kind::kPerWord * kStripRows + lane,
             weigh.word(logits + j * kStripRows + lane, j));
     }
-    const Vector run_maximum = (largest - unit.origin) * factor;
+    const Vector run_maximum = (largest - unit.origin) * factor + unit.row[v];
     const Vector before = load(strip.maximum + lane);
     const Vector after = max_ignoring_nan(before, run_maximum);
     const Vector after_finite = after == kMinusInfinity ? zero : after;

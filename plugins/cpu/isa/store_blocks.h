@@ -29,22 +29,46 @@ inline void round_to_storage(float* x, int n, int32_t dtype) {
   }
 }
 
+// Stores the codes of row `r` of keys.
+inline void store_key(const HeadJob& job, const float* rows, int r, Scale s, Word* key,
+                      int32_t* key_start) {
+  const int head_dim = job.call->head_dim;
+  const int32_t sum = store_codes(rows + r * head_dim, head_dim, s, 0,
+                                  reinterpret_cast<Codes::Element*>(key + r * job.key_words));
+  // With this start value, a sum ends as the bits of the float kRoundingBias + q . k.
+  key_start[r] = kRoundingBiasBits - Codes::kQueryOffset * sum;
+}
+
 // Stores `count` rows of keys, with one scale, which it returns.
-inline float store_keys(const HeadJob& job, const float* rows, int count, Word* key,
+inline float store_keys(const HeadJob& job, const float* rows, int count, int bits, Word* key,
                         int32_t* key_start) {
   const int head_dim = job.call->head_dim;
   if (job.key_operand != Codes::kOperand) {
     store_unquantized(rows, count * head_dim, job.key_operand, key);
     return 1.0f;
   }
-  const Scale s = scale_of(magnitude_of(rows, count * head_dim), job.call->qk_bits);
-  for (int r = 0; r < count; ++r) {
-    const int32_t sum = store_codes(rows + r * head_dim, head_dim, s, 0,
-                                    reinterpret_cast<Codes::Element*>(key + r * job.key_words));
-    // With this start value, a sum ends as the bits of the float kRoundingBias + q . k.
-    key_start[r] = kRoundingBiasBits - Codes::kQueryOffset * sum;
-  }
+  const Scale s = scale_of(magnitude_of(rows, count * head_dim), bits);
+  for (int r = 0; r < count; ++r) store_key(job, rows, r, s, key, key_start);
   return s.scale;
+}
+
+// The scale of one key alone, rounded to bfloat16. This moves it by 2^-9, and so no code past its
+// levels.
+inline Scale scale_of_key(const float* x, int head_dim, int bits) {
+  float scale = scale_of(magnitude_of(x, head_dim), bits).scale;
+  round_to_storage(&scale, 1, PARO_BFLOAT16);
+  return {scale > 0.0f ? 1.0f / scale : 0.0f, scale};
+}
+
+// Stores `count` rows of keys, with a scale for each.
+inline void store_keys_apart(const HeadJob& job, const float* rows, int count, Word* key,
+                             int32_t* key_start, float* key_scale) {
+  for (int r = 0; r < count; ++r) {
+    const int head_dim = job.call->head_dim;
+    const Scale s = scale_of_key(rows + r * head_dim, head_dim, job.call->qk_bits);
+    store_key(job, rows, r, s, key, key_start);
+    key_scale[r] = s.scale;
+  }
 }
 
 // Rows of values [words * kPerWord][D] -> words [words][D], with neighbouring tokens in one word.
@@ -98,9 +122,9 @@ inline void store_value_codes(const HeadJob& job, const float* rows, const KeyBl
 }
 
 inline void store_key_block(const HeadJob& job, const float* rows, const KeyBlocks& to,
-                            int64_t index) {
+                            int64_t index, int bits) {
   const int count = job.call->block_k;
-  to.key_scale[index] = store_keys(job, rows, count, to.key + index * count * job.key_words,
+  to.key_scale[index] = store_keys(job, rows, count, bits, to.key + index * count * job.key_words,
                                    to.key_start + index * count);
 }
 

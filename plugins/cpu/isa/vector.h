@@ -42,6 +42,10 @@ inline Vector splat(float x) { return x - Vector{}; }
 inline VectorInt splat(int32_t x) { return x - VectorInt{}; }
 inline VectorInt float_to_bits(Vector x) { return reinterpret_cast<VectorInt>(x); }
 
+// The compiler joins products and sums into operations that round once. What follows this takes
+// what lies at x as it has been rounded.
+inline void keep_rounded(const float* x) { __asm__ volatile("" : : "r"(x) : "memory"); }
+
 // Ignores a NaN in `x` and keeps a NaN in `maximum`.
 inline Vector max_ignoring_nan(Vector maximum, Vector x) { return x > maximum ? x : maximum; }
 

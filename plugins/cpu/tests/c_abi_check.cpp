@@ -42,6 +42,7 @@ std::unique_ptr<CallOwner> random_call(std::mt19937& random, int32_t qk_bits, in
   sizes.fine_summaries = pooled != 0 && pick(0, 1);
   sizes.mean_correction = pick(0, 1);
   sizes.routing = pick(0, 1);
+  sizes.smoothing = qk_bits == 4 && pick(0, 1);
   auto owner = make_call(sizes, {.exact = 0.5}, random);
   for (int32_t& bin : owner->mask_bin) bin = pick(-3, 9);
   for (int32_t& length : owner->key_length) length = pick(0, sizes.tokens);
@@ -138,6 +139,12 @@ void check_misuse(std::mt19937& random) {
   expect_refusal(random, "dynamic_blocks", PARO_INVALID_ARGUMENT, [](auto& c) {
     c.routing = 1;
     c.dynamic_blocks = nullptr;
+  });
+  expect_refusal(random, "smoothing", PARO_INVALID_ARGUMENT, [](auto& c) { c.smoothing = 1; });
+  expect_refusal(random, "rotation", PARO_INVALID_ARGUMENT, [](auto& c) {
+    c.qk_bits = 4;
+    c.smoothing = 1;
+    c.rotation = nullptr;
   });
 
   const auto owner = random_call(random, 8, 8, 1);

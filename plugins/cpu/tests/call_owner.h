@@ -15,7 +15,7 @@ struct CallOwner {
   paro_attention call{};
   std::vector<float> query, key, value, affine, output;
   std::vector<int32_t> token_order, head_order, block_mask, tile_order, mask_bin, key_length;
-  std::vector<int32_t> fine_mask, corrected_heads, dynamic_blocks;
+  std::vector<int32_t> fine_mask, corrected_heads, dynamic_blocks, rotation;
 };
 
 inline int32_t blocks(int32_t tokens, int32_t block) { return (tokens + block - 1) / block; }
@@ -27,8 +27,8 @@ struct Density {
 };
 
 // Creates the tensors of a call whose sizes and attributes are set. Values, orders and masks are
-// random. All tokens exist. What the attributes use of version 2: every head is corrected, and one
-// block is chosen for each query block.
+// random. All tokens exist. What the attributes use of version 2: every head is corrected, one block
+// is chosen for each query block, and every other key/value head is rotated.
 inline std::unique_ptr<CallOwner> make_call(const paro_attention& sizes, Density density,
                                             std::mt19937& random) {
   auto owner = std::make_unique<CallOwner>();
@@ -79,6 +79,13 @@ inline std::unique_ptr<CallOwner> make_call(const paro_attention& sizes, Density
   if (call.routing) {
     owner->dynamic_blocks.assign(static_cast<size_t>(call.bins * call.heads), 1);
   }
+  if (call.smoothing) {
+    const int64_t signs = int64_t{call.kv_heads} * call.head_dim;
+    for (int64_t i = 0; i < signs; ++i) {
+      const bool rotated = i / call.head_dim % 2 == 0;
+      owner->rotation.push_back(!rotated ? 0 : random() % 2 ? 1 : -1);
+    }
+  }
   owner->mask_bin.assign(static_cast<size_t>(call.batch), 0);
   owner->key_length.assign(static_cast<size_t>(call.batch), call.tokens);
   call.query = owner->query.data();
@@ -94,6 +101,7 @@ inline std::unique_ptr<CallOwner> make_call(const paro_attention& sizes, Density
   if (call.fine_summaries) call.fine_mask = owner->fine_mask.data();
   if (call.mean_correction) call.corrected_heads = owner->corrected_heads.data();
   if (call.routing) call.dynamic_blocks = owner->dynamic_blocks.data();
+  if (call.smoothing) call.rotation = owner->rotation.data();
   call.output = owner->output.data();
   return owner;
 }

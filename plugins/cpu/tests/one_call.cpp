@@ -1,7 +1,8 @@
 // Makes one call on one thread, to count its instructions: under callgrind, or by single-stepping.
 // Single-stepping is exact for any instruction set; Valgrind does not support AVX-512.
 //
-//   paro_cpu_one_call TOKENS HEAD_DIM BITS DENSITY [fine FINE_DENSITY | corrected | routed] [step]
+//   paro_cpu_one_call TOKENS HEAD_DIM BITS DENSITY
+//                     [fine FINE_DENSITY | corrected | routed | smoothed] [step]
 //
 // It prints how many scores the call has in exact blocks, and how many pairs of a row and a block
 // are fine.
@@ -72,11 +73,13 @@ int main(int argc, char** argv) {
   sizes.fine_summaries = options.size() == 2 && options[0] == "fine";
   sizes.mean_correction = options.size() == 1 && options[0] == "corrected";
   sizes.routing = options.size() == 1 && options[0] == "routed";
-  const int32_t features = sizes.fine_summaries + sizes.mean_correction + sizes.routing;
+  sizes.smoothing = options.size() == 1 && options[0] == "smoothed";
+  const int32_t pooled = sizes.fine_summaries + sizes.mean_correction + sizes.routing;
+  const int32_t features = pooled + sizes.smoothing;
   if (argc < 5 || (!options.empty() && features == 0)) {
     std::fprintf(stderr,
-                 "usage: %s TOKENS HEAD_DIM BITS DENSITY [fine FINE_DENSITY | corrected | routed]"
-                 " [step]\n",
+                 "usage: %s TOKENS HEAD_DIM BITS DENSITY"
+                 " [fine FINE_DENSITY | corrected | routed | smoothed] [step]\n",
                  argv[0]);
     return 2;
   }
@@ -86,7 +89,7 @@ int main(int argc, char** argv) {
   sizes.qk_bits = sizes.pv_bits = std::atoi(argv[3]);
   sizes.block_q = 128;
   sizes.block_k = 64;
-  sizes.pool_dropped = features > 0;
+  sizes.pool_dropped = pooled > 0;
   std::mt19937 random(1);
   Density density{.exact = std::atof(argv[4])};
   if (sizes.fine_summaries) density.fine = std::atof(options[1].c_str());

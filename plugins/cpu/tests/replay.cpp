@@ -17,7 +17,7 @@ using Bytes = std::vector<char>;
 
 struct Tensors {
   Bytes query, key, value, token_order, head_order, block_mask, tile_order, affine, mask_bin,
-      key_length, fine_mask, corrected_heads, dynamic_blocks, output;
+      key_length, fine_mask, corrected_heads, dynamic_blocks, rotation, output;
 };
 
 // The sizes of the call's tensors, and memory for them.
@@ -43,6 +43,7 @@ Tensors make_tensors(paro_attention& call) {
             bytes(call.fine_summaries ? tiles * words : 0, 4),
             bytes(call.mean_correction ? call.heads : 0, 4),
             bytes(call.routing ? int64_t{call.bins} * call.heads : 0, 4),
+            bytes(call.smoothing ? int64_t{call.kv_heads} * call.head_dim : 0, 4),
             bytes(rows * call.heads * call.head_dim, element)};
   call.query = t.query.data();
   call.key = t.key.data();
@@ -57,6 +58,7 @@ Tensors make_tensors(paro_attention& call) {
   call.fine_mask = reinterpret_cast<int32_t*>(t.fine_mask.data());
   call.corrected_heads = reinterpret_cast<int32_t*>(t.corrected_heads.data());
   call.dynamic_blocks = reinterpret_cast<int32_t*>(t.dynamic_blocks.data());
+  call.rotation = reinterpret_cast<int32_t*>(t.rotation.data());
   call.output = t.output.data();
   return t;
 }
@@ -68,7 +70,7 @@ bool read(std::istream& file, Bytes& bytes) {
 bool read_tensors(std::istream& file, Tensors& t) {
   for (Bytes* tensor : {&t.query, &t.key, &t.value, &t.token_order, &t.head_order, &t.block_mask,
                         &t.tile_order, &t.affine, &t.mask_bin, &t.key_length, &t.fine_mask,
-                        &t.corrected_heads, &t.dynamic_blocks}) {
+                        &t.corrected_heads, &t.dynamic_blocks, &t.rotation}) {
     if (!read(file, *tensor)) return false;
   }
   return true;

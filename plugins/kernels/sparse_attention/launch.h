@@ -50,7 +50,7 @@ struct Kernel {
   size_t fine_bytes = 0;  // more of them for the steps of fine summaries
   void (*function)(AttentionParams) = nullptr;  // null: no target of the build has its instructions
   DeviceSet* allowed;  // devices that let it have all the shared memory of a thread block
-  // The kernel of calls with fine summaries, which only mma.sync has.
+  // The kernel of calls with fine summaries.
   void (*fine_function)(AttentionParams) = nullptr;
   DeviceSet* fine_allowed = nullptr;
   // The mean correction in the same precision, by mma.sync: wgmma kernels have none of their own.

@@ -146,7 +146,8 @@ class Life {
         integer_field("pool_dropped", 0), integer_field("pool_dropped", 1),
         integer_field("fine_summaries", 0), integer_field("fine_summaries", 1),
         integer_field("mean_correction", 0), integer_field("mean_correction", 1),
-        integer_field("routing", 0), integer_field("routing", 1)};
+        integer_field("routing", 0), integer_field("routing", 1),
+        integer_field("smoothing", 0), integer_field("smoothing", 1)};
     size_t distinct = 1;
     for (const Field& change : changes) {
       std::vector<Field> fields = content_.fields;

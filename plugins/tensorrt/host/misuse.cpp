@@ -79,6 +79,7 @@ class Misuse {
                      [](Fields& fields) { fields.push_back(integer_field("routing", 1)); });
     } else {
       refuses_fields("routing of 2", {"routing", "0 or 1", "2"}, set("routing", 2));
+      refuses_fields("smoothing of 2", {"smoothing", "0 or 1", "2"}, set("smoothing", 2));
     }
     for (const float scale :
          {-1.0f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
@@ -233,7 +234,7 @@ class Misuse {
         {6, 1, 99, "tile_order"}, {7, 0, 3, "channel_affine"},
         {0, 1, -1, "query"},      {0, 1, int64_t{1} << 40, "query"},
         {10, 3, 99, "fine_mask"}, {11, 0, 99, "corrected_heads"},
-        {12, 0, 99, "dynamic_blocks"},
+        {12, 0, 99, "dynamic_blocks"}, {13, 1, 99, "rotation"},
     };
     for (const auto& [input, dimension, size, name] : wrong) {
       if (input >= content_.inputs.size()) continue;  // the case is of version 1

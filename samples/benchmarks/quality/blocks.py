@@ -39,12 +39,14 @@ class Choice(NamedTuple):
     """What one head attends in one call.
 
     order: name of the head's order; kinds: uint8 [n, NK], `Kind` of each judged block of 64 rows
-    and key block; corrected: with the mean correction.
+    and key block; corrected: with the mean correction; extra: keys that take as long as what the
+    head computes besides, for the average query.
     """
 
     order: str
     kinds: Tensor
     corrected: bool = False
+    extra: float = 0.0
 
     @property
     def keys(self) -> float:

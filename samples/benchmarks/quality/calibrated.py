@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from functools import cached_property, lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -30,8 +31,8 @@ DEFAULT_TILING = Tiling(AttentionConfig().block_q, AttentionConfig().block_k)
 
 
 class LayerErrors(NamedTuple):
-    """Means over a layer's captures, [H, n, NK]: errors in shares of each head's energy, and mass
-    in shares of its rows."""
+    """Means over a layer's captures, [H, n, NK]: errors in shares of the layer's energy, and mass
+    in shares of a head's rows."""
 
     dropped: Tensor
     coarse: Tensor
@@ -41,14 +42,28 @@ class LayerErrors(NamedTuple):
     mass: Tensor
 
 
+class Half(Enum):
+    """The half of the schedule that masks are made of, by the half that they serve."""
+
+    OWN = "own"
+    OTHER = "other"
+    BOTH = "both"
+
+
 class Learned(NamedTuple):
     """Which captures masks are made of.
 
-    split: of calls. other_half: of the half of the schedule that they do not serve.
+    split: of calls. half: of the schedule.
     """
 
     split: Split = Split.CALIBRATION
-    other_half: bool = False
+    half: Half = Half.OWN
+
+    def bins(self, halves: Sequence[int]) -> Sequence[int | None]:
+        """The half that each bin's masks are made of; None: both, in one bin."""
+        if self.half is Half.BOTH:
+            return (None,)
+        return tuple(halves) if self.half is Half.OWN else tuple(reversed(halves))
 
 
 AS_PLANNED = Learned()
@@ -104,24 +119,33 @@ class Calibrated:
     def _errors(
         self,
         layer: int,
-        half: int,
-        learned: Learned = AS_PLANNED,
+        half: int | None,
+        split: Split = Split.CALIBRATION,
         orders: tuple[str, ...] | None = None,
     ) -> LayerErrors:
-        """Mean errors of a layer's blocks of 64 rows for one half of the schedule."""
-        half = half ^ learned.other_half
-        calls = self.source.of(learned.split, layer, half)
+        """Mean errors of a layer's blocks of 64 rows in a half of the schedule, or in both."""
+        if half is None:
+            halves = [self.errors(layer, half, split, orders) for half in (0, 1)]
+            counts = [len(self.source.of(split, layer, half)) for half in (0, 1)]
+            return LayerErrors(
+                *(
+                    (counts[0] * one + counts[1] * other) / sum(counts)
+                    for one, other in zip(*halves, strict=True)
+                )
+            )
+        calls = self.source.of(split, layer, half)
         return mean_errors(self.source, calls, orders or self.orders(layer))
 
-    def _validation_terms(self, layer: int, half: int, head: int) -> Terms:
-        """Of `validation_call`, in the head's order."""
-        call = self.validation_call(layer, half)
-        order = self.source.orders[self.orders(layer)[head]]
+    def _validation_terms(self, call: LayerCall, head: int) -> Terms:
+        """In the head's order."""
+        order = self.source.orders[self.orders(call.layer)[head]]
         return terms(call.head(head), order, self.source.runs)
 
-    def validation_call(self, layer: int, half: int) -> LayerCall:
-        """The last validation capture of a half of the schedule."""
-        return self.source.of(Split.VALIDATION, layer, half)[-1]
+    def validation_calls(self, layer: int, half: int | None) -> list[LayerCall]:
+        """The last validation capture of a half of the schedule, or of each half."""
+        halves = (0, 1) if half is None else (half,)
+        calls = (self.source.of(Split.VALIDATION, layer, half) for half in halves)
+        return [of_half[-1] for of_half in calls if of_half]
 
     @cached_property
     def sampled_blocks(self) -> tuple[int, ...]:
@@ -165,17 +189,19 @@ class Calibrated:
 
 def mean_errors(source: Source, calls: Sequence[LayerCall], orders: Sequence[str]) -> LayerErrors:
     """Errors of some calls of a layer, in the order of each head."""
-    heads = []
-    for head, name in enumerate(orders):
-        of_calls = []
-        for call in calls:
-            found = block_errors(terms(call.head(head), source.orders[name], source.runs))
-            energy = found.energy.sum().clamp(min=torch.finfo(torch.float32).tiny)
-            *errors, mass, _ = found
-            rows = len(source.runs) * CORRECTION_ROWS
-            of_calls.append([*(part / energy for part in errors), mass / rows])
-        heads.append([torch.stack(parts).mean(dim=0) for parts in zip(*of_calls, strict=True)])
-    return LayerErrors(*(torch.stack(parts) for parts in zip(*heads, strict=True)))
+    sums = None
+    rows = len(source.runs) * CORRECTION_ROWS
+    for call in calls:
+        heads = [
+            block_errors(terms(call.head(head), source.orders[name], source.runs))
+            for head, name in enumerate(orders)
+        ]
+        *errors, mass, energy = (torch.stack(parts) for parts in zip(*heads, strict=True))
+        whole = energy.sum().clamp(min=torch.finfo(torch.float32).tiny)
+        of_call = [*(part / whole for part in errors), mass / rows]
+        sums = of_call if sums is None else [x + y for x, y in zip(sums, of_call, strict=True)]
+    assert sums is not None
+    return LayerErrors(*(part / len(calls) for part in sums))
 
 
 def of_rows(errors: Tensor, block_q: int) -> Tensor:

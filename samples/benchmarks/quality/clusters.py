@@ -15,6 +15,11 @@ from paro_trt.op.spec import CORRECTION_ROWS
 from .calibrated import Calibrated, block_means
 from .sources import BLOCK_K, BLOCK_Q, LayerCall
 
+CHOICE_COST = 2 / BLOCK_Q
+"""Of SVG-EAR's choice in a call, as a share of dense attention, where clusters are kept from step
+to step: the estimate attends every key with each query centroid, and one iteration of k-means
+takes distances, half of that, for the queries and for the keys."""
+
 
 class SvgEar:
     """SVG-EAR (arXiv 2603.08982): queries and keys are clustered; of (query cluster, key cluster)

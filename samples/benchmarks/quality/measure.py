@@ -13,7 +13,7 @@ from rich.progress import track
 from paro_trt.files import atomic_write
 
 from .blocks import Choice, attend, terms
-from .calibrated import AS_PLANNED, Calibrated, Learned
+from .calibrated import AS_PLANNED, Calibrated, Half, Learned
 from .clusters import SvgEar
 from .policies import COSTS, POLICIES, RECIPES, STATIC_2, VERSION_1, VERSION_2, Policy, make_policy
 from .sources import LayerCall, Source, Split
@@ -24,7 +24,7 @@ from .static import CalibratedPolicy
 class CallError:
     """One policy in one layer of one held-out call.
 
-    error: |A - dense| / |dense| over all judged rows and heads; keys: that a query attends, as a
+    error: |A - dense| / |dense| over all judged rows and heads; keys: that a query meets, as a
     share of S.
     """
 
@@ -41,9 +41,11 @@ DRIFTS = {
     "other prompts": AS_PLANNED,
     "same calls": Learned(Split.HELDOUT),
     "same prompts, other seeds": Learned(Split.RESEEDED),
-    "other half of the schedule": Learned(other_half=True),
+    "other half of the schedule": Learned(half=Half.OTHER),
+    "both halves": Learned(half=Half.BOTH),
 }
-"""Which captures masks are made of; the first is how plans are made."""
+"""Which captures masks are made of; the first is how plans of two bins are made, the last how
+those of one bin are."""
 
 DRIFT_POLICIES = (VERSION_1, "64 rows + mix", "64 rows + mix + run-time", STATIC_2, VERSION_2)
 DRIFT_COSTS = (0.30, 0.20, 0.10)
@@ -66,7 +68,7 @@ def measure_drift(source: Source, costs: Sequence[float] = DRIFT_COSTS) -> list[
     drifts = {
         name: learned
         for name, learned in DRIFTS.items()
-        if source.calls[learned.split] and not (learned.other_half and _halves(source) < 2)
+        if source.calls[learned.split] and (learned.half is Half.OWN or len(source.halves) == 2)
     }
     policies = {
         (f"{name}: {drift}", cost): CalibratedPolicy(calibrated, RECIPES[name], cost, learned)
@@ -75,10 +77,6 @@ def measure_drift(source: Source, costs: Sequence[float] = DRIFT_COSTS) -> list[
         for cost in costs
     }
     return _measured(calibrated, policies, f"{source.name}, drift")
-
-
-def _halves(source: Source) -> int:
-    return len({call.half for call in source.calls[Split.CALIBRATION]})
 
 
 def _measured(
@@ -128,7 +126,7 @@ def call_errors(
             for (key, choice), error in zip(choices, errors, strict=True):
                 squares[key] += error
                 energies[key] += energy
-                keys[key] += choice.keys / call.heads
+                keys[key] += (choice.keys + choice.extra) / call.heads
     for key, policy in clustered.items():
         outputs, attended = policy.attend(call)
         for output, dense in zip(outputs, dense_rows, strict=True):

@@ -16,6 +16,7 @@ from torch import Tensor
 from paro_trt.calibration.inputs import HeadInputs
 from paro_trt.calibration.statistics import Tiling
 from paro_trt.op.spec import block_count
+from paro_trt.plan import KeyCost
 
 from .blocks import Choice, Kind, attend
 from .calibrated import DEFAULT_TILING, Calibrated, block_means
@@ -69,12 +70,22 @@ class SolAttn(_RunTime):
 
 
 class SolAttnCorrected(SolAttn):
-    """Sol-Attn with the mean correction in every head: what the correction alone is worth."""
+    """Sol-Attn with the mean correction in every head, which its blocks pay for: what the
+    correction alone is worth."""
+
+    def __init__(self, calibrated: Calibrated, cost: float) -> None:
+        super().__init__(calibrated, cost)
+        tokens = self.source.tokens
+        self.key_cost = KeyCost(tokens, BLOCK_Q, BLOCK_K)
+        self.keys = (self.keys - self.key_cost.correction(0.0, 1)) / (1.0 + 1.0 / BLOCK_Q)
 
     def choose(self, call: LayerCall) -> list[Choice] | None:
         """The blocks of Sol-Attn."""
         choices = super().choose(call)
-        return choices and [choice._replace(corrected=True) for choice in choices]
+        return choices and [
+            choice._replace(corrected=True, extra=self.key_cost.correction(choice.keys, 1))
+            for choice in choices
+        ]
 
 
 class SpargeAttn(_RunTime):
@@ -100,12 +111,12 @@ class SpargeAttn(_RunTime):
         return self._with_share(call, self._shares[layer])
 
     def _tuned(self, layer: int, half: int) -> float:
-        call = self.calibrated.validation_call(layer, half)
+        (call,) = self.calibrated.validation_calls(layer, half)
         losses = []
         for share in self.GATED_SHARES:
             loss = 0.0
             for head, choice in enumerate(self._with_share(call, share) or []):
-                found = self.calibrated.validation_terms(layer, half, head)
+                found = self.calibrated.validation_terms(call, head)
                 loss += float((attend(found, [choice])[0] - found.dense).square().sum())
             losses.append(loss)
         return self.GATED_SHARES[losses.index(min(losses))]

@@ -7,16 +7,14 @@ from typing import Protocol, TypeAlias
 
 from .blocks import Choice
 from .calibrated import Calibrated
-from .clusters import SvgEar
+from .clusters import CHOICE_COST, SvgEar
 from .peers import SlidingWindows, SolAttn, SolAttnCorrected, SpargeAttn, SpatialTemporal
 from .sources import LayerCall
-from .static import CalibratedPolicy, PaperPolicy, Recipe
+from .static import CalibratedPolicy, PaperPolicy, Recipe, RunTimePolicy
 
 COSTS = (0.30, 0.20, 0.15, 0.10, 0.07)
-"""Keys that a query attends, summaries included, as shares of S."""
-
-RUN_TIME_SHARE = 0.1
-"""Of the budget of version 2, for blocks chosen at run time."""
+"""Keys that a query meets, as shares of S: those of blocks and summaries, and what correction and
+the choice at run time take (`KeyCost`)."""
 
 VERSION_1 = "version 1"
 STATIC_2 = "64 rows + mix + correction"
@@ -29,16 +27,15 @@ RECIPES = {
     "correction": Recipe(corrected=True),
     "64 rows + mix": Recipe(64, fine=True),
     "mix + correction": Recipe(fine=True, corrected=True),
-    "64 rows + mix + run-time": Recipe(64, fine=True, dynamic=RUN_TIME_SHARE),
+    "64 rows + mix + run-time": Recipe(64, fine=True, routed=True),
     STATIC_2: Recipe(64, fine=True, corrected=True),
-    f"{STATIC_2}, plain errors": Recipe(64, fine=True, corrected=True, plain_errors=True),
-    VERSION_2: Recipe(64, fine=True, corrected=True, dynamic=RUN_TIME_SHARE),
-    f"{VERSION_2}, correction charged": Recipe(
-        64, fine=True, corrected=True, dynamic=RUN_TIME_SHARE, charged=True
-    ),
-    "run-time only": Recipe(64, dynamic=1.0),
+    f"{STATIC_2}, corrected errors": Recipe(64, fine=True, corrected=True, corrected_errors=True),
+    VERSION_2: Recipe(64, fine=True, corrected=True, routed=True),
 }
 """Version 1, version 2 by parts and whole; what the names leave out is as in version 1."""
+
+RUN_TIME = "run-time only"
+COUNTED_SVG_EAR = "SVG-EAR, choice counted"
 
 
 class Policy(Protocol):
@@ -52,10 +49,12 @@ class Policy(Protocol):
 
 MakePolicy: TypeAlias = "Callable[[Calibrated, float], Policy | SvgEar]"
 
-PEERS: dict[str, MakePolicy] = {
+OTHERS: dict[str, MakePolicy] = {
+    RUN_TIME: RunTimePolicy,
     "Sol-Attn": SolAttn,
     "Sol-Attn + correction": SolAttnCorrected,
     "SVG-EAR": SvgEar,
+    COUNTED_SVG_EAR: lambda calibrated, cost: SvgEar(calibrated, cost - CHOICE_COST),
     "SpargeAttn": SpargeAttn,
     "Sparse VideoGen": SpatialTemporal,
     "sliding windows": SlidingWindows,
@@ -67,7 +66,7 @@ def make_policy(name: str, cost: float, calibrated: Calibrated) -> Policy | SvgE
     """The named policy at a cost."""
     if name in RECIPES:
         return CalibratedPolicy(calibrated, RECIPES[name], cost)
-    return PEERS[name](calibrated, cost)
+    return OTHERS[name](calibrated, cost)
 
 
-POLICIES = (*RECIPES, *PEERS)
+POLICIES = (*RECIPES, *OTHERS)

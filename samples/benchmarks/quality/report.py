@@ -17,7 +17,7 @@ import torch
 from paro_trt.errors import ArgumentError
 
 from .measure import DRIFT_COSTS, DRIFTS, CallError, load_errors
-from .policies import COSTS, PEERS, RECIPES, STATIC_2, VERSION_1, VERSION_2
+from .policies import COSTS, OTHERS, RECIPES, STATIC_2, VERSION_1, VERSION_2
 from .videos import VideoQuality, load_videos
 
 ERROR_COLUMNS = (
@@ -153,7 +153,7 @@ def write_report(work: Path, output: Path) -> None:
         for title, of_source in errors.items():
             calls = max(cell.calls for cell in of_source)
             lines += [f"## Attention error: {title}", "", f"{calls} calls of a layer each.", ""]
-            lines += [*error_table(of_source, (*RECIPES, *PEERS)), ""]
+            lines += [*error_table(of_source, (*RECIPES, *OTHERS)), ""]
     for title, of_source in drifts.items():
         lines += [f"## Masks of other captures: {title}", ""]
         for cost in sorted({cell.asked for cell in of_source}, reverse=True):
@@ -177,11 +177,11 @@ def _facts() -> list[str]:
         "",
         "Error: |A - dense| / |dense| of a layer's heads on captures that nothing was calibrated "
         "on, mean over calls; in brackets the difference from version 1 on the same calls, mean "
-        "over prompts and its standard error. Costs are keys that a query attends, summaries and "
-        "forced blocks included, as a share of all; neither the choice at run time nor the "
-        "attention of mean queries is counted, except where a name says so. Empty: the forced "
-        "blocks cost more, the policy does not exist there, or all that a row attends has no "
-        "weight in float32.",
+        "over prompts and its standard error. Costs are keys that a query meets, as a share of "
+        "all: summaries and forced blocks, and what correction and our choice at run time compute. "
+        "What the policies of other projects compute to choose is counted only where a name says "
+        "so. Empty: the forced blocks cost more, the policy does not exist there, or all that a "
+        "row attends has no weight in float32.",
     ]
 
 
@@ -226,7 +226,7 @@ def drift_table(found: Sequence[Cell], cost: float) -> list[str]:
     return lines
 
 
-def video_table(found: Sequence[VideoQuality], reference: str = STATIC_2) -> list[str]:
+def video_table(found: Sequence[VideoQuality], reference: str = VERSION_2) -> list[str]:
     """Markdown: PSNR of each policy and cost, and how `reference` differs on the same videos."""
     lines = [
         f"| cost | policy | videos | PSNR dB | SSIM | {reference} is | better on |",
@@ -257,14 +257,14 @@ def video_table(found: Sequence[VideoQuality], reference: str = STATIC_2) -> lis
 def plot_errors(found: Mapping[str, Sequence[Cell]], path: Path) -> None:
     """Error against cost, a panel for each source."""
     pyplot = _pyplot()
-    names = (VERSION_1, STATIC_2, VERSION_2, *PEERS)
+    names = (VERSION_1, STATIC_2, VERSION_2, *OTHERS)
     figure, axes = pyplot.subplots(1, len(found), figsize=(4.2 * len(found), 3.6), squeeze=False)
     for axis, (source, of_source) in zip(axes[0], found.items(), strict=True):
         for name in names:
             line = sorted((c.cost, c.error) for c in of_source if c.policy == name)
             if line:
                 axis.plot(*zip(*line, strict=True), **_style(name))
-        axis.set(title=source, xlabel="keys a query attends / S", yscale="log")
+        axis.set(title=source, xlabel="keys a query meets / S", yscale="log")
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("relative L2 error of attention")
     axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))

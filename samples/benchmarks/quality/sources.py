@@ -93,6 +93,11 @@ class Source:
         """The layers that were captured."""
         return tuple(sorted({call.layer for call in self.calls[Split.CALIBRATION]}))
 
+    @property
+    def halves(self) -> tuple[int, ...]:
+        """The halves of the schedule that were captured."""
+        return tuple(sorted({call.half for call in self.calls[Split.CALIBRATION]}))
+
     @cached_property
     def orders(self) -> dict[str, Tensor]:
         """The candidate orders by name, int64 [S] each; the identity is the first."""

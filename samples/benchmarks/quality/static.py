@@ -1,23 +1,34 @@
 """Policies made beforehand: version 1, version 2 by parts and whole, and PARO's own masks.
 
-The selection is the benchmark's (`selection.py`).
+Version 1 and 2 are chosen by what `paro-trt calibrate` chooses them by: `select_mixes`, and
+`with_features` on a validation capture.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import product
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from paro_trt.calibration.select_mask import (
+    Allocation,
+    LayerMasks,
+    LayerScores,
+    describe_masks,
+)
+from paro_trt.calibration.select_mix import BlockMix, select_mixes
 from paro_trt.calibration.select_order import OrderMetric
-from paro_trt.op.spec import CORRECTION_ROWS
+from paro_trt.calibration.trials import Alternative, current_mix, with_features
+from paro_trt.plan import KeyCost
 
 from .blocks import Choice, Kind, attend
 from .calibrated import AS_PLANNED, Calibrated, LayerErrors, Learned, of_rows
-from .selection import cheapest_exact, cheapest_kinds
+from .selection import cheapest_exact, kinds_of
 from .sources import BLOCK_K, BLOCK_Q, LayerCall
 
 AXIS_ORDERS = ("fhw", "fwh", "hfw", "hwf", "wfh", "whf")
@@ -32,25 +43,16 @@ class Recipe:
         block_q: rows that share a mask row.
         fine: blocks may have four summaries.
         corrected: heads have the mean correction where it helps on a validation capture.
-        dynamic: share of the budget for blocks chosen at run time; 1: all but the forced blocks.
-        plain_errors: blocks of corrected heads are chosen as those of the others.
-        charged: the budget also pays for the attention of the mean queries.
+        routed: query blocks choose blocks at run time where that helps there.
+        corrected_errors: blocks of heads that may be corrected are chosen by the error that the
+            correction leaves, which `paro-trt calibrate` does not know.
     """
 
     block_q: int = 128
     fine: bool = False
     corrected: bool = False
-    dynamic: float = 0.0
-    plain_errors: bool = False
-    charged: bool = False
-
-
-class _LayerMasks(NamedTuple):
-    """kinds: uint8 [H, n, NK]; corrected, dynamic (k): of each head."""
-
-    kinds: Tensor
-    corrected: tuple[bool, ...]
-    dynamic: tuple[int, ...]
+    routed: bool = False
+    corrected_errors: bool = False
 
 
 class CalibratedPolicy:
@@ -59,112 +61,162 @@ class CalibratedPolicy:
     Args:
         calibrated: of the source.
         recipe: what it has.
-        cost: keys that a query attends, summaries included, as a share of S.
+        cost: keys that a query meets, all work counted (`KeyCost`), as a share of S.
         learned: which captures the masks are made of.
     """
 
     def __init__(
         self, calibrated: Calibrated, recipe: Recipe, cost: float, learned: Learned = AS_PLANNED
     ) -> None:
-        self.calibrated, self.recipe, self.learned = calibrated, recipe, learned
-        self.keys = cost * calibrated.source.tokens
-        if recipe.charged:
-            # One dense and one sparse row for each run of 128, in heads that are corrected.
-            self.keys -= (1 + cost) * calibrated.source.tokens / CORRECTION_ROWS
+        self.calibrated, self.recipe, self.cost = calibrated, recipe, cost
+        self.learned = learned
+        self.key_cost = KeyCost(calibrated.source.tokens, recipe.block_q, BLOCK_K)
         self.masks = lru_cache(maxsize=None)(self._masks)
 
     def choose(self, call: LayerCall) -> list[Choice] | None:
         """The choice of each head; None: the budget is less than the forced blocks."""
-        masks = self.masks(call.layer, call.half)
+        masks = self.masks(call.layer)
         if masks is None:
             return None
-        orders = self.calibrated.orders(call.layer)
-        kinds = masks.kinds.clone()
-        for head, count in enumerate(masks.dynamic):
-            if count:
-                # As the op routes: the largest that are not exact, ties to the lower index.
-                errors = self.calibrated.estimates(call, head)
-                errors = errors.masked_fill(kinds[head] == Kind.EXACT, -torch.inf)
-                ranked = errors.argsort(dim=1, descending=True, stable=True)[:, :count]
-                kinds[head].scatter_(1, ranked, int(Kind.EXACT))
-        return [Choice(*parts) for parts in zip(orders, kinds, masks.corrected, strict=True)]
+        mask_bin = call.half if len(masks.mask) == 2 else 0
+        return [
+            self._choice(call, head, *_of_head(masks, mask_bin, head), order)
+            for head, order in enumerate(self.calibrated.orders(call.layer))
+        ]
 
-    def _masks(self, layer: int, half: int) -> _LayerMasks | None:
-        errors = self.calibrated.errors(layer, half, self.learned)
-        heads = len(errors.coarse)
-        none = (False,) * heads
-        per_row = self._blocks_per_row(heads)
-        keys = self.keys - sum(per_row) * (BLOCK_K - 1) / heads
-        kinds = self._select(errors, none, keys)
-        if kinds is None:
-            return None
-        corrected = none
-        if self.recipe.corrected:
-            everywhere = (True,) * heads
-            corrected = self._where_it_helps(
-                layer, half, kinds, self._select(errors, everywhere, keys)
-            )
-            kinds = self._select(errors, corrected, keys)
-        # Heads whose static masks leave most get the blocks that do not divide evenly.
-        left = self._left(layer, half, kinds, corrected)
-        ranked = sorted(range(heads), key=lambda head: -left[head])
-        dynamic = [0] * heads
-        for count, head in zip(per_row, ranked, strict=True):
-            dynamic[head] = count
-        return _LayerMasks(kinds, corrected, tuple(dynamic))
+    def _choice(
+        self, call: LayerCall, head: int, number: int, mix: BlockMix, corrected: bool,
+        order: str = "",
+    ) -> Choice:  # fmt: skip
+        """What a head attends of a call, with `number` blocks of each query block chosen in it."""
+        kinds = kinds_of(mix).repeat_interleave(self.recipe.block_q // BLOCK_Q, dim=0)
+        if number:
+            # As the op routes: the largest that are not exact, ties to the lower index.
+            errors = self.calibrated.estimates(call, head)
+            errors = errors.masked_fill(kinds == Kind.EXACT, -torch.inf)
+            ranked = errors.argsort(dim=1, descending=True, stable=True)[:, :number]
+            kinds.scatter_(1, ranked, int(Kind.EXACT))
+        choice = Choice(order, kinds, corrected)
+        extra = self.key_cost.correction(choice.keys, 1) if corrected else 0.0
+        return choice._replace(extra=extra + (self.key_cost.routing(1) if number else 0.0))
 
-    def _blocks_per_row(self, heads: int) -> list[int]:
-        """Run-time blocks of the heads, those with more first."""
-        source = self.calibrated.source
-        if self.recipe.dynamic == 0.0:
-            return [0] * heads
-        keys = self.recipe.dynamic * self.keys
-        if self.recipe.dynamic == 1.0:
-            forced = source.forced(BLOCK_Q).sum(dim=1).double().mean()
-            keys -= float(forced) * (BLOCK_K - 1) + source.tokens / BLOCK_K
-        total = max(round(keys * heads / BLOCK_K - 0.5 * (self.recipe.dynamic == 1.0)), 0)
-        return [total // heads + (index < total % heads) for index in range(heads)]
-
-    def _select(
-        self, errors: LayerErrors, corrected: tuple[bool, ...], keys: float
-    ) -> Tensor | None:
-        block_q = self.recipe.block_q
-        use = torch.tensor(corrected) & (not self.recipe.plain_errors)
-        use = use[:, None, None]
-        coarse = torch.where(use, errors.corrected_coarse, errors.coarse)
-        fine = torch.where(use, errors.corrected_fine, errors.fine)
-        kinds = cheapest_kinds(
-            of_rows(coarse, block_q),
-            of_rows(fine, block_q) if self.recipe.fine else None,
-            self.calibrated.source.forced(block_q),
-            keys,
+    def _masks(self, layer: int) -> LayerMasks | None:
+        """A bin for each half of the schedule, or one for both."""
+        forced = self.calibrated.source.forced(self.recipe.block_q).numpy()
+        bins = self.learned.bins(self.calibrated.source.halves)
+        errors = [self.calibrated.errors(layer, half, self.learned.split) for half in bins]
+        scores = self._scores(errors)
+        (masks,) = select_mixes(
+            [scores], forced, self.cost, self.key_cost.tokens, BLOCK_K, Allocation.LAYER
         )
-        return None if kinds is None else kinds.repeat_interleave(block_q // BLOCK_Q, dim=1)
+        least = BlockMix(forced, np.zeros_like(forced)).keys(BLOCK_K)
+        if least > self.cost * self.key_cost.tokens * len(forced):
+            return None
+        if not (self.recipe.corrected or self.recipe.routed):
+            return masks
+        alternative = Alternative(scores, masks, forced, self.key_cost)
+        chosen = with_features(
+            scores, masks, alternative, {"errors": self._tried(layer, bins, masks, alternative)}
+        )
+        if not self.recipe.corrected_errors or chosen.corrected_heads is None:
+            return chosen
+        flags = chosen.corrected_heads.astype(bool)
+        left = self._scores(errors, flags)
+        found = Alternative(left, masks, forced, self.key_cost).pay(
+            flags, np.zeros((len(bins), len(flags)), dtype=bool)
+        )
+        assert found is not None  # the plain errors left room
+        mix, _ = found
+        return describe_masks(left, *mix)._replace(corrected_heads=chosen.corrected_heads)
 
-    def _where_it_helps(
-        self, layer: int, half: int, plain: Tensor, corrected: Tensor
-    ) -> tuple[bool, ...]:
-        """The heads that lose less on the validation capture with the correction and its masks."""
-        helps = []
-        for head in range(len(plain)):
-            found = self.calibrated.validation_terms(layer, half ^ self.learned.other_half, head)
-            choices = [Choice("", plain[head]), Choice("", corrected[head], corrected=True)]
-            without, with_it = (attend(found, choices) - found.dense).square().sum(dim=(1, 2, 3))
-            helps.append(bool(with_it < without))
-        return tuple(helps)
+    def _scores(
+        self, of_bins: Sequence[LayerErrors], corrected: NDArray[np.bool_] | None = None
+    ) -> LayerScores:
+        """As calibration has them; of `corrected` heads, those that the correction leaves."""
 
-    def _left(
-        self, layer: int, half: int, kinds: Tensor, corrected: tuple[bool, ...]
-    ) -> list[float]:
-        """Error of each head on the validation capture, in shares of its energy."""
-        if not self.recipe.dynamic:
-            return [0.0] * len(kinds)
-        left = []
-        for head in range(len(kinds)):
-            found = self.calibrated.validation_terms(layer, half ^ self.learned.other_half, head)
-            output = attend(found, [Choice("", kinds[head], corrected[head])])[0]
-            left.append(float((output - found.dense).square().sum() / found.dense.square().sum()))
-        return left
+        def stacked(name: str) -> NDArray[np.float32]:
+            parts = [of_rows(getattr(errors, name), self.recipe.block_q) for errors in of_bins]
+            plain = np.asarray(torch.stack(parts).numpy())
+            if corrected is None or name == "mass":
+                return plain
+            parts = [
+                of_rows(getattr(errors, f"corrected_{name}"), self.recipe.block_q)
+                for errors in of_bins
+            ]
+            return np.where(corrected[:, None, None], torch.stack(parts).numpy(), plain)
+
+        mass = stacked("mass")
+        fine = stacked("fine") if self.recipe.fine else None
+        return LayerScores(stacked("coarse"), mass, np.ones(mass.shape[:2]), fine)
+
+    def _tried(
+        self,
+        layer: int,
+        bins: Sequence[int | None],
+        masks: LayerMasks,
+        alternative: Alternative,
+    ) -> NDArray[np.float64]:
+        """Squared errors on validation captures, [T, H, 2, 2] by (dynamic, corrected); infinite
+        what the recipe does not have."""
+        errors = np.full((*masks.density.shape, 2, 2), np.inf)
+        for mask_bin, head in np.ndindex(masks.density.shape):
+            tried = [(0, current_mix(masks, mask_bin, head))]
+            if self.recipe.routed and (found := alternative.routed(mask_bin, head)):
+                tried.append(found)
+            calls = self.calibrated.validation_calls(layer, bins[mask_bin])
+            for dynamic, corrected in product(range(len(tried)), range(1 + self.recipe.corrected)):
+                errors[mask_bin, head, dynamic, corrected] = sum(
+                    self._squared_error(
+                        call, head, self._choice(call, head, *tried[dynamic], bool(corrected))
+                    )
+                    for call in calls
+                )
+        return errors
+
+    def _squared_error(self, call: LayerCall, head: int, choice: Choice) -> float:
+        """On a validation capture."""
+        found = self.calibrated.validation_terms(call, head)
+        return float((attend(found, [choice])[0] - found.dense).square().sum())
+
+
+def _of_head(masks: LayerMasks, mask_bin: int, head: int) -> tuple[int, BlockMix, bool]:
+    """How many blocks each query block of a head chooses, the static ones, and whether the head is
+    corrected."""
+    number = 0 if masks.dynamic_blocks is None else int(masks.dynamic_blocks[mask_bin, head])
+    corrected = masks.corrected_heads is not None and bool(masks.corrected_heads[head])
+    return number, current_mix(masks, mask_bin, head), corrected
+
+
+class RunTimePolicy:
+    """All blocks but the forced ones chosen in the call, as many in each row of a head.
+
+    Args:
+        calibrated: of the source.
+        cost: as of `CalibratedPolicy`.
+    """
+
+    def __init__(self, calibrated: Calibrated, cost: float) -> None:
+        self.calibrated, self.cost = calibrated, cost
+
+    def choose(self, call: LayerCall) -> list[Choice] | None:
+        """The choice of each head; None: the budget is less than the forced blocks."""
+        source = self.calibrated.source
+        forced = source.forced(BLOCK_Q)
+        routing = KeyCost(source.tokens, BLOCK_Q, BLOCK_K).routing(1)
+        summaries = forced.shape[1] + float(forced.sum(dim=1).double().mean()) * (BLOCK_K - 1)
+        total = int((self.cost * source.tokens - routing - summaries) * call.heads / (BLOCK_K - 1))
+        if total < 0:
+            return None
+        choices = []
+        for head, order in enumerate(self.calibrated.orders(call.layer)):
+            number = total // call.heads + (head < total % call.heads)
+            errors = self.calibrated.estimates(call, head).masked_fill(forced, torch.inf)
+            ranked = errors.argsort(dim=1, descending=True, stable=True)
+            taken = torch.arange(len(forced.T)) < (forced.sum(dim=1) + number)[:, None]
+            levels = torch.where(taken, int(Kind.EXACT), int(Kind.COARSE)).to(torch.uint8)
+            kinds = torch.zeros_like(levels).scatter_(1, ranked, levels)
+            choices.append(Choice(order, kinds, extra=routing))
+        return choices
 
 
 class PaperPolicy:
@@ -184,7 +236,7 @@ class PaperPolicy:
         source = self.calibrated.source
         names = tuple(name for name in AXIS_ORDERS if name in source.orders)
         orders = self.calibrated.orders(call.layer, OrderMetric.PAPER, names)
-        errors = self.calibrated.errors(call.layer, call.half, AS_PLANNED, orders)
+        errors = self.calibrated.errors(call.layer, call.half, orders=orders)
         kinds = cheapest_exact(errors.mass, source.forced(BLOCK_Q), self.keys)
         if kinds is None:
             return None

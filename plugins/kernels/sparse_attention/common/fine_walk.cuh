@@ -32,14 +32,15 @@ class FineWalk {
 
   // The block; one of the list where it is over, which the caller knows.
   __device__ __forceinline__ int current(bool exists) const { return exists ? block() : first_; }
+  // The block; no block where the list is over.
+  __device__ __forceinline__ int block() const {
+    return (index_ * 32 + __ffs(static_cast<int>(word_)) - 1) >> shift_;
+  }
   __device__ __forceinline__ void advance(int groups) { skip(groups); }
 
  private:
   __device__ __forceinline__ uint32_t word(int index) const {
     return fine_bits(mask_, shift_, index);
-  }
-  __device__ __forceinline__ int block() const {
-    return (index_ * 32 + __ffs(static_cast<int>(word_)) - 1) >> shift_;
   }
   __device__ __forceinline__ void find() {
     while (word_ == 0 && ++index_ < mask_.word_count) word_ = word(index_);

@@ -58,10 +58,15 @@ DEVICE_FN Operands operands_of(const Ring<V>& ring, int warpgroup) {
 // An instruction takes this many bytes of each row.
 constexpr uint32_t instruction_bytes = 32;
 
-// Issues S = Q K^T.
+// From the tiles in the first slot to those in another.
 template <class V>
-DEVICE_FN void issue_scores(const Operands& operands, int slot, LoopState<V>& state) {
-  const auto offset = static_cast<uint32_t>(slot * Layout<V>::slot_bytes);
+DEVICE_FN uint32_t slot_offset(int slot) {
+  return static_cast<uint32_t>(slot * Layout<V>::slot_bytes);
+}
+
+// Issues S = Q K^T. `offset`: slot_offset.
+template <class V>
+DEVICE_FN void issue_scores(const Operands& operands, uint32_t offset, LoopState<V>& state) {
 #pragma unroll
   for (uint32_t k = 0; k < V::head_dim / instruction_bytes; k++) {
     ptx::wgmma_s8_s8<V::step_keys>(
@@ -73,10 +78,9 @@ DEVICE_FN void issue_scores(const Operands& operands, int slot, LoopState<V>& st
 
 // Issues P V of one key block of the step. A value tile holds the keys of two instructions.
 template <class V, int block>
-DEVICE_FN void issue_products(const Operands& operands, int slot, LoopState<V>& state) {
+DEVICE_FN void issue_products(const Operands& operands, uint32_t offset, LoopState<V>& state) {
   constexpr uint32_t tile_instructions = value_tile_keys / instruction_bytes;
   constexpr uint32_t count = V::block_k / instruction_bytes, first = block * count;
-  const auto offset = static_cast<uint32_t>(slot * Layout<V>::slot_bytes);
 #pragma unroll
   for (uint32_t i = first; i < first + count; i++) {
     const uint32_t place = i / tile_instructions * Layout<V>::value_tile_bytes +
@@ -148,8 +152,8 @@ DEVICE_FN void attend_step(const Ring<V>& ring, const Turns<V>& turns, const Ope
                            LoopState<V>& state) {
   turns.wait();
   ptx::wgmma_fence();
-  issue_scores(operands, slot, state);
-  issue_products<V, 0>(operands, previous, state);
+  issue_scores(operands, slot_offset<V>(slot), state);
+  issue_products<V, 0>(operands, slot_offset<V>(previous), state);
   turns.pass();
   ptx::wgmma_wait<1>();
   ptx::wgmma_settle(state.scores);
@@ -162,7 +166,7 @@ DEVICE_FN void attend_step(const Ring<V>& ring, const Turns<V>& turns, const Ope
   accumulate<V, 0>(state);
   if constexpr (V::blocks_a_step == 2) {
     ptx::wgmma_fence();
-    issue_products<V, 1>(operands, previous, state);
+    issue_products<V, 1>(operands, slot_offset<V>(previous), state);
   }
   pack_probabilities<V, 0>(p, weights, extras.value_scale[0], state.p[0], state.weight[0], rows);
   if constexpr (V::blocks_a_step == 2) {
@@ -173,44 +177,19 @@ DEVICE_FN void attend_step(const Ring<V>& ring, const Turns<V>& turns, const Ope
   if (previous != slot) ring.release(previous);
 }
 
-// All steps of the ring, until the producer ends it.
-template <class V>
-DEVICE_FN void attend(const Ring<V>& ring, const float* row_factors, LoopState<V>& state) {
-  // The shuffle tells the compiler that the value is uniform: descriptors are in uniform registers.
-  const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / warpgroup_threads, 0);
-  const Turns<V> turns{warpgroup};
-  const Operands operands = operands_of(ring, warpgroup);
-  clear_state(state);
-  RingPlace<V> at;
-  int previous = at.slot;
-  ring.wait_full(at);
-  StepKind kind = ring.extras(0).kind;
-  if (kind == StepKind::end) return;
-  turns.begin();
-  const auto advance = [&] {
-    previous = at.slot;
-    at.advance();
-    ring.wait_full(at);
-    kind = ring.extras(at.slot).kind;
-  };
-#pragma unroll 1
-  while (kind == StepKind::plain) {
-    attend_step<V, true>(ring, turns, operands, row_factors, at.slot, previous, state);
-    advance();
-  }
-#pragma unroll 1
-  while (kind == StepKind::weighed) {
-    attend_step<V, false>(ring, turns, operands, row_factors, at.slot, previous, state);
-    advance();
-  }
+// Adds P V of the last step, whose tiles are at `offset`. `V`: of the step. `passes`: the other
+// warpgroup issues again.
+template <class V, class T>
+DEVICE_FN void add_last_products(const T& turns, const Operands& operands, uint32_t offset,
+                                 bool passes, LoopState<V>& state) {
   turns.wait();
   ptx::wgmma_fence();
-  issue_products<V, 0>(operands, previous, state);
-  if (warpgroup == 0) turns.pass();
+  issue_products<V, 0>(operands, offset, state);
+  if (turns.warpgroup == 0 || passes) turns.pass();
   accumulate<V, 0>(state);
   if constexpr (V::blocks_a_step == 2) {
     ptx::wgmma_fence();
-    issue_products<V, 1>(operands, previous, state);
+    issue_products<V, 1>(operands, offset, state);
     accumulate<V, 1>(state);
   }
 }

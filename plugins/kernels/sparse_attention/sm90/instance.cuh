@@ -10,10 +10,16 @@ namespace sm90 {
 
 template <class V>
 inline DeviceSet allowed_devices;
+template <class V>
+inline DeviceSet fine_devices;
 
 template <class V>
 constexpr Kernel kernel_of() {
-  constexpr size_t bytes = sizeof(SharedMemory<V>) + 1024;
+  using F = WithFine<V>;
+  constexpr size_t with_fine =
+      sizeof(SharedMemory<F>) + Layout<F>::slots * sizeof(FineExtras);
+  static_assert(with_fine >= sizeof(SharedMemory<V>), "fine_bytes are more of them");
+  constexpr size_t bytes = with_fine + 1024;
   static_assert(Layout<V>::blocks_an_sm * bytes <= shared_bytes_an_sm(90),
                 "as many thread blocks as are meant fit an SM");
   return {
@@ -27,11 +33,15 @@ constexpr Kernel kernel_of() {
       .threads = Layout<V>::threads,
       .blocks_an_sm = Layout<V>::blocks_an_sm,
       .shared_bytes = sizeof(SharedMemory<V>),
-      .fine_bytes = 0,  // gathered by mma.sync kernels alone
+      .fine_bytes = with_fine - sizeof(SharedMemory<V>),
 #if !defined(PARO_ROWS_ALONE)
       .function = sparse_attention_wgmma<V>,
 #endif
-      .allowed = &allowed_devices<V>};
+      .allowed = &allowed_devices<V>,
+#if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
+      .fine_function = sparse_attention_wgmma_fine<V>,
+#endif
+      .fine_allowed = &fine_devices<V>};
 }
 
 }  // namespace sm90

@@ -3,22 +3,29 @@
 // slots; one or two warpgroups of 64 query rows empty it.
 #pragma once
 
-#include "kernels/sparse_attention/sm90/consume.cuh"
+#include "kernels/sparse_attention/sm90/attend.cuh"
+#include "kernels/sparse_attention/sm90/gather.cuh"
 #include "kernels/sparse_attention/sm90/produce.cuh"
 
 namespace paro::kernels::sparse_attention::sm90 {
 
 #if PARO_HAS_WGMMA
 
-template <class V>
+template <class V, bool Fine>
 DEVICE_FN void run_producer(const AttentionParams& p, const QueryBlock& q, const SpanMask& mask,
                             const Extent& extent, const Ring<V>& ring) {
   ptx::registers_decrease<Layout<V>::producer_registers>();
   if (threadIdx.x >= V::compute_threads + 32) return;
-  produce(p.prepared, first_prepared_block(p.geometry, q.unit.index), mask, extent, ring);
+  RingPlace<V> at;
+  produce(p.prepared, first_prepared_block(p.geometry, q.unit.index), mask, extent, ring, at);
+  if constexpr (Fine) {
+    const int64_t first_group = static_cast<int64_t>(q.unit.index) * p.geometry.key_blocks;
+    produce_fine(p.fine, first_group, mask, extent, ring, at);
+  }
+  end_walk(ring, at);
 }
 
-template <class V>
+template <class V, bool Fine>
 DEVICE_FN void run_consumers(const AttentionParams& p, const QueryBlock& q, const Ring<V>& ring) {
   constexpr int consumers = static_cast<int>(NamedBarrier::consumers);
   SharedMemory<V>& shared = ring.shared;
@@ -28,13 +35,14 @@ DEVICE_FN void run_consumers(const AttentionParams& p, const QueryBlock& q, cons
   // sync: the query tile and its factors are written
   ptx::named_barrier_sync(consumers, V::compute_threads);
   LoopState<V> state;
-  attend(ring, shared.row_factors, state);
+  attend<V, Fine>(ring, shared.row_factors, state);
   // sync: every consumer has left the tiles, which the output overwrites
   ptx::named_barrier_sync(consumers, V::compute_threads);
   store_output<V>(p, q, state.rows, state.out, shared.output);
 }
 
-template <class V>
+// `Fine`: with fine summaries. A kernel of its own leaves the registers of the others as they are.
+template <class V, bool Fine>
 DEVICE_FN void attend_query_block(const AttentionParams& p) {
   DYN_SMEM(memory);
   auto& shared = *reinterpret_cast<SharedMemory<V>*>(memory);
@@ -43,20 +51,22 @@ DEVICE_FN void attend_query_block(const AttentionParams& p) {
   QueryBlock q;
   MaskRows rows;
   if (!find_query_block(p, q, rows)) return;
-  const Extent extent = extent_of<V::block_k>(g, q.length);
-  const SpanMask mask{shared.span_mask(), span_mask_words(g.key_blocks, g.block_k, V::block_k),
-                      shared.span_mask()};
-  load_span_mask<Layout<V>::threads>(rows.exact, nullptr, extent, mask.word_count,
-                                     shared.span_mask());
+  Extent extent = extent_of<V::block_k>(g, q.length);
+  extent.block_shift = 0;  // a constant: a span is a key block
+  const int word_count = span_mask_words(g.key_blocks, g.block_k, V::block_k);
+  uint32_t* const words = shared.template span_mask<Fine>();
+  const SpanMask mask{words, word_count, words + (Fine ? word_count : 0)};
+  load_span_mask<Layout<V>::threads>(rows.exact, Fine ? rows.fine : nullptr, extent, word_count,
+                                     words);
   if (threadIdx.x == 0) {
     shared.work = q;
     ring.initialise();
   }
   __syncthreads();  // sync: the mask and `work` are written, the barriers initialised
   if (threadIdx.x >= V::compute_threads) {
-    run_producer(p, shared.work, mask, extent, ring);
+    run_producer<V, Fine>(p, shared.work, mask, extent, ring);
   } else {
-    run_consumers(p, shared.work, ring);
+    run_consumers<V, Fine>(p, shared.work, ring);
   }
 }
 
@@ -67,7 +77,15 @@ template <class V>
 __global__ void __launch_bounds__(Layout<V>::threads, Layout<V>::blocks_an_sm)
     sparse_attention_wgmma(const __grid_constant__ AttentionParams p) {
 #if PARO_HAS_WGMMA
-  attend_query_block<V>(p);
+  attend_query_block<V, false>(p);
+#endif
+}
+
+template <class V>
+__global__ void __launch_bounds__(Layout<V>::threads, Layout<V>::blocks_an_sm)
+    sparse_attention_wgmma_fine(const __grid_constant__ AttentionParams p) {
+#if PARO_HAS_WGMMA
+  attend_query_block<WithFine<V>, true>(p);
 #endif
 }
 

@@ -128,13 +128,12 @@ DEVICE_FN void load_tiles(const uint8_t* keys, const uint8_t* values, const Step
 // By one warp. `first_block`: index of the unit's first key block in the workspace.
 template <class V>
 DEVICE_FN void produce(const PreparedKeys& prepared, int64_t first_block, const SpanMask& mask,
-                       const Extent& extent, const Ring<V>& ring) {
+                       const Extent& extent, const Ring<V>& ring, RingPlace<V>& at) {
   const bool is_leader = threadIdx.x % 32 == 0;
   const uint8_t* keys = prepared.key + first_block * Layout<V>::block_bytes;
   const uint8_t* values = prepared.value + first_block * Layout<V>::block_bytes;
   SpanQueue queue(prepared.key_scale + first_block, prepared.value_scale + first_block, mask,
                   extent);
-  RingPlace<V> at;
 #pragma unroll 1
   while (!queue.is_empty()) {
     const Step<V> step(queue);
@@ -146,8 +145,13 @@ DEVICE_FN void produce(const PreparedKeys& prepared, int64_t first_block, const 
     if (is_leader) load_tiles(keys, values, step, ring, at.slot);
     at.advance();
   }
+}
+
+// By one warp, after the last step.
+template <class V>
+DEVICE_FN void end_walk(const Ring<V>& ring, const RingPlace<V>& at) {
   ring.wait_empty(at);
-  if (is_leader) {
+  if (threadIdx.x % 32 == 0) {
     ring.extras(at.slot).kind = StepKind::end;
     ptx::mbarrier_arrive(ring.full(at.slot));
   }

@@ -17,6 +17,7 @@ namespace paro::kernels::sparse_attention::sm90 {
 enum class StepKind : int32_t {
   plain,    // every key is one token
   weighed,  // `weight` says what a key stands for
+  fine,     // FineExtras say what the groups are
   end,      // no step: the walk is over
 };
 
@@ -28,6 +29,16 @@ struct alignas(16) StepExtras {
   float shift[V::blocks_a_step];  // of a block's logits: 0, or lowest_logit where it is absent
   StepKind kind;
   alignas(8) float weight[V::step_keys];  // log2 of the tokens of a key; lowest_logit: absent
+};
+
+// What a step of fine summaries needs. What belongs to group 4 q + i is at [i][q]: a lane needs that
+// of one i. A group's share is its value scale relative to the largest of the step.
+struct alignas(16) FineExtras {
+  float key_scale[4][fine_step_groups / 4];
+  float log2_share[4][fine_step_groups / 4];
+  float inverse_share[4][fine_step_groups / 4];
+  float weight[fine_step_keys];  // as in StepExtras
+  float value_scale;             // the largest of the step
 };
 
 template <class V>
@@ -49,9 +60,14 @@ struct alignas(16) SharedMemory {
   uint64_t empty[Layout<V>::slots];
   // Here because registers that no step needs would be spilled within the steps.
   QueryBlock work;
-  // The words of the SpanMask follow. Their number depends on the sequence.
+  // Where there are fine summaries, their extras follow.
+  __device__ __forceinline__ FineExtras* fine_extras() {
+    return reinterpret_cast<FineExtras*>(this + 1);
+  }
+  // The words of the SpanMask are last. Their number depends on the sequence.
+  template <bool Fine>
   __device__ __forceinline__ uint32_t* span_mask() {
-    return reinterpret_cast<uint32_t*>(this + 1);
+    return reinterpret_cast<uint32_t*>(fine_extras() + (Fine ? Layout<V>::slots : 0));
   }
 
   static_assert(sizeof(query) % swizzle_alignment == 0 &&
@@ -90,6 +106,9 @@ struct Ring {
     return key_tile(slot) + static_cast<uint32_t>(offsetof(Slot<V>, value));
   }
   __device__ __forceinline__ StepExtras<V>& extras(int slot) const { return shared.extras[slot]; }
+  __device__ __forceinline__ FineExtras& fine_extras(int slot) const {
+    return shared.fine_extras()[slot];
+  }
   __device__ __forceinline__ uint32_t full(int slot) const {
     constexpr auto first = static_cast<int>(offsetof(SharedMemory<V>, full));
     return base + static_cast<uint32_t>(first + slot * int{sizeof(uint64_t)});

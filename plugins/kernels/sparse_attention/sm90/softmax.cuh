@@ -137,6 +137,13 @@ DEVICE_FN void exponentiate(const StepExtras<V>& extras, const float* row_factor
 template <class V>
 using Probabilities = uint32_t[V::block_k / 32][4];
 
+// By how much the row's P of a key block is smaller than if it were relative to the reference.
+template <class V>
+DEVICE_FN float take_of(const StepWeights<V>& weights, int block, int row, const RowState& state) {
+  const float logit = log2_levels<V>() - weights.offset[block][row];
+  return ptx::exp2_approx(logit - state.maximum[row]);
+}
+
 // Packs the codes of P of one key block and adds them to the row sums. `weight` turns the block's P
 // V into a part of the output.
 template <class V, int block>
@@ -156,8 +163,7 @@ DEVICE_FN void pack_probabilities(const float (&p)[score_registers<V>],
   }
 #pragma unroll
   for (int row = 0; row < 2; row++) {
-    const float logit = log2_levels<V>() - weights.offset[block][row];
-    const float take = ptx::exp2_approx(logit - state.maximum[row]);
+    const float take = take_of<V>(weights, block, row, state);
     state.sum[row] = fmaf(static_cast<float>(sum[row]), take, state.sum[row]);
     weight[row] = take * value_scale;
   }

@@ -31,6 +31,14 @@ struct Variant {
   static constexpr int query_row_bytes = HeadDim;
 };
 
+// The kernel of a variant with fine summaries. With D = 128 a step takes one key block: the third
+// kind of step leaves too few registers for two (nvcc 13.0).
+template <class V>
+struct WithFine : V {
+  static constexpr int step_keys = V::head_dim == 128 ? V::block_k : V::step_keys;
+  static constexpr int blocks_a_step = step_keys / V::block_k;
+};
+
 constexpr int warpgroup_threads = 128, warpgroup_rows = 64;
 
 // Ids of named barriers; 0 is __syncthreads.
@@ -62,7 +70,7 @@ struct Layout {
   // Consumers hold two slots: K of a step while P V of the step before runs. The others hide the
   // latency of L2. An SM has 228 KB of shared memory and reserves 1 KB of it for each thread block.
   static constexpr int room = consumers == 2 ? 200 * 1024 : 104 * 1024;
-  static constexpr int most_slots = 8;
+  static constexpr int most_slots = 11;
   static constexpr int slots = (room - query_bytes) / slot_bytes < most_slots
                                    ? (room - query_bytes) / slot_bytes
                                    : most_slots;

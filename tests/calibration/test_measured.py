@@ -1,0 +1,207 @@
+"""Allocation by measured effect on the prediction, end to end on tiny models."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from paro_trt.calibration import Allocation, CalibrationSettings, Target
+from paro_trt.calibration.cost import count_forwards
+from paro_trt.calibration.embeddings_source import EmbeddingsSource
+from paro_trt.calibration.run import CalibrationRun
+from paro_trt.errors import ArgumentError
+from paro_trt.families.wan import WanFamily
+from paro_trt.models.load import LoadedModel
+from paro_trt.models.prompts import Prompts
+from paro_trt.plan import model_identity, plan_mix
+from tests.support.calibrations import FEW_STEPS, calibrate_embeddings
+from tests.support.tiny_wan import tiny_wan
+
+LATENT_SIZE = (4, 16, 16)
+SETTINGS = CalibrationSettings(
+    density=None,
+    cost=0.45,
+    block_q=64,
+    captured_steps=1,
+    candidate_orders=("fhw", "whf"),
+    time_attention=False,
+    allocation=Allocation.MEASURED,
+    cost_levels=(0.3, 0.5, 0.8),
+)
+
+
+def loaded_wan(tmp_path_factory, quiet_layer=None):
+    """A model; the attention of `quiet_layer` hardly reaches the prediction."""
+    model = tiny_wan(seed=3)
+    if quiet_layer is not None:
+        model.blocks[quiet_layer].attn1.to_out[0].weight.mul_(1e-3)
+    identity = model_identity("WanTransformer3DModel", dict(model.config))
+    path = tmp_path_factory.mktemp("model")
+    return LoadedModel(model, WanFamily(), dict(model.config), path, identity)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    return loaded_wan(tmp_path_factory, quiet_layer=0)
+
+
+@pytest.fixture(scope="module")
+def prompts(loaded):
+    generator = torch.Generator().manual_seed(1)
+    embeds = torch.randn(2, 5, loaded.config["text_dim"], generator=generator) + 0.2
+    return Prompts(("a red circle", "a blue square"), {"encoder_hidden_states": embeds})
+
+
+class Progress:
+    """Counts what is finished, stops after `limit`, and counts the model's forwards."""
+
+    def __init__(self, limit=None):
+        self.limit, self.finished, self.stages, self.notes = limit, 0, {}, []
+
+    def start(self, stage, total, done):
+        self.stages[stage] = (total, done)
+
+    def advance(self):
+        self.finished += 1
+        if self.finished == self.limit:
+            raise KeyboardInterrupt
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+@pytest.fixture(scope="module")
+def made(loaded, prompts, tmp_path_factory):
+    """The plan, the progress, and the forwards of the model that it took."""
+    forwards = []
+    hook = loaded.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    progress = Progress()
+    output = tmp_path_factory.mktemp("straight") / "plan"
+    plan = calibrate_embeddings(loaded, prompts, LATENT_SIZE, SETTINGS, output, progress=progress)
+    hook.remove()
+    return plan, progress, len(forwards)
+
+
+def costs(plan):
+    return [plan_mix(plan, [layer]).cost for layer in plan.layers]
+
+
+def test_the_layer_that_matters_gets_the_keys(made, loaded, prompts, tmp_path):
+    plan = made[0]
+    quiet, loud = costs(plan)
+    assert quiet < 0.3
+    assert loud > 0.5
+    effect = plan.calibration.measured
+    assert effect["effect.blocks.0.attn1"] < 0.05 * effect["effect.blocks.1.attn1"]
+    by_layer = dataclasses.replace(SETTINGS, allocation=Allocation.LAYER, cost_levels=None)
+    other = calibrate_embeddings(loaded, prompts, LATENT_SIZE, by_layer, tmp_path / "layer")
+    assert costs(other)[0] == pytest.approx(costs(other)[1], abs=0.02)
+
+
+def test_the_time_is_kept_counted_and_told(made):
+    plan = made[0]
+    measured = plan.calibration.measured
+    # 8 bits take half the time of 16, where no GPU is named.
+    assert measured["counted_time"] <= 0.5 * SETTINGS.cost + 1e-9
+    assert measured["counted_time"] == pytest.approx(0.5 * plan_mix(plan).cost, rel=0.02)
+    assert measured["counted_speedup"] == pytest.approx(1 / measured["counted_time"])
+    shares = [measured[f"time_share.{layer.name}"] for layer in plan.layers]
+    assert sum(shares) == pytest.approx(1.0)
+    assert shares == pytest.approx([cost / sum(costs(plan)) for cost in costs(plan)], rel=0.05)
+    for layer in plan.layers:
+        assert re.search(r"QK 8, PV 8 and blocks at .* / .*: chosen by measured", layer.bits_reason)
+
+
+def test_effects_of_parts_add_up_to_that_of_the_plan(made):
+    measured = made[0].calibration.measured
+    parts = [measured[f"effect.{layer.name}"] ** 2 for layer in made[0].layers]
+    assert measured["expected_prediction_error"] == pytest.approx(sum(parts) ** 0.5)
+    assert measured["prediction_error"] == pytest.approx(sum(parts) ** 0.5, rel=0.25)
+
+
+def test_forwards_are_counted_before_the_first(made, loaded, prompts):
+    _, progress, forwards = made
+    run = CalibrationRun(EmbeddingsSource(loaded, prompts, LATENT_SIZE, FEW_STEPS), SETTINGS)
+    assert count_forwards(run, None).total == forwards
+    # Two calls; for two layers four levels and two widths each, and three of the whole model.
+    assert count_forwards(run, None).effects == 2 * (2 * (4 + 2) + 3)
+    assert "30 forwards to measure effects" in progress.notes[0]
+    assert progress.stages["effects"] == (4, 0)
+
+
+def test_an_interrupted_measurement_resumes_to_the_same_plan(made, loaded, prompts, tmp_path):
+    plan, progress, _ = made
+    before = sum(progress.stages[stage][0] for stage in ("dense runs", "orders", "blocks", "bits"))
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_embeddings(
+            loaded, prompts, LATENT_SIZE, SETTINGS, tmp_path / "plan", progress=Progress(before + 3)
+        )
+    forwards, again = [], Progress()
+    hook = loaded.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    resumed = calibrate_embeddings(
+        loaded, prompts, LATENT_SIZE, SETTINGS, tmp_path / "plan", progress=again
+    )
+    hook.remove()
+    assert again.stages["effects"] == (4, 3)
+    # The dense prediction and six options of one layer; trials, errors, and two of the plan.
+    assert len(forwards) == (1 + 6) + 2 + 2 + 2 * 2
+    assert resumed.content_hash() == plan.content_hash()
+
+
+def test_an_error_is_kept_in_the_least_time(made, loaded, prompts, tmp_path):
+    wanted = made[0].calibration.measured["expected_prediction_error"]
+    settings = dataclasses.replace(SETTINGS, cost=None, max_error=wanted * 1.001)
+    plan = calibrate_embeddings(loaded, prompts, LATENT_SIZE, settings, tmp_path / "plan")
+    measured = plan.calibration.measured
+    assert measured["expected_prediction_error"] <= wanted * 1.001
+    assert measured["counted_time"] <= made[0].calibration.measured["counted_time"] + 1e-9
+
+
+def test_a_speedup_on_a_gpu_with_4_bits_uses_them(loaded, prompts, tmp_path):
+    settings = dataclasses.replace(
+        SETTINGS, cost=None, speedup=16.0, qk_bits=4, pv_bits=4, time_target=Target.SM_89
+    )
+    plan = calibrate_embeddings(loaded, prompts, LATENT_SIZE, settings, tmp_path / "plan")
+    assert plan.calibration.measured["counted_speedup"] >= 16.0
+    assert 4 in {bits for layer in plan.layers for bits in (layer.qk_bits, layer.pv_bits)}
+    for layer in plan.layers:
+        assert (layer.rotation is not None) == (layer.qk_bits == 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cost": None, "speedup": 20.0}, r"speedup: expected at most 7\.6.* got 20"),
+        ({"cost": 0.1}, r"cost: expected at least 0\.26.* got 0\.1"),
+        ({"cost": None, "density": 0.1}, r"density: expected at least 0\.25: .* got 0\.1"),
+    ],
+)
+def test_budgets_out_of_reach_are_refused_before_anything_runs(
+    loaded, prompts, tmp_path, changes, message
+):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    with pytest.raises(ArgumentError, match=message):
+        calibrate_embeddings(loaded, prompts, LATENT_SIZE, settings, tmp_path / "plan")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bins_count_by_the_signal_that_their_steps_hold(loaded, prompts):
+    run = CalibrationRun(EmbeddingsSource(loaded, prompts, LATENT_SIZE, FEW_STEPS), SETTINGS)
+    sigmas = np.array([*run.source.timesteps, 0.0]) / 1000
+    steps = ((sigmas[:-1] - sigmas[1:]) / (1 - sigmas[1:])) ** 2
+    wanted = np.array([steps[:2].sum(), steps[2:].sum()]) / steps.sum()
+    assert run.bin_weights() == pytest.approx(wanted)
+    # Early steps decide most.
+    assert wanted[0] > wanted[1]
+
+
+def test_effects_are_measured_on_calls_that_chose_the_fewest_blocks(loaded, prompts):
+    run = CalibrationRun(EmbeddingsSource(loaded, prompts, LATENT_SIZE, FEW_STEPS), SETTINGS)
+    assert [capture.prompt for capture in run.effect_captures()] == [1, 1]
+    assert {capture.mask_bin for capture in run.effect_captures()} == {0, 1}
+    twice = CalibrationRun(run.source, dataclasses.replace(SETTINGS, effect_calls=2))
+    assert len(twice.effect_captures()) == 4
