@@ -360,14 +360,17 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
   const bool has_four_bit = call->qk_bits == 4 || call->pv_bits == 4;
   std::snprintf(text, capacity,
                 "%s for sm_%d: %d x %d tiles, %d threads, %zu bytes of shared memory, %d "
-                "heads at once; %s%s",
+                "heads at once; %s%s%s",
                 is_wgmma ? "wgmma" : "mma.sync", choice.sm, call->block_q,
-                kernel.selection.span_keys, kernel.threads, choice.shared_bytes, choice.units,
+                kernel.selection.span_keys,
+                choice.body == Body::smoothed ? kernel.smoothed_threads : kernel.threads,
+                choice.shared_bytes, choice.units,
                 is_wgmma ? "8-bit QK and PV on sm_90" : choice.against_wgmma,
                 !has_four_bit ? ""
                 : kernel.selection.four_bit == FourBit::native
                     ? "; 4-bit products, native to sm_80 to sm_89"
-                    : "; 4-bit codes unpacked to 8, since sm_90 and later have no 4-bit products");
+                    : "; 4-bit codes unpacked to 8, since sm_90 and later have no 4-bit products",
+                choice.body == Body::smoothed ? "; smoothed QK, with biases of keys" : "");
   return PARO_OK;
 }
 

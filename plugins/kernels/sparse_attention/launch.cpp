@@ -8,15 +8,18 @@ namespace {
 struct Entry {
   void (*function)(AttentionParams);
   DeviceSet* allowed;
+  int threads;
   int blocks_an_sm;
 };
 
 Entry entry_of(const Kernel& kernel, Body body) {
   switch (body) {
-    case Body::fine: return {kernel.fine_function, kernel.fine_allowed, kernel.blocks_an_sm};
+    case Body::fine: return {kernel.fine_function, kernel.fine_allowed, kernel.threads,
+                             kernel.blocks_an_sm};
     case Body::smoothed:
-      return {kernel.smoothed_function, kernel.smoothed_allowed, kernel.smoothed_blocks_an_sm};
-    default: return {kernel.function, kernel.allowed, kernel.blocks_an_sm};
+      return {kernel.smoothed_function, kernel.smoothed_allowed, kernel.smoothed_threads,
+              kernel.smoothed_blocks_an_sm};
+    default: return {kernel.function, kernel.allowed, kernel.threads, kernel.blocks_an_sm};
   }
 }
 
@@ -37,7 +40,7 @@ LaunchStatus launch(const Kernel& kernel, Body body, const AttentionParams& para
   const Entry entry = entry_of(kernel, body);
   return paro::launch(entry.function,
                       {.grid = dim3(blocks),
-                       .block = dim3(static_cast<unsigned>(kernel.threads)),
+                       .block = dim3(static_cast<unsigned>(entry.threads)),
                        .shared_bytes = shared_bytes,
                        .stream = stream,
                        .blocks_an_sm = static_cast<unsigned>(entry.blocks_an_sm)},

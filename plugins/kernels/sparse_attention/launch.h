@@ -59,7 +59,8 @@ struct Kernel {
   DeviceSet* correction_allowed = nullptr;
   // The kernel of smoothed calls, with or without fine summaries: 4-bit QK and integer PV alone.
   void (*smoothed_function)(AttentionParams) = nullptr;
-  int smoothed_blocks_an_sm = 0;  // 0: smoothing has no such kernel
+  int smoothed_threads = 0;  // 0: smoothing has no such kernel
+  int smoothed_blocks_an_sm = 0;
   size_t smoothed_bytes = 0;      // of shared memory, without the words of the span masks
   DeviceSet* smoothed_allowed = nullptr;
   void (*smoothed_correction)(CorrectionParams) = nullptr;

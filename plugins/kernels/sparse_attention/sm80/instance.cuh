@@ -29,12 +29,14 @@ using CorrectionOf =
     CorrectionVariant<V::head_dim, V::step_keys, V::qk, V::pv, V::four_bit>;
 
 // Adds what a kernel has for smoothed calls.
-template <class V>
+template <class Base>
 constexpr Kernel with_smoothing(Kernel kernel) {
-  if constexpr (V::qk == Number::s4 && is_integer(V::pv)) {
+  if constexpr (Base::qk == Number::s4 && is_integer(Base::pv)) {
+    using V = FourBits<Base>;
     static_assert(sizeof(SmoothedMemory<V>) + 2 * sizeof(uint32_t) * 32 <=
                       least_shared_bytes_a_block,
                   "with short sequences at least, the variant runs on every GPU");
+    kernel.smoothed_threads = V::compute_threads;
     kernel.smoothed_blocks_an_sm = smoothed_blocks_an_sm<V>;
     kernel.smoothed_bytes = sizeof(SmoothedMemory<V>);
     kernel.smoothed_allowed = &smoothed_devices<V>;

@@ -18,10 +18,19 @@ namespace paro::kernels::sparse_attention::sm80 {
 // Blocks whose offsets are computed at once.
 constexpr int offset_blocks = 8;
 
-// The variant that summary tokens take. V is that of listed keys.
+// The variant of a smoothed kernel, whose thread blocks take one query block each.
+template <class Base>
+struct OneQueryBlock : Base {
+  static constexpr int tile_rows = Base::block_q, query_blocks = 1;
+  static constexpr int compute_threads = Base::block_q / Base::rows_per_warp * 32;
+};
+
+// That of listed keys, and that of summary tokens.
 template <class V>
-using EightBits =
-    Variant<V::head_dim, V::block_q, V::step_keys, Number::s8, V::pv, V::four_bit>;
+using FourBits = OneQueryBlock<V>;
+template <class V>
+using EightBits = OneQueryBlock<
+    Variant<V::head_dim, V::block_q, V::step_keys, Number::s8, V::pv, V::four_bit>>;
 
 // What the logits of a step's keys are made with, copied as it lies in the workspace.
 template <class V>
