@@ -94,7 +94,7 @@ paro_status choose_units(const paro_attention& call, const paro_launch& launch, 
 paro_status check_shared_memory(const paro_attention& call, const Choice& choice) {
   const size_t most = sparse_attention::shared_bytes_a_block(choice.sm);
   if (choice.shared_bytes <= most) return PARO_OK;
-  const size_t rows = call.fine_summaries ? 2 : 1;
+  const size_t rows = choice.kernel->mask_rows(choice.body, call.fine_summaries != 0);
   const size_t words =
       (most - choice.kernel->shared_bytes_with(0, choice.body, call.fine_summaries)) /
       sizeof(uint32_t) / rows;

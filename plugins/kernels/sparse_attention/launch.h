@@ -48,6 +48,7 @@ struct Kernel {
   int blocks_an_sm;     // as in its __launch_bounds__
   size_t shared_bytes;  // of a thread block, without the words of the span mask
   size_t fine_bytes = 0;  // more of them for the steps of fine summaries
+  int query_blocks = 1;   // of a thread block, each with rows of the span mask
   void (*function)(AttentionParams) = nullptr;  // null: no target of the build has its instructions
   DeviceSet* allowed;  // devices that let it have all the shared memory of a thread block
   // The kernel of calls with fine summaries.
@@ -67,9 +68,17 @@ struct Kernel {
   size_t smoothed_correction_bytes = 0;
   DeviceSet* smoothed_correction_allowed = nullptr;
 
-  // `fine`: with a second row of the mask, of the blocks that have no coarse summary.
+  // Query blocks of a thread block, each with rows of the span mask; of smoothed ones one.
+  size_t mask_rows(Body body, bool fine) const {
+    const int blocks = body == Body::smoothed ? 1 : query_blocks;
+    return static_cast<size_t>(blocks) * (fine ? 2 : 1);
+  }
+
+  // `span_mask_words`: of one row. `fine`: with a second row for each query block, of the blocks that
+  // have no coarse summary.
   size_t shared_bytes_with(int span_mask_words, Body body, bool fine) const {
-    const size_t mask_bytes = (fine ? 2 : 1) * sizeof(uint32_t) * static_cast<size_t>(span_mask_words);
+    const size_t mask_bytes =
+        mask_rows(body, fine) * sizeof(uint32_t) * static_cast<size_t>(span_mask_words);
     if (body == Body::smoothed) return smoothed_bytes + mask_bytes;
     return shared_bytes + (fine ? fine_bytes : 0) + mask_bytes;
   }

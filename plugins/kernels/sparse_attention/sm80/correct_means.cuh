@@ -19,7 +19,9 @@ namespace paro::kernels::sparse_attention::sm80 {
 template <int HeadDim, int StepKeys, Number Qk, Number Pv, FourBit Four>
 struct CorrectionVariant : Variant<HeadDim, 64, StepKeys, Qk, Pv, Four> {
   static constexpr int rows_per_warp = 16;
-  static constexpr int compute_threads = 64 / rows_per_warp * 32;
+  // A row is a query block, and masks are the lanes' own.
+  static constexpr int tile_rows = 64, query_blocks = 1;
+  static constexpr int compute_threads = tile_rows / rows_per_warp * 32;
 };
 
 template <class C>
@@ -28,9 +30,9 @@ struct alignas(16) CorrectionMemory {
 
   uint8_t query[Layout<C>::query_bytes];
   Slot<C> slots[Layout<C>::slots];
-  float row_factors[C::block_q];
+  float row_factors[C::tile_rows];
   StepExtras<C> extras[Layout<C>::slots];
-  FineExtras fine[fine_slots];
+  FineExtras<1> fine[fine_slots];
 };
 
 // The mask rows of the two query blocks of a lane; null where there is no such block.
@@ -75,7 +77,7 @@ DEVICE_FN void load_mean_queries(const CorrectionParams& p, const Unit& unit, in
     rotation = Rotation::of(p.attention.plan, unit.kv_head, first_channel, C::head_dim);
   }
 #pragma unroll 1
-  for (int row = thread / lanes; row < C::block_q; row += rows_per_pass) {
+  for (int row = thread / lanes; row < C::tile_rows; row += rows_per_pass) {
     const int block = min(first_block + row, g.query_blocks - 1);
     const int64_t run = static_cast<int64_t>(launch_head) * runs + block * g.block_q / correction_rows;
     const float* source = p.mean_query + run * C::head_dim + first_channel;
@@ -240,7 +242,7 @@ PTX_FN void weighed_products(uint32_t query_tile, const float* lane_factors, uin
                              const StepExtras<C>& extras, const BiasedZero& zero,
                              float (&factor)[2], float (&x)[key_fragments<C>][4]) {
   const float key_scale = is_integer(C::qk) ? extras.key_scale * score_scale<C> : 1.0f;
-  const SomeKeys<C> keys = some_keys<C>(extras.weights.absent, zero);
+  const SomeKeys<C> keys = some_keys<C>(extras.weights.absent[0], zero);
   Scores<C> scores;
   score_product<C>(query_tile, key_tile, zero, keys, scores);
   factor[0] = ptx::maximum_or_nan(lane_factors[0] * key_scale, least_factor);
@@ -409,7 +411,7 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
   const AttentionParams& attention = p.attention;
   const Geometry& g = attention.geometry;
   const int index = static_cast<int>(blockIdx.y), lane = static_cast<int>(threadIdx.x % 32);
-  const int group = g.heads / g.kv_heads, first_block = static_cast<int>(blockIdx.x) * C::block_q;
+  const int group = g.heads / g.kv_heads, first_block = static_cast<int>(blockIdx.x) * C::tile_rows;
   const Unit unit = unit_at(g, index / group);
   const int head = unit.kv_head * group + index % group;
   const int length = length_of(g, attention.plan, unit.sample);
@@ -453,7 +455,7 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
       e.existing_spans(),
       [&](int span, int slot) {
         load_prepared<C, Smoothed>(p, e, unit.index, span, key_tile(slot), shared.extras[slot]);
-        const auto existing = [&](int part) {
+        const auto existing = [&](int part, int) {
           return low_bits(length - (span << e.span_shift) - part * 32);
         };
         write_weights<C>(e, span, existing, shared.extras[slot].weights);
@@ -485,8 +487,8 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
           const int block =
               step * fine_step_groups + static_cast<int>(threadIdx.x) / group_threads<C>;
           load_group<C>(attention.fine, static_cast<int64_t>(unit.index) * g.key_blocks,
-                        min(block, blocks - 1), block < blocks, e, fine_tile(slot),
-                        shared.fine[slot]);
+                        min(block, blocks - 1), [&](int) { return block < blocks; }, e,
+                        fine_tile(slot), shared.fine[slot]);
         },
         [&](int step, int slot) {
           HideOthers<C> others;
@@ -497,7 +499,7 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
             others.fine[row] = left < fine_step_groups ? word & ~(~0u << left) : word;
           }
           GroupShares shares{};
-          if constexpr (is_integer(C::pv)) shares = group_shares(shared.fine[slot]);
+          if constexpr (is_integer(C::pv)) shares = group_shares<C>(shared.fine[slot]);
           attend_fine_rows<C>(query_tile, lane_factors, fine_tile(slot), shared.fine[slot], shares,
                               zero, others, mixed.rows[0], mixed.out[0]);
         });
@@ -507,7 +509,7 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
       [&](int span, int slot) {
         load_prepared<C, Smoothed>(p, e, unit.index, e.token_spans + span, key_tile(slot),
                                    shared.extras[slot]);
-        const auto existing = [&](int part) {
+        const auto existing = [&](int part, int) {
           return low_bits(e.existing_blocks() - (span << e.span_shift) - part * 32);
         };
         write_weights<C>(e, e.token_spans + span, existing, shared.extras[slot].weights);

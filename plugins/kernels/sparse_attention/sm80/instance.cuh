@@ -56,7 +56,7 @@ constexpr Kernel with_smoothing(Kernel kernel) {
 template <class V>
 constexpr Kernel kernel_of() {
   using C = CorrectionOf<V>;
-  static_assert(C::block_q == correction_tile_rows && C::compute_threads == correction_threads,
+  static_assert(C::tile_rows == correction_tile_rows && C::compute_threads == correction_threads,
                 "what the launch takes");
   static_assert(sizeof(CorrectionMemory<C>) <= least_shared_bytes_a_block,
                 "the correction runs on every GPU");
@@ -73,7 +73,8 @@ constexpr Kernel kernel_of() {
       .threads = V::compute_threads,
       .blocks_an_sm = blocks_an_sm<V>,
       .shared_bytes = sizeof(SharedMemory<V>),
-      .fine_bytes = fine_slots<V> * sizeof(FineExtras),
+      .fine_bytes = fine_slots<V> * sizeof(FineExtras<V::query_blocks>),
+      .query_blocks = V::query_blocks,
 #if !defined(PARO_ROWS_ALONE)
       .function = sparse_attention<V>,
 #endif

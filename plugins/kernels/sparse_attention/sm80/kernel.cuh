@@ -57,14 +57,22 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   const Geometry& g = p.geometry;
   const int word_count = span_mask_words(g.key_blocks, g.block_k, V::step_keys);
   uint32_t* const words = mask_words(shared, Fine);
-  const SpanMask mask{words, word_count, words + (Fine ? word_count : 0)};
+  constexpr int query_blocks = V::query_blocks;
+  const TileMask<query_blocks> mask{words, word_count,
+                                    words + (Fine ? query_blocks * word_count : 0)};
   {  // A block and not a function: as one, kernels of 4-bit values spill on sm_100 (nvcc 13.0).
     QueryBlock q;
     MaskRows rows;
-    if (!find_query_block(p, q, rows)) return;
+    if (!find_query_block<query_blocks>(p, q, rows)) return;
     const Extent extent = extent_of<V::step_keys>(g, q.length);
-    load_span_mask<V::compute_threads>(rows.exact, Fine ? rows.fine : nullptr, extent, word_count,
-                                       words);
+#pragma unroll
+    for (int block = 0; block < query_blocks; block++) {
+      // Past the last query block its row is repeated: it lists no further spans.
+      const int row = min(block, g.query_blocks - 1 - q.index) * g.mask_words;
+      load_mask_row<V::compute_threads>(rows.exact + row, Fine ? rows.fine + row : nullptr, extent,
+                                        word_count, words + block * word_count,
+                                        words + (query_blocks + block) * word_count);
+    }
     __syncthreads();  // sync: the span mask is written
     const SpanCount count = count_spans(mask, extent);
     if (threadIdx.x == 0) {
@@ -76,7 +84,7 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
     __syncthreads();  // sync: `work` is written
   }
   const Ring<V> ring{p.prepared, shared, ptx::shared_u32(&shared.tiles.slots)};
-  SpanWalk walk(mask);
+  TileWalk<query_blocks> walk(mask);
   for (int step = 0; step < ahead<V>; step++) ring.load_any(step, mask, walk);
   load_query<V>(p, work.query, shared.tiles.query, shared.row_factors);
   __syncthreads();  // sync: the query tile and its factors are written
@@ -102,7 +110,7 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
 #pragma unroll 1
   for (; step < last + ahead<V>; step++) {
     const auto load = [&] {
-      if (step < last) ring.load_plain(step + ahead<V>, walk);
+      if (step < last) ring.load_plain(step + ahead<V>, mask, walk);
       ptx::cp_async_commit();
     };
     await_tiles<V>(ring, step, load);

@@ -78,7 +78,7 @@ struct alignas(16) SmoothedMemory {
   float offsets[V::block_q / V::rows_per_warp][offset_blocks][8][V::rows_per_warp / 8];
   KeyFactors<V> factors[2];
   StepExtras<Eight> extras[2];
-  FineExtras fine[fine_slots];
+  FineExtras<1> fine[fine_slots];
   Work work;
   SmoothedSources sources;
   int32_t listed;  // spans of tokens: plain ones and the partial one
@@ -319,8 +319,8 @@ PTX_FN void attend_summaries(const SpanMask& mask, SmoothedMemory<V>& shared,
         key_tile, shared.sources.mean + int64_t{group} * L::key_bytes);
     load_smoothed_values<Eight>(shared.sources, span, value_tile, extras.value_scale);
     if (threadIdx.x == 0) extras.key_scale = __ldg(shared.sources.mean_scale + group);
-    const auto attended = [&](int part) {
-      return attended_keys(mask, work.extent, span, part);
+    const auto attended = [&](int part, int block) {
+      return attended_keys(mask, work.extent, span, part, block);
     };
     write_weights<Eight>(work.extent, span, attended, extras.weights);
     ptx::cp_async_wait_all();

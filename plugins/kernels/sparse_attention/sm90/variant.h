@@ -18,6 +18,7 @@ struct Variant {
 
   static constexpr int head_dim = HeadDim;
   static constexpr int block_q = BlockQ;
+  static constexpr int tile_rows = BlockQ;  // of a thread block
   static constexpr int block_k = BlockK;
   // Two key blocks a step need more registers than a lane has where two thread blocks of one
   // consumer warpgroup share an SM.
