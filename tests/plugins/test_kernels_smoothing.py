@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from paro_trt.errors import BackendUnavailableError
 from paro_trt.op import native
 from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig
@@ -165,7 +166,8 @@ def _shapes(case):
 
 def test_16_bit_values_are_refused(library, fresh_seed):
     case = at_bits(SMALL, 4, 16)
-    with pytest.raises(native.NativeError, match="pv_bits: expected 8 or 4 where smoothing is 1"):
+    expected = "pv_bits: expected 8 or 4 where smoothing is 1"
+    with pytest.raises(BackendUnavailableError, match=expected):
         library.forward(random_inputs(case, fresh_seed), case.config)
 
 
