@@ -21,12 +21,18 @@ from .kernel_library import link_with_kernels
 
 _COUNTER = """#include "emulator/stats.h"
 extern "C" uint64_t copies() { return paro::emulator::stats().async_copies; }
+extern "C" uint64_t bulk_copies() { return paro::emulator::stats().bulk_loads; }
 extern "C" void reset_copies() { paro::emulator::reset_stats(); }
 """
 BLOCK = 64
 HEAD_DIM = 64
 SPAN_COPIES = 2 * BLOCK * HEAD_DIM // 16 + 2
 """Of a span of 8 bits: 16 bytes each of keys and values, and two scales."""
+
+SPAN_BULK_COPIES = 2
+"""Of a span of the wgmma kernels: keys and values."""
+
+MMA, HOPPER = 80, 90
 
 
 class Counter:
@@ -35,9 +41,9 @@ class Counter:
     def __init__(self, path: Path) -> None:
         self.library = native.NativeLibrary(path)
         self._counts = ctypes.CDLL(str(path))
-        self._counts.copies.restype = ctypes.c_uint64
+        self._counts.copies.restype = self._counts.bulk_copies.restype = ctypes.c_uint64
 
-    def spans(self, mask: NDArray[np.bool_], block_q: int) -> float:
+    def spans(self, mask: NDArray[np.bool_], block_q: int, sm: int) -> float:
         """That stage 2 loads for a mask [NQ, NK] of one head: what a call without a listed block
         copies is left out."""
         case = OpCase(
@@ -45,13 +51,16 @@ class Counter:
             dtype=torch.float16, config=AttentionConfig(block_q, BLOCK, 8, 8),
         )  # fmt: skip
         inputs = random_inputs(case, 0)
+        count, of_span = self._counts.copies, SPAN_COPIES
+        if sm == HOPPER:
+            count, of_span = self._counts.bulk_copies, SPAN_BULK_COPIES
         copies = []
         for listed in (mask, np.zeros_like(mask)):
             words = torch.from_numpy(pack_block_mask(listed[None, None]))
             self._counts.reset_copies()
-            self.library.forward(inputs._replace(block_mask=words), case.config, sm=80)
-            copies.append(self._counts.copies())
-        return (copies[0] - copies[1]) / SPAN_COPIES
+            self.library.forward(inputs._replace(block_mask=words), case.config, sm=sm)
+            copies.append(count())
+        return (copies[0] - copies[1]) / of_span
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +80,16 @@ def union(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize("query_blocks", [6, 7])
-def test_each_span_of_two_query_blocks_is_loaded_once(query_blocks, counter, fresh_seed):
+@pytest.mark.parametrize("sm", [MMA, HOPPER])
+def test_each_span_of_two_query_blocks_is_loaded_once(query_blocks, sm, counter, fresh_seed):
     mask = np.random.default_rng(fresh_seed).random((query_blocks, query_blocks)) < 0.4
-    assert counter.spans(mask, 64) == union(mask).sum()
+    assert counter.spans(mask, 64, sm) == union(mask).sum()
 
 
-def test_a_tile_of_one_query_block_loads_its_own_spans(counter, fresh_seed):
+@pytest.mark.parametrize("sm", [MMA, HOPPER])
+def test_a_tile_of_one_query_block_loads_its_own_spans(sm, counter, fresh_seed):
     mask = np.random.default_rng(fresh_seed).random((3, 6)) < 0.4
-    assert counter.spans(mask, 128) == mask.sum()
+    assert counter.spans(mask, 128, sm) == mask.sum()
 
 
 GRID = (21, 30, 52)

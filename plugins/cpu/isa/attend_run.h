@@ -31,8 +31,10 @@ inline void clear(const Tile& tile) {
 // Logits of a strip. `logit_of` receives a key, a vector of the strip and the raw logits, which for
 // codes are the bits of the float kRoundingBias + q . k.
 template <class Kind, class LogitOf>
-inline void multiply_scores(const Product& product_of, const KeyRun& run, Ahead& ahead,
-                            float* logits, RunRows& rows, LogitOf logit_of) {
+__attribute__((always_inline)) inline void multiply_scores(const Product& product_of,
+                                                           const KeyRun& run, Ahead& ahead,
+                                                           float* logits, RunRows& rows,
+                                                           LogitOf logit_of) {
   for (int v = 0; v < kStripVectors; ++v) rows.largest[v] = splat(kMinusInfinity);
   const auto start = [&](int j, int) {
     if constexpr (Kind::kCodes)

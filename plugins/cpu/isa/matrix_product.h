@@ -23,9 +23,10 @@ struct Product {
 };
 
 // start(row, v) returns the start value of the sum for a row of C and vector v of the strip.
-// finish(row, v, sum) receives the sum.
+// finish(row, v, sum) receives the sum. Always inlined, as all that is called for each score: what
+// finish changes would otherwise lie in memory.
 template <class Kind, int kRows, class Start, class Finish>
-inline void product_tile(const Product& p, int row, Start start, Finish& finish) {
+__attribute__((always_inline)) inline void product_tile(const Product& p, int row, Start start, Finish& finish) {
   typename Kind::Sum sum[kRows][kStripVectors];
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) {
@@ -89,7 +90,7 @@ constexpr int pieces_of_product(int rows) {
 
 // rows: a multiple of kTailRows.
 template <class Kind, class Start, class Finish>
-inline void product(const Product& p, int rows, Ahead& ahead, Start start, Finish finish) {
+__attribute__((always_inline)) inline void product(const Product& p, int rows, Ahead& ahead, Start start, Finish finish) {
   int row = 0;
   for (; row + 2 * kRowsAtOnce <= rows; row += 2 * kRowsAtOnce) {
     ahead.ask();
