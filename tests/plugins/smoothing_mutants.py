@@ -41,9 +41,9 @@ _BARRIER = "    __syncthreads();\n    if (place == 0)"
 MUTANTS = [
     Mutant("none", _BIASES, "first += 16", "first += 16"),
     Mutant("mean not subtracted from keys", _STAGE1,
-           "rows[i].x[c] = __fadd_rn(rows[i].x[c], -mean.x[c]);", ""),
+           "rows[i].x[c] = __fadd_rn(rows[i].x[c], -mean.x[c]);", ";"),
     Mutant("mean not subtracted from queries", _STAGE2,
-           "x.x[i] = __fadd_rn(x.x[i], -mean.x[i]);", ""),
+           "x.x[i] = __fadd_rn(x.x[i], -mean.x[i]);", ";"),
     Mutant("bias of another query block", _STAGE2, "p.bias + row *", "p.bias + (row ^ 1) *"),
     Mutant("bias of another key block", _STAGE2, "sources.bias - scale_copies * 4",
            "sources.bias - scale_copies * 4 + V::step_keys"),
