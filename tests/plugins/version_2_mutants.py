@@ -23,6 +23,7 @@ _ONE_SIZE = "  *end++ = kernel_of<Variant<64, 64, 64, Qk, Pv, Four>>();\n"
 
 # The units of values of 8 bits and of version 2, which replace those of the library.
 _UNIT = """#include "kernels/routing/instance.cuh"
+#include "kernels/smoothing/instance.cuh"
 #include "kernels/sparse_attention/sm80/instance.cuh"
 #include "kernels/summaries/instance.cuh"
 namespace paro::kernels::sparse_attention {
@@ -73,10 +74,10 @@ MUTANTS = [
     Mutant(
         "missing barrier before a fine step",
         _FINE,
-        "      __syncthreads();\n      load(step + fine_ahead<V>);",
-        "      load(step + fine_ahead<V>);",
+        "      __syncthreads();\n      load(step + fine_ahead);",
+        "      load(step + fine_ahead);",
     ),
-    Mutant("missing wait for a group", _FINE, "ptx::cp_async_wait<fine_ahead<V> - 1>();", ""),
+    Mutant("missing wait for a group", _FINE, "ptx::cp_async_wait<fine_ahead - 1>();", ""),
     Mutant("flag ignored", _OUTPUT, "p.correction == nullptr || __ldg(p", "__ldg(p"),
     Mutant("rows that attend nothing corrected", _OUTPUT, " && inverse[row] != 0.0f) x", ") x"),
     Mutant("dense part without listed blocks", _CORRECT,
@@ -109,13 +110,16 @@ MUTANTS = [
 ]  # fmt: skip
 
 
-def build_mutant(mutant: Mutant, folder: Path, others: Iterable[Path]) -> Path:
+def build_mutant(
+    mutant: Mutant, folder: Path, others: Iterable[Path], unit_source: str = _UNIT
+) -> Path:
     """The emulated library with the mutant in place of its kernels.
 
     Args:
         folder: for its sources and the library.
-        others: what else is linked: the objects of the library but for those of `_UNIT`, and the
+        others: what else is linked: the objects of the library but for those of the unit, and the
             emulator.
+        unit_source: the mutant's unit, which replaces objects of the library.
     """
     shutil.copytree(PLUGINS / KERNELS, folder / KERNELS)
     source = folder / KERNELS / mutant.file
@@ -127,7 +131,7 @@ def build_mutant(mutant: Mutant, folder: Path, others: Iterable[Path]) -> Path:
     instance = folder / KERNELS / _INSTANCE
     instance.write_text(instance.read_text().replace(_ALL_SIZES, _ONE_SIZE))
     unit = folder / "unit.cpp"
-    unit.write_text(_UNIT)
+    unit.write_text(unit_source)
     compiler = ["g++", "-std=c++20", "-O1", "-fPIC", "-DPARO_EMULATED=1", "-w"]
     includes = [f"-I{folder}", f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}"]
     run([*compiler, *includes, "-c", unit, "-o", folder / "unit.o"])

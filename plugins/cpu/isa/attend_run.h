@@ -63,8 +63,9 @@ __attribute__((always_inline)) inline void multiply_scores(const Product& produc
 
 // Raw logits of a strip of rows as they are.
 template <class Kind>
-inline void multiply_rows(const Product& product_of, const KeyRun& run, Ahead& ahead, float* logits,
-                          RunRows& rows) {
+__attribute__((always_inline)) inline void multiply_rows(const Product& product_of,
+                                                         const KeyRun& run, Ahead& ahead,
+                                                         float* logits, RunRows& rows) {
   multiply_scores<Kind>(product_of, run, ahead, logits, rows,
                         [](int, int, Vector raw) { return raw; });
 }
@@ -84,8 +85,10 @@ inline void multiply_residuals(const Product& product_of, const KeyRun& run, Ahe
 
 // output [D][R] = output * keep + (weights * values) * weight.
 template <class Kind>
-inline void multiply_values(const Product& product_of, const KeyRun& run, int head_dim,
-                            Ahead& ahead, const RunRows& rows, float* output) {
+__attribute__((always_inline)) inline void multiply_values(const Product& product_of,
+                                                           const KeyRun& run, int head_dim,
+                                                           Ahead& ahead, const RunRows& rows,
+                                                           float* output) {
   const auto start = [&](int, int v) {
     if constexpr (Kind::kCodes)
       return -Kind::kValueOffset * rows.code_sum[v];

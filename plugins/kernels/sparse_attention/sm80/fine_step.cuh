@@ -40,11 +40,9 @@ constexpr int fine_slots_in(size_t bytes) {
 template <class V>
 constexpr int fine_slots = fine_slots_in<V>(sizeof(Tiles<V>::slots));
 
-// Threads that load one group, and steps between a load and its use.
+// Threads that load one group.
 template <class V>
 constexpr int group_threads = V::compute_threads / fine_step_groups;
-template <class V>
-constexpr int fine_ahead = fine_slots<V> - 1;
 
 // Starts the copies of one thread's part of a group, and writes what its keys stand for.
 // `is_fine(i)`: whether the group is one of query block i of the tile.
@@ -286,24 +284,23 @@ DEVICE_FN uint32_t* mask_words(SharedMemory<V>& shared, bool has_fine) {
   return reinterpret_cast<uint32_t*>(fine_extras(shared) + (has_fine ? fine_slots<V> : 0));
 }
 
-// All fine blocks of the tile. The ring is empty, and every thread has left it.
-template <class V>
-PTX_FN void attend_fine_blocks(const AttentionParams& p, const TileMask<V::query_blocks>& mask,
-                               uint32_t query_tile, const float* lane_factors,
-                               const BiasedZero& zero, LoopState<V>& state) {
+// All fine blocks of the tile. `slots`: the address of Slots slots in the shared window, of which
+// every thread has left what was there before.
+template <class V, int Slots>
+PTX_FN void attend_fine_steps(const AttentionParams& p, const Work& work,
+                              const TileMask<V::query_blocks>& mask, uint32_t query_tile,
+                              const float* lane_factors, uint32_t slots,
+                              FineExtras<V::query_blocks>* extras, const BiasedZero& zero,
+                              LoopState<V>& state) {
   using FineSlot = Slot<FineVariant<V>>;
-  DYN_SMEM(memory);
-  auto& shared = *reinterpret_cast<SharedMemory<V>*>(memory);
-  const Work& work = shared.work;
-  FineExtras<V::query_blocks>* const extras = fine_extras(shared);
-  const uint32_t slots = ptx::shared_u32(&shared.tiles.slots);
+  constexpr int fine_ahead = Slots - 1;  // steps between a load and its use
   const int blocks = count_fine_blocks(mask, work.extent);
   const int steps = (blocks + fine_step_groups - 1) / fine_step_groups;
   if (steps == 0) return;
   const int64_t first_group = static_cast<int64_t>(work.query.unit.index) * p.geometry.key_blocks;
   const int group = static_cast<int>(threadIdx.x) / group_threads<V>;
   TileFineWalk<V::query_blocks> walk(mask, work.extent, group);
-  const auto slot_of = [](int step) { return step % fine_slots<V>; };
+  const auto slot_of = [](int step) { return step % Slots; };
   const auto load = [&](int step) {
     if (step < steps) {
       const bool exists = step * fine_step_groups + group < blocks;
@@ -318,20 +315,20 @@ PTX_FN void attend_fine_blocks(const AttentionParams& p, const TileMask<V::query
     }
     ptx::cp_async_commit();
   };
-  for (int step = 0; step < fine_ahead<V>; step++) load(step);
+  for (int step = 0; step < fine_ahead; step++) load(step);
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
-    if constexpr (fine_ahead<V> == 0) {
+    if constexpr (fine_ahead == 0) {
       __syncthreads();  // sync: every thread has left the only slot, which this load overwrites
       load(step);
       ptx::cp_async_wait_all();
       __syncthreads();  // sync: every thread's part of the slot has landed
     } else {
-      ptx::cp_async_wait<fine_ahead<V> - 1>();
+      ptx::cp_async_wait<fine_ahead - 1>();
       // sync: every thread's part of this slot has landed, and every thread has left the slot that
       // the next load overwrites
       __syncthreads();
-      load(step + fine_ahead<V>);
+      load(step + fine_ahead);
     }
     const int slot = slot_of(step);
     attend_fine_step<V>(query_tile, lane_factors,
@@ -340,6 +337,18 @@ PTX_FN void attend_fine_blocks(const AttentionParams& p, const TileMask<V::query
   }
   ptx::cp_async_wait_all();
   __syncthreads();  // sync: every thread has left the tiles, which the output overwrites
+}
+
+// The same in the slots of the ring, which is empty.
+template <class V>
+PTX_FN void attend_fine_blocks(const AttentionParams& p, const TileMask<V::query_blocks>& mask,
+                               uint32_t query_tile, const float* lane_factors,
+                               const BiasedZero& zero, LoopState<V>& state) {
+  DYN_SMEM(memory);
+  auto& shared = *reinterpret_cast<SharedMemory<V>*>(memory);
+  attend_fine_steps<V, fine_slots<V>>(p, shared.work, mask, query_tile, lane_factors,
+                                      ptx::shared_u32(&shared.tiles.slots), fine_extras(shared),
+                                      zero, state);
 }
 
 }  // namespace paro::kernels::sparse_attention::sm80

@@ -21,7 +21,7 @@ DEVICE_FN void await_tiles(const Ring<V>& ring, int step, const Load& load) {
     // the keys of the step before
     __syncthreads();
     ring.load_step_values(step);
-    if constexpr (Layout<V>::key_slots == 2) load();
+    load();
   } else if constexpr (ahead<V> == 0) {
     __syncthreads();  // sync: every thread has left the only slot, which this load overwrites
     load();
@@ -36,15 +36,13 @@ DEVICE_FN void await_tiles(const Ring<V>& ring, int step, const Load& load) {
   }
 }
 
-// Where the ring is staggered, waits until a step's values have landed. A single slot of keys is
-// free then, and `load` fills it.
-template <class V, class Load>
-DEVICE_FN void await_values(const Load& load) {
+// Where the ring is staggered, waits until a step's values have landed; the keys of the next step,
+// which were loaded after them, may still be on their way.
+template <class V>
+DEVICE_FN void await_values() {
   if constexpr (Layout<V>::staggered) {
-    ptx::cp_async_wait<Layout<V>::key_slots - 1>();
-    // sync: every thread's part of the values has landed, and every thread has left the keys
-    __syncthreads();
-    if constexpr (Layout<V>::key_slots == 1) load();
+    ptx::cp_async_wait<1>();
+    __syncthreads();  // sync: every thread's part of the values has landed
   }
 }
 
@@ -104,7 +102,7 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
     const auto load = [&] { ring.load_any(step + ahead<V>, mask, walk); };
     await_tiles<V>(ring, step, load);
     attend_step<V, false>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
-                          ring.extras(step), zero, state, [&] { await_values<V>(load); });
+                          ring.extras(step), zero, state, [&] { await_values<V>(); });
   }
   const int last = work.count.total - ahead<V>;
 #pragma unroll 1
@@ -115,7 +113,7 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
     };
     await_tiles<V>(ring, step, load);
     attend_step<V, true>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
-                         ring.extras(step), zero, state, [&] { await_values<V>(load); });
+                         ring.extras(step), zero, state, [&] { await_values<V>(); });
   }
 
   ptx::cp_async_wait_all();

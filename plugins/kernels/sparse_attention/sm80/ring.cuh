@@ -43,7 +43,7 @@ struct Slot {
 // and of its values: no register is free.
 template <class V>
 struct StaggeredSlots {
-  uint8_t key[Layout<V>::key_slots][Layout<V>::key_bytes];
+  uint8_t key[Layout<V>::slots][Layout<V>::key_bytes];
   uint8_t value[Layout<V>::value_bytes];
   int32_t span[2];
 };
@@ -179,10 +179,10 @@ struct Ring {
   uint32_t first_slot;  // the address of shared.tiles.slots in the shared window
 
   __device__ __forceinline__ uint32_t key_tile(int step) const {
-    return first_slot + static_cast<uint32_t>(step % L::key_slots * key_slot_bytes);
+    return first_slot + static_cast<uint32_t>(step % L::slots * key_slot_bytes);
   }
   __device__ __forceinline__ uint32_t value_tile(int step) const {
-    return L::staggered ? first_slot + static_cast<uint32_t>(L::key_slots * L::key_bytes)
+    return L::staggered ? first_slot + static_cast<uint32_t>(L::slots * L::key_bytes)
                         : key_tile(step) + static_cast<uint32_t>(offsetof(Slot<V>, value));
   }
   __device__ __forceinline__ StepExtras<V>& extras(int step) const {

@@ -66,13 +66,11 @@ struct Layout {
   static constexpr int slots = tile_bytes(2, 2) <= 96 * 1024 ? 2 : 1;
 
   // Where it lets two thread blocks fit an SM of 100 KB, 16-bit values have one slot: those of a
-  // step arrive during its Q K^T and softmax. The keys of the next step arrive meanwhile in a
-  // second slot or, where just that fits, in the only one during P V.
+  // step arrive during its Q K^T and softmax, and the keys of the next step in their second slot.
   static constexpr int half_of_100_kb = 48 * 1024;  // what tiles may take
   static constexpr bool staggered = !is_integer(V::pv) && V::qk != Number::s4 &&
                                     tile_bytes(2, 2) > half_of_100_kb &&
-                                    tile_bytes(1, 1) <= half_of_100_kb;
-  static constexpr int key_slots = staggered && tile_bytes(2, 1) > half_of_100_kb ? 1 : slots;
+                                    tile_bytes(2, 1) <= half_of_100_kb;
 };
 
 }  // namespace paro::kernels::sparse_attention::sm80
