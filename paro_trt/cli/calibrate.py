@@ -140,8 +140,8 @@ def calibrate(
     bins: Annotated[
         int | None,
         typer.Option(
-            help="Parts of the schedule with their own masks. [default: 2; one for each step "
-            "where there are at most 8]"
+            help="Parts of the schedule with their own masks. [default: 2; 1 with --cost; one for "
+            "each step where there are at most 8]"
         ),
     ] = None,
     prompt_limit: Annotated[
@@ -153,7 +153,9 @@ def calibrate(
     ] = None,
     captured_steps: Annotated[
         int | None,
-        typer.Option(help="Steps captured in each bin. [default: 2; 1 in bins of one step]"),
+        typer.Option(
+            help="Steps captured in each bin. [default: 2; 4 with --cost; 1 in bins of one step]"
+        ),
     ] = None,
     guidance_scale: Annotated[
         float | None,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from paro_trt.calibration.select_mask import Allocation, MaskMetric
@@ -60,6 +62,16 @@ def test_bins_are_equal_and_captured_steps_spread_over_them():
 def test_each_of_a_few_steps_gets_a_bin(steps, expected):
     found = bins_for_steps(CalibrationSettings(), range(steps))
     assert (found.bins, found.captured_steps) == expected
+
+
+def test_a_cost_has_one_bin_of_as_many_captured_steps():
+    cost = CalibrationSettings(density=None, cost=0.2)
+    found = bins_for_steps(cost, range(50))
+    assert (found.bins, found.captured_steps) == (1, 4)
+    assert bins_for_steps(cost, range(4)).bins == 4
+    assert bins_for_steps(cost, range(1)) == cost
+    measured = replace(cost, allocation=Allocation.MEASURED)
+    assert bins_for_steps(measured, range(50)) == measured
 
 
 def test_defaults_follow_from_budget_and_target():
