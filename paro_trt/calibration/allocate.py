@@ -19,7 +19,7 @@ from ..op.spec import COARSE_KEYS
 from ..plan import BlockCounts
 from . import knapsack
 from .effects import KEYS, LEVELS, relative, width_name
-from .quantize import Product
+from .quantize import Product, can_rotate
 from .run import CalibrationRun
 from .select_mask import (
     Allocation,
@@ -67,14 +67,25 @@ def layer_weights(run: CalibrationRun) -> NDArray[np.float64]:
 def time_of(run: CalibrationRun, layer: int, qk_bits: int, pv_bits: int) -> float:
     """Time of a layer with these bits that keeps all blocks, as a share of that of all in 16."""
     site = run.sites[layer]
-    relative_to_16 = relative_time(run.settings.time_target, site.head_dim, qk_bits, pv_bits)
+    relative_to_16 = relative_time(
+        run.settings.time_target, site.head_dim, qk_bits, pv_bits, _smoothed_keys(run, layer)
+    )
     return float(layer_weights(run)[layer]) * relative_to_16
 
 
 def bit_pairs(run: CalibrationRun, layer: int) -> tuple[tuple[int, int], ...]:
     """The bits that a layer may choose from."""
     settings, site = run.settings, run.sites[layer]
-    return worthwhile_bits(settings.time_target, site.head_dim, settings.qk_bits, settings.pv_bits)
+    return worthwhile_bits(
+        settings.time_target, site.head_dim, settings.qk_bits, settings.pv_bits,
+        _smoothed_keys(run, layer),
+    )  # fmt: skip
+
+
+def _smoothed_keys(run: CalibrationRun, layer: int) -> int | None:
+    """Tokens in a key block where a layer's 4-bit query x key is smoothed."""
+    smoothed = run.settings.smoothing and can_rotate(run.sites[layer].head_dim)
+    return run.settings.block_k if smoothed else None
 
 
 def tried_widths(run: CalibrationRun, layer: int) -> tuple[tuple[Product, int], ...]:

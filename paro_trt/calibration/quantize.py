@@ -108,11 +108,17 @@ def random_signs(kv_heads: int, head_dim: int) -> NDArray[np.int32]:
     return (drawn * 2 - 1).astype(np.int32)
 
 
+def can_rotate(head_dim: int) -> bool:
+    """Whether a Hadamard transform of so many channels exists, without which no layer is
+    smoothed."""
+    return head_dim & (head_dim - 1) == 0
+
+
 def is_smoothed(config: AttentionConfig, product: Product, bits: int, head_dim: int) -> bool:
     """Whether a product at this width is smoothed in a layer: query x key with 4 bits is where
-    `config` asks for it, and a Hadamard transform of this many channels exists."""
-    power_of_two = head_dim & (head_dim - 1) == 0
-    return config.smoothing and product is Product.QK and bits == 4 and power_of_two
+    `config` asks for it and `can_rotate`."""
+    asked_for = config.smoothing and product is Product.QK and bits == 4
+    return asked_for and can_rotate(head_dim)
 
 
 def measure_quantization(

@@ -180,12 +180,12 @@ class CalibrationSettings:
                 raise ArgumentError(
                     name, actual="4",
                     expected=f"16 or 8 on {self.time_target.value}: 4 bits save no time there",
-                    remedy="count the time for --target sm_80, sm_86 or sm_89",
+                    remedy="count the time for --target sm_86 or sm_89",
                 )  # fmt: skip
         for level in self.cost_levels or ():
             if not 0.0 < level < 1.0:
                 raise ArgumentError(
-                    "cost_levels", expected="shares in (0, 1)", actual=f"{level:g}",
+                    "levels", expected="shares in (0, 1)", actual=f"{level:g}",
                     remedy="all blocks, and the forced ones alone, are tried in any case",
                 )  # fmt: skip
 
@@ -199,7 +199,8 @@ class CalibrationSettings:
         """What every layer would keep, in the unit of the budget: about that for a speedup, and a
         guess for an error. None with a mass."""
         if self.speedup is not None:
-            time = relative_time(self.time_target, 128, self.qk_bits, self.pv_bits)
+            smoothed_keys = self.block_k if self.smoothing else None
+            time = relative_time(self.time_target, 128, self.qk_bits, self.pv_bits, smoothed_keys)
             return min(1.0, 1.0 / (self.speedup * time))
         if self.max_error is not None:
             return _SHARE_OF_ERROR

@@ -64,6 +64,15 @@ _WGMMA, _WGMMA_RATE = (9.5, 12.1), 8192
 _FP32 = {16: (3.4, 5.5), 8: (5.9, 8.3), 4: (7.9, 11.8)}
 """FP32 instructions for each score, by the bits of P V."""
 
+_SMOOTHED = {
+    (Target.SM_80, 64): 302 / 256, (Target.SM_80, 128): 381 / 307,
+    (Target.SM_86, 64): 487 / 322, (Target.SM_86, 128): 524 / 569,
+    (Target.SM_89, 64): 487 / 322, (Target.SM_89, 128): 524 / 569,
+}  # fmt: skip
+"""Time of smoothed 4-bit Q K over that of 8 bits, by target and tokens in a key block: of the model
+in docs/kernels.md, D = 128 and 8-bit values, whose 4090 stands for sm_86 too. Elsewhere 4 bits
+save nothing."""
+
 _EXPONENTIALS, _LANES = 16, 128
 """Of an SM in a clock; a warp of each of four schedulers issues an instruction."""
 
@@ -95,33 +104,44 @@ def clocks_per_score(target: Target, head_dim: int, qk_bits: int, pv_bits: int) 
     )
 
 
-def relative_time(target: Target, head_dim: int, qk_bits: int, pv_bits: int) -> float:
-    """Time of a score as a share of its time at 16 bits."""
-    return clocks_per_score(target, head_dim, qk_bits, pv_bits) / clocks_per_score(
-        target, head_dim, 16, 16
-    )
+def relative_time(
+    target: Target, head_dim: int, qk_bits: int, pv_bits: int, smoothed_keys: int | None = None
+) -> float:
+    """Time of a score as a share of its time at 16 bits.
+
+    smoothed_keys: tokens in a key block where 4-bit Q K is smoothed; None: it is not.
+    """
+    share = 1.0
+    if qk_bits == 4 and smoothed_keys is not None:
+        share, qk_bits = _SMOOTHED.get((target, smoothed_keys), 1.0), 8
+    clocks = clocks_per_score(target, head_dim, qk_bits, pv_bits)
+    return share * clocks / clocks_per_score(target, head_dim, 16, 16)
 
 
 def worthwhile_bits(
-    target: Target, head_dim: int, least_qk: int, least_pv: int
+    target: Target, head_dim: int, least_qk: int, least_pv: int, smoothed_keys: int | None = None
 ) -> tuple[tuple[int, int], ...]:
     """Pairs (qk_bits, pv_bits) that a plan may choose, widest first.
 
     A pair with 4 bits is left out where one with more is as fast: they are only ever chosen where
-    they save time, which is where the tensor cores multiply them natively.
+    they save time, which is where the tensor cores multiply them natively. The kernels do not
+    smooth with 16-bit values.
 
     Args:
         target: the GPU.
         head_dim: D.
         least_qk: the fewest bits that are allowed for Q K.
         least_pv: the same for P V.
+        smoothed_keys: as of `relative_time`.
     """
     pairs = [(qk, pv) for qk in _widths(least_qk) for pv in _widths(least_pv)]
 
     def pays(qk: int, pv: int) -> bool:
-        time = clocks_per_score(target, head_dim, qk, pv)
+        if smoothed_keys is not None and (qk, pv) == (4, 16):
+            return False
+        time = relative_time(target, head_dim, qk, pv, smoothed_keys)
         wider = [of for of in pairs if of != (qk, pv) and of[0] >= qk and of[1] >= pv]
-        return all(time < clocks_per_score(target, head_dim, *of) for of in wider)
+        return all(time < relative_time(target, head_dim, *of, smoothed_keys) for of in wider)
 
     return tuple(pair for pair in pairs if 4 not in pair or pays(*pair))
 

@@ -10,6 +10,7 @@
 #include "kernels/instructions.h"
 #include "kernels/reorder_quantize/launch.h"
 #include "kernels/routing/launch.h"
+#include "kernels/smoothing/launch.h"
 #include "kernels/sparse_attention/launch.h"
 #include "kernels/summaries/launch.h"
 #include "kernels/workspace.h"
@@ -17,6 +18,7 @@
 namespace paro::kernels {
 namespace {
 
+using sparse_attention::Body;
 using sparse_attention::Instructions;
 using sparse_attention::Kernel;
 using sparse_attention::Selection;
@@ -31,6 +33,7 @@ struct Choice {
   int32_t units;              // at once
   const char* against_wgmma;  // null where wgmma is used
   const Kernel* kernel;       // of stage 2
+  Body body;                  // of the kernel
   const Kernel* corrector;    // whose mean correction the call takes
   size_t shared_bytes;        // that the kernel needs
 };
@@ -42,8 +45,10 @@ paro_status check_supported(const paro_attention& call) {
   if (call.head_dim != 64 && call.head_dim != 128) {
     return fail(PARO_UNSUPPORTED, "head_dim: expected 64 or 128, got %d", call.head_dim);
   }
-  if (call.smoothing) {
-    return fail(PARO_UNSUPPORTED, "smoothing: expected 0 for the CUDA kernels, got 1");
+  if (call.smoothing && call.pv_bits == 16) {
+    return fail(PARO_UNSUPPORTED,
+                "pv_bits: expected 8 or 4 where smoothing is 1, which has no CUDA kernel with "
+                "16-bit values, got 16");
   }
   const Shape shape = Shape::of(call);
   const int64_t query_blocks = int64_t{call.batch} * call.heads * shape.query_blocks;
@@ -89,9 +94,10 @@ paro_status choose_units(const paro_attention& call, const paro_launch& launch, 
 paro_status check_shared_memory(const paro_attention& call, const Choice& choice) {
   const size_t most = sparse_attention::shared_bytes_a_block(choice.sm);
   if (choice.shared_bytes <= most) return PARO_OK;
-  const size_t rows = call.fine_summaries ? 2 : 1;
+  const size_t rows = choice.kernel->mask_rows(choice.body, call.fine_summaries != 0);
   const size_t words =
-      (most - choice.kernel->shared_bytes_with(0, call.fine_summaries)) / sizeof(uint32_t) / rows;
+      (most - choice.kernel->shared_bytes_with(0, choice.body, call.fine_summaries)) /
+      sizeof(uint32_t) / rows;
   return fail(PARO_UNSUPPORTED,
               "tokens: expected at most %zu, whose mask fits the %zu bytes of shared memory of a "
               "thread block on sm_%d, got %d, which needs %zu bytes",
@@ -119,8 +125,11 @@ paro_status choose_kernel(const paro_attention& call, Choice* choice) {
     return fail(PARO_UNSUPPORTED, "bits: expected a combination with a kernel, got QK %d, PV %d",
                 call.qk_bits, call.pv_bits);
   }
+  choice->body = call.smoothing        ? Body::smoothed
+                 : call.fine_summaries ? Body::fine
+                                       : Body::plain;
   choice->shared_bytes = choice->kernel->shared_bytes_with(
-      span_mask_words(choice->shape.key_blocks, call.block_k, selection.span_keys),
+      span_mask_words(choice->shape.key_blocks, call.block_k, selection.span_keys), choice->body,
       call.fine_summaries);
   return check_shared_memory(call, *choice);
 }
@@ -138,11 +147,11 @@ paro_status choose(const paro_attention* call, const paro_launch* launch, bool r
 
 paro_status prepare_stage2(const paro_attention& call, const Choice& choice) {
   if (call.mean_correction &&
-      sparse_attention::prepare_correction(*choice.corrector) != LaunchStatus::ok) {
+      sparse_attention::prepare_correction(*choice.corrector, call.smoothing != 0) != LaunchStatus::ok) {
     return fail(PARO_RUNTIME_ERROR, "mean correction: its kernel does not load: %s",
                 last_launch_message());
   }
-  if (sparse_attention::prepare(*choice.kernel, call.fine_summaries != 0) == LaunchStatus::ok) return PARO_OK;
+  if (sparse_attention::prepare(*choice.kernel, choice.body) == LaunchStatus::ok) return PARO_OK;
   return fail(PARO_RUNTIME_ERROR, "stage 2: its kernel does not load: %s", last_launch_message());
 }
 
@@ -197,7 +206,8 @@ Plan plan_of(const paro_attention& call) {
           .key_length = call.key_length,
           .fine_mask = call.fine_summaries ? call.fine_mask : nullptr,
           .corrected_heads = call.mean_correction ? call.corrected_heads : nullptr,
-          .dynamic_blocks = call.routing ? call.dynamic_blocks : nullptr};
+          .dynamic_blocks = call.routing ? call.dynamic_blocks : nullptr,
+          .rotation = call.smoothing ? call.rotation : nullptr};
 }
 
 float logit_scale(const paro_attention& call) {
@@ -210,7 +220,8 @@ reorder_quantize::Selection stage1_of(const paro_attention& call) {
   return {.source = number_of(16, call.dtype),
           .head_dim = call.head_dim,
           .block_k = call.block_k,
-          .pooled = call.pool_dropped != 0};
+          .pooled = call.pool_dropped != 0,
+          .smoothed = call.smoothing != 0};
 }
 
 TileLayout layout_of(const Selection& selection) {
@@ -231,7 +242,7 @@ LaunchStatus launch_version_2(const paro_attention& call, const Choice& choice,
                           .key = call.key,
                           .value = call.value,
                           .fine = workspace.fine,
-                          .key_number = selection.qk,
+                          .key_number = call.smoothing ? Number::s8 : selection.qk,
                           .value_number = fine_number(selection.pv)};
     status = summaries::launch_fine_groups(fine, source, call.head_dim, stream);
   }
@@ -247,6 +258,17 @@ LaunchStatus launch_version_2(const paro_attention& call, const Choice& choice,
                                .pooled = call.pool_dropped != 0};
     status = routing::launch_stage(routed, source, call.head_dim, stream);
   }
+  if (call.smoothing && status == LaunchStatus::ok) {
+    const SmoothingParams smoothing{.geometry = geometry,
+                                    .plan = attention.plan,
+                                    .query = call.query,
+                                    .keys = workspace.smoothed,
+                                    .routed_mask = workspace.routed_mask,
+                                    .mean_query = workspace.smoothing_query,
+                                    .bias = workspace.bias,
+                                    .logit_scale = attention.logit_scale};
+    status = smoothing::launch_stage(smoothing, source, call.head_dim, stream);
+  }
   if (call.mean_correction && status == LaunchStatus::ok) {
     status = summaries::launch_correction_queries(geometry, attention.plan, call.query,
                                                   workspace.mean_query, call.qk_bits == 16, source,
@@ -257,7 +279,8 @@ LaunchStatus launch_version_2(const paro_attention& call, const Choice& choice,
                                       .mean_query = workspace.mean_query,
                                       .correction = workspace.correction,
                                       .layout = layout_of(selection)};
-    status = sparse_attention::launch_correction(*choice.corrector, correction, stream);
+    status = sparse_attention::launch_correction(*choice.corrector, call.smoothing != 0, correction,
+                                                 stream);
   }
   return status;
 }
@@ -273,6 +296,7 @@ LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                               .value = call.value,
                               .means = workspace.means,
                               .prepared = workspace.prepared,
+                              .smoothed = workspace.smoothed,
                               .key_number = selection.qk,
                               .value_number = selection.pv,
                               .layout = layout_of(selection)};
@@ -288,13 +312,16 @@ LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                                   .is_bfloat16 = call.dtype == PARO_BFLOAT16,
                                   .fine = workspace.fine,
                                   .routed_mask = workspace.routed_mask,
-                                  .correction = workspace.correction};
+                                  .correction = workspace.correction,
+                                  .smoothed = workspace.smoothed,
+                                  .mean_query = workspace.smoothing_query,
+                                  .bias = workspace.bias};
   const LaunchStatus between = launch_version_2(call, choice, attention, workspace, stream);
   if (between != LaunchStatus::ok) return between;
   const int samples = (geometry.first_unit + geometry.units - 1) / geometry.kv_heads -
                       geometry.first_unit / geometry.kv_heads + 1;
   const auto blocks = static_cast<unsigned>(call.heads * choice.shape.query_blocks * samples);
-  return sparse_attention::launch(*choice.kernel, call.fine_summaries != 0, attention, blocks,
+  return sparse_attention::launch(*choice.kernel, choice.body, attention, blocks,
                                   choice.shared_bytes, stream);
 }
 
@@ -333,14 +360,17 @@ paro_status paro_describe(const paro_attention* call, const paro_launch* launch,
   const bool has_four_bit = call->qk_bits == 4 || call->pv_bits == 4;
   std::snprintf(text, capacity,
                 "%s for sm_%d: %d x %d tiles, %d threads, %zu bytes of shared memory, %d "
-                "heads at once; %s%s",
+                "heads at once; %s%s%s",
                 is_wgmma ? "wgmma" : "mma.sync", choice.sm, call->block_q,
-                kernel.selection.span_keys, kernel.threads, choice.shared_bytes, choice.units,
+                kernel.selection.span_keys,
+                choice.body == Body::smoothed ? kernel.smoothed_threads : kernel.threads,
+                choice.shared_bytes, choice.units,
                 is_wgmma ? "8-bit QK and PV on sm_90" : choice.against_wgmma,
                 !has_four_bit ? ""
                 : kernel.selection.four_bit == FourBit::native
                     ? "; 4-bit products, native to sm_80 to sm_89"
-                    : "; 4-bit codes unpacked to 8, since sm_90 and later have no 4-bit products");
+                    : "; 4-bit codes unpacked to 8, since sm_90 and later have no 4-bit products",
+                choice.body == Body::smoothed ? "; smoothed QK, with biases of keys" : "");
   return PARO_OK;
 }
 
@@ -360,6 +390,12 @@ paro_status paro_prepare(const paro_attention* call, const paro_launch* launch) 
       routing::load_stage(number_of(16, call->dtype), call->head_dim, call->block_k) !=
           LaunchStatus::ok) {
     return fail(PARO_RUNTIME_ERROR, "routing: its kernels do not load: %s", last_launch_message());
+  }
+  if (call->smoothing &&
+      smoothing::load_stage(number_of(16, call->dtype), call->head_dim, call->block_q,
+                            call->block_k) != LaunchStatus::ok) {
+    return fail(PARO_RUNTIME_ERROR, "smoothing: its kernels do not load: %s",
+                last_launch_message());
   }
   if (call->mean_correction &&
       summaries::load_correction_queries(number_of(16, call->dtype), call->head_dim) !=

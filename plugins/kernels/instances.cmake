@@ -77,7 +77,7 @@ endfunction()
 
 function(paro_write_version_2 file)
   file(CONFIGURE OUTPUT ${file}
-       CONTENT "#include \"kernels/routing/instance.cuh\"\n#include \"kernels/summaries/instance.cuh\"\n"
+       CONTENT "#include \"kernels/routing/instance.cuh\"\n#include \"kernels/smoothing/instance.cuh\"\n#include \"kernels/summaries/instance.cuh\"\n"
   )
 endfunction()
 

@@ -70,6 +70,7 @@ struct Plan {
   const int32_t* fine_mask;        // [T, H, NQ, W]
   const int32_t* corrected_heads;  // [H]
   const int32_t* dynamic_blocks;   // [T, H]
+  const int32_t* rotation;         // [Hk, D]
 };
 
 // Keys and values as stage 1 leaves them for stage 2. N = NK + G blocks a unit.
@@ -85,6 +86,22 @@ struct PreparedKeys {
 struct BlockMeans {
   float* key;    // [units, NK, D]
   float* value;  // [units, NK, D]
+};
+
+// Blocks of the means of all key blocks, with or without pooling.
+constexpr int mean_blocks(int key_blocks, int block_k) {
+  return (key_blocks + block_k - 1) / block_k;
+}
+
+// What smoothed keys have besides the 4-bit codes in PreparedKeys::key, which are of keys less their
+// block's mean. GM = mean_blocks(NK, block_k). Null where not used.
+struct SmoothedKeys {
+  float* key_scale;      // [units, NK, block_k / 2, 4], of the 4-bit codes: s0, s1, -b s0, -b s1
+                         // of two keys, b the bias of accumulators (ptx::bias_value)
+  uint8_t* centred;      // [units, NK, block_k, D] codes of the same keys at 8 bits
+  float* centred_scale;  // [units, NK]
+  uint8_t* mean;         // [units, GM, block_k, D] codes of the blocks' means at 8 bits
+  float* mean_scale;     // [units, GM]
 };
 
 // Consecutive tokens whose mean is one row of routing's estimate, and query rows that share one
@@ -172,9 +189,22 @@ struct ReorderParams {
   const void* value;  // [B, S, Hk, D]
   BlockMeans means;   // written from tokens where pooled, read for summaries
   PreparedKeys prepared;
+  SmoothedKeys smoothed;
   Number key_number;    // of `prepared.key`
   Number value_number;  // of `prepared.value`
   TileLayout layout;    // of both; swizzled: both are s8
+};
+
+// Between the stages of a smoothed call: mean queries, and the part of the logits that they give.
+struct SmoothingParams {
+  Geometry geometry;
+  Plan plan;
+  const void* query;  // [B, S, H, D]
+  SmoothedKeys keys;
+  const uint32_t* routed_mask;  // as in AttentionParams
+  uint16_t* mean_query;  // [heads of the launch, NQ, D] of query blocks, in the inputs' type
+  float* bias;           // [heads of the launch, NQ, NK, block_k], written where the mask has a block
+  float logit_scale;     // softmax scale * log2(e)
 };
 
 // Stage 2.
@@ -190,6 +220,9 @@ struct AttentionParams {
   FineGroups fine;
   const uint32_t* routed_mask;  // [heads of the launch, NQ, W], instead of block_mask
   const float* correction;      // [heads of the launch, NQ, D], added to rows of corrected_heads
+  SmoothedKeys smoothed;
+  const uint16_t* mean_query;  // of SmoothingParams
+  const float* bias;
 };
 
 // The mean correction. A row is the mean query of the run that a query block lies in.

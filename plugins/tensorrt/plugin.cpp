@@ -114,6 +114,7 @@ InputShapes one_token(int64_t head_dim) {
   }
   for (const Input input : {kQuery, kKey, kValue}) shapes[input].sizes[3] = head_dim;
   shapes[kChannelAffine].sizes = {PARO_AFFINE_ROWS, 1, head_dim};
+  shapes[kRotation].sizes = {1, head_dim};
   return shapes;
 }
 

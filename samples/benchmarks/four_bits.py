@@ -1,7 +1,8 @@
 """What 4-bit products cost: `python -m samples.benchmarks.four_bits errors|outliers|videos`.
 
-Each command prints a Markdown table. Block sizes are those of a default plan, 128 x 64; channel
-affines and rotations are chosen on calibration captures, errors are those of held-out ones.
+Each command prints a Markdown table. Block sizes are those of a default plan, 128 x 64, unless
+`--block-q 64` says otherwise; channel affines and rotations are chosen on calibration captures,
+errors are those of held-out ones.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ from paro_trt.calibration.statistics import Tiling, block_statistics, sampled_qu
 from paro_trt.families.base import AttentionSite
 from paro_trt.models.in_place import handled_attention
 from paro_trt.models.live import open_model
+from paro_trt.op.api import paro_attention
 from paro_trt.op.blocks import Precision, prepare_keys
+from paro_trt.op.mask import pack_block_mask, tile_order
 from paro_trt.op.quantization import ChannelAffine, Quantized, quantize
 from paro_trt.op.reference import attend_query_block, prepare_query_block
 from paro_trt.op.smoothing import head_signs
@@ -57,7 +60,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True)
 Work = Annotated[Path, typer.Option(help="where the captures of the quality benchmark are")]
 WORK = Path(__file__).parents[2] / "build" / "quality"
 
-BLOCKS = AttentionConfig(128, 64, 16, 16, pool_dropped=True)
+BLOCK_Q, BLOCK_K = 128, 64
 DENSITY = 0.3
 _ANY_ERROR = float("inf")
 
@@ -69,10 +72,11 @@ class Bits(NamedTuple):
     pv: int
     smoothed: bool = False
 
-    @property
-    def config(self) -> AttentionConfig:
+    def config(self, block_q: int = BLOCK_Q) -> AttentionConfig:
         """The op's attributes."""
-        return replace(BLOCKS, qk_bits=self.qk, pv_bits=self.pv, smoothing=self.smoothed)
+        return AttentionConfig(
+            block_q, BLOCK_K, self.qk, self.pv, pool_dropped=True, smoothing=self.smoothed
+        )
 
     def __str__(self) -> str:
         return f"QK {self.qk}{' smoothed' if self.smoothed else ''}, PV {self.pv}"
@@ -93,6 +97,7 @@ class Planned:
     """
 
     source: Source
+    block_q: int
     orders: Sequence[Tensor]
     masks: np.ndarray
     ranges: Mapping[str, np.ndarray]
@@ -100,7 +105,9 @@ class Planned:
 
     def choice(self, bits: Bits) -> QuantizationChoice:
         """Affine and rotation of a mode."""
-        return choose_quantization(self.errors[bits.smoothed], self.ranges, bits.config, _ANY_ERROR)
+        return choose_quantization(
+            self.errors[bits.smoothed], self.ranges, bits.config(), _ANY_ERROR
+        )
 
     def head(self, head: int, bits: Bits, half: int | None) -> PlannedHead:
         """One head in a mode; all blocks are exact where `half` is None."""
@@ -117,23 +124,24 @@ class Planned:
         mask = torch.ones(self.masks.shape[2:], dtype=torch.bool)
         if half is not None:
             mask = torch.from_numpy(self.masks[min(half, len(self.masks) - 1), head])
-        affine = ChannelAffine.of_head(torch.from_numpy(choice.channel_affine), head, bits.config)
+        affine = ChannelAffine.of_head(torch.from_numpy(choice.channel_affine), head, bits.config())
         rotation = None if choice.rotation is None else torch.from_numpy(choice.rotation)
         return PlannedHead(self.orders[head], mask, affine, signs=head_signs(rotation, head))
 
 
-def plan_layer(source: Source, calibrated: Calibrated, layer: int) -> Planned:
+def plan_layer(
+    source: Source, calibrated: Calibrated, layer: int, block_q: int = BLOCK_Q
+) -> Planned:
     """Decide a layer as `calibrate` does."""
     orders = [source.orders[name] for name in calibrated.orders(layer)]
     halves = sorted({call.half for call in source.calls[Split.CALIBRATION]})
-    tiling = Tiling(BLOCKS.block_q, BLOCKS.block_k)
+    tiling, judged = Tiling(block_q, BLOCK_K), source.query_blocks(block_q).tolist()
     forced = forced_blocks(source.tokens, source.text, tiling)
     calls = [source.of(Split.CALIBRATION, layer, half)[0] for half in halves]
     masks = np.zeros((len(halves), len(orders), *forced.shape), dtype=bool)
-    judged = list(source.runs)
     found = [
         [
-            block_statistics(call.head(h), order, tiling, pooled=True, query_blocks=source.runs)
+            block_statistics(call.head(h), order, tiling, pooled=True, query_blocks=judged)
             for h, order in enumerate(orders)
         ]
         for call in calls
@@ -156,12 +164,12 @@ def plan_layer(source: Source, calibrated: Calibrated, layer: int) -> Planned:
         for call in calls:
             measured = measure_quantization(
                 _layer_inputs(call), torch.stack(orders), everything, ranges,
-                Bits(4, 4, smoothed).config, blocks,
+                Bits(4, 4, smoothed).config(block_q), blocks,
             )  # fmt: skip
             for name, value in measured.sums.items():
                 sums[name] = sums.get(name, 0.0) + value
         errors[smoothed] = sums
-    return Planned(source, orders, masks, ranges, errors)
+    return Planned(source, block_q, orders, masks, ranges, errors)
 
 
 def head_error(
@@ -173,14 +181,14 @@ def head_error(
 
 
 @app.command()
-def errors(source: str, work: Work = WORK, prompts: int = 5) -> None:
+def errors(source: str, work: Work = WORK, prompts: int = 5, block_q: int = BLOCK_Q) -> None:
     """Relative L2 error of attention, dense and at density .3; SOURCE: included or synthetic."""
     captured = synthetic_source() if source == "synthetic" else included_source(work / "included")
     calibrated, modes = Calibrated(captured), (*MODES, *PV_TRIALS)
     found: dict[tuple[object, bool], list[float]] = {}
     variants, rotated = np.zeros(2 * len(VARIANTS)), []
     for layer in captured.layers:
-        planned = plan_layer(captured, calibrated, layer)
+        planned = plan_layer(captured, calibrated, layer, block_q)
         of_layer = planned.errors[True]
         variants += np.sqrt(of_layer["qk4"].sum(axis=1) / of_layer["energy"].sum())
         rotation = planned.choices[Bits(4, 16, smoothed=True)].rotation
@@ -199,7 +207,7 @@ def errors(source: str, work: Work = WORK, prompts: int = 5) -> None:
             plain = sum(
                 head_error(call.head(h), planned.head(h, Bits(8, 8), call.half)._replace(
                     affine=identity_affine(call.query.shape[2], call.query.device)),
-                    BLOCKS, captured.runs)
+                    Bits(16, 16).config(block_q), captured.query_blocks(block_q).tolist())
                 for h in range(call.heads)
             )  # fmt: skip
             found.setdefault(("QK 16, PV 16", True), []).append(float(np.sqrt(plain[0] / plain[1])))
@@ -245,12 +253,14 @@ def tried_values(value: Tensor, trial: str) -> Tensor:
 def _mode_error(
     call: LayerCall, planned: Planned, head: int, mode: Bits | str, sparse: bool
 ) -> np.ndarray:
-    inputs, runs = call.head(head), planned.source.runs
+    inputs, block_q = call.head(head), planned.block_q
+    judged = planned.source.query_blocks(block_q).tolist()
     if isinstance(mode, Bits):
         of_head = planned.head(head, mode, call.half if sparse else None)
-        return head_error(inputs, of_head, mode.config, runs)
+        return head_error(inputs, of_head, mode.config(block_q), judged)
     bits = Bits(16, 4)
-    of_head, config = planned.head(head, bits, None), replace(bits.config, scale=call.scale)
+    of_head = planned.head(head, bits, None)
+    config = replace(bits.config(block_q), scale=call.scale)
     order, precision = of_head.order, Precision(torch.float32, inputs.query.dtype)
     key, value = inputs.key[order], inputs.value[order]
     keys = prepare_keys(key, value, len(order), of_head.affine, None, config, precision)
@@ -260,11 +270,11 @@ def _mode_error(
     ones = torch.ones_like(tried[:, :1, :1])
     tokens = keys.tokens._replace(value=Quantized(tried, ones))
     rows = []
-    for run in runs:
+    for run in judged:
         query = inputs.query[order[run * config.block_q : (run + 1) * config.block_q]]
         prepared = prepare_query_block(query, of_head.affine, None, config, precision)
         rows.append(attend_query_block(prepared, [tokens], of_head.affine, config, precision))
-    return _errors(torch.cat(rows), dense_rows(inputs, order, config.block_q, runs))
+    return _errors(torch.cat(rows), dense_rows(inputs, order, block_q, judged))
 
 
 @app.command()
@@ -292,19 +302,21 @@ def outliers(tokens: int = 4096, seed: int = 0) -> None:
 
 def _gaussian_error(call: LayerCall, bits: Bits) -> tuple[float, float]:
     tokens = len(call.query)
-    order, blocks = torch.arange(tokens), range(0, block_count(tokens, BLOCKS.block_q), 4)
-    mask = torch.ones((block_count(tokens, 128), block_count(tokens, 64)), dtype=torch.bool)
+    order, blocks = torch.arange(tokens), range(0, block_count(tokens, BLOCK_Q), 4)
+    mask = torch.ones(
+        (block_count(tokens, BLOCK_Q), block_count(tokens, BLOCK_K)), dtype=torch.bool
+    )
     ranges = _ranges([call])
     measured = measure_quantization(
-        _layer_inputs(call), order[None], mask[None], ranges, bits.config, range(4)
+        _layer_inputs(call), order[None], mask[None], ranges, bits.config(), range(4)
     ).sums
-    choice = choose_quantization(measured, ranges, bits.config, _ANY_ERROR)
-    affine = ChannelAffine.of_head(torch.from_numpy(choice.channel_affine), 0, bits.config)
+    choice = choose_quantization(measured, ranges, bits.config(), _ANY_ERROR)
+    affine = ChannelAffine.of_head(torch.from_numpy(choice.channel_affine), 0, bits.config())
     rotation = None if choice.rotation is None else torch.from_numpy(choice.rotation)
     planned = PlannedHead(order, mask, affine, signs=head_signs(rotation, 0))
     inputs = call.head(0)
-    found = attended_rows(inputs, planned, bits.config, blocks).double().flatten()
-    dense = dense_rows(inputs, order, BLOCKS.block_q, blocks).double().flatten()
+    found = attended_rows(inputs, planned, bits.config(), blocks).double().flatten()
+    dense = dense_rows(inputs, order, BLOCK_Q, blocks).double().flatten()
     cosine = torch.nn.functional.cosine_similarity(found, dense, dim=0)
     return float(cosine), float((found - dense).norm() / dense.norm())
 
@@ -317,7 +329,10 @@ VIDEO_MODES = (Bits(8, 8), Bits(4, 8, smoothed=True), Bits(4, 4, smoothed=True))
 
 @app.command()
 def videos(work: Work = WORK, count: int = 8) -> None:
-    """PSNR of held-out videos of the included pipeline at density .3, against dense attention."""
+    """PSNR of held-out videos of the included pipeline at density .3, against dense attention.
+
+    The CPU backend computes the planned attention.
+    """
     source = included_source(work / "included")
     calibrated = Calibrated(source)
     planned = {layer: plan_layer(source, calibrated, layer) for layer in source.layers}
@@ -326,7 +341,7 @@ def videos(work: Work = WORK, count: int = 8) -> None:
     found = []
     for video in range(count):
         dense = _video(pipe, video, None)
-        row = [
+        row: list[float] = [
             psnr(_video(pipe, video, lambda call, b=b: _attended(planned, call, b)), dense, 1.0)
             for b in VIDEO_MODES
         ]
@@ -335,13 +350,28 @@ def videos(work: Work = WORK, count: int = 8) -> None:
     print(f"| mean | {' | '.join(f'{x:.2f}' for x in np.mean(found, axis=0))} |")
 
 
+_ATTRIBUTES = ("block_q", "block_k", "qk_bits", "pv_bits", "pool_dropped")
+
+
 def _attended(planned: Mapping[int, Planned], call: LayerCall, bits: Bits) -> Tensor:
-    of_layer, output = planned[call.layer], torch.empty_like(call.query)
-    for head in range(call.heads):
-        of_head = of_layer.head(head, bits, call.half)
-        rows = attended_rows(call.head(head), of_head, bits.config, of_layer.source.runs)
-        output[of_head.order, head] = rows
-    return output
+    of_layer = planned[call.layer]
+    choice, words = of_layer.choices[bits], pack_block_mask(of_layer.masks)
+    rotation = None if choice.rotation is None else torch.from_numpy(choice.rotation)
+    output: Tensor = paro_attention(
+        *(x[None].contiguous() for x in (call.query, call.key, call.value)),
+        token_order=torch.stack(list(of_layer.orders)).int(),
+        head_order=torch.arange(call.heads, dtype=torch.int32),
+        block_mask=torch.from_numpy(words),
+        tile_order=torch.from_numpy(tile_order(words)),
+        channel_affine=torch.from_numpy(choice.channel_affine),
+        mask_bin=torch.tensor([call.half], dtype=torch.int32),
+        key_length=torch.tensor([len(call.query)], dtype=torch.int32),
+        rotation=rotation,
+        scale=call.scale,
+        impl="cpu",
+        **{name: getattr(bits.config(), name) for name in _ATTRIBUTES},
+    )
+    return output[0]
 
 
 def _video(pipe: Any, video: int, attend: Callable[[LayerCall], Tensor] | None) -> Tensor:

@@ -163,11 +163,12 @@ def test_an_error_is_kept_in_the_least_time(made, loaded, prompts, tmp_path):
 
 def test_a_speedup_on_a_gpu_with_4_bits_uses_them(loaded, prompts, tmp_path):
     settings = dataclasses.replace(
-        SETTINGS, cost=None, speedup=16.0, qk_bits=4, pv_bits=4, time_target=Target.SM_89
+        SETTINGS, cost=None, speedup=7.5, block_k=128, qk_bits=4, time_target=Target.SM_89
     )
     plan = calibrate_embeddings(loaded, prompts, LATENT_SIZE, settings, tmp_path / "plan")
-    assert plan.calibration.measured["counted_speedup"] >= 16.0
-    assert 4 in {bits for layer in plan.layers for bits in (layer.qk_bits, layer.pv_bits)}
+    assert plan.calibration.measured["counted_speedup"] >= 7.5
+    assert 4 in {layer.qk_bits for layer in plan.layers}
+    assert {layer.pv_bits for layer in plan.layers} <= {8, 16}
     for layer in plan.layers:
         assert (layer.rotation is not None) == (layer.qk_bits == 4)
 

@@ -19,7 +19,8 @@ from paro_trt.calibration.quantize import (
 from paro_trt.families.base import AttentionSite
 from paro_trt.op.mask import pack_block_mask, tile_order
 from paro_trt.op.reference import paro_attention_reference
-from paro_trt.op.spec import AttentionConfig, AttentionInputs
+from paro_trt.op.spec import AffineRow, AttentionConfig, AttentionInputs
+from tests.support.stress import STRESS_CASE, STRESSES
 
 TOKENS, HEADS, KV_HEADS, CHANNELS = 192, 4, 2, 16
 CONFIG = AttentionConfig(64, 64, 8, 8, pool_dropped=True)
@@ -266,3 +267,22 @@ def test_channels_that_no_hadamard_transform_has_are_not_smoothed():
     assert measured.sums["qk4"].shape == (len(VARIANTS), KV_HEADS)
     choice = choose_quantization(measured.sums, ranges, SMOOTHED, 10.0)
     assert (choice.qk_bits, choice.rotation) == (4, None)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stress", STRESSES, ids=lambda stress: stress.name)
+def test_what_breaks_careless_numerics_gives_a_choice_of_numbers(stress, fresh_seed):
+    drawn = stress.inputs(STRESS_CASE, fresh_seed)
+    query, key, value = (x[0] for x in drawn[:3])
+    found = channel_ranges(query, key, value)
+    ranges = {**found.sums, **found.maxima}
+    inputs = LayerInputs(AttentionSite("attn", 2, 2, 64), query, key, value, 0.125)
+    orders = drawn.token_order[drawn.head_order.long()].long()
+    masks = torch.ones(2, 4, 4, dtype=torch.bool)
+    config = replace(STRESS_CASE.config, qk_bits=4, pv_bits=4, smoothing=True)
+    measured = measure_quantization(inputs, orders, masks, ranges, config, range(4)).sums
+    assert all(np.isfinite(errors).all() for errors in measured.values())
+    choice = choose_quantization(measured, ranges, config, 0.05)
+    assert np.isfinite(choice.channel_affine).all()
+    assert (choice.channel_affine[[AffineRow.EQUALIZER, AffineRow.VALUE_SCALE]] > 0).all()
+    assert np.isfinite(choice.added_error).all()

@@ -27,7 +27,7 @@ MEASURED = {"density": None, "allocation": Allocation.MEASURED}
         (MEASURED | {"speedup": 2.0, "cost": 0.2}, "speedup.*got cost and speedup"),
         (MEASURED | {"max_error": 3.0}, r"max_error: .* got 3; fix: 3 percent is 0\.03"),
         (MEASURED | {"mass": 0.9}, "mass: expected none with measured effects"),
-        (MEASURED | {"cost": 0.2, "cost_levels": (0.1, 1.0)}, "cost_levels"),
+        (MEASURED | {"cost": 0.2, "cost_levels": (0.1, 1.0)}, "levels: expected shares"),
         (MEASURED | {"cost": 0.2, "effect_calls": 0}, "effect_calls"),
         (MEASURED | {"cost": 0.2, "qk_bits": 4}, "qk_bits: .*generic.* got 4; fix: .*sm_89"),
         (

@@ -51,12 +51,13 @@ def test_ratios_are_those_of_the_kernels_busiest_pipe():
 
 @pytest.mark.parametrize("target", list(Target))
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_fewer_bits_are_offered_only_where_they_are_faster(target, head_dim):
-    pairs = worthwhile_bits(target, head_dim, 4, 4)
+@pytest.mark.parametrize("smoothed", [None, 64, 128])
+def test_fewer_bits_are_offered_only_where_they_are_faster(target, head_dim, smoothed):
+    pairs = worthwhile_bits(target, head_dim, 4, 4, smoothed)
     assert pairs[0] == (16, 16)
     assert relative_time(target, head_dim, 16, 16) == 1.0
     assert (8, 8) in pairs
-    times = {pair: relative_time(target, head_dim, *pair) for pair in pairs}
+    times = {pair: relative_time(target, head_dim, *pair, smoothed) for pair in pairs}
     for narrow in [pair for pair in pairs if 4 in pair]:
         wider = [of for of in pairs if of != narrow and of[0] >= narrow[0] and of[1] >= narrow[1]]
         assert all(times[narrow] < times[of] for of in wider)
@@ -68,3 +69,11 @@ def test_four_bits_pay_on_sm_89_and_16_alone_can_be_asked_for():
     assert {(4, 8), (4, 4)} <= set(worthwhile_bits(Target.SM_89, 128, 4, 4))
     assert worthwhile_bits(Target.SM_89, 128, 16, 16) == ((16, 16),)
     assert worthwhile_bits(Target.GENERIC, 128, 8, 16) == ((16, 16), (8, 16))
+
+
+def test_smoothed_products_pay_on_sm_86_and_89_with_wide_key_blocks():
+    for target in Target:
+        for keys in (64, 128):
+            pairs = worthwhile_bits(target, 128, 4, 8, keys)
+            pays = target in (Target.SM_86, Target.SM_89) and keys == 128
+            assert [pair for pair in pairs if pair[0] == 4] == ([(4, 8)] if pays else [])

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 
+from paro_trt.errors import ArgumentError
 from paro_trt.plan import load_plan, plan_mix
 from tests.support.tiny_wan import TEXT_DIM
 
@@ -79,6 +80,20 @@ def test_options_reach_the_plan(calibrate, tmp_path):
     assert (record.order_metric, record.mask_metric, record.seed) == ("paper", "mass", 5)
 
 
+@pytest.mark.parametrize(("options", "smoothing"), [((), True), (("--no-smoothing",), False)])
+def test_smoothing_is_an_option(calibrate, monkeypatch, options, smoothing):
+    asked = {}
+
+    def refuse(*_, **settings):
+        asked.update(settings)
+        raise ArgumentError("everything", expected="nothing", actual="something")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("paro_trt.api.calibrate", refuse)
+        assert calibrate("--qk-bits", "4", *options).status != 0
+    assert (asked["qk_bits"], asked["smoothing"]) == (4, smoothing)
+
+
 @pytest.mark.parametrize(
     ("extra", "word"),
     [
@@ -89,6 +104,13 @@ def test_options_reach_the_plan(calibrate, tmp_path):
         ),
         (("--qk-bits", "7"), "--qk-bits"),
         (("--block-q", "96"), "--block-q"),
+        (("--speedup", "2"), "--speedup: expected none without measured effects"),
+        (
+            ("--allocate", "measured", "--speedup", "90"),
+            "--speedup: expected at most ",
+        ),
+        (("--allocate", "measured", "--levels", ".1,x"), "--levels"),
+        (("--allocate", "measured", "--target", "sm_90", "--qk-bits", "4"), "--qk-bits"),
         (("--steps", "1"), "--steps"),
         (("--latent", "2,16"), "--latent"),
         (("--latent", "2,16,x"), "--latent"),

@@ -33,8 +33,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 @pytest.fixture(scope="module")
 def plan(loaded: LoadedModel) -> ParoPlan:
     return small_plan(
-        model=loaded.identity, pool_dropped=True, qk_bits=8, pv_bits=16, fine=0.5, corrected=(1,)
-    )
+        model=loaded.identity, pool_dropped=True, qk_bits=4, pv_bits=16, fine=0.5, corrected=(1,),
+        rotated=(0,),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +59,11 @@ def test_file_is_of_version_2(exported: Path, plan: ParoPlan) -> None:
     for node, layer in zip(document["paro_attention"], plan.layers, strict=True):
         attributes = node["attributes"]
         assert attributes["plugin_version"] == "2"
-        assert [attributes[name] for name in Features._fields] == [1, 1, 0, 0]
+        assert [attributes[name] for name in Features._fields] == [1, 1, 0, 1]
         blocks = node["density"][0] and layer.block_mask[0].size / layer.block_mask.shape[-1] * 2
         assert node["fine"] == pytest.approx(layer.fine_blocks().sum(axis=1) / blocks)
         assert node["corrected_heads"] == [0, 1]
+        assert node["rotated_heads"] == [1, 0]
         assert "dynamic_blocks" not in node
     assert len(read_source(exported).attention) == len(plan.layers)
 
@@ -78,13 +80,18 @@ def _set(model: onnx.ModelProto, name: str, value: int | bytes) -> None:
         entry.i = value
 
 
-def _flip_fine_bit(model: onnx.ModelProto) -> None:
-    place = [entry.name for entry in op_inputs(2)].index("fine_mask")
-    name = _node(model).input[place]
-    mask = next(entry for entry in model.graph.initializer if entry.name == name)
-    words = onnx.numpy_helper.to_array(mask).copy()
-    words.flat[0] ^= 1
-    mask.CopyFrom(onnx.numpy_helper.from_array(words, mask.name))
+def _flip_bit(input_name: str) -> Callable[[onnx.ModelProto], None]:
+    """Change the first number of a constant input."""
+
+    def spoil(model: onnx.ModelProto) -> None:
+        place = [entry.name for entry in op_inputs(2)].index(input_name)
+        name = _node(model).input[place]
+        tensor = next(entry for entry in model.graph.initializer if entry.name == name)
+        words = onnx.numpy_helper.to_array(tensor).copy()
+        words.flat[0] ^= 1
+        tensor.CopyFrom(onnx.numpy_helper.from_array(words, tensor.name))
+
+    return spoil
 
 
 def _drop_inputs(model: onnx.ModelProto) -> None:
@@ -103,7 +110,9 @@ def _poorer_function(model: onnx.ModelProto) -> None:
 
 SPOILS: dict[str, Callable[[onnx.ModelProto], None]] = {
     "another feature": lambda model: _set(model, "routing", 1),
-    "fine bit": _flip_fine_bit,
+    "fine bit": _flip_bit("fine_mask"),
+    "sign of the rotation": _flip_bit("rotation"),
+    "no smoothing": lambda model: _set(model, "smoothing", 0),
     "inputs of version 1": _drop_inputs,
     "plugin of version 1": lambda model: _set(model, "plugin_version", b"1"),
     "operators of version 1": _lower_version,

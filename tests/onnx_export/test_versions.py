@@ -56,8 +56,8 @@ class Calls(torch.nn.Module):
             added = (getattr(self, name) if name in names else None for name in ADDED)
             query = torch.ops.paro.attention(
                 query, key, value, *plan, self.channel_affine, mask_bin, key_length, *added,
-                0.0, CASE.config.block_q, CASE.config.block_k, 4 if "rotation" in names else 8, 8, 1,
-                "reference",
+                0.0, CASE.config.block_q, CASE.config.block_k, 4 if "rotation" in names else 8,
+                8, 1, "reference",
             )  # fmt: skip
         return query
 
@@ -145,9 +145,9 @@ def test_file_of_both_kinds_of_layers_computes_what_the_calls_do(
     assert error < 2e-3
 
 
-def test_more_channels_than_the_function_rotates_are_refused(inputs: AttentionInputs) -> None:
+def test_more_channels_than_the_function_rotates_are_refused() -> None:
     wide = random_inputs(OpCase("wide", 64, 1, 1, 1, head_dim=512, config=CASE.config), seed=1)
-    with pytest.raises(ArgumentError, match="smoothing: expected at most 256 channels.*512"):
+    with pytest.raises(ArgumentError, match=r"smoothing: expected at most 256 channels.*512"):
         settled(wide, (("rotation",),))
 
 

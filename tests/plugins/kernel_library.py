@@ -14,12 +14,24 @@ from torch import Tensor
 
 from paro_trt.op import native
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
-from tests.native_builds import ROOT, plugins_build
+from tests.native_builds import PLUGINS, ROOT, plugins_build
+
+from .emulator_builds import run
 
 
 def emulated_kernels_build() -> Path:
     """The folder of the build, with the library and its objects."""
     return plugins_build("plain", "paro_emulated")
+
+
+def link_with_kernels(unit: Path, library: Path) -> None:
+    """The emulated kernels and one more source file, compiled, as a library of their own."""
+    built = emulated_kernels_build()
+    objects = (built / "kernels/CMakeFiles/paro_emulated_objects.dir").rglob("*.o")
+    emulator = built / "emulator" / "libparo_emulator.a"
+    compiled = unit.with_suffix(".o")
+    run(["g++", "-std=c++20", "-O1", "-fPIC", f"-I{PLUGINS}", "-c", unit, "-o", compiled])
+    run(["g++", "-shared", compiled, *objects, emulator, "-o", library])
 
 
 @functools.cache

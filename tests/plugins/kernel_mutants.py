@@ -44,7 +44,7 @@ MUTANTS = [
     Mutant("parity that never turns", _RING, "parity ^= 1;", ""),
     Mutant("missing empty wait", _PRODUCE, "ring.wait_empty(at);\n    StepExtras", "StepExtras"),
     Mutant(
-        "missing full wait", _ATTEND, "at.advance();\n    ring.wait_full(at);", "at.advance();"
+        "missing full wait", _CONSUME, "at.advance();\n  ring.wait_full(at);", "at.advance();"
     ),
     Mutant("missing fence of the barriers", _RING, "ptx::fence_mbarrier_init();", ""),
     Mutant("too few arrivals", _RING, "if (threadIdx.x % 32 == 0) ptx::mb", "if (false) ptx::mb"),
@@ -95,7 +95,8 @@ MUTANTS = [
         + _CONSUMER_BARRIER,
         "",
     ),
-    Mutant("groups of another quad", _GATHER, "quad * 4 + in_quad), first", "in_quad), first"),
+    Mutant("groups of another quad", _GATHER, "static_cast<int>(quad * 4 + in_quad)",
+           "static_cast<int>(in_quad)"),
     Mutant("values of another quad", _GATHER, "(part, quad)", "(part, 0)"),
     Mutant("groups skipped", _GATHER, "walk.advance(fine_step_groups);", "walk.advance(17);"),
     Mutant("an absent group that weighs", _GATHER, "exists ? min(", "true ? min("),
@@ -105,12 +106,22 @@ MUTANTS = [
     Mutant("shares not in the codes", _FINE, " + log2_share[i / 8]", ""),
     Mutant("shares left in the sums", _FINE, "inverse[i / 8]", "1.0f"),
     Mutant("key scale of another group", _FINE, "scales[i / 8]", "scales[0]"),
-    Mutant("products before the groups lost", _ATTEND, "if (!Fine || has_spans) {", "if (!Fine) {"),
+    Mutant("products before the groups lost", _ATTEND, "if (pends || (", "if ((false) || ("),
     Mutant("products of the groups lost", _FINE, "  add_last_products<F>",
            "  if (false) add_last_products<F>"),
-    Mutant("slot kept before the groups", _ATTEND, "if (has_spans) ring.release(previous);", ""),
+    Mutant("slot kept before the groups", _ATTEND, "if (pends) ring.release(previous);", ""),
     Mutant("turn kept before the groups", _ATTEND, "(previous), has_fine, state",
            "(previous), false, state"),
+    Mutant("slots of the other rows kept", _CONSUME, "ring.release(at.slot);", ""),
+    Mutant("products that hold a slot", _CONSUME, "if (pends && at.slot == previous) {",
+           "if (false) {"),
+    Mutant("weights of added products kept", _CONSUME, "state.weight[0][row] = 0.0f;", ""),
+    Mutant("weights of the other rows", _CONSUME, "turns.warpgroup % V::query_blocks", "0"),
+    Mutant("steps of the other rows", _RING, "attending >> warpgroup",
+           "attending >> (1 - warpgroup)"),
+    Mutant("mask of the first rows for both", _KERNEL,
+           "min(block, g.query_blocks - 1 - q.index) * g.mask_words", "0"),
+    Mutant("groups of the other rows", _GATHER, "attending = 1u << i", "attending = 2u >> i"),
 ]  # fmt: skip
 
 

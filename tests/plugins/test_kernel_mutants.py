@@ -35,20 +35,25 @@ def calls():
         OpCase("long", 13 * 64 + 5, density=0.9, config=config, **shape),
         OpCase("staged", 11 * 64, density=1.0, config=config, **shape),
         OpCase("growing", 7 * 64, density=1.0, config=config, **shape),
-        OpCase("one-warpgroup", 200, config=AttentionConfig(64, 64), **shape),
+        OpCase("two-query-blocks", 21 * 64, config=AttentionConfig(64, 64), **shape),
     ]
     cases = [case.with_bits(8, 8, True) for case in cases]
     arguments = [
         (growing(case, 1) if "growing" in case.name else random_inputs(case, 1), case.config)
         for case in cases
     ]
+    inputs, config = arguments[-1]
+    # The first of two query blocks waits for more steps of the second than the ring has slots.
+    masks = torch.tensor([2**20 + 1, 2**21 - 1]).repeat(11)[:21].int().view(1, 1, 21, 1)
+    arguments[-1] = inputs._replace(block_mask=masks), config
     # Spans, then fine steps, together more than the ring has slots; fine steps alone.
     config = AttentionConfig(128, 64, 8, 8, pool_dropped=True, fine_summaries=True)
     mixed = OpCase("mixed", 64 * 150 + 5, density=0.05, config=config, **shape)
     listed = random_inputs(mixed, 1).block_mask
     listed[:, :, 3:] = 0
     arguments.append((only_fine(mixed, 1)._replace(block_mask=listed), config))
-    arguments.append((only_fine(replace(mixed, tokens=64 * 40), 1), config))
+    config = replace(config, block_q=64)
+    arguments.append((only_fine(replace(mixed, tokens=64 * 40, config=config), 1), config))
     return arguments, [library.forward(*call, sm=90) for call in arguments]
 
 

@@ -81,10 +81,10 @@ def test_schedules_do_not_change_a_bit(sm, tmp_path, library, fresh_seed):
     one_slot = OpCase("one slot", 300, heads=1, kv_heads=1, head_dim=128, density=0.8,
                       dtype=torch.float16, config=AttentionConfig(128, 128))  # fmt: skip
     cases.append(one_slot.with_bits(16, 8, True))
-    # Slots of keys and of values apart: two of keys, and one.
+    # Slots of keys and of values apart; two query blocks in a thread block, also so.
     apart = replace(one_slot, config=AttentionConfig(128, 64))
     cases.append(apart.with_bits(8, 16, True))
-    cases.append(replace(apart, config=AttentionConfig(64, 64)).with_bits(16, 16, True))
+    cases.append(replace(apart, config=AttentionConfig(64, 64)).with_bits(8, 16, True))
     calls = [(random_inputs(case, fresh_seed), case.config) for case in cases]
     expected = [library.forward(*call, sm=sm) for call in calls]
     modes = {

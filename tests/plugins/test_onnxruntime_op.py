@@ -99,7 +99,7 @@ def test_every_case_bit_for_bit(case: OpCase, fresh_seed: int) -> None:
     assert_computes_what_the_c_abi_does(case, fresh_seed)
 
 
-@pytest.mark.parametrize("case", (*VERSION_2_CASES, *SMOOTHED_CASES), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*VERSION_2_CASES, *SMOOTHED_CASES], ids=lambda case: case.name)
 def test_every_case_of_version_2_bit_for_bit(case: OpCase, fresh_seed: int) -> None:
     assert_computes_what_the_c_abi_does(case, fresh_seed)
 

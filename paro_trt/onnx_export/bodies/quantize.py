@@ -50,7 +50,9 @@ def quantized_apart(graph: GraphBuilder, x: Value, levels: float) -> Codes:
     """
     alone = quantized(graph, x, graph.constant(levels), lambda x, reduce: reduce(x, -1))
     scale = alone.scale.cast(TensorProto.BFLOAT16).floats()
-    inverse = graph.constant(1.0) / graph.where(scale > 0.0, scale, 1.0)
+    usable = scale > 0.0
+    # Where also keeps ONNX Runtime from making a division of x * (1 / y), which rounds otherwise.
+    inverse = graph.where(usable, graph.constant(1.0) / graph.where(usable, scale, 1.0), 0.0)
     return Codes(graph.op("Round", x * inverse), scale)
 
 

@@ -100,7 +100,8 @@ class Smoothing(NamedTuple):
 
         for index in range(ROTATION_STEPS):
             rows = self._step_or_not(rows, step, 1 << index)
-        scaled = rows * (graph.constant(1.0) / graph.op("Sqrt", self.head_dim.floats()))
+        # ONNX Runtime makes a division of x * (1 / y), which rounds otherwise; not of this.
+        scaled = rows * graph.op("Sqrt", graph.constant(1.0) / self.head_dim.floats())
         return graph.where(rotated, graph.op("Reshape", scaled, graph.op("Shape", x)), x)
 
     def _step_or_not(self, rows: Value, step: Callable[[Value], Value], stride: int) -> Value:

@@ -153,7 +153,7 @@ class Tiles(NamedTuple):
 class FineKeys(NamedTuple):
     """The groups of four summary tokens of fine key blocks.
 
-    key, value: [B, Hk, N, 4, D], as `Prepared` has them.
+    key, value: [B, Hk, N, 4, E] and [B, Hk, N, 4, D], as `Prepared` has them.
     value_mean: [Hk, D], 0 at 16 bits: it stands for the mass that codes of P lose.
     attended: BOOL [B, H, NQ, N]; the last block, whose group is absent, always is.
     bias: [B, N, 4], log of the tokens that a summary represents, -inf where there are none.
@@ -184,8 +184,8 @@ class Prepared(NamedTuple):
     order: INT64 [H, S], each head's row of token_order.
     channels: INT64 scalar E, those of query and key: D, or 3 D where they are smoothed.
     query: [B, H, P, E], with the softmax scale folded in.
-    key, value: [B, Hk, M, block_k, E] and [B, Hk, M, block_k, D]; the value affine is undone here, which commutes with
-        attention since rows of P sum to one.
+    key: [B, Hk, M, block_k, E]; value: [B, Hk, M, block_k, D]. The value affine is undone here,
+        which commutes with attention since rows of P sum to one.
     anything: BOOL [B, H, NQ, 1], whether a query block has anything to attend.
     attended: BOOL [B, H, NQ, M].
     token_bias: [B, N, block_k], 0 for a token and -inf where there is none.

@@ -4,6 +4,7 @@
 
 #include "kernels/reorder_quantize/kernel.cuh"
 #include "kernels/reorder_quantize/launch.h"
+#include "kernels/reorder_quantize/smoothed.cuh"
 
 namespace paro::kernels::reorder_quantize {
 
@@ -17,7 +18,15 @@ constexpr Kernel kernel_of() {
 }
 
 template <Number Source, int D, int BlockK>
-Stage sized_stage(bool pooled) {
+Stage sized_stage(bool pooled, bool smoothed) {
+  if (smoothed) {
+    return {.tokens = pooled ? kernel_of<smooth_tokens<Source, D, BlockK, true>>()
+                             : kernel_of<smooth_tokens<Source, D, BlockK, false>>(),
+            .means = kernel_of<quantize_smoothed_means<D, BlockK>>(),
+            .run_blocks = run_tokens / BlockK,
+            .threads = TileMap<D, BlockK>::threads,
+            .shared_bytes = sizeof(SmoothedMemory<D, BlockK>)};
+  }
   return {.tokens = pooled ? kernel_of<reorder_tokens<Source, D, BlockK, true>>()
                            : kernel_of<reorder_tokens<Source, D, BlockK, false>>(),
           .means = kernel_of<quantize_means<D, BlockK>>(),
@@ -28,8 +37,8 @@ Stage sized_stage(bool pooled) {
 
 template <Number Source, int D>
 Stage stage_of(const Selection& s) {
-  return s.block_k == 64 ? sized_stage<Source, D, 64>(s.pooled)
-                         : sized_stage<Source, D, 128>(s.pooled);
+  return s.block_k == 64 ? sized_stage<Source, D, 64>(s.pooled, s.smoothed)
+                         : sized_stage<Source, D, 128>(s.pooled, s.smoothed);
 }
 
 }  // namespace paro::kernels::reorder_quantize

@@ -95,12 +95,10 @@ __global__ void __launch_bounds__(TileMap<D, BlockK>::threads, blocks_an_sm)
 }
 
 template <Side side, Number Stored, int D, int BlockK>
-DEVICE_FN void quantize_summaries(const ReorderParams& p, SharedMemory<D, BlockK>& shared) {
-  const Geometry& g = p.geometry;
-  const Unit unit = unit_at(g, static_cast<int>(blockIdx.y));
+DEVICE_FN void quantize_summaries(const ReorderParams& p, const Unit& unit, int64_t stored,
+                                  SharedMemory<D, BlockK>& shared) {
   const int summary_block = static_cast<int>(blockIdx.x);
   const auto map = TileMap<D, BlockK>::of_thread();
-  const int64_t stored = first_prepared_block(g, unit.index) + g.key_blocks + summary_block;
   Rows<D, BlockK> rows;
   load_means(p, side, unit, summary_block, map, rows);
   if constexpr (is_integer(Stored)) {
@@ -121,11 +119,14 @@ DEVICE_FN void quantize_summaries(const ReorderParams& p, SharedMemory<D, BlockK
 template <Side side, int D, int BlockK>
 DEVICE_FN void quantize_summaries_as(const ReorderParams& p, Number stored,
                                      SharedMemory<D, BlockK>& shared) {
+  const Geometry& g = p.geometry;
+  const Unit unit = unit_at(g, static_cast<int>(blockIdx.y));
+  const int64_t block = first_prepared_block(g, unit.index) + g.key_blocks + blockIdx.x;
   switch (stored) {
-    case Number::s8: return quantize_summaries<side, Number::s8>(p, shared);
-    case Number::s4: return quantize_summaries<side, Number::s4>(p, shared);
-    case Number::bf16: return quantize_summaries<side, Number::bf16>(p, shared);
-    default: return quantize_summaries<side, Number::f16>(p, shared);
+    case Number::s8: return quantize_summaries<side, Number::s8>(p, unit, block, shared);
+    case Number::s4: return quantize_summaries<side, Number::s4>(p, unit, block, shared);
+    case Number::bf16: return quantize_summaries<side, Number::bf16>(p, unit, block, shared);
+    default: return quantize_summaries<side, Number::f16>(p, unit, block, shared);
   }
 }
 

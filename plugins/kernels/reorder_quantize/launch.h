@@ -12,6 +12,7 @@ struct Selection {
   int head_dim;   // 64 or 128
   int block_k;    // 64 or 128
   bool pooled;
+  bool smoothed;
 };
 
 struct Kernel {

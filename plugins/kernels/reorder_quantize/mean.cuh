@@ -36,17 +36,22 @@ DEVICE_FN void write_sums(const TileMap<D, BlockK>& map, const Rows<D, BlockK>& 
   write_channels(sums, &shared.sums[map.first_row][map.first_channel]);
 }
 
-// Adds the sums of all threads and divides by `count`: a thread for each channel. At 16 bits the
-// mean is rounded to the inputs' type.
+// Adds the sums of all threads of a channel and divides by `count`.
+template <int D, int BlockK>
+DEVICE_FN float mean_of_channel(int channel, int count, const SharedMemory<D, BlockK>& shared) {
+  float terms[TileMap<D, BlockK>::row_stride];
+#pragma unroll
+  for (int i = 0; i < TileMap<D, BlockK>::row_stride; i++) terms[i] = shared.sums[i][channel];
+  return __fdiv_rn(sum_of_halves(terms), static_cast<float>(count));
+}
+
+// Stores the block's mean: a thread for each channel. At 16 bits it is rounded to the inputs' type.
 template <Number Source, Number Stored, int D, int BlockK>
 DEVICE_FN void store_mean(const ReorderParams& p, Side side, const Unit& unit, int block,
                           int count, const SharedMemory<D, BlockK>& shared) {
   const int channel = static_cast<int>(threadIdx.x);
   if (channel >= D) return;
-  float terms[TileMap<D, BlockK>::row_stride];
-#pragma unroll
-  for (int i = 0; i < TileMap<D, BlockK>::row_stride; i++) terms[i] = shared.sums[i][channel];
-  float x = __fdiv_rn(sum_of_halves(terms), static_cast<float>(count));
+  float x = mean_of_channel(channel, count, shared);
   if (!is_integer(Stored)) {
     const bool is_bfloat16 = Source == Number::bf16;
     x = floats_from_pair(pair_from_floats(x, 0.0f, is_bfloat16), is_bfloat16).x;

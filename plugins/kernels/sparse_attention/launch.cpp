@@ -3,25 +3,47 @@
 #include <cstdio>
 
 namespace paro::kernels::sparse_attention {
+namespace {
 
-LaunchStatus prepare(const Kernel& kernel, bool fine) {
-  const auto function = fine ? kernel.fine_function : kernel.function;
-  if (function == nullptr) {
+struct Entry {
+  void (*function)(AttentionParams);
+  DeviceSet* allowed;
+  int threads;
+  int blocks_an_sm;
+};
+
+Entry entry_of(const Kernel& kernel, Body body) {
+  switch (body) {
+    case Body::fine: return {kernel.fine_function, kernel.fine_allowed, kernel.threads,
+                             kernel.blocks_an_sm};
+    case Body::smoothed:
+      return {kernel.smoothed_function, kernel.smoothed_allowed, kernel.smoothed_threads,
+              kernel.smoothed_blocks_an_sm};
+    default: return {kernel.function, kernel.allowed, kernel.threads, kernel.blocks_an_sm};
+  }
+}
+
+}  // namespace
+
+LaunchStatus prepare(const Kernel& kernel, Body body) {
+  const Entry entry = entry_of(kernel, body);
+  if (entry.function == nullptr) {
     std::snprintf(last_launch_message(), launch_message_bytes,
                   "this library was built for no GPU that has the kernel's instructions");
     return LaunchStatus::failed;
   }
-  return allow_all_shared_bytes(function, fine ? *kernel.fine_allowed : *kernel.allowed);
+  return allow_all_shared_bytes(entry.function, *entry.allowed);
 }
 
-LaunchStatus launch(const Kernel& kernel, bool fine, const AttentionParams& params, unsigned blocks,
+LaunchStatus launch(const Kernel& kernel, Body body, const AttentionParams& params, unsigned blocks,
                     size_t shared_bytes, Stream stream) {
-  return paro::launch(fine ? kernel.fine_function : kernel.function,
+  const Entry entry = entry_of(kernel, body);
+  return paro::launch(entry.function,
                       {.grid = dim3(blocks),
-                       .block = dim3(static_cast<unsigned>(kernel.threads)),
+                       .block = dim3(static_cast<unsigned>(entry.threads)),
                        .shared_bytes = shared_bytes,
                        .stream = stream,
-                       .blocks_an_sm = static_cast<unsigned>(kernel.blocks_an_sm)},
+                       .blocks_an_sm = static_cast<unsigned>(entry.blocks_an_sm)},
                       params);
 }
 

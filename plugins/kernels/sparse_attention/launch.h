@@ -38,6 +38,9 @@ struct Selection {
   bool operator==(const Selection&) const = default;
 };
 
+// Which body of a kernel a call takes: with fine summaries, or for smoothed QK, which has both in one.
+enum class Body { plain, fine, smoothed };
+
 // A compiled kernel.
 struct Kernel {
   Selection selection;
@@ -45,6 +48,7 @@ struct Kernel {
   int blocks_an_sm;     // as in its __launch_bounds__
   size_t shared_bytes;  // of a thread block, without the words of the span mask
   size_t fine_bytes = 0;  // more of them for the steps of fine summaries
+  int query_blocks = 1;   // of a thread block, each with rows of the span mask
   void (*function)(AttentionParams) = nullptr;  // null: no target of the build has its instructions
   DeviceSet* allowed;  // devices that let it have all the shared memory of a thread block
   // The kernel of calls with fine summaries.
@@ -54,11 +58,29 @@ struct Kernel {
   void (*correction)(CorrectionParams) = nullptr;
   size_t correction_bytes = 0;  // of shared memory
   DeviceSet* correction_allowed = nullptr;
+  // The kernel of smoothed calls, with or without fine summaries: 4-bit QK and integer PV alone.
+  void (*smoothed_function)(AttentionParams) = nullptr;
+  int smoothed_threads = 0;  // 0: smoothing has no such kernel
+  int smoothed_blocks_an_sm = 0;
+  size_t smoothed_bytes = 0;      // of shared memory, without the words of the span masks
+  DeviceSet* smoothed_allowed = nullptr;
+  void (*smoothed_correction)(CorrectionParams) = nullptr;
+  size_t smoothed_correction_bytes = 0;
+  DeviceSet* smoothed_correction_allowed = nullptr;
 
-  // `fine`: with a second row of the mask, of the blocks that have no coarse summary.
-  size_t shared_bytes_with(int span_mask_words, bool fine) const {
-    const size_t mask_bytes = sizeof(uint32_t) * static_cast<size_t>(span_mask_words);
-    return shared_bytes + (fine ? fine_bytes + 2 * mask_bytes : mask_bytes);
+  // Query blocks of a thread block, each with rows of the span mask; of smoothed ones one.
+  size_t mask_rows(Body body, bool fine) const {
+    const int blocks = body == Body::smoothed ? 1 : query_blocks;
+    return static_cast<size_t>(blocks) * (fine ? 2 : 1);
+  }
+
+  // `span_mask_words`: of one row. `fine`: with a second row for each query block, of the blocks that
+  // have no coarse summary.
+  size_t shared_bytes_with(int span_mask_words, Body body, bool fine) const {
+    const size_t mask_bytes =
+        mask_rows(body, fine) * sizeof(uint32_t) * static_cast<size_t>(span_mask_words);
+    if (body == Body::smoothed) return smoothed_bytes + mask_bytes;
+    return shared_bytes + (fine ? fine_bytes : 0) + mask_bytes;
   }
 };
 
@@ -73,18 +95,19 @@ std::span<const Kernel> wgmma_kernels();
 const Kernel* find_kernel(const Selection& selection);
 
 // Loads the kernel on the current device and gives it what a launch needs there.
-LaunchStatus prepare(const Kernel& kernel, bool fine);
+LaunchStatus prepare(const Kernel& kernel, Body body);
 
 // Query blocks of a thread block of the mean correction, and its threads.
 constexpr int correction_tile_rows = 64;
 constexpr int correction_threads = 128;
 
 // The mean correction of a kernel that has one.
-LaunchStatus prepare_correction(const Kernel& kernel);
-LaunchStatus launch_correction(const Kernel& kernel, const CorrectionParams& params, Stream stream);
+LaunchStatus prepare_correction(const Kernel& kernel, bool smoothed);
+LaunchStatus launch_correction(const Kernel& kernel, bool smoothed, const CorrectionParams& params,
+                               Stream stream);
 
 // Launches `blocks` thread blocks. Run it after `prepare`.
-LaunchStatus launch(const Kernel& kernel, bool fine, const AttentionParams& params, unsigned blocks,
+LaunchStatus launch(const Kernel& kernel, Body body, const AttentionParams& params, unsigned blocks,
                     size_t shared_bytes, Stream stream);
 
 }  // namespace paro::kernels::sparse_attention

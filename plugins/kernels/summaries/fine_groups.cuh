@@ -4,6 +4,7 @@
 // Grid: x key block, y unit, z 0 for keys and 1 for values.
 #pragma once
 
+#include "kernels/rotate.cuh"
 #include "kernels/summaries/gather.cuh"
 
 namespace paro::kernels::summaries {
@@ -13,7 +14,54 @@ struct FineMemory {
   RawRows<D, BlockK> rows;
   float means[paro::kernels::fine_summaries][D];
   uint32_t warp_magnitude[threads / 32];
+  alignas(16) float rotated[threads * 8 / D][D];  // rows of smoothed keys, or sums of two
 };
+
+// The four means of smoothed keys. A thread has eight channels of a row, so that lanes rotate it. It
+// adds the two rows of a run that are 16 apart, the first halving of 32; 16 are left for a thread
+// of each channel.
+template <bool IsBfloat16, int D, int BlockK>
+DEVICE_FN void write_rotated_means(const FineParams& p, const Unit& unit, int first_position,
+                                   int length, FineMemory<D, BlockK>& shared) {
+  constexpr int run = BlockK / fine_summaries, lanes = D / 8, rows = 16;
+  constexpr int at_once = threads / lanes / rows;  // runs
+  const Geometry& g = p.geometry;
+  const int thread = static_cast<int>(threadIdx.x), first_channel = thread % lanes * 8;
+  const Rotation rotation = Rotation::of(p.plan, unit.kv_head, first_channel, D);
+  const float* shifts = affine_row(g, p.plan, PARO_KEY_MEAN, unit.kv_head, D) + first_channel;
+  const float* divisors = affine_row(g, p.plan, PARO_EQUALIZER, unit.kv_head, D) + first_channel;
+#pragma unroll 1
+  for (int summary = 0; summary < fine_summaries; summary += at_once) {
+    Channels8 sum;
+#pragma unroll
+    for (int half = 0; half < run / rows; half++) {
+      const int row =
+          (summary + thread / lanes / rows) * run + half * rows + thread / lanes % rows;
+      Channels8 c = channels_from_16bit(
+          *reinterpret_cast<const uint4*>(&shared.rows.row[row][first_channel]), IsBfloat16);
+      if (first_position + row < length) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+          c.x[i] = (c.x[i] - __ldg(shifts + i)) * __frcp_rn(__ldg(divisors + i));
+        }
+      }
+      rotate<D>(rotation, c);
+#pragma unroll
+      for (int i = 0; i < 8; i++) sum.x[i] = half == 0 ? c.x[i] : __fadd_rn(sum.x[i], c.x[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) shared.rotated[thread / lanes][first_channel + i] = sum.x[i];
+    __syncthreads();  // sync: the rows are written
+    if (thread < at_once * D) {
+      const int which = thread / D, channel = thread % D;
+      const float total = halved_sum<rows>(
+          [&](int row) { return shared.rotated[which * rows + row][channel]; }, 0);
+      const int first = first_position + (summary + which) * run;
+      shared.means[summary + which][channel] = mean_of(total, tokens_of_run(length, first, run));
+    }
+    __syncthreads();  // sync: the means are written, and the rows are free for the next runs
+  }
+}
 
 template <bool IsBfloat16, int D, int BlockK>
 __global__ void __launch_bounds__(threads) make_fine_groups(const FineParams p) {
@@ -35,7 +83,14 @@ __global__ void __launch_bounds__(threads) make_fine_groups(const FineParams p) 
                          block * BlockK, length, shared.rows);
   __syncthreads();  // sync: the block's tokens are in shared memory
   uint32_t largest = 0;
-  for (int i = thread; i < elements; i += threads) {
+  const bool smoothed = is_key && p.plan.rotation != nullptr;
+  if (smoothed) {
+    write_rotated_means<IsBfloat16>(p, unit, block * BlockK, length, shared);
+    for (int i = thread; i < elements; i += threads) {
+      largest = max(largest, magnitude_bits(shared.means[i / D][i % D]));
+    }
+  }
+  for (int i = smoothed ? elements : thread; i < elements; i += threads) {
     const int summary = i / D, channel = i % D, first = summary * run;
     const int count = tokens_of_run(length, block * BlockK + first, run);
     const float shift = __ldg(shifts + channel), factor = __frcp_rn(__ldg(divisors + channel));

@@ -51,7 +51,7 @@ int print_contract(const PluginLibrary& library) {
   std::printf("[\n");
   if (const int status = print_creator(library.creator("1"), 10)) return status;
   std::printf(",\n");
-  if (const int status = print_creator(library.creator("2"), 13)) return status;
+  if (const int status = print_creator(library.creator("2"), 14)) return status;
   std::printf("]\n");
   return 0;
 }

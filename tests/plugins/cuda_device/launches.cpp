@@ -11,6 +11,7 @@
 #include "kernels/reorder_quantize/launch.h"
 #include "kernels/routing/launch.h"
 #include "kernels/sparse_attention/launch.h"
+#include "kernels/smoothing/launch.h"
 #include "kernels/summaries/launch.h"
 #include "tensorrt/plugin.h"
 
@@ -28,6 +29,10 @@ LaunchStatus reorder_quantize::launch_stage(const Selection&, const ReorderParam
 // Version 2 is not launched here.
 LaunchStatus routing::load_stage(Number, int, int) { return LaunchStatus::ok; }
 LaunchStatus routing::launch_stage(const RoutingParams&, Number, int, Stream) {
+  return LaunchStatus::ok;
+}
+LaunchStatus smoothing::load_stage(Number, int, int, int) { return LaunchStatus::ok; }
+LaunchStatus smoothing::launch_stage(const SmoothingParams&, Number, int, Stream) {
   return LaunchStatus::ok;
 }
 LaunchStatus summaries::load_fine_groups(Number, int, int) { return LaunchStatus::ok; }

@@ -14,16 +14,25 @@ DEVICE_FN uint32_t fine_row(uint32_t group, uint32_t summary) {
   return group / 4 * 16 + summary / 2 * 8 + group % 4 * 2 + summary % 2;
 }
 
-// The fine blocks of a word of the mask, each at the bit of its first span.
-DEVICE_FN uint32_t fine_bits(const SpanMask& mask, int block_shift, int index) {
-  const uint32_t bits = mask.covered[index] & ~mask.words[index];
+// The fine blocks of a word of the mask, those of all query blocks, each at the bit of its first
+// span.
+template <int QueryBlocks>
+DEVICE_FN uint32_t fine_bits(const TileMask<QueryBlocks>& mask, int block_shift, int index) {
+  uint32_t bits = 0;
+#pragma unroll
+  for (int block = 0; block < QueryBlocks; block++) {
+    const int at = block * mask.word_count + index;
+    bits |= mask.covered[at] & ~mask.words[at];
+  }
   return block_shift == 0 ? bits : bits & 0x55555555u;
 }
 
 // The fine blocks of the mask that one thread is for: number `group` of each step.
-class FineWalk {
+template <int QueryBlocks>
+class TileFineWalk {
  public:
-  __device__ __forceinline__ FineWalk(const SpanMask& mask, const Extent& e, int group)
+  __device__ __forceinline__ TileFineWalk(const TileMask<QueryBlocks>& mask, const Extent& e,
+                                          int group)
       : mask_(mask), shift_(e.block_shift), word_(word(0)) {
     find();
     first_ = block();
@@ -53,15 +62,18 @@ class FineWalk {
     for (; count > 0; count--) word_ &= word_ - 1;
   }
 
-  const SpanMask& mask_;
+  const TileMask<QueryBlocks>& mask_;
   int shift_;
   int index_ = 0;
   uint32_t word_;
   int first_;
 };
 
+using FineWalk = TileFineWalk<1>;
+
 // How many fine blocks the mask has. By a whole warp.
-DEVICE_FN int count_fine_blocks(const SpanMask& mask, const Extent& e) {
+template <int QueryBlocks>
+DEVICE_FN int count_fine_blocks(const TileMask<QueryBlocks>& mask, const Extent& e) {
   int count = 0;
   for (int i = static_cast<int>(threadIdx.x % 32); i < mask.word_count; i += 32) {
     count += __popc(fine_bits(mask, e.block_shift, i));

@@ -11,7 +11,7 @@
 
 namespace paro::kernels::sparse_attention {
 
-// One query block of one head.
+// One query block of one head; where a tile has several, the first of them.
 struct QueryBlock {
   Unit unit;
   int head;
@@ -20,7 +20,7 @@ struct QueryBlock {
   const int32_t* order;  // [S]
 };
 
-// A query block's rows of masks, [W] each.
+// A query block's rows of masks, [W] each; those of the tile's next query block follow.
 struct MaskRows {
   const uint32_t* exact;
   const uint32_t* fine;  // null where there are no fine summaries
@@ -32,7 +32,10 @@ DEVICE_FN int launch_head(const Geometry& g, const Unit& unit, int head) {
   return unit.index * group + head % group;
 }
 
-// Finds the query block and its masks. False where its head belongs to another group of units.
+// Finds the query block and its masks. False where its head belongs to another group of units, or
+// where another thread block computes it: a tile of two query blocks runs when the even one of them
+// is due. Their rows list nearly as many keys, so that the order of tile_order is nearly kept.
+template <int QueryBlocks = 1>
 DEVICE_FN bool find_query_block(const AttentionParams& p, QueryBlock& q, MaskRows& rows) {
   const Geometry& g = p.geometry;
   const int first_sample = g.first_unit / g.kv_heads;
@@ -45,6 +48,7 @@ DEVICE_FN bool find_query_block(const AttentionParams& p, QueryBlock& q, MaskRow
                                 count, "tile_order");
   q.head = place / g.query_blocks;
   q.index = place % g.query_blocks;
+  if (q.index % QueryBlocks != 0) return false;
   const int kv_head = q.head / (g.heads / g.kv_heads);
   q.unit = {sample * g.kv_heads + kv_head - g.first_unit, sample, kv_head};
   if (q.unit.index < 0 || q.unit.index >= g.units) return false;
@@ -93,7 +97,7 @@ DEVICE_FN void store_query_codes(uint8_t* tile, int row, int first_channel, cons
   }
 }
 
-// Fills the tile and row_factors [block_q]. A row's factor, times the scale of the keys, turns the
+// Fills the tile and row_factors [tile_rows]. A row's factor, times the scale of the keys, turns the
 // row's products into base-2 logits. Rows without a token are zeros.
 template <class V>
 DEVICE_FN void load_query(const AttentionParams& p, const QueryBlock& q, uint8_t* tile,
@@ -111,7 +115,7 @@ DEVICE_FN void load_query(const AttentionParams& p, const QueryBlock& q, uint8_t
     for (int i = 0; i < 8; i++) equalizer[i] = __ldg(row + i);
   }
 #pragma unroll 4
-  for (int row = thread / lanes; row < V::block_q; row += rows_per_pass) {
+  for (int row = thread / lanes; row < V::tile_rows; row += rows_per_pass) {
     const int position = q.index * V::block_q + row;
     uint4 raw = {};
     if (position < q.length) {

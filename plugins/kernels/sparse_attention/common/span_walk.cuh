@@ -70,20 +70,32 @@ DEVICE_FN uint32_t existing_bits(const Extent& e, int index) {
   return low_bits(e.existing_spans() - index * 32);
 }
 
-// The mask rows of a query block in shared memory: one bit for each span, clear where the span
-// contains no token.
-struct SpanMask {
+// The mask rows of a tile's query blocks in shared memory, one after the other: one bit for each
+// span, clear where the span contains no token.
+template <int QueryBlocks>
+struct TileMask {
   const uint32_t* words;    // exact
-  int word_count;           // span_mask_words
+  int word_count;           // span_mask_words, of one row
   const uint32_t* covered;  // exact or fine: those without a coarse summary; `words` without fine ones
 
-  __device__ __forceinline__ bool has(int span) const {
-    return (words[span / 32] >> (span % 32) & 1u) != 0;
+  // Whether query block `block` attends every key of the span.
+  __device__ __forceinline__ bool has(int span, int block = 0) const {
+    return (words[block * word_count + span / 32] >> (span % 32) & 1u) != 0;
   }
-  __device__ __forceinline__ bool covers(int span) const {
-    return (covered[span / 32] >> (span % 32) & 1u) != 0;
+  __device__ __forceinline__ bool covers(int span, int block = 0) const {
+    return (covered[block * word_count + span / 32] >> (span % 32) & 1u) != 0;
+  }
+  // Spans of word `index` that some query block attends.
+  __device__ __forceinline__ uint32_t listed(int index) const {
+    uint32_t bits = words[index];
+#pragma unroll
+    for (int block = 1; block < QueryBlocks; block++) bits |= words[block * word_count + index];
+    return bits;
   }
 };
+
+// Of one query block.
+using SpanMask = TileMask<1>;
 
 // `source`: a mask row, one bit for each key block.
 DEVICE_FN uint32_t span_word(const uint32_t* source, const Extent& e, int index) {
@@ -92,56 +104,82 @@ DEVICE_FN uint32_t span_word(const uint32_t* source, const Extent& e, int index)
   return word & existing_bits(e, index);
 }
 
+// Fills one row of the mask, and where there are fine blocks, `covered`.
+template <int Threads>
+DEVICE_FN void load_mask_row(const uint32_t* exact, const uint32_t* fine, const Extent& e,
+                             int word_count, uint32_t* target, uint32_t* covered) {
+  for (int i = static_cast<int>(threadIdx.x); i < word_count; i += Threads) {
+    const uint32_t word = span_word(exact, e, i);
+    target[i] = word;
+    if (fine != nullptr) covered[i] = word | span_word(fine, e, i);
+  }
+}
+
 // `target`: the words of the exact spans, and then, where there is a row of fine blocks, those of
 // the covered ones.
 template <int Threads>
 DEVICE_FN void load_span_mask(const uint32_t* exact, const uint32_t* fine, const Extent& e,
                               int word_count, uint32_t* target) {
-  for (int i = static_cast<int>(threadIdx.x); i < word_count; i += Threads) {
-    const uint32_t word = span_word(exact, e, i);
-    target[i] = word;
-    if (fine != nullptr) target[word_count + i] = word | span_word(fine, e, i);
-  }
+  load_mask_row<Threads>(exact, fine, e, word_count, target, target + word_count);
 }
 
-// Bits of word `index` whose spans exist and belong to a block that is neither exact nor fine, so
-// that its summary token is attended. 0 past the last word.
-DEVICE_FN uint32_t summarized_bits(const SpanMask& mask, const Extent& e, int index) {
-  return index < mask.word_count ? ~mask.covered[index] & existing_bits(e, index) : 0;
+// Bits of word `index` whose spans exist and belong to a block that is neither exact nor fine in
+// the row of query block `block`, so that its summary token is attended. 0 past the last word.
+template <int QueryBlocks>
+DEVICE_FN uint32_t summarized_bits(const TileMask<QueryBlocks>& mask, const Extent& e, int index,
+                                   int block) {
+  if (index >= mask.word_count) return 0;
+  return ~mask.covered[block * mask.word_count + index] & existing_bits(e, index);
 }
 
 // Whether the span of the summary tokens of group `group` has one that is attended.
-DEVICE_FN bool has_summaries(const SpanMask& mask, const Extent& e, int group) {
+template <int QueryBlocks>
+DEVICE_FN bool has_summaries(const TileMask<QueryBlocks>& mask, const Extent& e, int group) {
   const int words = e.span_keys() / 32 << e.block_shift, first = group * words;
   uint32_t remaining = 0;
 #pragma unroll 1
-  for (int i = first; i < first + words; i++) remaining |= summarized_bits(mask, e, i);
+  for (int i = first; i < first + words; i++) {
+#pragma unroll
+    for (int block = 0; block < QueryBlocks; block++) {
+      remaining |= summarized_bits(mask, e, i, block);
+    }
+  }
   return remaining != 0;
 }
 
 // Of groups 32 `index` .. those that have summaries. By a whole warp.
-DEVICE_FN uint32_t summary_groups(const SpanMask& mask, const Extent& e, int index) {
+template <int QueryBlocks>
+DEVICE_FN uint32_t summary_groups(const TileMask<QueryBlocks>& mask, const Extent& e, int index) {
   const int group = index * 32 + static_cast<int>(threadIdx.x % 32);
   return __ballot_sync(~0u, group < e.summary_spans() && has_summaries(mask, e, group));
 }
 
-// Bits of the keys 32 `part` .. of a span that are attended: tokens that exist, or summary tokens.
-DEVICE_FN uint32_t attended_keys(const SpanMask& mask, const Extent& e, int span, int part) {
-  if (span < e.token_spans) return low_bits(e.length - (span << e.span_shift) - part * 32);
+// Bits of the keys 32 `part` .. of a span that query block `block` attends: tokens that exist, or
+// summary tokens.
+template <int QueryBlocks>
+DEVICE_FN uint32_t attended_keys(const TileMask<QueryBlocks>& mask, const Extent& e, int span,
+                                 int part, int block) {
+  if (span < e.token_spans) {
+    if (QueryBlocks > 1 && !mask.has(span, block)) return 0;
+    return low_bits(e.length - (span << e.span_shift) - part * 32);
+  }
   const int word = (((span - e.token_spans) << e.span_shift) / 32 + part) << e.block_shift;
-  if (e.block_shift == 0) return summarized_bits(mask, e, word);
-  return halve_bits(summarized_bits(mask, e, word) |
-                    uint64_t{summarized_bits(mask, e, word + 1)} << 32);
+  if (e.block_shift == 0) return summarized_bits(mask, e, word, block);
+  return halve_bits(summarized_bits(mask, e, word, block) |
+                    uint64_t{summarized_bits(mask, e, word + 1, block)} << 32);
 }
 
-// The walk. Every thread that uses one computes the same spans.
-class SpanWalk {
+// The walk over the spans that some query block of the tile attends. Every thread that uses one
+// computes the same spans.
+template <int QueryBlocks>
+class TileWalk {
  public:
-  __device__ __forceinline__ SpanWalk(const SpanMask& mask) : mask_(mask), word_(mask.words[0]) {}
+  __device__ __forceinline__ TileWalk(const TileMask<QueryBlocks>& mask)
+      : mask_(mask), word_(mask.listed(0)) {}
 
   // The next span. Must not be called more often than there are spans.
   __device__ __forceinline__ int next(const Extent& extent) {
-    while (word_ == 0 && ++index_ < mask_.word_count) word_ = mask_.words[index_];
+    while (word_ == 0 && ++index_ < mask_.word_count) word_ = mask_.listed(index_);
     return word_ != 0 ? take_bit() : next_summary(extent);
   }
 
@@ -161,7 +199,7 @@ class SpanWalk {
 
   // The next span where at least one span of tokens is left.
   __device__ __forceinline__ int next_listed() {
-    while (word_ == 0) word_ = mask_.words[++index_];
+    while (word_ == 0) word_ = mask_.listed(++index_);
     return take_bit();
   }
 
@@ -177,12 +215,14 @@ class SpanWalk {
     return extent.token_spans + group_++;
   }
 
-  SpanMask mask_;
+  TileMask<QueryBlocks> mask_;
   uint32_t word_;
   int index_ = 0;
   int group_ = 0;
   uint32_t groups_ = 0;  // of the 32 before group_, those with summaries that are left
 };
+
+using SpanWalk = TileWalk<1>;
 
 // How many spans the walk gives. Plain spans, in which every key is one token, come first.
 struct SpanCount {
@@ -193,15 +233,18 @@ struct SpanCount {
 };
 
 // Every warp computes it for itself.
-DEVICE_FN SpanCount count_spans(const SpanMask& mask, const Extent& e) {
+template <int QueryBlocks>
+DEVICE_FN SpanCount count_spans(const TileMask<QueryBlocks>& mask, const Extent& e) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   int listed = 0, summaries = 0;
-  for (int i = lane; i < mask.word_count; i += 32) listed += __popc(mask.words[i]);
+  for (int i = lane; i < mask.word_count; i += 32) listed += __popc(mask.listed(i));
   listed = __reduce_add_sync(~0u, listed);
   for (int group = 0; group < e.summary_spans(); group += 32) {
     summaries += __popc(summary_groups(mask, e, group / 32));
   }
-  const bool has_partial = e.length % e.span_keys() != 0 && mask.has(e.length >> e.span_shift);
+  const int last = e.length >> e.span_shift;  // partial, or past the end
+  const bool has_partial =
+      e.length % e.span_keys() != 0 && (mask.listed(last / 32) >> (last % 32) & 1u) != 0;
   return {.plain = has_partial ? listed - 1 : listed, .total = listed + summaries};
 }
 

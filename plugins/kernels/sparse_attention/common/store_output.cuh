@@ -15,13 +15,16 @@ using Output = float[row_fragments<V>][V::head_dim / 8][4];
 template <class V>
 constexpr int output_row_bytes = V::head_dim * 2 + 16;
 template <class V>
-constexpr int output_bytes = V::block_q * output_row_bytes<V>;
+constexpr int output_bytes = V::tile_rows * output_row_bytes<V>;
 
-// What is added to every row of the query block that attends something, [D], or null.
-DEVICE_FN const float* correction_of(const AttentionParams& p, const QueryBlock& q, int head_dim) {
+// What is added to every row of a query block that attends something, [D], or null. `block`: its
+// number in the tile; it may not exist.
+DEVICE_FN const float* correction_of(const AttentionParams& p, const QueryBlock& q, int block,
+                                     int head_dim) {
   if (p.correction == nullptr || __ldg(p.plan.corrected_heads + q.head) == 0) return nullptr;
   const int64_t head = launch_head(p.geometry, q.unit, q.head);
-  return p.correction + (head * p.geometry.query_blocks + q.index) * head_dim;
+  const int index = min(q.index + block, p.geometry.query_blocks - 1);
+  return p.correction + (head * p.geometry.query_blocks + index) * head_dim;
 }
 
 // Writes 16 normalised rows of the warp to `rows` in shared memory. Rows that attend nothing are 0.
@@ -39,7 +42,8 @@ PTX_FN void write_rows(const AttentionParams& p, const QueryBlock& q, const RowS
   const int lane = static_cast<int>(threadIdx.x % 32), kv_head = q.unit.kv_head;
   const float* mean = affine_row(p.geometry, p.plan, PARO_VALUE_MEAN, kv_head, V::head_dim);
   const float* scale = affine_row(p.geometry, p.plan, PARO_VALUE_SCALE, kv_head, V::head_dim);
-  const float* correction = correction_of(p, q, V::head_dim);
+  const int block = static_cast<int>(threadIdx.x / 32) * V::rows_per_warp / V::block_q;
+  const float* correction = correction_of(p, q, block, V::head_dim);
 #pragma unroll
   for (int d = 0; d < V::head_dim / 8; d++) {
     const int channel = d * 8 + lane % 4 * 2;

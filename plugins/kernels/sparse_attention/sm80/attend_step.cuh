@@ -166,42 +166,65 @@ PTX_FN void value_product(uint32_t value_tile, const float* value_scale, const B
   }
 }
 
+// The tile's query block that the warp's rows are of.
+template <class V>
+PTX_FN uint32_t own_block() {
+  return V::query_blocks == 1 ? 0 : threadIdx.x / (V::compute_threads / V::query_blocks);
+}
+
+// Whether the warp's query block attends the span of a step: what a warp does not, it skips.
+template <class V, bool plain>
+PTX_FN bool attends_span(const StepExtras<V>& extras) {
+  if constexpr (V::query_blocks == 1) return true;
+  if constexpr (plain) return (extras.attending >> own_block<V>() & 1u) != 0;
+  uint32_t absent = ~0u;
+#pragma unroll
+  for (int i = 0; i < V::step_keys / 32; i++) absent &= extras.weights.absent[own_block<V>()][i];
+  return absent != ~0u;
+}
+
 // One step. `lane_factors`: the row factors of this lane's first row and of those after it.
-// `before_values` runs before V is read.
+// `before_values` runs before V is read, also where the warp skips the step: it may wait for all
+// warps.
 template <class V, bool plain, class BeforeValues>
 PTX_FN void attend_step(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
                         uint32_t value_tile, const StepExtras<V>& extras, const BiasedZero& zero,
                         LoopState<V>& state, const BeforeValues& before_values) {
-  const float key_scale = is_integer(V::qk) ? extras.key_scale * score_scale<V> : 1.0f;
   Probabilities<V> p[row_fragments<V>];
   StepWeights weights[row_fragments<V>];
-  Scores<V> scores;
-  const auto keys = [&] {
-    if constexpr (plain) {
-      return AllKeys<V>{};
-    } else {
-      return some_keys<V>(extras.weights.absent, zero);
-    }
-  }();
-  score_product<V>(query_tile, key_tile, zero, keys, scores);
-  hold_loads_back(LoadOrder<V>::by_scores);
+  const bool attends = attends_span<V, plain>(extras);
+  if (attends) {
+    const float key_scale = is_integer(V::qk) ? extras.key_scale * score_scale<V> : 1.0f;
+    const auto keys = [&] {
+      if constexpr (plain) {
+        return AllKeys<V>{};
+      } else {
+        return some_keys<V>(extras.weights.absent[own_block<V>()], zero);
+      }
+    }();
+    Scores<V> scores;
+    score_product<V>(query_tile, key_tile, zero, keys, scores);
+    hold_loads_back(LoadOrder<V>::by_scores);
 #pragma unroll
-  for (int a = 0; a < row_fragments<V>; a++) {
-    float factor[2] = {lane_factors[a * 16] * key_scale, lane_factors[a * 16 + 8] * key_scale};
-    float bias = 0.0f, x[key_fragments<V>][4];
-    to_floats<V>(scores[a], keys, x);
-    if constexpr (!plain) {
-      factor[0] = ptx::maximum_or_nan(factor[0], least_factor);
-      factor[1] = ptx::maximum_or_nan(factor[1], least_factor);
-      weigh_last_key<V>(extras.weights, factor, x);
-      bias = extras.weights.log2_tokens;
+    for (int a = 0; a < row_fragments<V>; a++) {
+      float factor[2] = {lane_factors[a * 16] * key_scale, lane_factors[a * 16 + 8] * key_scale};
+      float bias = 0.0f, x[key_fragments<V>][4];
+      to_floats<V>(scores[a], keys, x);
+      if constexpr (!plain) {
+        factor[0] = ptx::maximum_or_nan(factor[0], least_factor);
+        factor[1] = ptx::maximum_or_nan(factor[1], least_factor);
+        weigh_last_key<V>(extras.weights, factor, x);
+        bias = extras.weights.log2_tokens;
+      }
+      weights[a] = exponentiate<V, !plain>(x, factor, bias, state.rows[a]);
+      p[a] = pack_probabilities<V>(x, weights[a], state.rows[a]);
+      hold_loads_back(LoadOrder<V>::by_softmax);
     }
-    weights[a] = exponentiate<V, !plain>(x, factor, bias, state.rows[a]);
-    p[a] = pack_probabilities<V>(x, weights[a], state.rows[a]);
-    hold_loads_back(LoadOrder<V>::by_softmax);
   }
   before_values();
-  value_product<V>(value_tile, extras.value_scale, zero, p, weights, state.out);
+  if (attends) {
+    value_product<V>(value_tile, extras.value_scale, zero, p, weights, state.out);
+  }
 }
 
 }  // namespace paro::kernels::sparse_attention::sm80

@@ -9,7 +9,9 @@
 // Grid: x 64 query blocks, y head of the launch.
 #pragma once
 
+#include "kernels/rotate.cuh"
 #include "kernels/sparse_attention/sm80/fine_step.cuh"
+#include "kernels/sparse_attention/sm80/offsets.cuh"
 
 namespace paro::kernels::sparse_attention::sm80 {
 
@@ -17,7 +19,9 @@ namespace paro::kernels::sparse_attention::sm80 {
 template <int HeadDim, int StepKeys, Number Qk, Number Pv, FourBit Four>
 struct CorrectionVariant : Variant<HeadDim, 64, StepKeys, Qk, Pv, Four> {
   static constexpr int rows_per_warp = 16;
-  static constexpr int compute_threads = 64 / rows_per_warp * 32;
+  // A row is a query block, and masks are the lanes' own.
+  static constexpr int tile_rows = 64, query_blocks = 1;
+  static constexpr int compute_threads = tile_rows / rows_per_warp * 32;
 };
 
 template <class C>
@@ -26,9 +30,9 @@ struct alignas(16) CorrectionMemory {
 
   uint8_t query[Layout<C>::query_bytes];
   Slot<C> slots[Layout<C>::slots];
-  float row_factors[C::block_q];
+  float row_factors[C::tile_rows];
   StepExtras<C> extras[Layout<C>::slots];
-  FineExtras fine[fine_slots];
+  FineExtras<1> fine[fine_slots];
 };
 
 // The mask rows of the two query blocks of a lane; null where there is no such block.
@@ -58,8 +62,8 @@ DEVICE_FN void copy_prepared(TileLayout layout, uint32_t tile, const uint8_t* so
   }
 }
 
-// Fills the query tile with mean queries, as load_query does with queries.
-template <class C>
+// Fills the query tile with mean queries, as load_query does with queries. Smoothed ones are rotated.
+template <class C, bool Smoothed>
 DEVICE_FN void load_mean_queries(const CorrectionParams& p, const Unit& unit, int launch_head,
                                  int first_block, uint8_t* tile, float* row_factors) {
   constexpr int lanes = C::head_dim / 8, rows_per_pass = C::compute_threads / lanes;
@@ -68,8 +72,12 @@ DEVICE_FN void load_mean_queries(const CorrectionParams& p, const Unit& unit, in
   const int runs = (g.tokens + correction_rows - 1) / correction_rows;
   const float* equalizer =
       affine_row(g, p.attention.plan, PARO_EQUALIZER, unit.kv_head, C::head_dim) + first_channel;
+  Rotation rotation{};
+  if constexpr (Smoothed) {
+    rotation = Rotation::of(p.attention.plan, unit.kv_head, first_channel, C::head_dim);
+  }
 #pragma unroll 1
-  for (int row = thread / lanes; row < C::block_q; row += rows_per_pass) {
+  for (int row = thread / lanes; row < C::tile_rows; row += rows_per_pass) {
     const int block = min(first_block + row, g.query_blocks - 1);
     const int64_t run = static_cast<int64_t>(launch_head) * runs + block * g.block_q / correction_rows;
     const float* source = p.mean_query + run * C::head_dim + first_channel;
@@ -85,6 +93,7 @@ DEVICE_FN void load_mean_queries(const CorrectionParams& p, const Unit& unit, in
       uint32_t largest = 0;
 #pragma unroll
       for (int i = 0; i < 8; i++) x.x[i] *= __ldg(equalizer + i);
+      if constexpr (Smoothed) rotate<C::head_dim>(rotation, x);
       largest = largest_magnitude(x);
 #pragma unroll
       for (int distance = 1; distance < lanes; distance *= 2) {
@@ -97,22 +106,44 @@ DEVICE_FN void load_mean_queries(const CorrectionParams& p, const Unit& unit, in
   }
 }
 
-// Starts the copies of a span's tiles and scales, as load_tiles does, from either layout.
+// A span's tile of keys and their scale.
+struct KeyTile {
+  const uint8_t* codes;
+  const float* scale;
+};
+
+// Of smoothed keys: those at 8 bits less their block's mean, or the means.
 template <class C>
-DEVICE_FN void load_prepared(const CorrectionParams& p, const Extent& e, int64_t first_block,
-                             int span, uint32_t key_tile, StepExtras<C>& extras) {
+DEVICE_FN KeyTile smoothed_tile(const AttentionParams& p, int unit, int span) {
+  const SmoothedKeys& keys = p.smoothed;
+  const int count = p.geometry.key_blocks;
+  const bool is_mean = span >= count;
+  const int64_t tile =
+      is_mean ? int64_t{unit} * mean_blocks(count, C::step_keys) + (span - count)
+              : int64_t{unit} * count + span;
+  return {(is_mean ? keys.mean : keys.centred) + tile * Layout<C>::key_bytes,
+          (is_mean ? keys.mean_scale : keys.centred_scale) + tile};
+}
+
+// Starts the copies of a span's tiles and scales, as load_tiles does, from either layout.
+template <class C, bool Smoothed>
+DEVICE_FN void load_prepared(const CorrectionParams& p, const Extent& e, int unit, int span,
+                             uint32_t key_tile, StepExtras<C>& extras) {
   using L = Layout<C>;
   const PreparedKeys& keys = p.attention.prepared;
   const int thread = static_cast<int>(threadIdx.x);
+  const int64_t first_block = first_prepared_block(p.attention.geometry, unit);
   const int64_t block = first_block + (span >> e.block_shift);
   const int64_t stored = (first_block << e.block_shift) + span;
-  copy_prepared<L::key_row_bytes, C::step_keys, C::compute_threads>(
-      p.layout, key_tile, keys.key + stored * L::key_bytes);
+  KeyTile tile{keys.key + stored * L::key_bytes, keys.key_scale + block};
+  if constexpr (Smoothed) tile = smoothed_tile<C>(p.attention, unit, span);
+  copy_prepared<L::key_row_bytes, C::step_keys, C::compute_threads>(p.layout, key_tile,
+                                                                    tile.codes);
   copy_prepared<L::value_row_bytes, L::value_tiles * L::value_rows, C::compute_threads>(
       p.layout, key_tile + static_cast<uint32_t>(offsetof(Slot<C>, value)),
       keys.value + stored * L::value_bytes);
   if (is_integer(C::qk) && thread == 0) {
-    ptx::cp_async_small<4>(ptx::shared_u32(&extras.key_scale), keys.key_scale + block);
+    ptx::cp_async_small<4>(ptx::shared_u32(&extras.key_scale), tile.scale);
   }
   if (C::pv == Number::s8 && thread == 32) {
     ptx::cp_async_small<4>(ptx::shared_u32(extras.value_scale), keys.value_scale + block);
@@ -189,13 +220,29 @@ PTX_FN void split_product(uint32_t value_tile, const float* value_scale, const B
   }
 }
 
+// What the logits of the lane's rows lack where keys are less their block's mean.
+template <class C>
+PTX_FN void block_offsets(const AttentionParams& p, int unit, int block, uint32_t query_tile,
+                          const float* lane_factors, const BiasedZero& zero, float (&offset)[2]) {
+  const int64_t first = int64_t{unit} * mean_blocks(p.geometry.key_blocks, C::step_keys);
+  const float scale = __ldg(p.smoothed.mean_scale + first + block / C::step_keys);
+  int32_t c[1][4];
+  // All columns are this block.
+  multiply_means<C>(query_tile,
+                    p.smoothed.mean + (first * C::step_keys + block) * C::head_dim, zero, c);
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    offset[row] = ptx::float_from_biased(c[0][2 * row]) * (lane_factors[row * 8] * scale);
+  }
+}
+
 // A step's factors, and its products as floats. Each key has its weight in them.
 template <class C>
 PTX_FN void weighed_products(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
                              const StepExtras<C>& extras, const BiasedZero& zero,
                              float (&factor)[2], float (&x)[key_fragments<C>][4]) {
   const float key_scale = is_integer(C::qk) ? extras.key_scale * score_scale<C> : 1.0f;
-  const SomeKeys<C> keys = some_keys<C>(extras.weights.absent, zero);
+  const SomeKeys<C> keys = some_keys<C>(extras.weights.absent[0], zero);
   Scores<C> scores;
   score_product<C>(query_tile, key_tile, zero, keys, scores);
   factor[0] = ptx::maximum_or_nan(lane_factors[0] * key_scale, least_factor);
@@ -204,11 +251,12 @@ PTX_FN void weighed_products(uint32_t query_tile, const float* lane_factors, uin
   weigh_last_key<C>(extras.weights, factor, x);
 }
 
-// One span of tokens.
-template <class C>
+// One span of tokens. `offset`: of smoothed keys.
+template <class C, bool Smoothed>
 PTX_FN void attend_tokens(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
                           const StepExtras<C>& extras, const BiasedZero& zero,
-                          const Listed& listed, LoopState<C>& mixed, LoopState<C>& rest) {
+                          const Listed& listed, const float (&offset)[2], LoopState<C>& mixed,
+                          LoopState<C>& rest) {
   float factor[2], x[key_fragments<C>][4];
   weighed_products<C>(query_tile, lane_factors, key_tile, extras, zero, factor, x);
   RowState state;
@@ -218,7 +266,17 @@ PTX_FN void attend_tokens(uint32_t query_tile, const float* lane_factors, uint32
     state.maximum[row] = in_mixed ? mixed.rows[0].maximum[row] : rest.rows[0].maximum[row];
     state.sum[row] = in_mixed ? mixed.rows[0].sum[row] : rest.rows[0].sum[row];
   }
-  const StepWeights weights = exponentiate<C>(x, factor, 0.0f, state);
+  StepWeights weights;
+  if constexpr (Smoothed) {
+#pragma unroll
+    for (int n = 0; n < key_fragments<C>; n++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) x[n][i] *= factor[i / 2];
+    }
+    weights = exponentiate_logits<C>(x, offset, state);
+  } else {
+    weights = exponentiate<C>(x, factor, 0.0f, state);
+  }
   const Probabilities<C> p = pack_probabilities<C>(x, weights, state);
 #pragma unroll
   for (int row = 0; row < 2; row++) {
@@ -346,21 +404,20 @@ DEVICE_FN void walk_ring(int steps, const Load& load, const Attend& attend) {
   __syncthreads();  // sync: every thread has left the slots
 }
 
-template <class C>
+template <class C, bool Smoothed>
 DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
   DYN_SMEM(memory);
   auto& shared = *reinterpret_cast<CorrectionMemory<C>*>(memory);
   const AttentionParams& attention = p.attention;
   const Geometry& g = attention.geometry;
   const int index = static_cast<int>(blockIdx.y), lane = static_cast<int>(threadIdx.x % 32);
-  const int group = g.heads / g.kv_heads, first_block = static_cast<int>(blockIdx.x) * C::block_q;
+  const int group = g.heads / g.kv_heads, first_block = static_cast<int>(blockIdx.x) * C::tile_rows;
   const Unit unit = unit_at(g, index / group);
   const int head = unit.kv_head * group + index % group;
   const int length = length_of(g, attention.plan, unit.sample);
   if (__ldg(attention.plan.corrected_heads + head) == 0) return;
   if (first_block * g.block_q >= length) return;
   const Extent e = extent_of<C::step_keys>(g, length);
-  const int64_t prepared = first_prepared_block(g, unit.index);
   const int bin = min(max(__ldg(attention.plan.mask_bin + unit.sample), 0), g.bins - 1);
   const int lane_block =
       first_block + static_cast<int>(threadIdx.x) / 32 * C::rows_per_warp + lane / 4;
@@ -379,7 +436,7 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
                                                           : plan_mask + in_plan;
     masks.fine[row] = exists && fine_mask != nullptr ? fine_mask + in_plan : nullptr;
   }
-  load_mean_queries<C>(p, unit, index, first_block, shared.query, shared.row_factors);
+  load_mean_queries<C, Smoothed>(p, unit, index, first_block, shared.query, shared.row_factors);
   __syncthreads();  // sync: the query tile and its factors are written
 
   LoopState<C> mixed, rest;
@@ -397,8 +454,8 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
   walk_ring<Layout<C>::slots>(
       e.existing_spans(),
       [&](int span, int slot) {
-        load_prepared<C>(p, e, prepared, span, key_tile(slot), shared.extras[slot]);
-        const auto existing = [&](int part) {
+        load_prepared<C, Smoothed>(p, e, unit.index, span, key_tile(slot), shared.extras[slot]);
+        const auto existing = [&](int part, int) {
           return low_bits(length - (span << e.span_shift) - part * 32);
         };
         write_weights<C>(e, span, existing, shared.extras[slot].weights);
@@ -410,8 +467,12 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
         for (int row = 0; row < 2; row++) {
           listed.row[row] = (masks.exact_word(row, block / 32) >> (block % 32) & 1u) != 0;
         }
-        attend_tokens<C>(query_tile, lane_factors, key_tile(slot), shared.extras[slot], zero,
-                                listed, mixed, rest);
+        float offset[2] = {};
+        if constexpr (Smoothed) {
+          block_offsets<C>(attention, unit.index, block, query_tile, lane_factors, zero, offset);
+        }
+        attend_tokens<C, Smoothed>(query_tile, lane_factors, key_tile(slot), shared.extras[slot],
+                                   zero, listed, offset, mixed, rest);
       });
   merge_dense<C>(mixed, rest);
   if (attention.plan.fine_mask != nullptr) {
@@ -426,8 +487,8 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
           const int block =
               step * fine_step_groups + static_cast<int>(threadIdx.x) / group_threads<C>;
           load_group<C>(attention.fine, static_cast<int64_t>(unit.index) * g.key_blocks,
-                        min(block, blocks - 1), block < blocks, e, fine_tile(slot),
-                        shared.fine[slot]);
+                        min(block, blocks - 1), [&](int) { return block < blocks; }, e,
+                        fine_tile(slot), shared.fine[slot]);
         },
         [&](int step, int slot) {
           HideOthers<C> others;
@@ -438,7 +499,7 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
             others.fine[row] = left < fine_step_groups ? word & ~(~0u << left) : word;
           }
           GroupShares shares{};
-          if constexpr (is_integer(C::pv)) shares = group_shares(shared.fine[slot]);
+          if constexpr (is_integer(C::pv)) shares = group_shares<C>(shared.fine[slot]);
           attend_fine_rows<C>(query_tile, lane_factors, fine_tile(slot), shared.fine[slot], shares,
                               zero, others, mixed.rows[0], mixed.out[0]);
         });
@@ -446,9 +507,9 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
   walk_ring<Layout<C>::slots>(
       e.summary_spans(),
       [&](int span, int slot) {
-        load_prepared<C>(p, e, prepared, e.token_spans + span, key_tile(slot),
-                         shared.extras[slot]);
-        const auto existing = [&](int part) {
+        load_prepared<C, Smoothed>(p, e, unit.index, e.token_spans + span, key_tile(slot),
+                                   shared.extras[slot]);
+        const auto existing = [&](int part, int) {
           return low_bits(e.existing_blocks() - (span << e.span_shift) - part * 32);
         };
         write_weights<C>(e, e.token_spans + span, existing, shared.extras[slot].weights);
@@ -494,9 +555,10 @@ DEVICE_FN void correct_query_blocks(const CorrectionParams& p) {
   }
 }
 
-template <class C>
+// `Smoothed`: C has 8-bit keys, of which those less their block's mean need an offset.
+template <class C, bool Smoothed>
 __global__ void __launch_bounds__(C::compute_threads, 2) correct_means(const CorrectionParams p) {
-  correct_query_blocks<C>(p);
+  correct_query_blocks<C, Smoothed>(p);
 }
 
 }  // namespace paro::kernels::sparse_attention::sm80

@@ -12,7 +12,8 @@ namespace paro::kernels::sparse_attention::sm80 {
 template <class V>
 struct FineVariant {
   static constexpr int head_dim = V::head_dim;
-  static constexpr int block_q = V::block_q;
+  static constexpr int block_q = V::block_q, tile_rows = V::tile_rows;
+  static constexpr int query_blocks = V::query_blocks;
   static constexpr int step_keys = fine_step_keys;
   static constexpr Number qk = V::qk, pv = fine_number(V::pv);
   static constexpr FourBit four_bit = V::four_bit;
@@ -23,10 +24,12 @@ struct FineVariant {
 };
 
 // What a step needs in addition to its tiles.
+template <int QueryBlocks>
 struct alignas(16) FineExtras {
   float key_scale[fine_step_groups];
   float value_scale[fine_step_groups];
-  float weight[fine_step_keys];  // log2 of the tokens of a key; lowest_logit: absent
+  // log2 of the tokens of a key; lowest_logit: absent, or not fine for that query block
+  float weight[QueryBlocks][fine_step_keys];
 };
 
 // The slots take the place of the ring's, which by then is empty.
@@ -37,16 +40,16 @@ constexpr int fine_slots_in(size_t bytes) {
 template <class V>
 constexpr int fine_slots = fine_slots_in<V>(sizeof(Tiles<V>::slots));
 
-// Threads that load one group, and steps between a load and its use.
+// Threads that load one group.
 template <class V>
 constexpr int group_threads = V::compute_threads / fine_step_groups;
-template <class V>
-constexpr int fine_ahead = fine_slots<V> - 1;
 
 // Starts the copies of one thread's part of a group, and writes what its keys stand for.
-template <class V>
-DEVICE_FN void load_group(const FineGroups& fine, int64_t first_group, int block, bool exists,
-                          const Extent& e, uint32_t key_tile, FineExtras& extras) {
+// `is_fine(i)`: whether the group is one of query block i of the tile.
+template <class V, class IsFine>
+DEVICE_FN void load_group(const FineGroups& fine, int64_t first_group, int block,
+                          const IsFine& is_fine, const Extent& e, uint32_t key_tile,
+                          FineExtras<V::query_blocks>& extras) {
   using F = FineVariant<V>;
   using L = Layout<F>;
   constexpr uint32_t lanes = group_threads<V>;
@@ -87,22 +90,26 @@ DEVICE_FN void load_group(const FineGroups& fine, int64_t first_group, int block
   if (lane < fine_summaries) {
     const int run = (e.span_keys() << e.block_shift) / fine_summaries;
     const int first = (block * fine_summaries + static_cast<int>(lane)) * run;
-    const int count = exists ? min(max(e.length - first, 0), run) : 0;
-    extras.weight[fine_row(group, lane)] =
-        count == 0 ? lowest_logit : ptx::log2_approx(static_cast<float>(count));
+    const int count = min(max(e.length - first, 0), run);
+    const float weight = count == 0 ? lowest_logit : ptx::log2_approx(static_cast<float>(count));
+#pragma unroll
+    for (int i = 0; i < V::query_blocks; i++) {
+      extras.weight[i][fine_row(group, lane)] = is_fine(i) ? weight : lowest_logit;
+    }
   }
 }
 
 // Products of 16 rows become logits: each key with the scale of its group and its weight. An absent
 // key has the data of a listed one, so that what is not finite there reaches the row anyway.
 template <class F>
-PTX_FN void weigh_groups(const FineExtras& extras, const float (&factor)[2],
-                         float (&x)[key_fragments<F>][4]) {
+PTX_FN void weigh_groups(const FineExtras<F::query_blocks>& extras,
+                         const float (&factor)[2], float (&x)[key_fragments<F>][4]) {
   const int lane = static_cast<int>(threadIdx.x % 4);
+  const float* weights = extras.weight[own_block<F>()];
 #pragma unroll
   for (int n = 0; n < key_fragments<F>; n++) {
     const float scale = is_integer(F::qk) ? extras.key_scale[n / 2 * 4 + lane] : 1.0f;
-    const float2 weight = *reinterpret_cast<const float2*>(extras.weight + n * 8 + lane * 2);
+    const float2 weight = *reinterpret_cast<const float2*>(weights + n * 8 + lane * 2);
 #pragma unroll
     for (int row = 0; row < 2; row++) {
       const float by = factor[row] * scale;
@@ -112,19 +119,25 @@ PTX_FN void weigh_groups(const FineExtras& extras, const float (&factor)[2],
   }
 }
 
-// The value scales of the lane's groups relative to the largest of the step.
+// The value scales of the lane's groups relative to the largest of the step. Groups of another query
+// block do not count: P has no codes in them.
 struct GroupShares {
   float of_group[fine_step_groups / 4];
   float largest;
 };
 
-PTX_FN GroupShares group_shares(const FineExtras& extras) {
+template <class F>
+PTX_FN GroupShares group_shares(const FineExtras<F::query_blocks>& extras) {
   GroupShares shares;
   float scale[fine_step_groups / 4];
   float largest = 0.0f;
 #pragma unroll
   for (uint32_t q = 0; q < fine_step_groups / 4; q++) {
     scale[q] = extras.value_scale[q * 4 + threadIdx.x % 4];
+    if (F::query_blocks > 1) {
+      const float weight = extras.weight[own_block<F>()][fine_row(q * 4 + threadIdx.x % 4, 0)];
+      if (weight == lowest_logit) scale[q] = 0.0f;
+    }
     largest = ptx::maximum_or_nan(largest, scale[q]);
   }
   shares.largest = quad_maximum(largest);
@@ -201,8 +214,9 @@ PTX_FN void add_fine_values(uint32_t value_tile, const BiasedZero& zero, const P
 // of their own.
 template <class V, class Hide>
 PTX_FN void attend_fine_rows(uint32_t query_rows, const float* lane_factors, uint32_t key_tile,
-                             const FineExtras& extras, const GroupShares& shares,
-                             const BiasedZero& zero, const Hide& hide, RowState& rows,
+                             const FineExtras<V::query_blocks>& extras,
+                             const GroupShares& shares, const BiasedZero& zero, const Hide& hide,
+                             RowState& rows,
                              float (&out)[V::head_dim / 8][4]) {
   using F = FineVariant<V>;
   Scores<F> scores;
@@ -239,11 +253,16 @@ struct HideNothing {
 
 template <class V>
 PTX_FN void attend_fine_step(uint32_t query_tile, const float* lane_factors, uint32_t key_tile,
-                             const FineExtras& extras, const BiasedZero& zero,
+                             const FineExtras<V::query_blocks>& extras, const BiasedZero& zero,
                              LoopState<V>& state) {
   using F = FineVariant<V>;
+  if constexpr (V::query_blocks > 1) {
+    // The weight of a group's first key: absent in all 16 where the query block has none of them.
+    const float weight = extras.weight[own_block<V>()][fine_row(threadIdx.x % fine_step_groups, 0)];
+    if (!__any_sync(~0u, weight != lowest_logit)) return;
+  }
   GroupShares shares{};
-  if constexpr (is_integer(F::pv)) shares = group_shares(extras);
+  if constexpr (is_integer(F::pv)) shares = group_shares<F>(extras);
 #pragma unroll
   for (uint32_t a = 0; a < row_fragments<V>; a++) {
     // Products take rows 16 w .. of warp w: here they are rows w * rows_per_warp + 16 a.
@@ -257,56 +276,59 @@ PTX_FN void attend_fine_step(uint32_t query_tile, const float* lane_factors, uin
 // Where fine summaries are used, their extras follow the shared memory of all kernels, and the
 // masks follow them.
 template <class V>
-DEVICE_FN FineExtras* fine_extras(SharedMemory<V>& shared) {
-  return reinterpret_cast<FineExtras*>(&shared + 1);
+DEVICE_FN FineExtras<V::query_blocks>* fine_extras(SharedMemory<V>& shared) {
+  return reinterpret_cast<FineExtras<V::query_blocks>*>(&shared + 1);
 }
 template <class V>
 DEVICE_FN uint32_t* mask_words(SharedMemory<V>& shared, bool has_fine) {
   return reinterpret_cast<uint32_t*>(fine_extras(shared) + (has_fine ? fine_slots<V> : 0));
 }
 
-// All fine blocks of the query block. The ring is empty, and every thread has left it.
-template <class V>
-PTX_FN void attend_fine_blocks(const AttentionParams& p, const SpanMask& mask, uint32_t query_tile,
-                               const float* lane_factors, const BiasedZero& zero,
-                               LoopState<V>& state) {
+// All fine blocks of the tile. `slots`: the address of Slots slots in the shared window, of which
+// every thread has left what was there before.
+template <class V, int Slots>
+PTX_FN void attend_fine_steps(const AttentionParams& p, const Work& work,
+                              const TileMask<V::query_blocks>& mask, uint32_t query_tile,
+                              const float* lane_factors, uint32_t slots,
+                              FineExtras<V::query_blocks>* extras, const BiasedZero& zero,
+                              LoopState<V>& state) {
   using FineSlot = Slot<FineVariant<V>>;
-  DYN_SMEM(memory);
-  auto& shared = *reinterpret_cast<SharedMemory<V>*>(memory);
-  const Work& work = shared.work;
-  FineExtras* const extras = fine_extras(shared);
-  const uint32_t slots = ptx::shared_u32(&shared.tiles.slots);
+  constexpr int fine_ahead = Slots - 1;  // steps between a load and its use
   const int blocks = count_fine_blocks(mask, work.extent);
   const int steps = (blocks + fine_step_groups - 1) / fine_step_groups;
   if (steps == 0) return;
   const int64_t first_group = static_cast<int64_t>(work.query.unit.index) * p.geometry.key_blocks;
   const int group = static_cast<int>(threadIdx.x) / group_threads<V>;
-  FineWalk walk(mask, work.extent, group);
-  const auto slot_of = [](int step) { return step % fine_slots<V>; };
+  TileFineWalk<V::query_blocks> walk(mask, work.extent, group);
+  const auto slot_of = [](int step) { return step % Slots; };
   const auto load = [&](int step) {
     if (step < steps) {
       const bool exists = step * fine_step_groups + group < blocks;
       const int slot = slot_of(step);
-      load_group<V>(p.fine, first_group, walk.current(exists), exists, work.extent,
+      const int block = walk.current(exists), span = block << work.extent.block_shift;
+      const auto is_fine = [&](int i) {
+        return exists && (V::query_blocks == 1 || (mask.covers(span, i) && !mask.has(span, i)));
+      };
+      load_group<V>(p.fine, first_group, block, is_fine, work.extent,
                     slots + static_cast<uint32_t>(slot * int{sizeof(FineSlot)}), extras[slot]);
       walk.advance(fine_step_groups);
     }
     ptx::cp_async_commit();
   };
-  for (int step = 0; step < fine_ahead<V>; step++) load(step);
+  for (int step = 0; step < fine_ahead; step++) load(step);
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
-    if constexpr (fine_ahead<V> == 0) {
+    if constexpr (fine_ahead == 0) {
       __syncthreads();  // sync: every thread has left the only slot, which this load overwrites
       load(step);
       ptx::cp_async_wait_all();
       __syncthreads();  // sync: every thread's part of the slot has landed
     } else {
-      ptx::cp_async_wait<fine_ahead<V> - 1>();
+      ptx::cp_async_wait<fine_ahead - 1>();
       // sync: every thread's part of this slot has landed, and every thread has left the slot that
       // the next load overwrites
       __syncthreads();
-      load(step + fine_ahead<V>);
+      load(step + fine_ahead);
     }
     const int slot = slot_of(step);
     attend_fine_step<V>(query_tile, lane_factors,
@@ -315,6 +337,18 @@ PTX_FN void attend_fine_blocks(const AttentionParams& p, const SpanMask& mask, u
   }
   ptx::cp_async_wait_all();
   __syncthreads();  // sync: every thread has left the tiles, which the output overwrites
+}
+
+// The same in the slots of the ring, which is empty.
+template <class V>
+PTX_FN void attend_fine_blocks(const AttentionParams& p, const TileMask<V::query_blocks>& mask,
+                               uint32_t query_tile, const float* lane_factors,
+                               const BiasedZero& zero, LoopState<V>& state) {
+  DYN_SMEM(memory);
+  auto& shared = *reinterpret_cast<SharedMemory<V>*>(memory);
+  attend_fine_steps<V, fine_slots<V>>(p, shared.work, mask, query_tile, lane_factors,
+                                      ptx::shared_u32(&shared.tiles.slots), fine_extras(shared),
+                                      zero, state);
 }
 
 }  // namespace paro::kernels::sparse_attention::sm80

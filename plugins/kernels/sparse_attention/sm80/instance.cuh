@@ -10,6 +10,7 @@
 #include "kernels/sparse_attention/launch.h"
 #include "kernels/sparse_attention/sm80/correct_means.cuh"
 #include "kernels/sparse_attention/sm80/kernel.cuh"
+#include "kernels/sparse_attention/sm80/smoothed.cuh"
 
 namespace paro::kernels::sparse_attention {
 namespace sm80 {
@@ -18,21 +19,50 @@ template <class V>
 inline DeviceSet allowed_devices;
 template <class V>
 inline DeviceSet fine_devices;
+template <class V>
+inline DeviceSet smoothed_devices;
+template <class C>
+inline DeviceSet smoothed_correction_devices;
 
 template <class V>
 using CorrectionOf =
     CorrectionVariant<V::head_dim, V::step_keys, V::qk, V::pv, V::four_bit>;
 
+// Adds what a kernel has for smoothed calls.
+template <class Base>
+constexpr Kernel with_smoothing(Kernel kernel) {
+  if constexpr (Base::qk == Number::s4 && is_integer(Base::pv)) {
+    using V = FourBits<Base>;
+    static_assert(sizeof(SmoothedMemory<V>) + 2 * sizeof(uint32_t) * 32 <=
+                      least_shared_bytes_a_block,
+                  "with short sequences at least, the variant runs on every GPU");
+    kernel.smoothed_threads = V::compute_threads;
+    kernel.smoothed_blocks_an_sm = smoothed_blocks_an_sm<V>;
+    kernel.smoothed_bytes = sizeof(SmoothedMemory<V>);
+    kernel.smoothed_allowed = &smoothed_devices<V>;
+    using C = CorrectionOf<EightBits<V>>;
+    static_assert(sizeof(CorrectionMemory<C>) <= least_shared_bytes_a_block,
+                  "the correction runs on every GPU");
+    kernel.smoothed_correction_bytes = sizeof(CorrectionMemory<C>);
+    kernel.smoothed_correction_allowed = &smoothed_correction_devices<C>;
+#if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
+    kernel.smoothed_function = sparse_attention_smoothed<V>;
+    kernel.smoothed_correction = correct_means<C, true>;
+#endif
+  }
+  return kernel;
+}
+
 template <class V>
 constexpr Kernel kernel_of() {
   using C = CorrectionOf<V>;
-  static_assert(C::block_q == correction_tile_rows && C::compute_threads == correction_threads,
+  static_assert(C::tile_rows == correction_tile_rows && C::compute_threads == correction_threads,
                 "what the launch takes");
   static_assert(sizeof(CorrectionMemory<C>) <= least_shared_bytes_a_block,
                 "the correction runs on every GPU");
   static_assert(sizeof(SharedMemory<V>) + sizeof(uint32_t) * 32 <= least_shared_bytes_a_block,
                 "with short sequences at least, the variant runs on every GPU");
-  return {
+  return with_smoothing<V>({
       .selection = {.instructions = Instructions::mma_sync,
                     .head_dim = V::head_dim,
                     .block_q = V::block_q,
@@ -43,7 +73,8 @@ constexpr Kernel kernel_of() {
       .threads = V::compute_threads,
       .blocks_an_sm = blocks_an_sm<V>,
       .shared_bytes = sizeof(SharedMemory<V>),
-      .fine_bytes = fine_slots<V> * sizeof(FineExtras),
+      .fine_bytes = fine_slots<V> * sizeof(FineExtras<V::query_blocks>),
+      .query_blocks = V::query_blocks,
 #if !defined(PARO_ROWS_ALONE)
       .function = sparse_attention<V>,
 #endif
@@ -53,10 +84,10 @@ constexpr Kernel kernel_of() {
 #endif
       .fine_allowed = &fine_devices<V>,
 #if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
-      .correction = correct_means<C>,
+      .correction = correct_means<C, false>,
 #endif
       .correction_bytes = sizeof(CorrectionMemory<C>),
-      .correction_allowed = &allowed_devices<C>};
+      .correction_allowed = &allowed_devices<C>});
 }
 
 // Every head_dim and block_q.

@@ -21,7 +21,7 @@ DEVICE_FN void await_tiles(const Ring<V>& ring, int step, const Load& load) {
     // the keys of the step before
     __syncthreads();
     ring.load_step_values(step);
-    if constexpr (Layout<V>::key_slots == 2) load();
+    load();
   } else if constexpr (ahead<V> == 0) {
     __syncthreads();  // sync: every thread has left the only slot, which this load overwrites
     load();
@@ -36,15 +36,13 @@ DEVICE_FN void await_tiles(const Ring<V>& ring, int step, const Load& load) {
   }
 }
 
-// Where the ring is staggered, waits until a step's values have landed. A single slot of keys is
-// free then, and `load` fills it.
-template <class V, class Load>
-DEVICE_FN void await_values(const Load& load) {
+// Where the ring is staggered, waits until a step's values have landed; the keys of the next step,
+// which were loaded after them, may still be on their way.
+template <class V>
+DEVICE_FN void await_values() {
   if constexpr (Layout<V>::staggered) {
-    ptx::cp_async_wait<Layout<V>::key_slots - 1>();
-    // sync: every thread's part of the values has landed, and every thread has left the keys
-    __syncthreads();
-    if constexpr (Layout<V>::key_slots == 1) load();
+    ptx::cp_async_wait<1>();
+    __syncthreads();  // sync: every thread's part of the values has landed
   }
 }
 
@@ -57,14 +55,22 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   const Geometry& g = p.geometry;
   const int word_count = span_mask_words(g.key_blocks, g.block_k, V::step_keys);
   uint32_t* const words = mask_words(shared, Fine);
-  const SpanMask mask{words, word_count, words + (Fine ? word_count : 0)};
+  constexpr int query_blocks = V::query_blocks;
+  const TileMask<query_blocks> mask{words, word_count,
+                                    words + (Fine ? query_blocks * word_count : 0)};
   {  // A block and not a function: as one, kernels of 4-bit values spill on sm_100 (nvcc 13.0).
     QueryBlock q;
     MaskRows rows;
-    if (!find_query_block(p, q, rows)) return;
+    if (!find_query_block<query_blocks>(p, q, rows)) return;
     const Extent extent = extent_of<V::step_keys>(g, q.length);
-    load_span_mask<V::compute_threads>(rows.exact, Fine ? rows.fine : nullptr, extent, word_count,
-                                       words);
+#pragma unroll
+    for (int block = 0; block < query_blocks; block++) {
+      // Past the last query block its row is repeated: it lists no further spans.
+      const int row = min(block, g.query_blocks - 1 - q.index) * g.mask_words;
+      load_mask_row<V::compute_threads>(rows.exact + row, Fine ? rows.fine + row : nullptr, extent,
+                                        word_count, words + block * word_count,
+                                        words + (query_blocks + block) * word_count);
+    }
     __syncthreads();  // sync: the span mask is written
     const SpanCount count = count_spans(mask, extent);
     if (threadIdx.x == 0) {
@@ -76,7 +82,7 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
     __syncthreads();  // sync: `work` is written
   }
   const Ring<V> ring{p.prepared, shared, ptx::shared_u32(&shared.tiles.slots)};
-  SpanWalk walk(mask);
+  TileWalk<query_blocks> walk(mask);
   for (int step = 0; step < ahead<V>; step++) ring.load_any(step, mask, walk);
   load_query<V>(p, work.query, shared.tiles.query, shared.row_factors);
   __syncthreads();  // sync: the query tile and its factors are written
@@ -96,18 +102,18 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
     const auto load = [&] { ring.load_any(step + ahead<V>, mask, walk); };
     await_tiles<V>(ring, step, load);
     attend_step<V, false>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
-                          ring.extras(step), zero, state, [&] { await_values<V>(load); });
+                          ring.extras(step), zero, state, [&] { await_values<V>(); });
   }
   const int last = work.count.total - ahead<V>;
 #pragma unroll 1
   for (; step < last + ahead<V>; step++) {
     const auto load = [&] {
-      if (step < last) ring.load_plain(step + ahead<V>, walk);
+      if (step < last) ring.load_plain(step + ahead<V>, mask, walk);
       ptx::cp_async_commit();
     };
     await_tiles<V>(ring, step, load);
     attend_step<V, true>(query_tile, lane_factors, ring.key_tile(step), ring.value_tile(step),
-                         ring.extras(step), zero, state, [&] { await_values<V>(load); });
+                         ring.extras(step), zero, state, [&] { await_values<V>(); });
   }
 
   ptx::cp_async_wait_all();

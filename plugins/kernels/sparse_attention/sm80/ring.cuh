@@ -17,17 +17,18 @@ namespace paro::kernels::sparse_attention::sm80 {
 // but for one: the summary of the last block, if the sequence ends inside it.
 template <class V>
 struct KeyWeights {
-  uint32_t absent[V::step_keys / 32];
+  uint32_t absent[V::query_blocks][V::step_keys / 32];
   float log2_tokens;
   int last_key;     // the key of the last block's summary; none: -1
   int last_tokens;  // that it stands for
 };
 
 // What a step needs in addition to its tiles. Only copies of 16 bytes need an alignment: without it
-// there is room for 196,608 tokens where two thread blocks of 8 bits and D = 128 share 100 KB.
+// there is room for 188,416 tokens where two thread blocks of 8 bits and D = 128 share 100 KB.
 template <class V>
 struct StepExtras {
   float key_scale;
+  uint32_t attending;  // of several query blocks, bits of those that attend the span
   alignas(V::pv == Number::s4 ? 16 : 4) float value_scale[Layout<V>::value_scales];
   KeyWeights<V> weights;
 };
@@ -42,7 +43,7 @@ struct Slot {
 // and of its values: no register is free.
 template <class V>
 struct StaggeredSlots {
-  uint8_t key[Layout<V>::key_slots][Layout<V>::key_bytes];
+  uint8_t key[Layout<V>::slots][Layout<V>::key_bytes];
   uint8_t value[Layout<V>::value_bytes];
   int32_t span[2];
 };
@@ -70,7 +71,7 @@ struct alignas(16) SharedMemory {
     Tiles<V> tiles;
     uint8_t output[output_bytes<V>];  // after the last step
   };
-  float row_factors[V::block_q];
+  float row_factors[V::tile_rows];
   StepExtras<V> extras[Layout<V>::slots];
   Work work;
   // What fine summaries take and the words of the SpanMask follow: mask_words in fine_step.cuh.
@@ -143,12 +144,15 @@ DEVICE_FN void load_values(const PreparedKeys& keys, const Work& work, int span,
   }
 }
 
-// `attended` gives the bits of 32 keys of the span.
+// `attended` gives the bits of 32 keys of the span, for each query block.
 template <class V, class Attended>
 DEVICE_FN void write_weights(const Extent& e, int span, const Attended& attended,
                              KeyWeights<V>& weights) {
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread < V::step_keys / 32) weights.absent[thread] = ~attended(thread);
+  constexpr int words = V::step_keys / 32;
+  if (thread < V::query_blocks * words) {
+    weights.absent[thread / words][thread % words] = ~attended(thread % words, thread / words);
+  }
   if (thread > 0) return;
   const int group = span - e.token_spans, last_block = e.existing_blocks() - 1;
   const int block_k = e.span_keys() << e.block_shift, rest = e.length - last_block * block_k;
@@ -166,6 +170,8 @@ DEVICE_FN void write_weights(const Extent& e, int span, const Attended& attended
 template <class V>
 struct Ring {
   using L = Layout<V>;
+  using Mask = TileMask<V::query_blocks>;
+  using Walk = TileWalk<V::query_blocks>;
   static constexpr int key_slot_bytes = L::staggered ? L::key_bytes : int{sizeof(Slot<V>)};
 
   const PreparedKeys& keys;
@@ -173,33 +179,29 @@ struct Ring {
   uint32_t first_slot;  // the address of shared.tiles.slots in the shared window
 
   __device__ __forceinline__ uint32_t key_tile(int step) const {
-    return first_slot + static_cast<uint32_t>(step % L::key_slots * key_slot_bytes);
+    return first_slot + static_cast<uint32_t>(step % L::slots * key_slot_bytes);
   }
   __device__ __forceinline__ uint32_t value_tile(int step) const {
-    return L::staggered ? first_slot + static_cast<uint32_t>(L::key_slots * L::key_bytes)
+    return L::staggered ? first_slot + static_cast<uint32_t>(L::slots * L::key_bytes)
                         : key_tile(step) + static_cast<uint32_t>(offsetof(Slot<V>, value));
   }
   __device__ __forceinline__ StepExtras<V>& extras(int step) const {
     return shared.extras[step % L::slots];
   }
-  // A span of tokens that all exist.
-  __device__ __forceinline__ void load_plain(int step, SpanWalk& walk) const {
-    load(step, walk.next_listed());
-  }
   // Any span; nothing after the last one. Those that are not plain come first.
-  __device__ __forceinline__ void load_any(int step, const SpanMask& mask, SpanWalk& walk) const {
+  __device__ __forceinline__ void load_any(int step, const Mask& mask, Walk& walk) const {
     const Work& work = shared.work;
     // Both load for themselves: with one load for both, the hot loop takes 3 % more instructions at
     // D = 128 (nvcc 13.0).
     if (step < work.count.special()) {
       const int span = walk.next_special(work.extent);
-      const auto attended = [&](int part) {
-        return attended_keys(mask, work.extent, span, part);
+      const auto attended = [&](int part, int block) {
+        return attended_keys(mask, work.extent, span, part, block);
       };
       write_weights<V>(work.extent, span, attended, extras(step).weights);
       load(step, span);
     } else if (step < work.count.total) {
-      load_plain(step, walk);
+      load_plain(step, mask, walk);
     }
     ptx::cp_async_commit();
   }
@@ -208,6 +210,19 @@ struct Ring {
     const int span = shared.tiles.slots.span[step % 2];
     load_values<V>(keys, shared.work, span, value_tile(step), extras(step));
     ptx::cp_async_commit();
+  }
+  // A span of tokens that all exist.
+  __device__ __forceinline__ void load_plain(int step, const Mask& mask, Walk& walk) const {
+    const int span = walk.next_listed();
+    if (V::query_blocks > 1 && threadIdx.x == 0) {
+      uint32_t attending = 0;
+#pragma unroll
+      for (int block = 0; block < V::query_blocks; block++) {
+        attending |= (mask.has(span, block) ? 1u : 0u) << block;
+      }
+      extras(step).attending = attending;
+    }
+    load(step, span);
   }
   __device__ __forceinline__ void load(int step, int span) const {
     load_keys<V>(keys, shared.work, span, key_tile(step), extras(step));

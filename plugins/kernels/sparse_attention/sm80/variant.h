@@ -20,6 +20,11 @@ struct Variant {
 
   static constexpr int head_dim = HeadDim;
   static constexpr int block_q = BlockQ;
+  // A thread block takes 128 rows: one query block, or two of 64 rows with masks of their own. It
+  // loads each span that either attends once, where thread blocks of 64 rows would load twice as
+  // many bytes for each product.
+  static constexpr int tile_rows = 128;
+  static constexpr int query_blocks = tile_rows / BlockQ;
   static constexpr int step_keys = StepKeys;
   static constexpr Number qk = Qk, pv = Pv;
   static constexpr FourBit four_bit = Four;
@@ -31,7 +36,7 @@ struct Variant {
   // that shared memory gives at the tensor rate of sm_80 and sm_90. Steps of 128 keys accept it,
   // because the scores and the output of 32 rows do not fit the registers there.
   static constexpr int rows_per_warp = StepKeys == 128 ? 16 : 32;
-  static constexpr int compute_threads = BlockQ / rows_per_warp * 32;
+  static constexpr int compute_threads = tile_rows / rows_per_warp * 32;
   static constexpr int query_row_bytes = unpacks_keys ? HeadDim : HeadDim * bits_of(Qk) / 8;
 };
 
@@ -44,7 +49,7 @@ struct Layout {
   static constexpr int value_row_bytes =
       (is_integer(V::pv) ? value_tile_keys : V::head_dim) * bits_of(V::pv) / 8;
 
-  static constexpr int query_bytes = V::block_q * V::query_row_bytes;
+  static constexpr int query_bytes = V::tile_rows * V::query_row_bytes;
   static constexpr int key_bytes = V::step_keys * key_row_bytes;
   static constexpr int value_tiles = is_integer(V::pv) ? V::step_keys / value_tile_keys : 1;
   static constexpr int value_tile_bytes = value_rows * value_row_bytes;
@@ -61,13 +66,11 @@ struct Layout {
   static constexpr int slots = tile_bytes(2, 2) <= 96 * 1024 ? 2 : 1;
 
   // Where it lets two thread blocks fit an SM of 100 KB, 16-bit values have one slot: those of a
-  // step arrive during its Q K^T and softmax. The keys of the next step arrive meanwhile in a
-  // second slot or, where just that fits, in the only one during P V.
+  // step arrive during its Q K^T and softmax, and the keys of the next step in their second slot.
   static constexpr int half_of_100_kb = 48 * 1024;  // what tiles may take
   static constexpr bool staggered = !is_integer(V::pv) && V::qk != Number::s4 &&
                                     tile_bytes(2, 2) > half_of_100_kb &&
-                                    tile_bytes(1, 1) <= half_of_100_kb;
-  static constexpr int key_slots = staggered && tile_bytes(2, 1) > half_of_100_kb ? 1 : slots;
+                                    tile_bytes(2, 1) <= half_of_100_kb;
 };
 
 }  // namespace paro::kernels::sparse_attention::sm80

@@ -16,15 +16,20 @@ DEVICE_FN void attend(const Ring<V>& ring, const float* row_factors, LoopState<V
   const Operands operands = operands_of(ring, warpgroup);
   clear_state(state);
   RingPlace<V> at;
-  int previous = at.slot;
   ring.wait_full(at);
-  StepKind kind = ring.extras(0).kind;
+  if constexpr (V::query_blocks > 1) {
+    while (!ring.attends(at.slot, warpgroup)) {
+      ring.release(at.slot);
+      at.advance();
+      ring.wait_full(at);
+    }
+  }
+  int previous = at.slot;
+  StepKind kind = ring.extras(at.slot).kind;
   if (kind == StepKind::end) return;
   turns.begin();
   const auto advance = [&] {
-    previous = at.slot;
-    at.advance();
-    ring.wait_full(at);
+    advance_step<V>(ring, turns, operands, at, previous, state);
     kind = ring.extras(at.slot).kind;
   };
 #pragma unroll 1
@@ -38,13 +43,13 @@ DEVICE_FN void attend(const Ring<V>& ring, const float* row_factors, LoopState<V
     advance();
   }
   const bool has_fine = Fine && kind == StepKind::fine;
-  const bool has_spans = previous != at.slot;
-  if (!Fine || has_spans) {
+  const bool pends = previous != at.slot;
+  if (pends || (!Fine && V::query_blocks == 1)) {
     add_last_products(turns, operands, slot_offset<V>(previous), has_fine, state);
   }
   if constexpr (Fine) {
     if (!has_fine) return;
-    if (has_spans) ring.release(previous);
+    if (pends) ring.release(previous);
     attend_fine_steps(ring, turns, operands, row_factors, at, state);
   }
 }

@@ -119,7 +119,8 @@ DEVICE_FN void rescale(const StepWeights<V>& weights, LoopState<V>& state) {
   }
 }
 
-// Which warpgroup issues products next.
+// Which warpgroup issues products next. Warpgroups with masks of their own have different numbers
+// of steps, and take none.
 template <class V>
 struct Turns {
   static constexpr int threads = V::compute_threads;
@@ -133,12 +134,12 @@ struct Turns {
   }
   __device__ __forceinline__ void wait() const {
     // sync: the other warpgroup has issued its products
-    if constexpr (Layout<V>::consumers == 2) {
+    if constexpr (V::query_blocks == 1) {
       ptx::named_barrier_sync(barrier_of(warpgroup), threads);
     }
   }
   __device__ __forceinline__ void pass() const {
-    if constexpr (Layout<V>::consumers == 2) {
+    if constexpr (V::query_blocks == 1) {
       ptx::named_barrier_arrive(barrier_of(1 - warpgroup), threads);
     }
   }
@@ -160,7 +161,9 @@ DEVICE_FN void attend_step(const Ring<V>& ring, const Turns<V>& turns, const Ope
   const StepExtras<V>& extras = ring.extras(slot);
   float p[score_registers<V>];
   RowState& rows = state.rows[0];
-  const StepWeights<V> weights = weigh_scores<V, plain>(extras, row_factors, state.scores, p, rows);
+  const StepWeights<V> weights =
+      weigh_scores<V, plain>(extras, extras.weight[turns.warpgroup % V::query_blocks], row_factors,
+                             state.scores, p, rows);
   if (weights.moved) rescale(weights, state);
   exponentiate<V, plain, 0>(extras, row_factors, state.scores, weights, p);
   accumulate<V, 0>(state);
@@ -177,7 +180,7 @@ DEVICE_FN void attend_step(const Ring<V>& ring, const Turns<V>& turns, const Ope
   if (previous != slot) ring.release(previous);
 }
 
-// Adds P V of the last step, whose tiles are at `offset`. `V`: of the step. `passes`: the other
+// Adds P V of a step that no other follows at once, whose tiles are at `offset`. `V`: of the step. `passes`: the other
 // warpgroup issues again.
 template <class V, class T>
 DEVICE_FN void add_last_products(const T& turns, const Operands& operands, uint32_t offset,
@@ -191,6 +194,33 @@ DEVICE_FN void add_last_products(const T& turns, const Operands& operands, uint3
     ptx::wgmma_fence();
     issue_products<V, 1>(operands, offset, state);
     accumulate<V, 1>(state);
+  }
+}
+
+// Goes to the next step that the warpgroup attends, or to the end. `previous` becomes the slot of
+// the step before, whose P V comes with the next step's scores. `S`: the variant of the steps.
+template <class V, class S>
+DEVICE_FN void advance_step(const Ring<V>& ring, const Turns<V>& turns, const Operands& operands,
+                            RingPlace<V>& at, int& previous, LoopState<S>& state) {
+  previous = at.slot;
+  at.advance();
+  ring.wait_full(at);
+  if constexpr (V::query_blocks > 1) {
+    bool pends = true;
+    while (!ring.attends(at.slot, turns.warpgroup)) {
+      ring.release(at.slot);
+      at.advance();
+      if (pends && at.slot == previous) {  // the producer waits for this slot
+        add_last_products<S>(turns, operands, slot_offset<V>(previous), false, state);
+        ring.release(previous);
+#pragma unroll
+        for (int row = 0; row < 2; row++) state.weight[0][row] = 0.0f;
+        pends = false;
+      }
+      ring.wait_full(at);
+    }
+    // As before the first step, the next one's first product belongs to no step.
+    if (!pends) previous = at.slot;
   }
 }
 

@@ -102,11 +102,11 @@ DEVICE_FN void attend_fine_steps(const Ring<V>& ring, const Turns<V>& turns,
 #pragma unroll 1
   while (ring.extras(at.slot).kind == StepKind::fine) {
     attend_fine_step(ring, turns, operands, row_factors, at.slot, previous, fine);
-    previous = at.slot;
-    at.advance();
-    ring.wait_full(at);
+    advance_step<V>(ring, turns, operands, at, previous, fine);
   }
-  add_last_products<F>(turns, operands, slot_offset<V>(previous), false, fine);
+  if (V::query_blocks == 1 || previous != at.slot) {
+    add_last_products<F>(turns, operands, slot_offset<V>(previous), false, fine);
+  }
   state.rows[0] = fine.rows[0];
 #pragma unroll
   for (int i = 0; i < V::head_dim / 2; i++) state.out[0][i / 4][i % 4] = fine.out[0][i / 4][i % 4];

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "kernels/sparse_attention/common/fine_walk.cuh"
-#include "kernels/sparse_attention/sm90/ring.cuh"
+#include "kernels/sparse_attention/sm90/produce.cuh"
 #include "ptx/cp_async.cuh"
 
 #if PARO_HAS_WGMMA
@@ -94,13 +94,24 @@ DEVICE_FN void write_shares(FineExtras& extras) {
 }
 
 // By one warp, after all spans. `first_group`: index of the unit's first group in the workspace.
+// Where the tile has two query blocks, each gets steps of its own, in turns: the codes of P depend
+// on which groups form a step. The walk of the second is that of lanes 16 and up.
 template <class V>
-DEVICE_FN void produce_fine(const FineGroups& fine, int64_t first_group, const SpanMask& mask,
-                            const Extent& extent, const Ring<V>& ring, RingPlace<V>& at) {
-  int left = count_fine_blocks(mask, extent);
-  if (left == 0) return;
+DEVICE_FN void produce_fine(const FineGroups& fine, int64_t first_group,
+                            const TileMask<V::query_blocks>& mask, const Extent& extent,
+                            const Ring<V>& ring, RingPlace<V>& at) {
   const int lane = static_cast<int>(threadIdx.x % 32), number = lane % fine_step_groups;
-  FineWalk walk(mask, extent, number);
+  const int walked = lane / fine_step_groups % V::query_blocks;  // the query block of the walk
+  int left[V::query_blocks];
+  int longest = 0;
+#pragma unroll
+  for (int i = 0; i < V::query_blocks; i++) {
+    left[i] = count_fine_blocks(row_of(mask, i), extent);
+    longest = max(longest, left[i]);
+  }
+  if (longest == 0) return;
+  const SpanMask row = row_of(mask, walked);
+  FineWalk walk(row, extent, number);
   int landing = -1;  // slot of the step whose copies may be under way
   const auto finish_landing = [&] {
     write_shares(ring.fine_extras(landing));
@@ -109,24 +120,31 @@ DEVICE_FN void produce_fine(const FineGroups& fine, int64_t first_group, const S
     if (lane == 0) ptx::mbarrier_arrive(ring.full(landing));
   };
 #pragma unroll 1
-  for (; left > 0; left -= fine_step_groups) {
-    // An absent group has the data of a listed one, so that what is not finite there reaches the
-    // rows anyway.
-    const bool exists = number < left;
-    const int listed = __shfl_sync(~0u, walk.block(), 0);
-    const int block = exists ? walk.block() : listed;
-    ring.wait_empty(at);
-    copy_groups<V>(fine, first_group, block, ring.key_tile(at.slot), ring.value_tile(at.slot));
-    write_fine_extras(fine, first_group, block, exists, extent, ring.fine_extras(at.slot));
-    ptx::cp_async_commit();
-    if (lane == 0) ring.extras(at.slot).kind = StepKind::fine;
-    walk.advance(fine_step_groups);
-    if (landing >= 0) {
-      ptx::cp_async_wait<1>();
-      finish_landing();
+  for (int done = 0; done < longest; done += fine_step_groups) {
+#pragma unroll 1
+    for (int i = 0; i < V::query_blocks; i++) {
+      const int groups = (V::query_blocks > 1 && i > 0 ? left[V::query_blocks - 1] : left[0]) - done;
+      if (groups <= 0) continue;
+      // An absent group has the data of a listed one, so that what is not finite there reaches the
+      // rows anyway.
+      const bool exists = number < groups;
+      const int block = __shfl_sync(~0u, walk.block(), i * fine_step_groups + (exists ? number : 0));
+      ring.wait_empty(at);
+      copy_groups<V>(fine, first_group, block, ring.key_tile(at.slot), ring.value_tile(at.slot));
+      write_fine_extras(fine, first_group, block, exists, extent, ring.fine_extras(at.slot));
+      ptx::cp_async_commit();
+      if (lane == 0) {
+        ring.extras(at.slot).kind = StepKind::fine;
+        ring.extras(at.slot).attending = 1u << i;
+      }
+      if (landing >= 0) {
+        ptx::cp_async_wait<1>();
+        finish_landing();
+      }
+      landing = at.slot;
+      at.advance();
     }
-    landing = at.slot;
-    at.advance();
+    walk.advance(fine_step_groups);
   }
   ptx::cp_async_wait_all();
   finish_landing();

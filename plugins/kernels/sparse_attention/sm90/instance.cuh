@@ -34,6 +34,7 @@ constexpr Kernel kernel_of() {
       .blocks_an_sm = Layout<V>::blocks_an_sm,
       .shared_bytes = sizeof(SharedMemory<V>),
       .fine_bytes = with_fine - sizeof(SharedMemory<V>),
+      .query_blocks = V::query_blocks,
 #if !defined(PARO_ROWS_ALONE)
       .function = sparse_attention_wgmma<V>,
 #endif

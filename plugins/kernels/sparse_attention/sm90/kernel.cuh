@@ -12,7 +12,8 @@ namespace paro::kernels::sparse_attention::sm90 {
 #if PARO_HAS_WGMMA
 
 template <class V, bool Fine>
-DEVICE_FN void run_producer(const AttentionParams& p, const QueryBlock& q, const SpanMask& mask,
+DEVICE_FN void run_producer(const AttentionParams& p, const QueryBlock& q,
+                            const TileMask<V::query_blocks>& mask,
                             const Extent& extent, const Ring<V>& ring) {
   ptx::registers_decrease<Layout<V>::producer_registers>();
   if (threadIdx.x >= V::compute_threads + 32) return;
@@ -50,14 +51,22 @@ DEVICE_FN void attend_query_block(const AttentionParams& p) {
   const Geometry& g = p.geometry;
   QueryBlock q;
   MaskRows rows;
-  if (!find_query_block(p, q, rows)) return;
+  if (!find_query_block<V::query_blocks>(p, q, rows)) return;
   Extent extent = extent_of<V::block_k>(g, q.length);
   extent.block_shift = 0;  // a constant: a span is a key block
   const int word_count = span_mask_words(g.key_blocks, g.block_k, V::block_k);
   uint32_t* const words = shared.template span_mask<Fine>();
-  const SpanMask mask{words, word_count, words + (Fine ? word_count : 0)};
-  load_span_mask<Layout<V>::threads>(rows.exact, Fine ? rows.fine : nullptr, extent, word_count,
-                                     words);
+  constexpr int query_blocks = V::query_blocks;
+  const TileMask<query_blocks> mask{words, word_count,
+                                    words + (Fine ? query_blocks * word_count : 0)};
+#pragma unroll
+  for (int block = 0; block < query_blocks; block++) {
+    // Past the last query block its row is repeated: it lists no further spans.
+    const int row = min(block, g.query_blocks - 1 - q.index) * g.mask_words;
+    load_mask_row<Layout<V>::threads>(rows.exact + row, Fine ? rows.fine + row : nullptr, extent,
+                                      word_count, words + block * word_count,
+                                      words + (query_blocks + block) * word_count);
+  }
   if (threadIdx.x == 0) {
     shared.work = q;
     ring.initialise();

@@ -28,7 +28,9 @@ struct alignas(16) StepExtras {
   float value_scale[V::blocks_a_step];
   float shift[V::blocks_a_step];  // of a block's logits: 0, or lowest_logit where it is absent
   StepKind kind;
-  alignas(8) float weight[V::step_keys];  // log2 of the tokens of a key; lowest_logit: absent
+  uint32_t attending;  // bits of the tile's query blocks that attend the step, where it has two
+  // For each query block, log2 of the tokens of a key; lowest_logit: absent.
+  alignas(8) float weight[V::query_blocks][V::step_keys];
 };
 
 // What a step of fine summaries needs. What belongs to group 4 q + i is at [i][q]: a lane needs that
@@ -55,7 +57,7 @@ struct alignas(16) SharedMemory {
     uint8_t output[output_bytes<V>];  // after the last step
   };
   StepExtras<V> extras[Layout<V>::slots];
-  float row_factors[V::block_q];
+  float row_factors[V::tile_rows];
   uint64_t full[Layout<V>::slots];
   uint64_t empty[Layout<V>::slots];
   // Here because registers that no step needs would be spilled within the steps.
@@ -133,6 +135,10 @@ struct Ring {
   // In the first round every slot is empty.
   __device__ __forceinline__ void wait_empty(const RingPlace<V>& at) const {
     ptx::mbarrier_wait(empty(at.slot), at.parity ^ 1);
+  }
+  // Whether the rows of a consumer warpgroup attend the step in the slot, or it is the end.
+  __device__ __forceinline__ bool attends(int slot, int warpgroup) const {
+    return V::query_blocks == 1 || (extras(slot).attending >> warpgroup & 1u) != 0;
   }
   // By a whole warp that no longer reads the slot.
   __device__ __forceinline__ void release(int slot) const {

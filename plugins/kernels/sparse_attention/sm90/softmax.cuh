@@ -85,10 +85,11 @@ DEVICE_FN StepWeights<V> weigh_maxima(const float (&logit)[V::blocks_a_step][2],
   return weights;
 }
 
-// `row_factors`: of the query block. In a step that is not plain, `p` receives the logits. NaN in a
+// `row_factors`: of the tile. `weights_of_row`: of the query block. In a step that is not plain, `p` receives the logits. NaN in a
 // factor or a scale reaches the row's weight, and so all of its output.
 template <class V, bool plain>
-DEVICE_FN StepWeights<V> weigh_scores(const StepExtras<V>& extras, const float* row_factors,
+DEVICE_FN StepWeights<V> weigh_scores(const StepExtras<V>& extras, const float* weights_of_row,
+                                      const float* row_factors,
                                       const int32_t (&scores)[score_registers<V>],
                                       float (&p)[score_registers<V>], RowState& state) {
   float logit[V::blocks_a_step][2];
@@ -104,7 +105,7 @@ DEVICE_FN StepWeights<V> weigh_scores(const StepExtras<V>& extras, const float* 
       }
     } else {
       logit[block][0] = logit[block][1] = lowest_logit;
-      const float* weight = extras.weight + threadIdx.x % 4 * 2;
+      const float* weight = weights_of_row + threadIdx.x % 4 * 2;
 #pragma unroll
       for (int n = 0; n < registers_a_block<V>; n++) {
         const int i = block * registers_a_block<V> + n, row = i / 2 % 2;

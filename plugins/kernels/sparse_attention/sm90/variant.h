@@ -10,6 +10,10 @@ namespace paro::kernels::sparse_attention::sm90 {
 // 8-bit Q, K and V. A span of the walk is a key block. A step takes 128 keys, one span or two. The
 // codes of P are relative to the maximum of their key block, so each block has a P V of its own;
 // everything else is shared.
+//
+// A thread block takes 128 rows, one query block or two of 64 rows with masks of their own. It loads
+// each key block that either attends once, and each consumer warpgroup, which has one of the two,
+// skips the steps that its rows do not attend. So a step takes one key block there.
 template <int HeadDim, int BlockQ, int BlockK>
 struct Variant {
   static_assert(HeadDim == 64 || HeadDim == 128, "a row is as long as a row of a swizzle");
@@ -18,16 +22,16 @@ struct Variant {
 
   static constexpr int head_dim = HeadDim;
   static constexpr int block_q = BlockQ;
+  static constexpr int tile_rows = 128;
+  static constexpr int query_blocks = tile_rows / BlockQ;
   static constexpr int block_k = BlockK;
-  // Two key blocks a step need more registers than a lane has where two thread blocks of one
-  // consumer warpgroup share an SM.
-  static constexpr int step_keys = HeadDim == 128 && BlockQ == 64 ? BlockK : 128;
+  static constexpr int step_keys = query_blocks == 2 ? BlockK : 128;
   static constexpr int blocks_a_step = step_keys / BlockK;
   static constexpr Number qk = Number::s8, pv = Number::s8;
   static constexpr bool unpacks_keys = false, unpacks_values = false;
 
   static constexpr int rows_per_warp = 16;  // as wgmma distributes 64 rows
-  static constexpr int compute_threads = BlockQ / rows_per_warp * 32;
+  static constexpr int compute_threads = tile_rows / rows_per_warp * 32;
   static constexpr int query_row_bytes = HeadDim;
 };
 
@@ -47,29 +51,31 @@ enum class NamedBarrier : int { consumers = 1, first_turn = 2, second_turn = 3 }
 // Sizes of the tiles, and registers and slots of a thread block.
 template <class V>
 struct Layout {
-  // Warpgroups that compute. In one more warpgroup a single warp stays, which loads.
-  static constexpr int consumers = V::block_q / warpgroup_rows;
+  // Two warpgroups compute. In one more warpgroup a single warp stays, which loads.
+  static constexpr int consumers = V::tile_rows / warpgroup_rows;
   static constexpr int threads = V::compute_threads + warpgroup_threads;
-  static constexpr int blocks_an_sm = consumers == 2 ? 1 : 2;
+  static constexpr int blocks_an_sm = 1;
 
-  // A consumer lane holds S (64), P V (D / 2), the output (D / 2) and P (16).
-  static constexpr int producer_registers = 24;
-  static constexpr int consumer_registers = consumers == 2 ? 240 : 232;
-  static_assert(blocks_an_sm * warpgroup_threads *
-                        (consumers * consumer_registers + producer_registers) <=
-                    65536,
-                "the register file of an SM");
+  // A consumer lane holds S (64 or 32), P V (D / 2), the output (D / 2) and P (16). What consumers do
+  // not need the producer gets.
+  static constexpr bool is_full = V::head_dim == 128 && V::blocks_a_step == 2;
+  static constexpr int producer_registers = is_full ? 24 : 40;
+  static constexpr int consumer_registers = is_full ? 240 : 232;
+  static constexpr int launch_registers = 65536 / threads / 8 * 8;  // what ptxas gives each thread
+  static_assert(warpgroup_threads * (consumers * consumer_registers + producer_registers) <=
+                    launch_registers * threads,
+                "what the thread block is launched with is handed round");
 
   static constexpr Swizzle query_key_swizzle = V::head_dim == 128 ? Swizzle::b128 : Swizzle::b64;
   static constexpr Swizzle value_swizzle = Swizzle::b64;
-  static constexpr int query_bytes = V::block_q * V::query_row_bytes;
+  static constexpr int query_bytes = V::tile_rows * V::query_row_bytes;
   static constexpr int block_bytes = V::block_k * V::head_dim;  // of K, and of V
   static constexpr int value_tile_bytes = value_tile_keys * V::head_dim;
   static constexpr int slot_bytes = 2 * V::blocks_a_step * block_bytes;
 
   // Consumers hold two slots: K of a step while P V of the step before runs. The others hide the
   // latency of L2. An SM has 228 KB of shared memory and reserves 1 KB of it for each thread block.
-  static constexpr int room = consumers == 2 ? 200 * 1024 : 104 * 1024;
+  static constexpr int room = 200 * 1024;
   static constexpr int most_slots = 11;
   static constexpr int slots = (room - query_bytes) / slot_bytes < most_slots
                                    ? (room - query_bytes) / slot_bytes
