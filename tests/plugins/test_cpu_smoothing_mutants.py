@@ -95,7 +95,8 @@ def calls():
         rotation = torch.ones_like(inputs.rotation)
         rotation[0, ::3] = -1
         rotation[1, 1::5] = -1
-        yield inputs._replace(rotation=rotation), config
+        # Means of blocks that are larger than what they leave.
+        yield inputs._replace(rotation=rotation, key=inputs.key + 5), config
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name.replace(" ", "-"))
