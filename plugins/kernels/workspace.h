@@ -83,8 +83,8 @@ inline Workspace cut_workspace(const paro_attention& call, const Shape& shape, i
     w.fine.value_scale = take_floats(groups);
   }
   if (call.routing) {
-    const auto take_rows = [&](int64_t rows) {
-      return reinterpret_cast<uint16_t*>(take(rows * call.head_dim * 2));
+    const auto take_rows = [&](int64_t count) {
+      return reinterpret_cast<uint16_t*>(take(count * call.head_dim * 2));
     };
     const int runs = call.block_k / routing_run;
     const int64_t padded = units * routing_blocks(shape.key_blocks);
