@@ -76,7 +76,7 @@ def test_dense_body_in_the_onnx_reference_evaluator(case: OpCase, fresh_seed: in
     assert_matches_reference(actual, inputs, case.config)
 
 
-@BODIES
+@pytest.mark.parametrize("body", [Body.SPARSE, pytest.param(Body.DENSE, marks=pytest.mark.long)])
 @pytest.mark.parametrize("case", SMOOTHED, ids=lambda case: case.name)
 def test_smoothed_case(body: Body, case: OpCase, fresh_seed: int) -> None:
     """pv_bits 16 compares what 4-bit codes make of logits without the noise of codes of P."""

@@ -42,7 +42,7 @@ def in_16_bits(case: OpCase, seed: int) -> OpCase:
 @pytest.mark.parametrize("case", SMOOTHED_CASES, ids=lambda c: c.name)
 @pytest.mark.parametrize(
     ("pv_bits", "sm"),
-    [(8, MMA), (4, HOPPER), pytest.param(4, MMA, marks=LONG), pytest.param(8, HOPPER, marks=LONG)],
+    [(8, MMA)] + [pytest.param(*of, marks=LONG) for of in ((4, MMA), (8, HOPPER), (4, HOPPER))],
 )
 def test_every_case_equals_the_reference(case, pv_bits, sm, library, fresh_seed):
     case = at_bits(in_16_bits(case, fresh_seed), 4, pv_bits)
