@@ -221,6 +221,7 @@ PTX_FN void attend_fine_rows(uint32_t query_rows, const float* lane_factors, uin
   using F = FineVariant<V>;
   Scores<F> scores;
   score_product<F>(query_rows, key_tile, zero, AllKeys<F>{}, scores);
+  hold_loads_back(LoadOrder<V>::by_fine_scores);
   const float factor[2] = {lane_factors[0] * score_scale<F>, lane_factors[8] * score_scale<F>};
   float x[key_fragments<F>][4];
   to_floats<F>(scores[0], AllKeys<F>{}, x);

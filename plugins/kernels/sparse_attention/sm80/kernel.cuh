@@ -56,8 +56,10 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
   const int word_count = span_mask_words(g.key_blocks, g.block_k, V::step_keys);
   uint32_t* const words = mask_words(shared, Fine);
   constexpr int query_blocks = V::query_blocks;
-  const TileMask<query_blocks> mask{words, word_count,
-                                    words + (Fine ? query_blocks * word_count : 0)};
+  const auto mask_with = [&](int row_words) {
+    return TileMask<query_blocks>{words, row_words, words + (Fine ? query_blocks * row_words : 0)};
+  };
+  const auto mask = mask_with(word_count);
   {  // A block and not a function: as one, kernels of 4-bit values spill on sm_100 (nvcc 13.0).
     QueryBlock q;
     MaskRows rows;
@@ -118,7 +120,13 @@ PTX_FN void attend_query_block(const AttentionParams& p) {
 
   ptx::cp_async_wait_all();
   __syncthreads();  // sync: every thread has left the tiles, which fine summaries or the output overwrite
-  if constexpr (Fine) attend_fine_blocks<V>(p, mask, query_tile, lane_factors, zero, state);
+  if constexpr (Fine) {
+    const int row_words =
+        LoadOrder<V>::keeps_mask
+            ? word_count
+            : span_mask_words(work.extent.token_spans, V::step_keys, V::step_keys);
+    attend_fine_blocks<V>(p, mask_with(row_words), query_tile, lane_factors, zero, state);
+  }
   store_output<V>(p, work.query, state.rows, state.out, shared.output);
 }
 

