@@ -52,6 +52,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
         getattr(paro_trt, "calibrat")  # noqa: B009
 
 
+@pytest.mark.long
 def test_examples_run_in_order(
     request: pytest.FixtureRequest,
     tmp_path: Path,

@@ -70,6 +70,7 @@ def test_profiles_streaming_and_memory(paro, newest, half_onnx, tmp_path):  # no
     assert newest.trt.executions == 2
 
 
+@pytest.mark.long
 def test_what_a_file_takes_of_a_gpu(paro, half_onnx, plan_file, tmp_path):  # noqa: F811
     shown = paro("doctor", "--file", half_onnx)
     assert "model.onnx on a GPU" in shown.stdout

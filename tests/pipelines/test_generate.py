@@ -163,6 +163,7 @@ def test_two_experts_take_a_plan_each(plan: ParoPlan, tmp_path: Path) -> None:
         assert "forward" not in vars(module)
 
 
+@pytest.mark.long
 def test_two_engines_are_loaded_by_turns_or_both(
     newest: Machine,  # noqa: F811
     family_file: Callable[[str], Path],

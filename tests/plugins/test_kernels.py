@@ -73,7 +73,7 @@ def test_random_calls_equal_the_reference(call, library, fresh_seed):
     assert result.ok, (case, sm, result)
 
 
-@pytest.mark.parametrize("sm", [NATIVE_FOUR_BIT, 100])
+@pytest.mark.parametrize("sm", [NATIVE_FOUR_BIT, pytest.param(100, marks=pytest.mark.long)])
 def test_schedules_do_not_change_a_bit(sm, tmp_path, library, fresh_seed):
     """Late copies into poison and random schedules, in a process of their own."""
     cases = [SMALL.with_bits(*bits, True) for bits in ((8, 8), (16, 16), (4, 4))]

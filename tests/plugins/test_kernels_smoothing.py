@@ -54,7 +54,7 @@ def test_every_case_equals_the_reference(case, pv_bits, sm, library, fresh_seed)
 @pytest.mark.parametrize("pv_bits", [8, 4])
 @pytest.mark.parametrize("block_k", [64, 128])
 @pytest.mark.parametrize("block_q", [64, 128])
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("head_dim", [64, pytest.param(128, marks=LONG)])
 def test_every_kernel_equals_the_reference(
     head_dim, block_q, block_k, pv_bits, library, fresh_seed
 ):

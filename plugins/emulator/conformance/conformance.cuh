@@ -58,6 +58,9 @@ inline void scalar_sections(Session& session) {
   DeviceBuffer<uint32_t> loaded(std::vector<uint32_t>(32 * load_words));
   session.launch(shared_loads, {1, 32, 4480}, in, loaded.get());
   session.save("cp_async_ldmatrix", loaded);
+  DeviceBuffer<uint32_t> copied(std::vector<uint32_t>(4 * 128));
+  session.launch(copies_with_policy, {1, 128}, in, copied.get());
+  session.save("copies_with_policy", copied);
 
   std::vector<float> numbers(128 * scalar_inputs);
   for (size_t i = 0; i < numbers.size(); i++) {

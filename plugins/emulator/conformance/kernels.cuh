@@ -2,6 +2,7 @@
 // word.
 #pragma once
 
+#include "ptx/cache_policy.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/ldmatrix.cuh"
@@ -72,6 +73,13 @@ __global__ void started_products(const uint32_t* in, int32_t* integers, float* f
   for (int i = 0; i < 8; i++) floats[threadIdx.x * mma_floats + i] = f[i / 4][i % 4];
 }
 
+// Copies with a cache policy, which is only a hint.
+__global__ void copies_with_policy(const uint4* in, uint32_t* out) {
+  const uint64_t policy = ptx::evict_first_policy();
+  ptx::store_with_policy(out + threadIdx.x * 4, ptx::load_with_policy(in + threadIdx.x, policy),
+                         policy);
+}
+
 constexpr unsigned load_words = 4 * 8 + 3;
 
 // cp.async with zero fill, then each form of ldmatrix from swizzled rows of 128 bytes.
@@ -100,7 +108,7 @@ __global__ void shared_loads(const uint4* in, uint32_t* out) {
   mine[34] = words[1088 + lane];
 }
 
-constexpr unsigned scalar_inputs = 4, scalar_words = 13;
+constexpr unsigned scalar_inputs = 4, scalar_words = 14;
 
 // Conversions, packing, shuffles and votes. exp2 and log2 are compared with a tolerance.
 __global__ void scalars(const float* in, uint32_t* words, float* powers, float* logarithms) {
@@ -123,6 +131,8 @@ __global__ void scalars(const float* in, uint32_t* words, float* powers, float* 
       ptx::float_from_biased(ptx::biased_zero + static_cast<int32_t>(bytes & 0xFFFFu) - 9000));
   const auto in_range = [](float value) { return fminf(fabsf(value), 255.0f); };
   mine[12] = ptx::pack_u8x4_in_range(in_range(x[0]), in_range(x[1]), in_range(x[2]), in_range(x[3]));
+  // Nibbles of the selector at and above 8 spread a sign.
+  mine[13] = ptx::permute_bytes(mine[1], bytes, mine[4]);
   powers[threadIdx.x] = ptx::exp2_approx(-fabsf(x[0]) * 0.25f);
   logarithms[threadIdx.x] = ptx::log2_approx(1.0f + in_range(x[1]));
 }
