@@ -68,6 +68,7 @@ def test_the_status_is_ours_wherever_ctrl_c_comes(tmp_path):
     assert subprocess.run(command, env=paths, stderr=subprocess.DEVNULL).returncode == 130
 
 
+@pytest.mark.long
 def test_export_leaves_nothing(interrupted, model_dir, plan_file, tmp_path):
     outcome = interrupted(
         lambda: any(tmp_path.iterdir()),  # the staging directory: tracing has begun

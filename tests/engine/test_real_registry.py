@@ -32,7 +32,11 @@ print([entry.name for entry in found].count("PAROAttention"), plugin.name)
 """
 
 
-@pytest.mark.parametrize("package", [Package.LEAN_10, Package.LEAN_11], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "package",
+    [pytest.param(Package.LEAN_10, marks=pytest.mark.long), Package.LEAN_11],
+    ids=lambda p: p.name,
+)
 @pytest.mark.parametrize("how", ["load_library", "dlopen first", "another library"])
 def test_load_plugin(package, how, tmp_path):
     (site,) = python_with(package).parents[1].glob("lib/python*/site-packages")

@@ -17,9 +17,6 @@ from tests.tensorrt.environments import rtx_python
 
 from .conftest import with_attention
 
-QUICK_FAMILIES = ("wan", "cogvideox", "ltx_video", "sd3", "mochi", "qwen_image")
-"""Whose engine is built in a few seconds."""
-
 
 @pytest.fixture
 def paro_rtx(plugin_folder):
@@ -46,13 +43,7 @@ def check_built(built, layers):
     assert built.manifest["engine"]["bytes"] == built.path.stat().st_size > 100_000
 
 
-@pytest.mark.parametrize(
-    "family",
-    [
-        family if family in QUICK_FAMILIES else pytest.param(family, marks=pytest.mark.long)
-        for family in EVERY_FAMILY
-    ],
-)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_every_family_becomes_an_engine_around_the_plugin(build_with_rtx, family_file, family):
     file = family_file(family)
     layers = sum(node.op_type == "PAROAttention" for node in onnx.load(file).graph.node)

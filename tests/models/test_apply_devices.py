@@ -43,7 +43,7 @@ def test_the_op_s_output_is_contiguous_whatever_the_query_is():
         placed = on_fake_device(tuple(inputs[: len(INPUTS)]))
         query = placed[0].transpose(1, 2).contiguous().transpose(1, 2)
         output = attention_op(
-            query, *placed[1:], None, None, None, 0.0, 128, 64, 16, 16, 0, "reference"
+            query, *placed[1:], None, None, None, None, 0.0, 128, 64, 16, 16, 0, "reference"
         )
     assert not query.is_contiguous()
     assert output.is_contiguous()

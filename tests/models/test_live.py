@@ -40,6 +40,7 @@ def test_every_kind_of_source_has_the_identity_of_the_directory(pipeline_directo
     assert open_model(pipeline).model is module
 
 
+@pytest.mark.long
 def test_a_plan_of_a_live_module_exports_from_its_directory(pipeline_directory, tmp_path):
     prompts = {"encoder_hidden_states": torch.randn(1, TEXT_TOKENS, TEXT_DIM)}
     plan = paro_trt.calibrate(

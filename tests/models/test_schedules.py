@@ -189,6 +189,7 @@ def test_a_recorded_run_is_that_of_the_pipelines_scheduler():
     torch.testing.assert_close(calls[3].arguments["hidden_states"], seen[3])
 
 
+@pytest.mark.long
 def test_every_process_describes_a_schedule_alike():
     """Unfinished work is resumed by another process, whose sets have another order."""
     code = (

@@ -17,6 +17,7 @@ def plans():
     return [TINY.plan(odd=odd, qk_bits=16, pv_bits=16) for odd in (False, True)]
 
 
+@pytest.mark.long
 def test_every_file_computes_what_its_plan_does(tmp_path, fresh_seed):
     loaded = TINY.loaded(fresh_seed)
     reports = export_resolutions(loaded, plans(), tmp_path / "ltx.onnx")

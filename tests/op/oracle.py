@@ -56,7 +56,7 @@ def oracle(inputs, config) -> np.ndarray:
                 )
             qq = fake_quantize(q, mean_bits, (1,))
             means = [_ordered_mean(k[block_of == j], block_k) for j in range(used)]
-            vmeans = [_mean(v[block_of == j]) for j in range(used)]
+            vmeans = [_ordered_mean(v[block_of == j], block_k) for j in range(used)]
             fine = _fine_groups(k, v, used, config) if config.fine_summaries else {}
 
             def attend(x, groups, c=c, n=n):
@@ -116,8 +116,10 @@ def _fine_groups(k, v, used, config):
                  for x in range(4)]  # fmt: skip
         parts = [part for part in parts if len(k[part])]
         bits = 8 if config.smoothing else config.qk_bits
-        keys = fake_quantize(np.stack([_mean(k[part]) for part in parts]), bits, (0, 1))
-        means = np.stack([_mean(v[part]) for part in parts])
+        keys = fake_quantize(
+            np.stack([_ordered_mean(k[part], run) for part in parts]), bits, (0, 1)
+        )
+        means = np.stack([_ordered_mean(v[part], run) for part in parts])
         values = fake_quantize(means, value_bits, (0, 1))
         value_scale = np.abs(means).max() / np.float32(LEVELS[8])
         groups[j] = keys, values, np.log([len(k[part]) for part in parts]), value_scale

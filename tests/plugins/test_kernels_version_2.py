@@ -43,8 +43,8 @@ def outcome(library, case, seed, sm=0):
 @pytest.mark.parametrize(
     ("bits", "sm"),
     [
-        ((8, 8), MMA),
-        pytest.param((8, 8), HOPPER, marks=LONG),
+        pytest.param((8, 8), MMA, marks=LONG),
+        ((8, 8), HOPPER),
         pytest.param((16, 16), MMA, marks=LONG),
         pytest.param((16, 16), HOPPER, marks=LONG),
         pytest.param((4, 4), MMA, marks=LONG),

@@ -375,7 +375,7 @@ def test_what_an_sm_cannot_hold_is_refused_by_name(target):
         sm = resources.generation_of(kernel, target)
         return describer.describe(resources.call_of(kernel, tokens), sm)
 
-    refused = 0
+    refused = []
     for kernel in (name for name in budget.load().kernels[target] if "attention" in name):
         try:
             text = said(kernel, 1 << 24)
@@ -384,7 +384,7 @@ def test_what_an_sm_cannot_hold_is_refused_by_name(target):
         if not text.startswith("tokens"):
             assert int(re.findall(r"(\d+) bytes of shared", text)[0]) <= most
             continue
-        refused += 1
+        refused.append(kernel)
         found = re.fullmatch(
             rf"tokens: expected at most (\d+), whose mask fits the {most} bytes of shared memory of"
             rf" a thread block on sm_\d+, got {1 << 24}, which needs (\d+) bytes",
@@ -395,4 +395,6 @@ def test_what_an_sm_cannot_hold_is_refused_by_name(target):
         said(kernel, int(found[1]))
         with pytest.raises(ValueError, match="tokens: expected at most"):
             said(kernel, int(found[1]) + 1)
-    assert (refused > 0) == (most < 128 * 1024)
+    assert refused or most > 128 * 1024
+    # With more memory, only masks of two query blocks are too long.
+    assert most < 128 * 1024 or all("x64x" in name for name in refused)

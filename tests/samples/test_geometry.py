@@ -112,6 +112,7 @@ def assert_within_limits(entry: tuple[Release, Pixels], seed: int) -> None:
     assert found["mask"] == [2, site.heads, block_count(tokens, 128), words]
 
 
+@pytest.mark.long
 def test_a_layer_of_a_small_video_model(fresh_seed: int) -> None:
     assert_within_limits(SMALL_VIDEO, fresh_seed)
 

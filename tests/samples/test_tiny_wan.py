@@ -91,6 +91,7 @@ class TestScenes:
 
 
 class TestPipeline:
+    @pytest.mark.long
     def test_loads_and_samples_in_its_own_process(self) -> None:
         program = f"""
 import json, torch

@@ -24,8 +24,12 @@ DTYPES = {
 }
 """By the family's name."""
 
-EVERY_FAMILY = list(DTYPES)
-"""Their names, to parametrize tests with."""
+_QUICK = ("wan", "cogvideox", "ltx_video", "sd3")
+
+EVERY_FAMILY = [
+    name if name in _QUICK else pytest.param(name, marks=pytest.mark.long) for name in DTYPES
+]
+"""Their names, to parametrize tests with. Exporting and building the others takes minutes."""
 
 _LAYERS = ("num_layers", "num_single_layers", "num_refiner_layers")
 
