@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.native_builds import PLUGINS
 
 from .emulator_builds import run
 from .kernel_library import emulated_kernels_build
+from .planted import Mutant
 
 STAGE2 = Path("kernels/sparse_attention")
 
@@ -19,16 +19,6 @@ STAGE2 = Path("kernels/sparse_attention")
 _INSTANCE = "sm90/instance.cuh"
 _OTHER_KERNELS = re.compile(r"kernel_of<Variant<(?!128, \d+, 64>)[\d, ]+>>\(\),\s*")
 _UNIT = f'#include "kernels/sparse_attention/{_INSTANCE}"\n'
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """`text` of a file of stage 2, which is there once, becomes `becomes`."""
-
-    name: str
-    file: str
-    text: str
-    becomes: str
 
 
 _CONSUME, _PRODUCE, _RING = "sm90/consume.cuh", "sm90/produce.cuh", "sm90/ring.cuh"
@@ -128,12 +118,7 @@ MUTANTS = [
 def build_mutant(mutant: Mutant, folder: Path) -> Path:
     """The emulated library with the mutant in place of its wgmma kernels."""
     shutil.copytree(PLUGINS / STAGE2, folder / STAGE2)
-    source = folder / STAGE2 / mutant.file
-    text = source.read_text()
-    if text.count(mutant.text) != 1:
-        found = text.count(mutant.text)
-        raise ValueError(f"{mutant.name}: expected its text once in {mutant.file}, found {found}")
-    source.write_text(text.replace(mutant.text, mutant.becomes))
+    mutant.plant(folder / STAGE2)
     instance = folder / STAGE2 / _INSTANCE
     instance.write_text(_OTHER_KERNELS.sub("", instance.read_text()))
     unit, built = folder / "unit.cpp", emulated_kernels_build()

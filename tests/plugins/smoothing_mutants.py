@@ -3,7 +3,7 @@ place."""
 
 from __future__ import annotations
 
-from .version_2_mutants import Mutant
+from .planted import Mutant
 
 UNIT = """#include "kernels/reorder_quantize/instance.cuh"
 #include "kernels/routing/instance.cuh"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,20 +15,12 @@ from tests.plugins.cpu_builds import PLUGINS, run
 from tests.support.cases import OpCase, random_inputs
 from tests.support.numerics import compare
 
+from .planted import Mutant
+
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
 ]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """`text` of a file of plugins/cpu/isa, which is there once, becomes `becomes`."""
-
-    name: str
-    file: str
-    text: str
-    becomes: str
 
 
 MUTANTS = [
@@ -66,10 +58,7 @@ def build_mutant(mutant: Mutant, folder: Path) -> Path:
     """The CPU library, generic kernels only, from sources with the mutant."""
     shutil.copytree(PLUGINS / "cpu", folder / "cpu")
     shutil.copytree(PLUGINS / "common", folder / "common")
-    source = folder / "cpu" / "isa" / mutant.file
-    text = source.read_text()
-    assert text.count(mutant.text) == 1, (mutant.file, text.count(mutant.text))
-    source.write_text(text.replace(mutant.text, mutant.becomes))
+    mutant.plant(folder / "cpu" / "isa")
     sources = [
         folder / name
         for name in ("cpu/attention.cpp", "cpu/isa/instruction_set.cpp", "common/check.cpp",

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.native_builds import PLUGINS
 
 from .emulator_builds import run
+from .planted import Mutant
 
 KERNELS = Path("kernels")
 _INSTANCE = "sparse_attention/sm80/instance.cuh"
@@ -36,16 +36,6 @@ template <> std::span<const Kernel> mma_sync_kernels<Number::bf16, Number::s8, F
 }
 }
 """
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """`text` of a file of the kernels, which is there once, becomes `becomes`."""
-
-    name: str
-    file: str
-    text: str
-    becomes: str
 
 
 _FINE, _CORRECT = "sparse_attention/sm80/fine_step.cuh", "sparse_attention/sm80/correct_means.cuh"
@@ -122,12 +112,7 @@ def build_mutant(
         unit_source: the mutant's unit, which replaces objects of the library.
     """
     shutil.copytree(PLUGINS / KERNELS, folder / KERNELS)
-    source = folder / KERNELS / mutant.file
-    text = source.read_text()
-    if text.count(mutant.text) != 1:
-        found = text.count(mutant.text)
-        raise ValueError(f"{mutant.name}: expected its text once in {mutant.file}, found {found}")
-    source.write_text(text.replace(mutant.text, mutant.becomes))
+    mutant.plant(folder / KERNELS)
     instance = folder / KERNELS / _INSTANCE
     instance.write_text(instance.read_text().replace(_ALL_SIZES, _ONE_SIZE))
     unit = folder / "unit.cpp"
