@@ -214,6 +214,8 @@ inline float __fmaf_rd(float a, float b, float c) {
   return difference < 0 ? std::nextafter(nearest, -std::numeric_limits<float>::infinity())
                         : nearest;
 }
+inline float __fmaf_ru(float a, float b, float c) { return -__fmaf_rd(-a, b, -c); }
+inline float __fadd_rd(float a, float b) { return __fmaf_rd(a, 1.0f, b); }
 // Never fused with a neighbouring operation: volatile keeps the compiler from contracting them.
 inline float __fmul_rn(float a, float b) {
   const volatile float product = a * b;

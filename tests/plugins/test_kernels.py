@@ -16,6 +16,7 @@ from paro_trt.op.reference import paro_attention_reference
 from paro_trt.op.spec import AttentionConfig, AttentionInputs
 from tests.support.cases import BIT_PAIRS, CASES, OpCase, random_inputs
 from tests.support.numerics import compare
+from tests.support.stress import STRESS_CASE, STRESSES
 
 from .kernel_library import emulated_kernels, seen_in_modes
 from .random_calls import random_case
@@ -71,6 +72,16 @@ def test_random_calls_equal_the_reference(call, library, fresh_seed):
     case, sm = random_case(rng, DTYPES, most_tokens=700), rng.choice((80, 90, 100))
     result = outcome(library, case, fresh_seed + call, sm)
     assert result.ok, (case, sm, result)
+
+
+@pytest.mark.parametrize("qk_bits", [16, 8])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_logits_of_any_size_give_finite_results(qk_bits, dtype, library, fresh_seed):
+    """Where they are far apart, the rounding of the largest is more than a P of 16 bits holds."""
+    stress = next(stress for stress in STRESSES if stress.name == "range")
+    config = AttentionConfig(64, 64, qk_bits, 16, pool_dropped=True)
+    inputs = stress.inputs(replace(STRESS_CASE, dtype=dtype, config=config), fresh_seed)
+    assert library.forward(inputs, config, sm=NATIVE_FOUR_BIT).isfinite().all()
 
 
 @pytest.mark.parametrize("sm", [NATIVE_FOUR_BIT, pytest.param(100, marks=pytest.mark.long)])

@@ -35,7 +35,13 @@ PTX_FN StepWeights exponentiate(float (&x)[key_fragments<V>][4], const float (&f
 #pragma unroll
   for (int row = 0; row < 2; row++) {
     const float largest = row_maximum<V>(x, row);
-    float logit = Biased ? fmaf(largest, factor[row], bias) : largest * factor[row];
+    float logit;
+    if constexpr (is_integer(V::pv)) {
+      logit = Biased ? fmaf(largest, factor[row], bias) : largest * factor[row];
+    } else {
+      // Rounded up, and the offset down: no P exceeds 1, whatever the size of the logits.
+      logit = __fmaf_ru(largest, factor[row], Biased ? bias : 0.0f);
+    }
     if (logit < lowest_logit) logit = lowest_logit;
     const float before = state.maximum[row], after = fmaxf(before, logit);
     state.maximum[row] = after;
@@ -45,7 +51,7 @@ PTX_FN StepWeights exponentiate(float (&x)[key_fragments<V>][4], const float (&f
     const float offset = is_integer(V::pv)
                              ? fminf(__fmaf_rd(-largest, factor[row], log2_levels<V>()),
                                      log2_levels<V>() - lowest_logit)
-                             : Biased ? bias - after : -after;
+                             : Biased ? __fadd_rd(bias, -after) : -after;
 #pragma unroll
     for (int n = 0; n < key_fragments<V>; n++) {
 #pragma unroll
