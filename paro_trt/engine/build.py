@@ -14,13 +14,8 @@ from ..onnx_file.source import read_source
 from .cache import EngineCache
 from .errors import EngineError
 from .estimate import estimate_memory
-from .manifest import (
-    EngineManifest,
-    MemoryRecord,
-    is_undamaged,
-    manifest_path,
-    read_manifest,
-)
+from .manifest import EngineManifest, MemoryRecord
+from .manifest_file import is_undamaged, manifest_path, read_manifest
 from .memory import BuilderMemory
 from .network import build_network, read_timing_cache
 from .parts import engine_key, gather_parts

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import ParoError
-from .manifest import is_undamaged, manifest_path, read_manifest
+from .manifest_file import is_undamaged, manifest_path, read_manifest
 
 
 class EngineCache:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackendUnavailableError
 from ..onnx_file.read import is_attention, read_onnx
-from .manifest import MemoryRecord, found_manifest, read_manifest
+from .manifest import MemoryRecord
+from .manifest_file import found_manifest, read_manifest
 from .memory import plugin_workspace
 from .plugin_library import find_plugin
 from .settings import BuildSettings

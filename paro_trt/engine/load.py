@@ -11,7 +11,8 @@ from .cuda import Gpu, current_gpu
 from .errors import EngineError
 from .file_hash import engine_sha256
 from .logger import LogKeeper, make_logger
-from .manifest import EngineManifest, found_manifest, read_manifest
+from .manifest import EngineManifest
+from .manifest_file import found_manifest, read_manifest
 from .plugin_library import PluginFile, check_plugin_driver, find_plugin, load_plugin
 from .tensorrt_api import TensorRt, load_tensorrt, same_release
 

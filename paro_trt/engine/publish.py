@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_write
-from .manifest import EngineFile, EngineManifest, manifest_path
+from .manifest import EngineFile, EngineManifest
+from .manifest_file import manifest_path
 
 
 def engine_file(data: Any) -> EngineFile:

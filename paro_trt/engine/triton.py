@@ -17,13 +17,8 @@ from typing import Any, Literal
 from ..errors import ArgumentError
 from ..files import atomic_write
 from .errors import EngineError
-from .manifest import (
-    EngineManifest,
-    EngineTensor,
-    found_manifest,
-    manifest_path,
-    read_manifest,
-)
+from .manifest import EngineManifest, EngineTensor
+from .manifest_file import found_manifest, manifest_path, read_manifest
 from .plugin_library import AUTOREG_LIBRARY
 from .settings import BATCH
 from .tensorrt_api import Flavour

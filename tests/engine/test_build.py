@@ -11,7 +11,7 @@ import pytest
 from paro_trt.engine import BuildError, BuildSettings, EngineError, Flavour, SizeRange, cuda
 from paro_trt.engine.build import adopt_engine, build_engine
 from paro_trt.engine.cache import EngineCache
-from paro_trt.engine.manifest import manifest_path, read_manifest
+from paro_trt.engine.manifest_file import manifest_path, read_manifest
 from paro_trt.errors import ArgumentError, BackendUnavailableError, OnnxFileError
 from paro_trt.library_files import ABI_VERSION
 from paro_trt.runtime.engine import Engine

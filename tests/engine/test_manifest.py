@@ -9,8 +9,8 @@ import random
 import pytest
 
 from paro_trt.engine import EngineError, read_manifest
-from paro_trt.engine.manifest import MAX_BYTES, parse_manifest
 from paro_trt.engine.manifest_facts import summary
+from paro_trt.engine.manifest_file import MAX_BYTES, parse_manifest
 from tests.support.small_onnx import INFO
 
 HASH = "ab" * 32

@@ -12,7 +12,7 @@ from paro_trt.engine import BuildSettings, SizeRange
 from paro_trt.engine.build import build_engine
 from paro_trt.engine.estimate import estimate_memory, memory_of_file
 from paro_trt.engine.gpu_memory import fits
-from paro_trt.engine.manifest import parse_manifest
+from paro_trt.engine.manifest_file import parse_manifest
 from paro_trt.engine.memory import builder_memory, plugin_workspace
 from paro_trt.errors import ArgumentError, OnnxFileError
 from paro_trt.onnx_file.source import read_source

@@ -7,7 +7,7 @@ import pytest
 
 from paro_trt.engine import BuildSettings, EngineError, SizeRange
 from paro_trt.engine.build import adopt_engine, build_engine
-from paro_trt.engine.manifest import manifest_path
+from paro_trt.engine.manifest_file import manifest_path
 from paro_trt.errors import ArgumentError
 from paro_trt.runtime.engine import Engine
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from paro_trt.engine import BuildError, BuildSettings, EngineError, refit
 from paro_trt.engine.build import build_engine
-from paro_trt.engine.manifest import manifest_path, read_manifest
+from paro_trt.engine.manifest_file import manifest_path, read_manifest
 from paro_trt.errors import BackendUnavailableError, ModelError
 from paro_trt.models.load import load_model
 from paro_trt.models.lora import LoraFile

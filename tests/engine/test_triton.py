@@ -14,7 +14,7 @@ import torch
 
 from paro_trt.engine import BuildSettings, EngineError, SizeRange
 from paro_trt.engine.build import build_engine
-from paro_trt.engine.manifest import manifest_path
+from paro_trt.engine.manifest_file import manifest_path
 from paro_trt.engine.triton import TritonOptions, config_text, write_repository
 from paro_trt.errors import ArgumentError
 from tests.tensorrt.environments import tritonclient_folder

@@ -12,7 +12,7 @@ import torch
 
 from paro_trt.engine import BuildSettings, EngineError, cuda
 from paro_trt.engine.build import build_engine
-from paro_trt.engine.manifest import manifest_path
+from paro_trt.engine.manifest_file import manifest_path
 from paro_trt.errors import ArgumentError, BackendUnavailableError
 from paro_trt.runtime import open_session
 from paro_trt.runtime.engine import Engine
