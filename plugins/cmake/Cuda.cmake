@@ -7,6 +7,10 @@ set(PARO_CUDA_PTX
     120
     CACHE STRING "Target whose PTX is carried for later GPUs; empty: none"
 )
+set(PARO_CUDA_BITS
+    ""
+    CACHE STRING "Bits of Q K^T and of P V to compile for, such as 8-8;4-8; empty: all"
+)
 set(PARO_CUDA_OLDEST_NVCC 12.8) # the first to know sm_120
 
 # Targets are given as nvcc's own options: CMake would need to be as new as each target.
@@ -75,6 +79,14 @@ foreach(target IN LISTS PARO_CUDA_TARGETS PARO_CUDA_PTX)
     )
   endif()
 endforeach()
+foreach(bits IN LISTS PARO_CUDA_BITS)
+  if(NOT bits MATCHES "^(16|8|4)-(16|8|4)$")
+    message(FATAL_ERROR "PARO_CUDA_BITS: expected pairs of 16, 8 or 4 such as 8-8 or 4-8, got '${bits}'; "
+                        "separate them by semicolons"
+    )
+  endif()
+endforeach()
+string(JOIN "," PARO_CUDA_BITS_NAMES ${PARO_CUDA_BITS})
 string(JOIN "," PARO_CUDA_TARGET_NAMES ${PARO_CUDA_TARGETS})
 message(STATUS "CUDA kernels: sm_${PARO_CUDA_TARGET_NAMES}, PTX of '${PARO_CUDA_PTX}', "
                "nvcc ${CMAKE_CUDA_COMPILER_VERSION}, for drivers of CUDA ${PARO_CUDA_MAJOR}"

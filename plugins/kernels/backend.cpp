@@ -1,7 +1,9 @@
 // The C ABI over the kernels: checks, choice of kernels, launches. Emulated or on a GPU.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
+#include <string_view>
 
 #include "common/check.h"
 #include "common/error.h"
@@ -38,6 +40,23 @@ struct Choice {
   size_t shared_bytes;        // that the kernel needs
 };
 
+// A library for some bits alone (PARO_CUDA_BITS) refuses the others before any kernel is loaded.
+paro_status check_bits(const paro_attention& call) {
+  std::array<char, 8> wanted{};
+  std::snprintf(wanted.data(), wanted.size(), "%d-%d", call.qk_bits, call.pv_bits);
+  std::string_view rest = built_bits();
+  if (rest.empty()) return PARO_OK;
+  while (!rest.empty()) {
+    const size_t length = std::min(rest.find(','), rest.size());
+    if (rest.substr(0, length) == wanted.data()) return PARO_OK;
+    rest.remove_prefix(std::min(length + 1, rest.size()));
+  }
+  return fail(PARO_UNSUPPORTED,
+              "qk_bits, pv_bits: expected those that this library is built for (%s), got %s; build "
+              "it with -DPARO_CUDA_BITS=%s or without this option",
+              built_bits(), wanted.data(), wanted.data());
+}
+
 paro_status check_supported(const paro_attention& call) {
   if (call.dtype == PARO_FLOAT32) {
     return fail(PARO_UNSUPPORTED, "dtype: expected float16 or bfloat16, got float32");
@@ -50,6 +69,7 @@ paro_status check_supported(const paro_attention& call) {
                 "pv_bits: expected 8 or 4 where smoothing is 1, which has no CUDA kernel with "
                 "16-bit values, got 16");
   }
+  PARO_RETURN_IF_ERROR(check_bits(call));
   const Shape shape = Shape::of(call);
   const int64_t query_blocks = int64_t{call.batch} * call.heads * shape.query_blocks;
   if (query_blocks > INT32_MAX) {

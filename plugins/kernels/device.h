@@ -17,6 +17,9 @@ bool runs_any_sm() noexcept;
 // Whether this library holds code for sm_90a, the only target that has wgmma.
 bool has_wgmma_code() noexcept;
 
+// The bits of Q K^T and of P V that this library has kernels for, such as "8-8,4-8"; "" for all.
+const char* built_bits() noexcept;
+
 // What paro_measure_peak answers.
 paro_status measure_peak(void* stream, double* operations_per_second) noexcept;
 

@@ -67,6 +67,8 @@ bool runs_any_sm() noexcept { return false; }
 
 bool has_wgmma_code() noexcept { return std::strstr(PARO_CUDA_TARGETS, "90a") != nullptr; }
 
+const char* built_bits() noexcept { return PARO_CUDA_BITS; }
+
 paro_status current_sm(int32_t* sm) noexcept {
   int device = 0, major = 0, minor = 0;
   cudaError_t error = cudaGetDevice(&device);

@@ -14,6 +14,8 @@ bool runs_any_sm() noexcept { return true; }
 
 bool has_wgmma_code() noexcept { return true; }
 
+const char* built_bits() noexcept { return ""; }
+
 paro_status measure_peak(void*, double*) noexcept {
   return fail(PARO_UNSUPPORTED, "paro_measure_peak: expected a GPU or a CPU, got the emulator");
 }

@@ -114,7 +114,8 @@ def build_device_program(folder: Path, targets: str, ptx: str) -> Path:
     require("g++")
     program = folder / "device"
     sources = [PLUGINS / "kernels/device_cuda.cpp", PLUGINS / "common/error.cpp"]
-    defines = [f'-DPARO_CUDA_TARGETS="{targets}"', f'-DPARO_CUDA_PTX="{ptx}"', '-DPARO_VERSION=""']
+    defines = [f'-DPARO_CUDA_TARGETS="{targets}"', f'-DPARO_CUDA_PTX="{ptx}"']
+    defines += ['-DPARO_CUDA_BITS=""', '-DPARO_VERSION=""']
     include = [f"-I{DEVICE_TEST}", f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}"]
     words = ["g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", *defines, *include]
     run([*words, DEVICE_TEST / "main.cpp", *sources, "-o", program])
@@ -245,6 +246,16 @@ def test_the_installed_library():
     check_library(path)
 
 
+def unit_commands(folder: Path, **options: str) -> dict[str, str]:
+    """How each source file of CUDA is compiled, by its name."""
+    require("cmake", "g++", "nvcc")
+    options |= {"PARO_BUILD_CPU": "OFF", "PARO_BUILD_CUDA": "ON", "PARO_BUILD_EMULATOR": "OFF"}
+    options |= {"PARO_TRT_ABI_SHIM": "ON", "CMAKE_EXPORT_COMPILE_COMMANDS": "ON"}
+    run(["cmake", "-S", PLUGINS, "-B", folder, *(f"-D{k}={v}" for k, v in options.items())])
+    commands = json.loads((folder / "compile_commands.json").read_text())
+    return {Path(entry["file"]).stem: entry["command"] for entry in commands}
+
+
 @pytest.mark.parametrize(
     ("targets", "ptx", "native", "unpacked", "wgmma"),
     [
@@ -257,17 +268,15 @@ def test_no_kernel_is_compiled_for_a_gpu_without_its_instructions(
     targets, ptx, native, unpacked, wgmma, tmp_path
 ):
     """Where no target has them, the unit has the rows of its kernels alone."""
-    require("cmake", "g++", "nvcc")
-    options = [f"-DPARO_CUDA_TARGETS={targets}", f"-DPARO_CUDA_PTX={ptx}", "-DPARO_BUILD_CPU=OFF"]
-    options += ["-DPARO_BUILD_CUDA=ON", "-DPARO_BUILD_EMULATOR=OFF", "-DPARO_TRT_ABI_SHIM=ON"]
-    run(["cmake", "-S", PLUGINS, "-B", tmp_path, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *options])
-    commands = json.loads((tmp_path / "compile_commands.json").read_text())
-    units = {Path(entry["file"]).stem: entry["command"] for entry in commands}
+    units = unit_commands(tmp_path, PARO_CUDA_TARGETS=targets, PARO_CUDA_PTX=ptx)
+    # For one GPU, each pair of number types is a unit.
+    several = ";" in targets
+    keys_native = f"sparse_attention_{'keys_s4' if several else 's4-s8'}_native"
     wanted = {
-        "sparse_attention_keys_s4_native": native,
-        "sparse_attention_values_s4_unpacked": unpacked,
+        keys_native: native,
+        f"sparse_attention_{'values_s4' if several else 's8-s4'}_unpacked": unpacked,
         "sparse_attention_wgmma": wgmma,
-        "sparse_attention_values_s8": set(targets.split(";")),
+        f"sparse_attention_{'values_s8' if several else 's8-s8'}": set(targets.split(";")),
         "reorder_quantize": set(targets.split(";")),
     }
     for unit, compiled in wanted.items():
@@ -275,11 +284,31 @@ def test_no_kernel_is_compiled_for_a_gpu_without_its_instructions(
         assert ("PARO_ROWS_ALONE" in units[unit]) == (not compiled)
         assert found == (compiled or {targets.split(";")[0]})
         for_later = re.findall(r"code=compute_(\w+)", units[unit])
-        has_later = bool(ptx) and unit not in (
-            "sparse_attention_keys_s4_native",
-            "sparse_attention_wgmma",
-        )
+        has_later = bool(ptx) and unit not in (keys_native, "sparse_attention_wgmma")
         assert for_later == ([ptx] if has_later else [])
+
+
+def test_bits_that_are_left_out_have_rows_alone(tmp_path):
+    """PARO_CUDA_BITS: pairs of other bits are not compiled, whatever their 16-bit type is."""
+    units = unit_commands(tmp_path, PARO_CUDA_TARGETS="89;90a", PARO_CUDA_BITS="8-8;4-8;16-16")
+    compiled = {
+        name.removeprefix("sparse_attention_")
+        for name, command in units.items()
+        if name.startswith("sparse_attention_") and "PARO_ROWS_ALONE" not in command
+    }
+    pairs = {"s8-s8", "f16-f16", "bf16-bf16", "s4-s8_native", "s4-s8_unpacked", "wgmma"}
+    assert compiled == pairs
+    assert "reorder_quantize" in units
+    assert "8-8,4-8,16-16" in units["device_cuda"]
+
+
+def test_bits_that_do_not_exist_are_refused(tmp_path):
+    require("cmake", "g++", "nvcc")
+    options = ["-DPARO_BUILD_CUDA=ON", "-DPARO_CUDA_TARGETS=89", "-DPARO_CUDA_BITS=8-8;8-3"]
+    command = ["cmake", "-S", PLUGINS, "-B", tmp_path, *options]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode != 0
+    assert "PARO_CUDA_BITS: expected pairs of 16, 8 or 4" in " ".join(result.stderr.split())
 
 
 @pytest.mark.long

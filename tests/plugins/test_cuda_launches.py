@@ -22,12 +22,12 @@ OTHERS = ("kernels/backend.cpp", "kernels/instructions.cpp", "kernels/device_cud
           "tensorrt/log.cpp", "tensorrt/build_id.cpp", RUNTIME / "launches.cpp")  # fmt: skip
 CHECKS = ("in_two_threads", "prepared_elsewhere", "once_for_each_device", "absent_kernel",
           "failed_launch", "error_of_others", "too_many_tokens", "refused_by_the_builder",
-          "no_device",
-          "built_without_a_gpu")  # fmt: skip
+          "bits_left_out", "no_device", "built_without_a_gpu")  # fmt: skip
 COMPILER = ["g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-undef",
             '-DPARO_CUDA_TARGETS="80,86,89,90a,100,120"', '-DPARO_CUDA_PTX="120"',
-            '-DPARO_VERSION="0"', f"-I{RUNTIME}", "-DPARO_TRT_ABI_SHIM",
-            f"-I{PLUGINS / 'include'}", f"-I{PLUGINS / 'tensorrt'}"]  # fmt: skip
+            '-DPARO_CUDA_BITS="8-8,16-16"', '-DPARO_VERSION="0"', f"-I{RUNTIME}",
+            "-DPARO_TRT_ABI_SHIM", f"-I{PLUGINS / 'include'}",
+            f"-I{PLUGINS / 'tensorrt'}"]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -198,12 +198,12 @@ nvinfer1::DynamicPluginTensorDesc tensor(nvinfer1::DataType type,
   return result;
 }
 
-// As TensorRT's builder configures the plugin for 16 bits.
-int32_t configure(int64_t tokens) {
+// As TensorRT's builder configures the plugin.
+int32_t configure(int64_t tokens, int bits = 16) {
   using nvinfer1::DataType;
   paro::trt::PluginAttributes attributes;
   attributes.block_q = attributes.block_k = 64;
-  attributes.qk_bits = attributes.pv_bits = 16;
+  attributes.qk_bits = attributes.pv_bits = bits;
   paro::trt::AttentionPlugin plugin(attributes);
   const int64_t blocks = (tokens + 63) / 64, words = (blocks + 31) / 32;
   const nvinfer1::DynamicPluginTensorDesc inputs[] = {
@@ -226,6 +226,17 @@ void refused_by_the_builder() {
   const bool runs = fake_cuda::sm() == 80;
   expect((configure(PARO_MAX_TOKENS) == 0) == runs, "configure: many tokens");
   if (!runs) expect(std::strstr(paro_last_error(), "on sm_89") != nullptr, paro_last_error());
+}
+
+// Of a library for 8-8 and 16-16 alone, the builder refuses other bits, and so does every call.
+void bits_left_out() {
+  expect(configure(few_tokens, 4) != 0, "configure: 4 bits were taken");
+  const char* said = "qk_bits, pv_bits: expected those that this library is built for (8-8,16-16), got 4-4";
+  expect(std::strncmp(paro_last_error(), said, std::strlen(said)) == 0, paro_last_error());
+  expect(PARO_UNSUPPORTED, prepare(few_tokens, 4), "prepare");
+  expect(PARO_UNSUPPORTED, forward(few_tokens, 4), "a launch");
+  expect(PARO_OK, prepare(few_tokens, 8), "prepare with the first bits");
+  expect(PARO_OK, prepare(few_tokens, 16), "prepare with the last bits");
 }
 
 void no_device() {
@@ -254,6 +265,7 @@ constexpr struct {
               {"error_of_others", error_of_others},
               {"too_many_tokens", too_many_tokens},
               {"refused_by_the_builder", refused_by_the_builder},
+              {"bits_left_out", bits_left_out},
               {"no_device", no_device},
               {"built_without_a_gpu", built_without_a_gpu}};
 
