@@ -9,7 +9,7 @@ set(PARO_CUDA_PTX
 )
 set(PARO_CUDA_BITS
     ""
-    CACHE STRING "Bits of Q K^T and of P V to compile for, such as 8-8;4-8; empty: all"
+    CACHE STRING "Bits of Q K^T and of P V to compile for, such as 8-8,4-8; empty: all"
 )
 set(PARO_CUDA_OLDEST_NVCC 12.8) # the first to know sm_120
 
@@ -68,6 +68,11 @@ function(paro_native_cuda_target target)
   set(${target} ${found} PARENT_SCOPE)
 endfunction()
 
+# A semicolon would end the shell's command that make passes options in.
+foreach(list PARO_CUDA_TARGETS PARO_CUDA_PTX PARO_CUDA_BITS)
+  string(REPLACE "," ";" ${list} "${${list}}")
+endforeach()
+
 if(PARO_CUDA_TARGETS STREQUAL "native")
   paro_native_cuda_target(PARO_CUDA_TARGETS)
 endif()
@@ -75,14 +80,14 @@ foreach(target IN LISTS PARO_CUDA_TARGETS PARO_CUDA_PTX)
   if(NOT target MATCHES "^[0-9]+[af]?$")
     message(
       FATAL_ERROR "PARO_CUDA_TARGETS, PARO_CUDA_PTX: expected numbers of GPUs such as 80, 90a or "
-                  "120f, got '${target}'; separate them by semicolons"
+                  "120f, got '${target}'; separate them by commas"
     )
   endif()
 endforeach()
 foreach(bits IN LISTS PARO_CUDA_BITS)
   if(NOT bits MATCHES "^(16|8|4)-(16|8|4)$")
     message(FATAL_ERROR "PARO_CUDA_BITS: expected pairs of 16, 8 or 4 such as 8-8 or 4-8, got '${bits}'; "
-                        "separate them by semicolons"
+                        "separate them by commas"
     )
   endif()
 endforeach()

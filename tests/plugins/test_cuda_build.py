@@ -290,7 +290,7 @@ def test_no_kernel_is_compiled_for_a_gpu_without_its_instructions(
 
 def test_bits_that_are_left_out_have_rows_alone(tmp_path):
     """PARO_CUDA_BITS: pairs of other bits are not compiled, whatever their 16-bit type is."""
-    units = unit_commands(tmp_path, PARO_CUDA_TARGETS="89;90a", PARO_CUDA_BITS="8-8;4-8;16-16")
+    units = unit_commands(tmp_path, PARO_CUDA_TARGETS="89,90a", PARO_CUDA_BITS="8-8,4-8,16-16")
     compiled = {
         name.removeprefix("sparse_attention_")
         for name, command in units.items()
@@ -304,7 +304,7 @@ def test_bits_that_are_left_out_have_rows_alone(tmp_path):
 
 def test_bits_that_do_not_exist_are_refused(tmp_path):
     require("cmake", "g++", "nvcc")
-    options = ["-DPARO_BUILD_CUDA=ON", "-DPARO_CUDA_TARGETS=89", "-DPARO_CUDA_BITS=8-8;8-3"]
+    options = ["-DPARO_BUILD_CUDA=ON", "-DPARO_CUDA_TARGETS=89", "-DPARO_CUDA_BITS=8-8,8-3"]
     command = ["cmake", "-S", PLUGINS, "-B", tmp_path, *options]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode != 0
