@@ -162,9 +162,7 @@ def _stage1_calls(
         return problem.inputs(mask, rotated=config.smoothing)
 
     unlisted = inputs(False)
-    empty = [
-        each._replace(key_length=torch.zeros_like(each.key_length)) for each in inputs(True)
-    ]
+    empty = [each._replace(key_length=torch.zeros_like(each.key_length)) for each in inputs(True)]
     return Stage1Calls(
         *(library_call(library, each, config, 0, threads) for each in (unlisted, empty))
     )

@@ -83,7 +83,7 @@ def show(rows: list[Row]) -> None:
     kernels = ", ".join(sorted({row.kernel for row in rows if row.kernel}))
     table = output.table(
         "Attention (speedup over torch SDPA f32 of the same rounds, of time and of processor time; "
-        f"peak: FP32 multiply-adds; PARO: {kernels} kernels; int4: 4-bit query x key, smoothed, and "
+        f"peak: FP32 multiply-adds; PARO: {kernels} kernels; int4: smoothed 4-bit query x key, "
         "8-bit P x value; !: spread above 5 %)",
         *SHAPE_COLUMNS, *FIGURE_COLUMNS, right=FIGURE_COLUMNS,
     )  # fmt: skip
