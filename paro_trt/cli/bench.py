@@ -86,6 +86,7 @@ def show(rows: list[Row]) -> None:
         f"peak: FP32 multiply-adds; PARO: {kernels} kernels; int4: smoothed 4-bit query x key, "
         "8-bit P x value; !: spread above 5 %)",
         *SHAPE_COLUMNS, *FIGURE_COLUMNS, right=FIGURE_COLUMNS,
+        whole=("contender",),
     )  # fmt: skip
     for row in rows:
         if row.ms is not None:

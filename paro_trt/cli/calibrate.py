@@ -356,7 +356,11 @@ def _summary(plan: ParoPlan, asked: str, path: Path, next_line: str) -> dict[str
         "mass": f"{mean_over_heads(plan, 'mass'):.4f}",
         "predicted error": f"{mean_over_heads(plan, 'predicted_error'):.4f}",
         "size": output.file_size(path.stat().st_size),
-        **{f"measured {name}": f"{value:.4g}" for name, value in plan.calibration.measured.items()},
+        **{
+            f"measured {name}": f"{value:.4g}"
+            for name, value in plan.calibration.measured.items()
+            if "." not in name  # of a layer, which inspect shows
+        },
         **{f"note {index}": note for index, note in enumerate(plan.calibration.notes, 1)},
         output.NEXT: next_line,
     }
