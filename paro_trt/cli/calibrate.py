@@ -291,7 +291,7 @@ def calibrate(
     if as_json:
         output.print_json(describe_plan(made, plan))
     else:
-        shown = "out.png" if size else "out.mp4"
+        shown = "out.png" if size or made.grid.frames == 1 else "out.mp4"
         next_line = _next(model, plan, shown if texts else None)
         asked = next(f"{name} {of:g}" for name, of in budgets.items() if of is not None)
         output.print_facts(f"wrote {plan}", _summary(made, asked, plan, next_line))
