@@ -60,6 +60,9 @@ def print_json(document: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
+WIDEST_NAME = 44
+"""Columns of a fact's name; a longer one takes several lines."""
+
 NEXT = "next"
 """Name of the fact that says what to do next."""
 
@@ -74,7 +77,8 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     from rich.text import Text
 
     shown = Table(show_header=False, box=None, padding=(0, 2))
-    shown.add_column(style="cyan", no_wrap=True)
+    longest = min(WIDEST_NAME, max(map(len, facts), default=0))
+    shown.add_column(style="cyan", min_width=longest, max_width=longest)
     shown.add_column(overflow="fold")
     for name, value in facts.items():
         if name != NEXT:

@@ -78,10 +78,11 @@ def nearest_size(family: ModelFamily, config: Config, size: Size) -> Size:
 
 def largest_latents(family: ModelFamily, config: Config) -> Size | None:
     """The most latents along each axis that the model takes; None for a model of one size."""
+    patches = range(1, LARGEST_PATCH + 1)
     smallest = next(
         (
             latents
-            for latents in itertools.product(range(1, LARGEST_PATCH + 1), repeat=3)
+            for latents in itertools.product(patches, patches, patches)
             if _grid_of(family, config, latents) is not None
         ),
         None,
@@ -109,7 +110,7 @@ def few_latents(family: ModelFamily, config: Config, most: Size) -> Size | None:
     frames, height, width = most
     while frames * height * width > _FEW_LATENTS and min(height, width) > LARGEST_PATCH:
         frames, height, width = max(1, frames // 2), height // 2, width // 2
-    smaller = itertools.product(*(range(count, 0, -1) for count in (frames, height, width)))
+    smaller = itertools.product(range(frames, 0, -1), range(height, 0, -1), range(width, 0, -1))
     return next((size for size in smaller if _grid_of(family, config, size) is not None), None)
 
 
