@@ -18,10 +18,13 @@ TensorRun = Callable[[int], Tensor]
 WITHOUT_WGMMA = 100
 """sm of GPUs that have the mma.sync kernels only; newer and older GPUs run them too."""
 
-LARGEST_ERROR = {"f32": 1e-4, "bf16": 0.02, "int8": 0.05}
+SMOOTHED_BITS = 4
+"""Bits of query x key that are measured with smoothing, as `calibrate` has them by default."""
+
+LARGEST_ERROR = {"f32": 1e-4, "bf16": 0.02, "int8": 0.05, "int4": 0.25}
 """Relative L2 on noise whose outputs average out: gross errors only, before anything is timed.
-8-bit codes of P and V leave about 2 % there; a block too many or too few leaves tens. The kernel
-tests hold to the tolerance policy."""
+8-bit codes leave about 2 % there, smoothed 4-bit ones of Q and K 17; a block too many or too few
+leaves tens. The kernel tests hold to the tolerance policy."""
 
 DTYPE_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
@@ -43,7 +46,8 @@ class Contender:
 
     Args:
         name: of the implementation.
-        precision: "f32", "bf16" or "int8".
+        precision: "f32", "bf16", "int8" or "int4": query x key of 4 bits, smoothed, every head
+            rotated, and P x value of 8.
         density: asked for; 1 without a mask.
         run: queues the i-th call and returns its output [1,S,H,D].
         check: relative error of an output of call 0.
@@ -68,8 +72,8 @@ class Contender:
 
     @property
     def bits(self) -> int:
-        """Of both products."""
-        return 8 if self.precision == "int8" else 16
+        """Of query x key."""
+        return {"int8": 8, "int4": 4}.get(self.precision, 16)
 
     @property
     def is_ours(self) -> bool:
@@ -103,12 +107,15 @@ def ours(
     Args:
         problem: its type is that of the op's inputs.
         library: a backend for the problem's device.
-        bits: of both products.
+        bits: of both products; 4 of query x key alone, smoothed, with 8 of P x value.
         density: of the mask.
         threads: of a CPU backend.
     """
-    config = replace(problem.case.config, qk_bits=bits, pv_bits=bits)
-    inputs = problem.inputs(problem.mask(density))
+    smoothing = bits == SMOOTHED_BITS
+    config = replace(
+        problem.case.config, qk_bits=bits, pv_bits=8 if smoothing else bits, smoothing=smoothing
+    )
+    inputs = problem.inputs(problem.mask(density), rotated=smoothing)
     check = checked(problem, density, reordered=True)
     precision = f"int{bits}" if bits < 16 else DTYPE_NAMES[problem.case.dtype]
     on_cpu = problem.device.type == "cpu"
@@ -150,11 +157,12 @@ def library_call(
 def _stage1_calls(
     problem: Problem, library: NativeLibrary, config: AttentionConfig, threads: int
 ) -> Stage1Calls:
-    unlisted = problem.inputs(torch.zeros_like(problem.ranks, dtype=torch.bool))
-    empty = [
-        each._replace(key_length=torch.zeros_like(each.key_length))
-        for each in problem.inputs(torch.ones_like(problem.ranks, dtype=torch.bool))
-    ]
+    def inputs(listed: bool) -> list[AttentionInputs]:
+        mask = torch.full_like(problem.ranks, listed, dtype=torch.bool)
+        return problem.inputs(mask, rotated=config.smoothing)
+
+    unlisted = inputs(False)
+    empty = [each._replace(key_length=torch.zeros_like(each.key_length)) for each in inputs(True)]
     return Stage1Calls(
         *(library_call(library, each, config, 0, threads) for each in (unlisted, empty))
     )

@@ -15,7 +15,7 @@ from ..errors import ArgumentError, ParoError
 from ..op.native import NativeLibrary, library_path, load_library
 from .baselines import dense_baselines, flex_attention, sage_attention
 from .case import OpCase
-from .contenders import Contender, LeftOut, ours
+from .contenders import SMOOTHED_BITS, Contender, LeftOut, ours
 from .problem import Problem, make_problem
 from .results import Row
 from .stages import least_stage1_bytes
@@ -31,7 +31,12 @@ from .timing import (
     time_in_turns,
 )
 
-CPU_PRECISIONS = ((torch.float32, 16), (torch.bfloat16, 16), (torch.float32, 8))
+CPU_PRECISIONS = (
+    (torch.float32, 16),
+    (torch.bfloat16, 16),
+    (torch.float32, 8),
+    (torch.float32, SMOOTHED_BITS),
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Group:
 
     Args:
         case: shape, type and block sizes.
-        precisions: types of the library's inputs, and bits of both products.
+        precisions: types of the library's inputs, and bits as `ours` takes them.
         densities: of the library's masks.
         token_order: int32 [R,S] for the library; None leaves the tokens in place.
         flex: whether FlexAttention takes part, with the same masks.
@@ -96,7 +101,7 @@ def cpu_bench(threads: int) -> Bench:
     library = load_library(library_path("cpu"))
 
     def peaks() -> Peaks:
-        return Peaks(dict.fromkeys((8, 16), library.measure_peak(threads)))
+        return Peaks(dict.fromkeys((4, 8, 16), library.measure_peak(threads)))
 
     return Bench(torch.device("cpu"), library, HostClock(), peaks, threads=threads)
 

@@ -70,8 +70,11 @@ class Problem:
         """bool [H,NQ,NK]: the diagonal and random blocks."""
         return self.ranks < self.kept_blocks(density)[..., None]
 
-    def inputs(self, mask: Tensor) -> list[AttentionInputs]:
-        """The op's inputs with this mask, one for each set; they share the plan's tensors."""
+    def inputs(self, mask: Tensor, *, rotated: bool = False) -> list[AttentionInputs]:
+        """The op's inputs with this mask, one for each set; they share the plan's tensors.
+
+        rotated: with the signs of a rotation for each head, which smoothing takes.
+        """
         words = pack_block_mask(mask.cpu().numpy())[None]
         plan = {
             "token_order": self.token_order,
@@ -81,6 +84,10 @@ class Problem:
             "mask_bin": torch.zeros(1, dtype=torch.int32),
             "key_length": torch.full((1,), self.case.tokens, dtype=torch.int32),
         }
+        if rotated:
+            odd = torch.arange(self.case.heads * self.case.head_dim) % 3 % 2
+            signs = (1 - 2 * odd).reshape(self.case.heads, self.case.head_dim)
+            plan["rotation"] = signs.int()
         placed = {name: tensor.to(self.device) for name, tensor in plan.items()}
         return [
             AttentionInputs(query, key, value, channel_affine=_affine(key, value), **placed)

@@ -9,7 +9,7 @@ from .results import Row
 
 SHAPE_COLUMNS = ("tokens", "D", "threads", "contender")
 FIGURE_COLUMNS = (
-    "density", "ms", "spread", "speedup", "by processor", "GFLOP/s", "of peak", "stage 1",
+    "density", "ms", "spread", "speedup", "by CPU", "GFLOP/s", "of peak", "stage 1",
 )  # fmt: skip
 
 

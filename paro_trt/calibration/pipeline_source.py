@@ -17,7 +17,7 @@ from ..families.base import Geometry, ModelCall, ModelFamily
 from ..families.shared.adapt import replaced
 from ..models.calls import fitted_call
 from ..models.load import LoadedModel
-from ..models.pipeline_errors import refused_arguments
+from ..models.pipeline_errors import pipeline_call
 from ..models.schedules import describe_scheduler, public_config
 from .calls import RecordedCall, one_sample, watched_calls
 from .source import AllRecordedError, CallSource, OnStep
@@ -221,7 +221,7 @@ class PipelineSource(CallSource):
             stack.callback(pipe.maybe_free_model_hooks)
             # Noise of a CPU generator is the same on every device.
             generator = torch.Generator("cpu").manual_seed(seed)
-            stack.enter_context(refused_arguments(pipe))
+            stack.enter_context(pipeline_call(pipe))
             pipe(prompt=self.texts[prompt], generator=generator, **arguments)
 
 
@@ -255,7 +255,7 @@ def first_geometry(
         stack.enter_context(quiet(pipe))
         # Offloading waits for the end of a run, which this one has not.
         stack.callback(pipe.maybe_free_model_hooks)
-        stack.enter_context(refused_arguments(pipe))
+        stack.enter_context(pipeline_call(pipe))
         pipe(**arguments, generator=torch.Generator("cpu"))
     if not seen:
         raise ModelError(

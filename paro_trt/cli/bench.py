@@ -83,8 +83,10 @@ def show(rows: list[Row]) -> None:
     kernels = ", ".join(sorted({row.kernel for row in rows if row.kernel}))
     table = output.table(
         "Attention (speedup over torch SDPA f32 of the same rounds, of time and of processor time; "
-        f"peak: FP32 multiply-adds; PARO: {kernels} kernels; !: spread above 5 %)",
+        f"peak: FP32 multiply-adds; PARO: {kernels} kernels; int4: smoothed 4-bit query x key, "
+        "8-bit P x value; !: spread above 5 %)",
         *SHAPE_COLUMNS, *FIGURE_COLUMNS, right=FIGURE_COLUMNS,
+        whole=("contender",),
     )  # fmt: skip
     for row in rows:
         if row.ms is not None:

@@ -15,16 +15,24 @@ from .choices import (
     AllocationName,
     AutoDtypeName,
     MaskMetricName,
-    OffloadName,
     OrderMetricName,
     TargetName,
+)
+from .options import (
+    ArgumentOption,
+    DeviceOption,
+    GuidanceScale2Option,
+    ImageOption,
+    NegativePromptOption,
+    OffloadOption,
+    SizeOption,
+    TextTokensOption,
+    VideoOption,
 )
 from .paths import ForceOption, Kind, check_output, expand_home
 from .plan_document import describe_plan, mean_over_heads, mix_facts
 from .policy import when_interrupted
 from .sizes import (
-    PICTURE_HELP,
-    VIDEO_HELP,
     parse_bytes,
     parse_latent_size,
     parse_picture_size,
@@ -56,38 +64,24 @@ def calibrate(
             "-o", "--output", help="The plan to write. [default: NAME.paro.safetensors, here]"
         ),
     ] = None,
-    video: Annotated[
-        str | None,
-        typer.Option(metavar="F,H,W", help=f"{VIDEO_HELP} [default: the pipeline's]"),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="H,W",
-            help=f"{PICTURE_HELP} [default: the pipeline's]",
-        ),
-    ] = None,
+    video: VideoOption = None,
+    size: SizeOption = None,
     latent: Annotated[
         str | None,
         typer.Option(metavar="F,H,W", help="With embeddings: size of the latents instead."),
     ] = None,
-    image: Annotated[
-        Path | None, typer.Option(help="Of pipelines that start from an image.")
-    ] = None,
+    image: ImageOption = None,
     transformer: Annotated[
         str | None,
         typer.Option(help="Which of a pipeline's two to plan: transformer or transformer_2."),
     ] = None,
-    text_tokens: Annotated[
-        int | None,
-        typer.Option(help="Room for padded text in the attention. [default: the longest prompt]"),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    text_tokens: TextTokensOption = None,
+    device: DeviceOption = "auto",
     dtype: Annotated[
         AutoDtypeName,
         typer.Option(help="To load in. auto: the checkpoint's; float32 with embeddings."),
     ] = "auto",
-    offload: Annotated[OffloadName, typer.Option(help="Weights that are not in use.")] = "none",
+    offload: OffloadOption = "none",
     memory: Annotated[
         str | None,
         typer.Option(
@@ -161,20 +155,9 @@ def calibrate(
         float | None,
         typer.Option(help="Of the runs. [default: the pipeline's; 1 with embeddings]"),
     ] = None,
-    guidance_scale_2: Annotated[
-        float | None,
-        typer.Option(help="Of the second of two transformers. [default: as the first]"),
-    ] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option(help="What to keep away from. [default: the pipeline's]")
-    ] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Any other argument of the pipeline's call; VALUE is JSON or plain text.",
-        ),
-    ] = None,
+    guidance_scale_2: GuidanceScale2Option = None,
+    negative_prompt: NegativePromptOption = None,
+    argument: ArgumentOption = None,
     shift: Annotated[
         float | None,
         typer.Option(
@@ -308,7 +291,7 @@ def calibrate(
     if as_json:
         output.print_json(describe_plan(made, plan))
     else:
-        shown = "out.png" if size else "out.mp4"
+        shown = "out.png" if size or made.grid.frames == 1 else "out.mp4"
         next_line = _next(model, plan, shown if texts else None)
         asked = next(f"{name} {of:g}" for name, of in budgets.items() if of is not None)
         output.print_facts(f"wrote {plan}", _summary(made, asked, plan, next_line))
@@ -373,7 +356,11 @@ def _summary(plan: ParoPlan, asked: str, path: Path, next_line: str) -> dict[str
         "mass": f"{mean_over_heads(plan, 'mass'):.4f}",
         "predicted error": f"{mean_over_heads(plan, 'predicted_error'):.4f}",
         "size": output.file_size(path.stat().st_size),
-        **{f"measured {name}": f"{value:.4g}" for name, value in plan.calibration.measured.items()},
+        **{
+            f"measured {name}": f"{value:.4g}"
+            for name, value in plan.calibration.measured.items()
+            if "." not in name  # of a layer, which inspect shows
+        },
         **{f"note {index}": note for index, note in enumerate(plan.calibration.notes, 1)},
         output.NEXT: next_line,
     }

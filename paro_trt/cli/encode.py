@@ -11,9 +11,18 @@ import typer
 from . import output
 from .calibrate import calibration_size
 from .call_arguments import call_arguments
-from .choices import AutoDtypeName, OffloadName
+from .choices import AutoDtypeName
+from .options import (
+    ArgumentOption,
+    DeviceOption,
+    ImageOption,
+    NegativePromptOption,
+    OffloadOption,
+    SizeOption,
+    TextTokensOption,
+    VideoOption,
+)
 from .paths import ForceOption, Kind, check_output, expand_home
-from .sizes import PICTURE_HELP, VIDEO_HELP
 
 
 def encode(
@@ -29,40 +38,21 @@ def encode(
     target: Annotated[
         Path, typer.Option("-o", "--output", help="The prompt file to write, *.safetensors.")
     ],
-    video: Annotated[
-        str | None,
-        typer.Option(metavar="F,H,W", help=f"{VIDEO_HELP} [default: the pipeline's]"),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="H,W", help=f"{PICTURE_HELP} [default: the pipeline's]"),
-    ] = None,
-    image: Annotated[
-        Path | None, typer.Option(help="Of pipelines that start from an image.")
-    ] = None,
-    text_tokens: Annotated[
-        int | None,
-        typer.Option(help="Room for padded text in the attention. [default: the longest prompt]"),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    video: VideoOption = None,
+    size: SizeOption = None,
+    image: ImageOption = None,
+    text_tokens: TextTokensOption = None,
+    device: DeviceOption = "auto",
     dtype: Annotated[
         AutoDtypeName, typer.Option(help="To load in. auto: the checkpoint's.")
     ] = "auto",
-    offload: Annotated[OffloadName, typer.Option(help="Weights that are not in use.")] = "none",
+    offload: OffloadOption = "none",
     guidance_scale: Annotated[
         float | None,
         typer.Option(help="1 leaves the negative prompt out. [default: the pipeline's]"),
     ] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option(help="What to keep away from. [default: the pipeline's]")
-    ] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Any other argument of the pipeline's call; VALUE is JSON or plain text.",
-        ),
-    ] = None,
+    negative_prompt: NegativePromptOption = None,
+    argument: ArgumentOption = None,
     seed: Annotated[
         int, typer.Option(help="Of the noise, where an image's latents have some.")
     ] = 0,

@@ -11,7 +11,14 @@ import typer
 from ..errors import ArgumentError
 from . import output
 from .call_arguments import call_arguments
-from .choices import AutoDtypeName, GenerateBackendName, OffloadName
+from .choices import AutoDtypeName, GenerateBackendName
+from .options import (
+    ArgumentOption,
+    DeviceOption,
+    ImageOption,
+    NegativePromptOption,
+    OffloadOption,
+)
 from .paths import ForceOption, Kind, check_output, expand_home, require_file
 from .policy import UNMET
 from .sizes import (
@@ -90,30 +97,20 @@ def generate(
         str | None,
         typer.Option(metavar="H,W", help=PICTURE_HELP),
     ] = None,
-    image: Annotated[
-        Path | None, typer.Option(help="Picture to start from, where the pipeline takes one.")
-    ] = None,
+    image: ImageOption = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Strength of the guidance.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What not to show.")] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Any other argument of the pipeline's call; VALUE is JSON or plain text.",
-        ),
-    ] = None,
+    negative_prompt: NegativePromptOption = None,
+    argument: ArgumentOption = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     fps: Annotated[
         float | None, typer.Option(help="Frames a second; by default the pipeline's, or 16.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     dtype: Annotated[
         AutoDtypeName, typer.Option(help="Of all weights; auto is that of the files.")
     ] = "auto",
-    offload: Annotated[
-        OffloadName, typer.Option(help="What leaves the GPU while it is not in use.")
-    ] = "none",
+    offload: OffloadOption = "none",
     min_psnr: Annotated[
         float | None, typer.Option(help="Lowest PSNR in dB that passes; compares.")
     ] = None,

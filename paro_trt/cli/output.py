@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -60,6 +60,9 @@ def print_json(document: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
+WIDEST_NAME = 44
+"""Columns of a fact's name; a longer one takes several lines."""
+
 NEXT = "next"
 """Name of the fact that says what to do next."""
 
@@ -74,7 +77,8 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     from rich.text import Text
 
     shown = Table(show_header=False, box=None, padding=(0, 2))
-    shown.add_column(style="cyan", no_wrap=True)
+    longest = min(WIDEST_NAME, max(map(len, facts), default=0))
+    shown.add_column(style="cyan", min_width=longest, max_width=longest)
     shown.add_column(overflow="fold")
     for name, value in facts.items():
         if name != NEXT:
@@ -91,14 +95,18 @@ def command_line(*words: object) -> str:
     return shlex.join(("paro-trt", *map(str, words)))
 
 
-def table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
-    """An empty table; columns named in `right` are aligned to the right."""
+def table(
+    title: str, *columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()
+) -> Table:
+    """An empty table; columns named in `right` are aligned to the right, those in `whole` are as
+    wide as what they hold."""
     from rich import box
     from rich.table import Table
 
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left")
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        made.add_column(column, justify=justify, no_wrap=column in whole)
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..plan import CalibrationRecord, HeadRecord, LayerPlan, ParoPlan
 
 _FIGURES = ("density", "mass", "error")
+_BINS_IN_LINE = 2
 _MIX = ("fine", "k", "corrected")
 _EFFECTS = ("effect", "time")
 _EFFECTS_CAPTION = (
@@ -71,7 +72,11 @@ def _layers_table(plan: ParoPlan) -> Table:
     right = (
         *_FIGURES, *(_MIX if mixed else ()), *(_EFFECTS if effects else ()), "QK/PV bits"
     )  # fmt: skip
-    made = output.table(title, "layer", "orders of heads", *right, "m  e  n  c", right=right)
+    affine = "m e n c"
+    made = output.table(
+        title, "layer", "orders of heads", *right, affine, right=right,
+        whole=("layer", "QK/PV bits", affine),
+    )  # fmt: skip
     made.caption = (
         "m e n c: key/value heads that use a key mean, an equalizer, a value mean, a value scale"
         + (f"\n{_MIX_CAPTION}; corrected: heads" if mixed else "")
@@ -85,7 +90,7 @@ def _layers_table(plan: ParoPlan) -> Table:
         made.add_row(
             layer.name,
             orders,
-            *_figures(layer.heads),
+            *_figures(plan, layer.heads),
             *(_layer_mix(plan, layer) if mixed else ()),
             *(effects[layer.name] if effects else ()),
             _bits(layer),
@@ -120,17 +125,25 @@ def _heads_table(plan: ParoPlan) -> Table:
         for index, head in enumerate(layer.heads):
             name = layer.name if index == 0 else ""
             mix = _head_mix(plan, layer, index) if mixed else ()
-            made.add_row(name, str(index), head.order, *_figures([head]), *mix)
+            made.add_row(name, str(index), head.order, *_figures(plan, [head]), *mix)
         made.add_section()
     return made
 
 
-def _figures(heads: Sequence[HeadRecord]) -> tuple[str, ...]:
+def _by_bin(plan: ParoPlan, figures: Iterable[str]) -> str:
+    """A figure for each bin, in lines of their own where there are too many for one."""
+    return ("  " if plan.bins <= _BINS_IN_LINE else "\n").join(figures)
+
+
+def _figures(plan: ParoPlan, heads: Sequence[HeadRecord]) -> tuple[str, ...]:
     """Density, mass and predicted error, each averaged over heads, bin by bin."""
     return tuple(
-        "  ".join(
-            f"{sum(values) / len(values):.3f}"
-            for values in zip(*(getattr(head, name) for head in heads), strict=True)
+        _by_bin(
+            plan,
+            (
+                f"{sum(values) / len(values):.3f}"
+                for values in zip(*(getattr(head, name) for head in heads), strict=True)
+            ),
         )
         for name in ("density", "mass", "predicted_error")
     )
@@ -147,8 +160,8 @@ def _layer_mix(plan: ParoPlan, layer: LayerPlan) -> tuple[str, ...]:
     heads are corrected."""
     dynamic, corrected = layer.dynamic_blocks, layer.corrected_heads
     return (
-        "  ".join(f"{share:.3f}" for share in _fine_shares(plan, layer).mean(axis=1)),
-        "  ".join(["0"] * plan.bins if dynamic is None else [f"{k:.1f}" for k in dynamic.mean(1)]),
+        _by_bin(plan, (f"{share:.3f}" for share in _fine_shares(plan, layer).mean(axis=1))),
+        "0" if dynamic is None else _by_bin(plan, (f"{k:.1f}" for k in dynamic.mean(1))),
         str(0 if corrected is None else int(corrected.sum())),
     )
 
@@ -156,8 +169,8 @@ def _layer_mix(plan: ParoPlan, layer: LayerPlan) -> tuple[str, ...]:
 def _head_mix(plan: ParoPlan, layer: LayerPlan, head: int) -> tuple[str, ...]:
     dynamic, corrected = layer.dynamic_blocks, layer.corrected_heads
     return (
-        "  ".join(f"{share:.3f}" for share in _fine_shares(plan, layer)[:, head]),
-        "  ".join(["0"] * plan.bins if dynamic is None else [str(k) for k in dynamic[:, head]]),
+        _by_bin(plan, (f"{share:.3f}" for share in _fine_shares(plan, layer)[:, head])),
+        "0" if dynamic is None else _by_bin(plan, (str(k) for k in dynamic[:, head])),
         "yes" if corrected is not None and corrected[head] else "",
     )
 
@@ -173,7 +186,7 @@ def _bits(layer: LayerPlan) -> str:
 
 
 def _affine(layer: LayerPlan) -> str:
-    return "  ".join(str(used) for used in affine_use(layer).values())
+    return " ".join(str(used) for used in affine_use(layer).values())
 
 
 def _calibration(record: CalibrationRecord) -> dict[str, object]:

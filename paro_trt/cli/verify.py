@@ -13,6 +13,10 @@ from ..errors import ArgumentError
 from . import output
 from .call_arguments import call_arguments
 from .choices import BackendName, DtypeName, ImplementationName
+from .options import (
+    ArgumentOption,
+    GuidanceScale2Option,
+)
 from .paths import expand_home, require_file
 from .policy import UNMET
 
@@ -69,17 +73,8 @@ def verify(
             " pipeline, by default its own."
         ),
     ] = None,
-    guidance_scale_2: Annotated[
-        float | None,
-        typer.Option(help="Of the second of two transformers. [default: as the first]"),
-    ] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Any other argument of the pipeline's call; VALUE is JSON or plain text.",
-        ),
-    ] = None,
+    guidance_scale_2: GuidanceScale2Option = None,
+    argument: ArgumentOption = None,
     data_range: Annotated[
         float | None,
         typer.Option(help="Span of the samples' values for PSNR and SSIM. [default: as sampled]"),

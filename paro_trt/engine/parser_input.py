@@ -8,7 +8,7 @@ Without the function, it can only take the plugin.
 from __future__ import annotations
 
 from ..errors import OnnxFileError
-from ..onnx_file.read import Body, body_of
+from ..onnx_file.read import Body, body_of, check_rotations
 from ..onnx_file.source import OnnxSource
 from ..op.spec import DOMAIN, OP_TYPE
 from .plugin_library import MAX_WORKSPACE
@@ -60,8 +60,10 @@ def for_function_body(source: OnnxSource) -> bytes:
     2026-11-24].
 
     Raises:
-        OnnxFileError: the file carries no function, or the sparse one.
+        OnnxFileError: the file carries no function, the sparse one, or one that rotates heads of
+            its nodes wrongly.
     """
+    check_rotations(source.path, source.proto)
     body = body_of(source.proto)
     if source.attention and body is not Body.DENSE:
         raise OnnxFileError(

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
+from ..onnx_file.read import MOST_ROTATED
 from ..op.spec import DOMAIN, OP_TYPE, OP_VERSION, VERSION_2_INPUTS, op_inputs
-from .bodies import MOST_CHANNELS, Features
+from .bodies import Features
 
 _PLACES = {entry.name: index for index, entry in enumerate(op_inputs(OP_VERSION))}
 
@@ -59,10 +60,10 @@ def _is_used(node: Any, feature: str) -> bool:
 
 def _check_channels(node: Any) -> None:
     head_dim = int(node.inputs[_PLACES["channel_affine"]].shape[2])
-    if _is_used(node, "smoothing") and head_dim > MOST_CHANNELS:
+    if _is_used(node, "smoothing") and head_dim > MOST_ROTATED:
         raise ArgumentError(
             "smoothing",
-            expected=f"at most {MOST_CHANNELS} channels a head",
+            expected=f"at most {MOST_ROTATED} channels a head",
             actual=str(head_dim),
             remedy="calibrate with --no-smoothing",
         )

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OnnxFileError
-from ..op.spec import DOMAIN, OP_TYPE
+from ..op.spec import DOMAIN, OP_TYPE, OP_VERSION_2, op_inputs
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
     from numpy.typing import NDArray
+
+
+MOST_ROTATED = 256
+"""Most channels of a head that the function in a file rotates, which does so in 8 steps."""
 
 
 class Body(str, Enum):
@@ -111,6 +115,30 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, float | int | str]:
         name: value.decode() if isinstance(value, bytes) else value
         for name, value in values.items()
     }
+
+
+def check_rotations(path: Path, model: onnx.ModelProto) -> None:
+    """Raise OnnxFileError where the function in a file would rotate heads wrongly.
+
+    Who computes the op by that function asks first; native kernels have checks of their own.
+    """
+    if body_of(model) is Body.NONE:
+        return
+    graph = model.graph
+    place = [entry.name for entry in op_inputs(OP_VERSION_2)].index("rotation")
+    channels = {tensor.name: tensor.dims[-1] for tensor in graph.initializer if tensor.dims}
+    for value in (*graph.input, *graph.value_info):
+        sizes = value.type.tensor_type.shape.dim
+        channels |= {value.name: sizes[-1].dim_value} if sizes else {}
+    for node in filter(is_attention, graph.node):
+        smoothed = attributes_of(node).get("smoothing") == 1 and len(node.input) > place
+        if smoothed and (most := channels.get(node.input[place], 0)) > MOST_ROTATED:
+            raise OnnxFileError(
+                f"{path}: smoothing of {node.name or 'a node without a name'}",
+                expected=f"at most {MOST_ROTATED} channels a head",
+                actual=str(most),
+                remedy="write the node with smoothing 0",
+            )
 
 
 def external_files(model: onnx.ModelProto) -> list[str]:

@@ -64,7 +64,9 @@ def load_texts(prompts: Texts) -> tuple[str, ...]:
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ArgumentError(place, expected="sentences", actual="an empty or other entry")
     if not texts:
-        raise ArgumentError(place, expected="at least one sentence", actual="none")
+        raise ArgumentError(
+            place, expected="at least one sentence", actual="none", remedy="write one prompt a line"
+        )
     return texts
 
 

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..calibration.pipeline_source import first_geometry
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ModelError
 from ..families.base import Config, ModelFamily
 from ..models.apply import config_of
 from ..plan import Grid
 from .request import call_parameters, default_of, makes_video
-from .sizes import Size, latents_of_grid, nearest_size, size_of_grid
+from .sizes import (
+    Size,
+    few_latents,
+    largest_latents,
+    latents_of_grid,
+    nearest_size,
+    size_of_grid,
+)
 from .transformers import check_transformers, transformers_of
 
 SIZES = ("num_frames", "height", "width")
@@ -22,11 +29,14 @@ def suited_size(pipe: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
     """The arguments with a size that the pipeline need not round, and a line if it was another.
 
     Raises:
-        ModelError: the model has no size near this one.
+        ModelError: the model has no size near this one; the message has the largest, and a smaller
+            one as an example.
     """
     role, family = next(iter(check_transformers(pipe).items()))
     config = config_of(transformers_of(pipe)[role])
     size = size_asked(pipe, arguments)
+    if size is not None:
+        _check_largest(pipe, family, config, size, arguments)
     if size is None or not has_usual_vae(pipe, family, config):
         return dict(arguments), []
     suited = nearest_size(family, config, size)
@@ -38,12 +48,62 @@ def suited_size(pipe: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
     return {**arguments, **named}, [line]
 
 
+def _check_largest(
+    pipe: Any, family: ModelFamily, config: Config, size: Size, arguments: Mapping[str, Any]
+) -> None:
+    """Raise ModelError where a size is beyond the positions that the model has."""
+    largest = largest_latents(family, config)
+    asked = _latents(pipe, family, config, size)
+    if largest is None or all(count <= most for count, most in zip(asked, largest, strict=True)):
+        return
+    within = tuple(min(count, most) for count, most in zip(asked, largest, strict=True))
+    few = few_latents(family, config, within) or largest  # type: ignore[arg-type]
+    frames, *plane = _pixels(pipe, family, config, few)
+    named = not arguments.keys().isdisjoint(SIZES)
+    video = makes_video(pipe)
+    option = f"--video {frames}," if video else "--size "
+    raise ModelError(
+        "the size (--video)" if video else "the size (--size)",
+        expected=f"at most {_shown(pipe, _pixels(pipe, family, config, largest))}"
+        f" ({'frames x ' if video else ''}height x width), for which this model has positions",
+        actual=_shown(pipe, size) + ("" if named else f", the default of {type(pipe).__name__}"),
+        remedy=f"give one that fits, such as {option}{plane[0]},{plane[1]}",
+    )
+
+
+def _latents(pipe: Any, family: ModelFamily, config: Config, size: Size) -> Size:
+    time, height, width = _pixels_per_latent(pipe, family, config)
+    frames = 1 + (size[0] - 1) // time + _extra_frame(pipe, time)
+    return frames, size[1] // height, size[2] // width
+
+
+def _pixels(pipe: Any, family: ModelFamily, config: Config, latents: Size) -> Size:
+    """The size that a call asks for to have these latents."""
+    time, height, width = _pixels_per_latent(pipe, family, config)
+    frames = 1 + (latents[0] - 1 - _extra_frame(pipe, time)) * time
+    return frames, latents[1] * height, latents[2] * width
+
+
+def _extra_frame(pipe: Any, time: int) -> int:
+    """1 where a pipeline makes one frame more than asked.
+
+    diffusers rounds the frames of Wan to one more than a multiple of the VAE's factor, by a test
+    that a factor of 1 never passes.
+    """
+    return int(time == 1 and type(pipe).__name__.startswith("Wan"))
+
+
+def _pixels_per_latent(pipe: Any, family: ModelFamily, config: Config) -> Size:
+    """Of the pipeline's VAE; the family's where the pipeline does not say."""
+    time, height, width = family.pixels_per_latent(config)
+    space = getattr(pipe, "vae_scale_factor_spatial", None)
+    own_time = getattr(pipe, "vae_scale_factor_temporal", time)
+    return own_time, space or height, space or width
+
+
 def has_usual_vae(pipe: Any, family: ModelFamily, config: Config) -> bool:
     """Whether sizes follow from the family: so many pixels a latent as its released VAEs have."""
-    time, height, width = family.pixels_per_latent(config)
-    own_time = getattr(pipe, "vae_scale_factor_temporal", time)
-    own_space = getattr(pipe, "vae_scale_factor_spatial", height)
-    return (own_time, own_space, own_space) == (time, height, width)
+    return _pixels_per_latent(pipe, family, config) == family.pixels_per_latent(config)
 
 
 def size_that_calls(

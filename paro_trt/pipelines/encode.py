@@ -19,7 +19,7 @@ from ..families.shared.adapt import replaced
 from ..models.apply import config_of
 from ..models.calls import fitted_call, named_arguments, returned
 from ..models.experts import ExpertRole
-from ..models.pipeline_errors import refused_arguments
+from ..models.pipeline_errors import pipeline_call
 from ..models.prompts import Prompts
 from ..models.substitute import SubstituteTransformer
 from .call_sizes import suited_size
@@ -136,7 +136,7 @@ def _calls(
         stack.enter_context(replaced(pipe.scheduler, "step", stop))
         stack.enter_context(quiet(pipe))
         stack.callback(pipe.maybe_free_model_hooks)
-        stack.enter_context(refused_arguments(pipe))
+        stack.enter_context(pipeline_call(pipe))
         generator = torch.Generator("cpu").manual_seed(seed)
         pipe(prompt=text, generator=generator, **arguments)
     if not seen.calls:

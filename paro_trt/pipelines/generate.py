@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from ..calibration.pipeline_source import first_geometry
 from ..calibration.progress import Progress
 from ..errors import ModelError
 from ..families.base import Config, ModelFamily
 from ..models.apply import config_of
+from ..plan import Grid
 from .call_sizes import SIZES, has_usual_vae, size_asked, size_that_calls, suited_size
 from .open import AUTO, PipelineSource, is_live, load_pipeline, open_pipeline
 from .placement import Offload, execution_device, parse_device, parse_offload, place_pipeline
@@ -88,13 +90,15 @@ def fitted(pipe: Any, request: Request, variant: Variant) -> tuple[dict[str, Any
     role, family = next(iter(check_transformers(pipe).items()))
     config = config_of(transformers_of(pipe)[role])
     grids = set(variant.grids)
-    if grids and not arguments.keys() & set(SIZES):
+    of_plan = bool(grids) and arguments.keys().isdisjoint(SIZES)
+    if of_plan:
         arguments |= size_that_calls(pipe, family, config, next(iter(grids)), arguments)
     arguments, rounded = suited_size(pipe, arguments)
     size = size_asked(pipe, arguments)
-    # Otherwise only the pipeline knows its sizes, and the plan refuses a call of another one.
     if size is not None and has_usual_vae(pipe, family, config):
         _check_grids(pipe, family, config, size, variant)
+    elif size is not None and grids and not of_plan:
+        _check_called_grid(pipe, family, config, next(iter(grids)), arguments)
     return arguments, notes + rounded
 
 
@@ -107,13 +111,29 @@ def _check_grids(
         # A grid's frames are images, in families that make an image of several.
         fits = grid is not None and (served.height, served.width) == (grid.height, grid.width)
         if not fits or (makes_video(pipe) and served != grid):
-            frames, height, width = size_of_grid(family, config, served)
-            raise ModelError(
-                "the size",
-                expected=f"{frames} x {height} x {width} (frames x height x width), the plan's",
-                actual=" x ".join(map(str, size)),
-                remedy="leave the size out, or calibrate a plan for this one",
-            )
+            raise _other_size(size_of_grid(family, config, served), size)
+
+
+def _check_called_grid(
+    pipe: Any, family: ModelFamily, config: Config, served: Grid, arguments: Mapping[str, Any]
+) -> None:
+    """The same of a pipeline with an unusual VAE, which alone knows the tokens of its sizes."""
+    models = list(transformers_of(pipe).values())
+    if first_geometry(pipe, models, family, arguments).grid != served:
+        rest = {name: value for name, value in arguments.items() if name not in SIZES}
+        own = size_that_calls(pipe, family, config, served, rest)
+        asked = size_asked(pipe, arguments)
+        assert asked is not None
+        raise _other_size(own.values(), asked)
+
+
+def _other_size(served: Iterable[int], asked: Size) -> ModelError:
+    return ModelError(
+        "the size",
+        expected=f"{' x '.join(map(str, served))} (frames x height x width), the plan's",
+        actual=" x ".join(map(str, asked)),
+        remedy="leave the size out, or calibrate a plan for this one",
+    )
 
 
 def generate(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..calibration.progress import Progress
 from ..errors import ModelError, ParoError
 from ..models.contents import first_line
-from ..models.pipeline_errors import refused_arguments
+from ..models.pipeline_errors import pipeline_call
 from .placement import execution_device
 
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
@@ -58,7 +58,7 @@ def sample(pipe: Any, arguments: Mapping[str, Any], stage: str, progress: Progre
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     began = clock.now()
-    with _shown_by(clock, pipe), refused_arguments(pipe), _memory_explained(pipe), torch.no_grad():
+    with _shown_by(clock, pipe), pipeline_call(pipe), _memory_explained(pipe), torch.no_grad():
         result = pipe(**arguments)
     seconds = clock.now() - began
     frames = _first_frames(result)

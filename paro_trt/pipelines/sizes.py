@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from typing import TypeAlias
@@ -13,6 +14,12 @@ from ..plan import Grid
 
 Size: TypeAlias = tuple[int, int, int]
 """(frames, height, width) in pixels; an image has one frame."""
+
+_MOST_PATCHES = 1 << 16
+"""Tokens along an axis that are looked at: more than any model takes."""
+
+_FEW_LATENTS = 1 << 13
+"""Latents of a size that a model is tried at."""
 
 
 def size_of_grid(family: ModelFamily, config: Config, grid: Grid) -> Size:
@@ -67,6 +74,44 @@ def nearest_size(family: ModelFamily, config: Config, size: Size) -> Size:
             return _pixels(family, config, (frames, height, width))
     family.grid(config, (frames, max(1, int(exact[1])), max(1, int(exact[2]))))
     raise ModelError("the size", expected="one that the model has", actual=str(size))
+
+
+def largest_latents(family: ModelFamily, config: Config) -> Size | None:
+    """The most latents along each axis that the model takes; None for a model of one size."""
+    patches = range(1, LARGEST_PATCH + 1)
+    smallest = next(
+        (
+            latents
+            for latents in itertools.product(patches, patches, patches)
+            if _grid_of(family, config, latents) is not None
+        ),
+        None,
+    )
+    if smallest is None:
+        return None
+    frames, height, width = (_largest(family, config, smallest, axis) for axis in range(3))
+    return frames, height, width
+
+
+def _largest(family: ModelFamily, config: Config, smallest: Size, axis: int) -> int:
+    """The most latents along one axis, where the others have their least."""
+
+    def fits(patches: int) -> bool:
+        latents = list(smallest)
+        latents[axis] *= patches
+        return _grid_of(family, config, tuple(latents)) is not None  # type: ignore[arg-type]
+
+    most = bisect.bisect_left(range(1, _MOST_PATCHES + 1), True, key=lambda count: not fits(count))
+    return most * smallest[axis]
+
+
+def few_latents(family: ModelFamily, config: Config, most: Size) -> Size | None:
+    """Latents of the shape of `most`, few enough to try a model with; None if it takes none."""
+    frames, height, width = most
+    while frames * height * width > _FEW_LATENTS and min(height, width) > LARGEST_PATCH:
+        frames, height, width = max(1, frames // 2), height // 2, width // 2
+    smaller = itertools.product(range(frames, 0, -1), range(height, 0, -1), range(width, 0, -1))
+    return next((size for size in smaller if _grid_of(family, config, size) is not None), None)
 
 
 def grid_of_size(family: ModelFamily, config: Config, size: Size) -> Grid | None:

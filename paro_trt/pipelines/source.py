@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from os import PathLike
 from pathlib import Path
@@ -32,8 +33,20 @@ def find_pipeline(source: str | PathLike[str]) -> Path:
         return _directory(path)
     text = str(source)
     if not _HUB_ID.fullmatch(text):
-        raise ModelError(text, expected=_KINDS, actual="no such file or directory")
+        raise ModelError(
+            text, expected=_KINDS, actual="no such file or directory", remedy=_near(path)
+        )
     return _cached(text)
+
+
+def _near(path: Path) -> str:
+    """What to do about a path that is not there: the entry of its directory that is most like it,
+    or how a pipeline comes to this machine."""
+    if path.parent.is_dir():
+        entries = [entry.name for entry in path.parent.iterdir()]
+        if close := difflib.get_close_matches(path.name, entries, 1):
+            return f"did you mean {path.parent / close[0]}?"
+    return "check the path, or download the pipeline: hf download OWNER/NAME"
 
 
 def _checkpoint(path: Path) -> Path:

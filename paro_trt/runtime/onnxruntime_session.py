@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ArgumentError, OnnxFileError
 from ..onnx_file.info import ExportInfo
-from ..onnx_file.read import external_files, file_error, next_to_its_data, read_onnx
+from ..onnx_file.read import (
+    check_rotations,
+    external_files,
+    file_error,
+    next_to_its_data,
+    read_onnx,
+)
 from ..onnx_file.tensors import TensorSpec
 from .custom_op import NativeOp, check_provider, register_custom_op, unsupported_call
 from .session import Arrays, Session
@@ -61,6 +67,8 @@ class OrtSession(Session):
         self.path = Path(path)
         self._native_op = native_op
         model = read_onnx(self.path)
+        if native_op is None:
+            check_rotations(self.path, model)
         loaded = _load(self.path, model, threads, native_op)
         self._session: Any = loaded.session
         self._inputs = _specs(self.path, loaded.inputs)

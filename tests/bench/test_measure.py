@@ -11,7 +11,7 @@ import torch
 from paro_trt.bench import measure
 from paro_trt.bench.baselines import dense_baselines
 from paro_trt.bench.case import OpCase
-from paro_trt.bench.contenders import ours
+from paro_trt.bench.contenders import SMOOTHED_BITS, ours
 from paro_trt.bench.measure import (
     CPU_PRECISIONS,
     Bench,
@@ -93,7 +93,7 @@ def test_problem_rotates_past_the_cache():
     assert len(small_problem(cache_bytes=BYTES_A_SET).sets) == 4
 
 
-@pytest.mark.parametrize("bits", [16, 8])
+@pytest.mark.parametrize("bits", [16, 8, SMOOTHED_BITS])
 @pytest.mark.parametrize("block_k", [64, 128])
 @pytest.mark.parametrize("density", [1.0, 0.5])
 def test_ours_is_what_the_check_expects(bench, bits, block_k, density, fresh_seed):
@@ -109,7 +109,7 @@ def test_ours_is_what_the_check_expects(bench, bits, block_k, density, fresh_see
         assert contender.check(dense.run(0)) > contender.largest_error
 
 
-@pytest.mark.parametrize("bits", [16, 8])
+@pytest.mark.parametrize("bits", [16, 8, SMOOTHED_BITS])
 def test_dropped_blocks_are_pooled_where_the_case_says_so(bench, bits, fresh_seed):
     pooled = small_problem(fresh_seed, pooled=True)
     (contender,) = ours(pooled, bench.library, bits, 0.4, 1)
@@ -142,7 +142,7 @@ def test_rows_of_a_cpu_cover_all_contenders(tmp_path):
     names = {f"{row.contender} {row.precision}" for row in rows}
     assert names == {
         "torch SDPA f32", "torch SDPA bf16", "ONNX Runtime MHA f32",
-        "PARO f32", "PARO bf16", "PARO int8",
+        "PARO f32", "PARO bf16", "PARO int8", "PARO int4",
     }  # fmt: skip
     assert rows[0].speedup == rows[0].processor_speedup == 1.0
     assert {(row.baseline, row.threads) for row in rows} == {("torch SDPA", 1)}

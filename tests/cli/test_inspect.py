@@ -51,6 +51,17 @@ def test_plan_as_tables(paro, plan_file):
     )
 
 
+@pytest.mark.parametrize("rows", [(), ("--heads",)], ids=["layers", "heads"])
+def test_names_and_figures_are_whole_in_a_pipe(paro, tmp_path, rows):
+    """A plan of version 2 with four bins has the most columns and figures."""
+    plan = small_plan(bins=4, pool_dropped=True, fine=0.5, corrected=(1,), dynamic=1)
+    save_plan(plan, tmp_path / "plan")
+    shown = paro("inspect", tmp_path / "plan", *rows).stdout
+    assert "…" not in shown
+    for layer in plan.layers:
+        assert sum(line.split()[:1] == [layer.name] for line in shown.splitlines()) == 1
+
+
 @pytest.fixture
 def mixed_plan(tmp_path):
     """A plan with all of version 2 in its second layer."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir
-import onnxruntime
 import pytest
 import torch
 
-from paro_trt.errors import ArgumentError
+from paro_trt.errors import BackendUnavailableError, OnnxFileError
 from paro_trt.onnx_export import Body
 from paro_trt.onnx_export.bodies import Features, attention_function
 from paro_trt.onnx_export.translate import translation_table
 from paro_trt.onnx_export.versions import settle_version
+from paro_trt.onnx_file.info import ExportInfo
 from paro_trt.op.spec import (
     DOMAIN,
     INPUTS,
@@ -25,6 +27,10 @@ from paro_trt.op.spec import (
     op_attributes,
     op_inputs,
 )
+from paro_trt.plan import Grid, ModelIdentity
+from paro_trt.runtime.custom_op import NativeOp
+from paro_trt.runtime.onnxruntime_session import OrtSession
+from tests.onnx_export.single_node import feed_of, single_node_model
 from tests.support.cases import SMOOTHED_CASES, OpCase, random_inputs
 
 ADDED = tuple(entry.name for entry in VERSION_2_INPUTS)
@@ -127,28 +133,24 @@ def test_unused_inputs_are_zeros_of_the_contract_s_shape(
     assert sum(name.startswith("unused_") for name in constants) == len(ADDED)
 
 
-@pytest.mark.parametrize("body", [Body.SPARSE, Body.DENSE])
-def test_file_of_both_kinds_of_layers_computes_what_the_calls_do(
-    mixed: tuple[Any, Features], inputs: AttentionInputs, body: Body
-) -> None:
-    proto = as_proto(*mixed, body)
-    onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    feed = {name: getattr(inputs, name).numpy() for name in PER_CALL}
-    actual = torch.from_numpy(session.run(None, feed)[0])
-    model = Calls(inputs, USED)
-    expected = model(*(getattr(inputs, name) for name in PER_CALL))
-    # Three quantized attentions in a row: a code that falls to the other side moves the next ones.
-    error = (actual - expected).norm() / expected.norm()
-    assert error < 2e-3
-
-
-def test_more_channels_than_the_function_rotates_are_refused() -> None:
-    wide = random_inputs(OpCase("wide", 64, 1, 1, 1, head_dim=512, config=CASE.config), seed=1)
-    with pytest.raises(ArgumentError, match=r"smoothing: expected at most 256 channels.*512"):
-        settled(wide, (("rotation",),))
+@pytest.mark.parametrize("head_dim", [256, 512])
+def test_a_hand_made_node_of_more_channels_is_refused(head_dim: int, tmp_path: Path) -> None:
+    """By the session whose function would rotate it wrongly, and by the native op."""
+    config = replace(CASE.config, fine_summaries=False, mean_correction=False, routing=False)
+    case = OpCase("wide", 64, 1, 1, 1, head_dim=head_dim, config=config)
+    inputs, path = random_inputs(case, seed=1), tmp_path / "model.onnx"
+    made = single_node_model(Body.DENSE, inputs, config)
+    info = ExportInfo(ModelIdentity("Made", "0" * 64), Grid(1, 8, 8))
+    onnx.helper.set_model_props(made, info.to_metadata())
+    onnx.save(made, path)
+    if head_dim == 256:
+        OrtSession(path).close()
+    else:
+        with pytest.raises(OnnxFileError, match=r"smoothing of .* at most 256 channels .* got 512"):
+            OrtSession(path)
+    native = OrtSession(path, native_op=NativeOp.CPU)
+    with pytest.raises(BackendUnavailableError, match=f"head_dim.* 64 or 128.* {head_dim}"):
+        native.run(feed_of(inputs, None, config))
 
 
 def test_model_without_features_keeps_version_1(inputs: AttentionInputs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,8 +219,6 @@ def test_sizes_that_would_be_rounded_are_said(pipe: Any, plan: ParoPlan) -> None
     assert (arguments["num_frames"], arguments["height"], arguments["width"]) == (5, 128, 112)
     assert notes == ["6 x 130 x 120 does not suit this model: 5 x 128 x 112 is made"]
     assert fitted(pipe, Request(PROMPT, **VIDEO), Variant())[1] == []
-    with pytest.raises(ModelError, match="choose another resolution"):
-        fitted(pipe, Request(PROMPT), Variant())  # 480 x 832 is beyond this model's positions
     with pytest.raises(ModelError, match="expected 5 x 128 x 128"):
         fitted(pipe, Request(PROMPT, num_frames=9, height=128, width=128), Variant((plan,)))
 
@@ -235,8 +234,41 @@ def test_the_size_of_a_plan_for_an_unusual_vae_is_what_the_pipeline_makes_of_it(
     assert (plan.grid.frames, plan.grid.height, plan.grid.width) == (8, 16, 12)
     arguments, _ = fitted(pipe, Request(PROMPT), Variant((plan,)))
     assert [arguments[name] for name in ("num_frames", "height", "width")] == [7, 64, 48]
-    given, _ = fitted(pipe, Request(PROMPT, height=32), Variant((plan,)))
-    assert "width" not in given
+    with pytest.raises(ModelError, match=r"expected 7 x 64 x 48 .* got 8 x 64 x 48; fix: leave"):
+        fitted(pipe, Request(PROMPT, num_frames=8, height=64, width=48), Variant((plan,)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "got 81 x 480 x 832, the default of WanPipeline; fix: give one that fits, such as "),
+        ({"num_frames": 9, "height": 128, "width": 528}, "got 9 x 128 x 528; fix: "),
+    ],
+)
+def test_a_size_beyond_the_models_positions_is_refused_with_one_that_fits(
+    pipe: Any, asked: dict[str, int], message: str
+) -> None:
+    expected = r"expected at most 125 x 512 x 512 \(frames x height x width\), .*"
+    with pytest.raises(ModelError, match=expected + message) as error:
+        fitted(pipe, Request(PROMPT, **asked), Variant())
+    fits = [int(text) for text in str(error.value).rsplit(" ", 1)[1].split(",")]
+    example = dict(zip(("num_frames", "height", "width"), fits, strict=True))
+    assert fitted(pipe, Request(PROMPT, **example), Variant())[1] == []
+
+
+def test_the_included_pipeline_names_the_sizes_that_it_makes(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its VAE compresses no time: diffusers makes a frame more, with a warning that is wrong."""
+    pipe = open_pipeline(PIPELINE_DIR)
+    with pytest.raises(ModelError, match=r"at most 63 x 256 x 256 .* such as --video 15,64,64$"):
+        fitted(pipe, Request(PROMPT), Variant())
+    call = {"num_frames": 1, "height": 32, "width": 32}
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    source_of(pipe, [PROMPT], Request(PROMPT, steps=1, **call))
+    assert not caplog.records
+    pipe(PROMPT, **call, num_inference_steps=1, output_type="latent")  # a call that is not ours
+    assert "has to be divisible by 1." in caplog.text
 
 
 def test_a_prompt_that_is_cut_is_said() -> None:

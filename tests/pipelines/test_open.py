@@ -149,6 +149,8 @@ def test_directories_that_are_no_pipeline(wan_dir: Path, tmp_path: Path) -> None
         open_pipeline(tmp_path)
     with pytest.raises(ModelError, match="no such file or directory"):
         open_pipeline(tmp_path / "none" / "at" / "all")
+    with pytest.raises(ModelError, match=f"did you mean {wan_dir}"):
+        open_pipeline(f"{wan_dir}s")
     (tmp_path / "weights.gguf").touch()
     with pytest.raises(ModelError, match="GGUF"):
         open_pipeline(tmp_path / "weights.gguf")

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from onnx import TensorProto
 
+from ...onnx_file.read import MOST_ROTATED
 from ...op.quantization import SIGNED_LEVELS
 from ...op.smoothing import MEAN_BITS
 from ...op.spec import BLOCK_SIZES
@@ -29,11 +30,8 @@ from .stages import Formals, Sizes
 PARTS = 3
 """Products of a logit."""
 
-ROTATION_STEPS = 8
+ROTATION_STEPS = MOST_ROTATED.bit_length() - 1
 """Most strides of a rotation. The function does not know how many its nodes need."""
-
-MOST_CHANNELS = 1 << ROTATION_STEPS
-"""Most channels of a head that the function rotates."""
 
 LARGEST_FLOATS = (3.4028234663852886e38, 3.3895313892515355e38, 65504.0)
 """Largest numbers of float32, bfloat16 and float16: the first one that a type has is its own."""
