@@ -17,6 +17,7 @@ from paro_trt.errors import ArgumentError
 from paro_trt.families.wan import WanFamily
 from paro_trt.models.load import LoadedModel
 from paro_trt.models.prompts import Prompts
+from paro_trt.models.schedules import Schedule
 from paro_trt.plan import model_identity, plan_mix
 from tests.support.calibrations import FEW_STEPS, calibrate_embeddings
 from tests.support.tiny_wan import tiny_wan
@@ -127,9 +128,13 @@ def test_forwards_are_counted_before_the_first(made, loaded, prompts):
     _, progress, forwards = made
     run = CalibrationRun(EmbeddingsSource(loaded, prompts, LATENT_SIZE, FEW_STEPS), SETTINGS)
     assert count_forwards(run, None).total == forwards
-    # Two calls; for two layers four levels and two widths each, and three of the whole model.
-    assert count_forwards(run, None).effects == 2 * (2 * (4 + 2) + 3)
-    assert "30 forwards to measure effects" in progress.notes[0]
+    # Two calls; for two layers of two heads four levels for each and two widths, and three of the
+    # whole model.
+    assert count_forwards(run, None).effects == 2 * (2 * (2 * 4 + 2) + 3)
+    assert "46 forwards to measure effects" in progress.notes[0]
+    assert "4 levels of blocks for each of 2 groups of heads" in progress.notes[0]
+    (estimate,) = [note for note in progress.notes if note.startswith("effects: ")]
+    assert re.search(r"s a layer and call, about .* left", estimate)
     assert progress.stages["effects"] == (4, 0)
 
 
@@ -147,8 +152,8 @@ def test_an_interrupted_measurement_resumes_to_the_same_plan(made, loaded, promp
     )
     hook.remove()
     assert again.stages["effects"] == (4, 3)
-    # The dense prediction and six options of one layer; trials, errors, and two of the plan.
-    assert len(forwards) == (1 + 6) + 2 + 2 + 2 * 2
+    # The dense prediction and ten options of one layer; trials, errors, and two of the plan.
+    assert len(forwards) == (1 + 10) + 2 + 2 + 2 * 2
     assert resumed.content_hash() == plan.content_hash()
 
 
@@ -163,7 +168,13 @@ def test_an_error_is_kept_in_the_least_time(made, loaded, prompts, tmp_path):
 
 def test_a_speedup_on_a_gpu_with_4_bits_uses_them(loaded, prompts, tmp_path):
     settings = dataclasses.replace(
-        SETTINGS, cost=None, speedup=7.5, block_k=128, qk_bits=4, time_target=Target.SM_89
+        SETTINGS,
+        cost=None,
+        speedup=7.5,
+        block_k=128,
+        qk_bits=4,
+        time_target=Target.SM_89,
+        head_groups=1,
     )
     plan = calibrate_embeddings(loaded, prompts, LATENT_SIZE, settings, tmp_path / "plan")
     assert plan.calibration.measured["counted_speedup"] >= 7.5
@@ -190,19 +201,66 @@ def test_budgets_out_of_reach_are_refused_before_anything_runs(
     assert not list(tmp_path.iterdir())
 
 
-def test_bins_count_by_the_signal_that_their_steps_hold(loaded, prompts):
-    run = CalibrationRun(EmbeddingsSource(loaded, prompts, LATENT_SIZE, FEW_STEPS), SETTINGS)
-    sigmas = np.array([*run.source.timesteps, 0.0]) / 1000
+@pytest.fixture(scope="module")
+def longer(loaded, prompts):
+    """Twelve steps, of which two are captured in each of two bins."""
+    source = EmbeddingsSource(loaded, prompts, LATENT_SIZE, Schedule(steps=12))
+    return CalibrationRun(source, dataclasses.replace(SETTINGS, captured_steps=2))
+
+
+def with_calls(run, number):
+    return CalibrationRun(run.source, dataclasses.replace(run.settings, effect_calls=number))
+
+
+def test_steps_count_by_the_signal_that_they_leave(longer):
+    sigmas = np.array([*longer.source.timesteps, 0.0]) / 1000
     steps = ((sigmas[:-1] - sigmas[1:]) / (1 - sigmas[1:])) ** 2
-    wanted = np.array([steps[:2].sum(), steps[2:].sum()]) / steps.sum()
-    assert run.bin_weights() == pytest.approx(wanted)
+    assert longer.step_weights() == pytest.approx(steps / steps.sum())
     # Early steps decide most.
-    assert wanted[0] > wanted[1]
+    assert longer.step_weights()[0] > 2 * longer.step_weights()[1]
 
 
-def test_effects_are_measured_on_calls_that_chose_the_fewest_blocks(loaded, prompts):
-    run = CalibrationRun(EmbeddingsSource(loaded, prompts, LATENT_SIZE, FEW_STEPS), SETTINGS)
-    assert [capture.prompt for capture in run.effect_captures()] == [1, 1]
-    assert {capture.mask_bin for capture in run.effect_captures()} == {0, 1}
-    twice = CalibrationRun(run.source, dataclasses.replace(SETTINGS, effect_calls=2))
-    assert len(twice.effect_captures()) == 4
+def test_effects_are_measured_near_the_steps_that_decide(longer):
+    """Of steps 1 and 4, and 7 and 10, are captured; the last prompt comes first."""
+    assert [(of.prompt, of.step) for of in longer.effect_captures()] == [(1, 1), (1, 7)]
+    twice = with_calls(longer, 2).effect_captures()
+    assert [(of.prompt, of.step) for of in twice] == [(0, 1), (1, 1), (1, 7), (1, 10)]
+    assert len(with_calls(longer, 9).effect_captures()) == 8
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_a_call_counts_the_steps_that_it_stands_for(longer, calls):
+    run = with_calls(longer, calls)
+    weights, of_steps = run.effect_weights(), run.step_weights()
+    assert sum(weights.values()) == pytest.approx(1.0)
+    of_first = {of: weight for of, weight in weights.items() if of.mask_bin == 0}
+    assert sum(of_first.values()) == pytest.approx(of_steps[:6].sum())
+    if calls == 3:
+        late = [weight for of, weight in of_first.items() if of.step == 4]
+        assert late == pytest.approx([of_steps[3:6].sum()])
+        early = [weight for of, weight in of_first.items() if of.step == 1]
+        assert early == pytest.approx([of_steps[:3].sum() / 2] * 2)
+
+
+def unlike_heads(tmp_path_factory):
+    """A model whose first head hardly reaches the prediction."""
+    loaded = loaded_wan(tmp_path_factory)
+    for block in loaded.model.blocks:
+        block.attn1.to_out[0].weight[:, :64].mul_(1e-3)
+    return loaded
+
+
+def test_the_heads_that_matter_get_the_keys(prompts, tmp_path_factory, tmp_path):
+    loaded = unlike_heads(tmp_path_factory)
+    settings = dataclasses.replace(SETTINGS, bins=1)
+    plan = calibrate_embeddings(loaded, prompts, LATENT_SIZE, settings, tmp_path / "groups")
+    for layer in plan.layers:
+        (quiet,), (loud,) = (head.density for head in layer.heads)
+        assert quiet < 0.3
+        assert loud > 0.4
+        assert re.search(r"at .* \+ .* \(heads [01] \+ [01]\)", layer.bits_reason)
+    alone = dataclasses.replace(settings, head_groups=1)
+    other = calibrate_embeddings(loaded, prompts, LATENT_SIZE, alone, tmp_path / "alone")
+    assert "heads" not in other.layers[0].bits_reason
+    figures = [of.calibration.measured["prediction_error"] for of in (plan, other)]
+    assert figures[0] < 0.8 * figures[1]
