@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from tests.support.calibrations import FEW_STEPS, calibrate_embeddings
 from tests.support.tiny_wan import tiny_wan
 
 LATENT_SIZE = (4, 16, 16)
+PATIENCE_SECONDS = 120
 SETTINGS = CalibrationSettings(
     density=None,
     cost=0.45,
@@ -35,26 +39,29 @@ SETTINGS = CalibrationSettings(
 )
 
 
-def loaded_wan(tmp_path_factory, quiet_layer=None):
+def loaded_wan(path, quiet_layer=None):
     """A model; the attention of `quiet_layer` hardly reaches the prediction."""
     model = tiny_wan(seed=3)
     if quiet_layer is not None:
         model.blocks[quiet_layer].attn1.to_out[0].weight.mul_(1e-3)
     identity = model_identity("WanTransformer3DModel", dict(model.config))
-    path = tmp_path_factory.mktemp("model")
     return LoadedModel(model, WanFamily(), dict(model.config), path, identity)
+
+
+def two_prompts(loaded):
+    generator = torch.Generator().manual_seed(1)
+    embeds = torch.randn(2, 5, loaded.config["text_dim"], generator=generator) + 0.2
+    return Prompts(("a red circle", "a blue square"), {"encoder_hidden_states": embeds})
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    return loaded_wan(tmp_path_factory, quiet_layer=0)
+    return loaded_wan(tmp_path_factory.mktemp("model"), quiet_layer=0)
 
 
 @pytest.fixture(scope="module")
 def prompts(loaded):
-    generator = torch.Generator().manual_seed(1)
-    embeds = torch.randn(2, 5, loaded.config["text_dim"], generator=generator) + 0.2
-    return Prompts(("a red circle", "a blue square"), {"encoder_hidden_states": embeds})
+    return two_prompts(loaded)
 
 
 class Progress:
@@ -157,6 +164,37 @@ def test_an_interrupted_measurement_resumes_to_the_same_plan(made, loaded, promp
     assert resumed.content_hash() == plan.content_hash()
 
 
+def calibrate_there(output):
+    """What another process runs: the calibration of `made`, from the same model and prompts."""
+    loaded = loaded_wan(output.parent, quiet_layer=0)
+    calibrate_embeddings(loaded, two_prompts(loaded), LATENT_SIZE, SETTINGS, output)
+
+
+def test_a_killed_measurement_resumes_to_the_same_plan(made, loaded, prompts, tmp_path):
+    """kill -9 of a process once it has stored the effects of a layer."""
+    plan, _, forwards_of_all = made
+    output, work = tmp_path / "plan", tmp_path / "plan.work"
+    victim = multiprocessing.get_context("spawn").Process(target=calibrate_there, args=(output,))
+    victim.start()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not list(work.glob("effects-*")) and victim.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    victim.kill()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL
+    assert not output.exists()
+
+    forwards, again = [], Progress()
+    hook = loaded.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    resumed = calibrate_embeddings(loaded, prompts, LATENT_SIZE, SETTINGS, output, progress=again)
+    hook.remove()
+    # Of a process that is killed in the middle of a layer, the finished layers count.
+    total, done = again.stages["effects"]
+    assert 1 <= done < total
+    assert len(forwards) <= forwards_of_all - 10 * done
+    assert resumed.content_hash() == plan.content_hash()
+
+
 def test_an_error_is_kept_in_the_least_time(made, loaded, prompts, tmp_path):
     wanted = made[0].calibration.measured["expected_prediction_error"]
     settings = dataclasses.replace(SETTINGS, cost=None, max_error=wanted * 1.001)
@@ -242,16 +280,16 @@ def test_a_call_counts_the_steps_that_it_stands_for(longer, calls):
         assert early == pytest.approx([of_steps[:3].sum() / 2] * 2)
 
 
-def unlike_heads(tmp_path_factory):
+def unlike_heads(path):
     """A model whose first head hardly reaches the prediction."""
-    loaded = loaded_wan(tmp_path_factory)
+    loaded = loaded_wan(path)
     for block in loaded.model.blocks:
         block.attn1.to_out[0].weight[:, :64].mul_(1e-3)
     return loaded
 
 
-def test_the_heads_that_matter_get_the_keys(prompts, tmp_path_factory, tmp_path):
-    loaded = unlike_heads(tmp_path_factory)
+def test_the_heads_that_matter_get_the_keys(prompts, tmp_path):
+    loaded = unlike_heads(tmp_path)
     settings = dataclasses.replace(SETTINGS, bins=1)
     plan = calibrate_embeddings(loaded, prompts, LATENT_SIZE, settings, tmp_path / "groups")
     for layer in plan.layers:
