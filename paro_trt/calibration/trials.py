@@ -24,7 +24,7 @@ from .inputs import LayerInputs
 from .op_error import HeadExtras, PlannedHead, attended_rows, dense_rows, identity_affine
 from .passes import quantized_config
 from .select_mask import LayerMasks, LayerScores, describe_masks
-from .select_mix import BlockMix, smooth_mix
+from .select_mix import BlockErrors, BlockMix, smooth_mix
 from .settings import CalibrationSettings
 from .statistics import sampled_query_blocks
 from .work import Contribution
@@ -150,8 +150,8 @@ class Alternative:
         return heads * BlockMix(self._forced, np.zeros_like(self._forced)).keys(self._cost.block_k)
 
     def _chosen(self, at: _Place, budget: int) -> BlockMix:
-        errors = self._error[at], self._fine_error[at]
-        return smooth_mix(*errors, self._forced, budget, self._cost.block_k)
+        of_blocks = self._error[at], self._fine_error[at]
+        return smooth_mix(BlockErrors(*of_blocks, self._forced, self._cost.block_k), budget)
 
     def _left(self, mix: BlockMix, at: _Place | tuple[()] = ()) -> NDArray[np.float64]:
         """Errors of heads with a mix, summed over their blocks."""
