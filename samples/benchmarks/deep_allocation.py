@@ -42,16 +42,15 @@ COST, STEPS = 0.3, 12
 CALIBRATION_PROMPTS, HELDOUT_PROMPTS, HELDOUT_SEED = 2, 2, 500
 
 COMMON: Mapping[str, Any] = {
-    "density": None, "cost": COST, "block_q": 64, "captured_steps": 2, "time_attention": False,
+    "density": None, "cost": COST, "block_q": 64, "captured_steps": 1, "time_attention": False,
     "candidate_orders": ("fhw", "hwf"),
 }  # fmt: skip
-_MEASURED = {"allocation": Allocation.MEASURED, "cost_levels": (0.26, 0.3, 0.4, 0.5, 0.7)}
+_MEASURED = {"allocation": Allocation.MEASURED, "cost_levels": (0.3, 0.4, 0.6)}
 _FOUR_BITS = {"time_target": Target.SM_89, "qk_bits": 4, "pv_bits": 4}
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "`layer`": {},
     "`measured`, one group of heads": {**_MEASURED, "head_groups": 1},
     "`measured`, two groups": {**_MEASURED, "head_groups": 2},
-    "`measured`, four groups": {**_MEASURED, "head_groups": 4},
     "`measured`, two groups, `--target sm_89`, 4 bits allowed": {
         **_MEASURED, **_FOUR_BITS, "head_groups": 2,
     },
