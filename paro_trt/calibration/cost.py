@@ -139,13 +139,15 @@ def _dense_forwards(run: CalibrationRun) -> int:
 
 
 def _effect_forwards(run: CalibrationRun) -> int:
-    """One for each option of every layer, one dense and one of the whole plan, on each call."""
+    """One for each option of every layer, one dense and two of the whole plan on each call, and as
+    many for the negative prompt where its call was recorded."""
     levels = len(run.settings.levels) - 1
     options = sum(
         levels * len(group_sizes(run, layer)) + len(tried_widths(run, layer))
         for layer in range(len(run.sites))
     )
-    return len(run.effect_captures()) * (options + 3)
+    calls = sum(1 + run.has_negative(capture.step) for capture in run.effect_captures())
+    return calls * (options + 3)
 
 
 def _duration(seconds: float) -> str:

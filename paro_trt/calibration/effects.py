@@ -123,7 +123,8 @@ def prediction(
     call: RecordedCall,
     planned: Mapping[str, Callable[[LayerInputs], Tensor]],
 ) -> Tensor:
-    """What the model predicts in a call, f32.
+    """What the model predicts in a call, f32; with guidance, where the call of the negative prompt
+    was recorded.
 
     Args:
         run: of the calibration.
@@ -135,7 +136,14 @@ def prediction(
         of_site = planned.get(inputs.site.name)
         return None if of_site is None else of_site(inputs)
 
-    return replay_attended(run.loaded, run.geometry, call, run.source.device, attend).float()
+    def of(each: RecordedCall) -> Tensor:
+        return replay_attended(run.loaded, run.geometry, each, run.source.device, attend).float()
+
+    own, negative = of(call), call.negative_call()
+    if negative is None:
+        return own
+    other = of(negative)
+    return other + call.guidance * (own - other)
 
 
 def planned_attention(

@@ -179,6 +179,11 @@ class CalibrationRun:
                 weights[capture] = counted[capture.step] / sharing
         return weights
 
+    def has_negative(self, step: int) -> bool:
+        """Whether a captured step's call comes with that of the negative prompt, which effects
+        then count as guidance does: not in the last step that is recorded."""
+        return self.source.guided[step] and step != max(self.recorded_steps())
+
     def step_weights(self) -> NDArray[np.float64]:
         """f64 [steps], of sum 1 over the served steps and 0 elsewhere: what a squared relative
         error of the prediction counts in each step.

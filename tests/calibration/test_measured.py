@@ -14,6 +14,7 @@ import torch
 
 from paro_trt.calibration import Allocation, CalibrationSettings, Target
 from paro_trt.calibration.cost import count_forwards
+from paro_trt.calibration.effects import prediction
 from paro_trt.calibration.embeddings_source import EmbeddingsSource
 from paro_trt.calibration.run import CalibrationRun
 from paro_trt.errors import ArgumentError
@@ -237,6 +238,35 @@ def test_budgets_out_of_reach_are_refused_before_anything_runs(
     with pytest.raises(ArgumentError, match=message):
         calibrate_embeddings(loaded, prompts, LATENT_SIZE, settings, tmp_path / "plan")
     assert not list(tmp_path.iterdir())
+
+
+def test_effects_are_those_of_guided_predictions(loaded, prompts, tmp_path):
+    """Both prompts are computed, but not in the last recorded step: a run ends before the second."""
+    negative = {"encoder_hidden_states": torch.full((5, loaded.config["text_dim"]), 0.4)}
+    guided = dataclasses.replace(prompts, negative=negative)
+    schedule = dataclasses.replace(FEW_STEPS, guidance_scale=3.0)
+    settings = dataclasses.replace(SETTINGS, head_groups=1, cost_levels=(0.6,), prompt_limit=1)
+    run = CalibrationRun(EmbeddingsSource(loaded, guided, LATENT_SIZE, schedule), settings)
+    first, last = run.recorded_steps()
+    calls = run.source.record(0, 0, (first, last), lambda _step: None)
+    assert calls[last].negative is None
+    with_text, without = (
+        loaded.model(**of)[0] for of in (calls[first].arguments, calls[first].negative)
+    )
+    wanted = without + 3.0 * (with_text - without)
+    torch.testing.assert_close(prediction(run, calls[first], {}), wanted, rtol=1e-4, atol=1e-4)
+
+    forwards = []
+    hook = loaded.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    plan = calibrate_embeddings(
+        loaded, guided, LATENT_SIZE, settings, tmp_path / "plan", schedule=schedule
+    )
+    hook.remove()
+    assert len(forwards) == count_forwards(run, None).total
+    assert count_forwards(run, None).effects == (2 + 1) * (2 * (2 + 2) + 3)
+    measured = plan.calibration.measured
+    parts = measured["expected_prediction_error"]
+    assert measured["prediction_error"] == pytest.approx(parts, rel=0.3)
 
 
 @pytest.fixture(scope="module")
