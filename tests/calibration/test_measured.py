@@ -241,7 +241,7 @@ def test_budgets_out_of_reach_are_refused_before_anything_runs(
 
 
 def test_effects_are_those_of_guided_predictions(loaded, prompts, tmp_path):
-    """Both prompts are computed, but not in the last recorded step: a run ends before the second."""
+    """Of both prompts, but not in the last recorded step: a run ends before its second call."""
     negative = {"encoder_hidden_states": torch.full((5, loaded.config["text_dim"]), 0.4)}
     guided = dataclasses.replace(prompts, negative=negative)
     schedule = dataclasses.replace(FEW_STEPS, guidance_scale=3.0)
