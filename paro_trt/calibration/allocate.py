@@ -1,8 +1,8 @@
 """The plan of least error of the prediction within a time, from measured effects of its parts.
 
-Each layer has one pair of bit widths and, in each bin, one level of blocks kept. The squared
-errors of parts add, as if they were independent: that is an estimate, and the error of the whole
-plan is measured afterwards.
+Each layer has one pair of bit widths, which an op has for all of its heads, and in each bin one
+level of blocks kept for each group of its heads. The squared errors of parts add, as if they were
+independent: that is an estimate, and the error of the whole plan is measured afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import ArgumentError
 from ..op.spec import COARSE_KEYS
 from ..plan import BlockCounts
 from . import knapsack
-from .effects import KEYS, LEVELS, relative, width_name
+from .effects import KEYS, LEVELS, HeadGroup, width_name
 from .quantize import Product, can_rotate
 from .run import CalibrationRun
 from .select_mask import (
@@ -42,13 +42,14 @@ _LEAST = 1e-9
 class LayerChoice(NamedTuple):
     """Chosen for a layer.
 
-    levels: of each bin, an index into `CalibrationSettings.levels`. effect: squared error of the
-    prediction that it adds, relative. time: as a share of that of all layers, dense in 16 bits.
+    levels: of each bin and group of heads, an index into `CalibrationSettings.levels`. effect:
+    squared error of the prediction that it adds, relative. time: as a share of that of all layers,
+    dense in 16 bits.
     """
 
     qk_bits: int
     pv_bits: int
-    levels: tuple[int, ...]
+    levels: tuple[tuple[int, ...], ...]
     effect: float
     time: float
 
@@ -147,10 +148,48 @@ def check_budget(run: CalibrationRun) -> None:
     )
 
 
+def group_sizes(run: CalibrationRun, layer: int) -> tuple[int, ...]:
+    """Heads of each group of a layer; there is no group without heads."""
+    heads = run.sites[layer].heads
+    groups = np.array_split(np.arange(heads), min(run.settings.head_groups, heads))
+    return tuple(len(group) for group in groups)
+
+
+def head_groups(
+    run: CalibrationRun, scores: LayerScores, layer: int
+) -> tuple[NDArray[np.int64], ...]:
+    """The heads of each group, int64 [G] each: those that leave the least error where every head
+    keeps as much come first."""
+    left = np.zeros(run.sites[layer].heads)
+    for mask_bin in range(run.settings.bins):
+        part = _part(scores, mask_bin)
+        masks = _masks_at(run, part, run.settings.uniform_share or 0.0, Allocation.HEAD)
+        left += (np.square(masks.predicted_error) * part.energy)[0]
+    ranked = np.argsort(left, kind="stable")
+    ends = np.cumsum(group_sizes(run, layer))[:-1]
+    return tuple(np.sort(group) for group in np.split(ranked, ends))
+
+
+def grouped(
+    run: CalibrationRun, scores: LayerScores, mask_bin: int, groups: Sequence[NDArray[np.int64]]
+) -> tuple[HeadGroup, ...]:
+    """What is tried for each group of a layer's heads in a bin."""
+
+    def of_group(heads: NDArray[np.int64]) -> HeadGroup:
+        levels = [level_masks(run, scores, mask_bin, of, heads) for of in run.settings.levels]
+        return HeadGroup(heads, levels, np.array([kept_keys(run, masks) for masks in levels]))
+
+    return tuple(of_group(heads) for heads in groups)
+
+
 def level_masks(
-    run: CalibrationRun, scores: LayerScores, mask_bin: int, level: float
+    run: CalibrationRun,
+    scores: LayerScores,
+    mask_bin: int,
+    level: float,
+    heads: NDArray[np.int64],
 ) -> LayerMasks:
-    """The masks of one bin of a layer at a level; their first dimension is 1.
+    """The masks of some heads of a layer in one bin at a level; their first dimension is 1.
 
     Args:
         run: of the calibration.
@@ -158,20 +197,12 @@ def level_masks(
         mask_bin: which bin.
         level: 1: all blocks are exact; 0: the forced ones alone; else a cost, or a density where
             a density was asked for.
+        heads: int64 [G]; they share the level's blocks.
     """
-    settings = run.settings
-    of_bin = LayerScores(
-        *(None if part is None else part[mask_bin : mask_bin + 1] for part in scores)  # type: ignore[arg-type]
-    )
+    part = _part(scores, mask_bin, heads)
     if level >= 1.0:
-        return describe_masks(of_bin, np.ones(of_bin.error.shape, dtype=bool))
-    share = max(level, _LEAST)
-    if settings.mixes:
-        return select_mixes(
-            [of_bin], run.forced, share, run.tokens, settings.block_k, Allocation.LAYER
-        )[0]
-    target = MaskTarget(density=share)
-    return select_masks([of_bin], run.forced, target, settings.mask_metric, Allocation.LAYER)[0]
+        return describe_masks(part, np.ones(part.error.shape, dtype=bool))
+    return _masks_at(run, part, level, Allocation.LAYER)
 
 
 def kept_keys(run: CalibrationRun, masks: LayerMasks) -> float:
@@ -179,11 +210,28 @@ def kept_keys(run: CalibrationRun, masks: LayerMasks) -> float:
     return min(1.0, _keys(run, masks.mask, masks.fine))
 
 
-def joined(scores: LayerScores, of_bins: Sequence[LayerMasks]) -> LayerMasks:
-    """Masks of every bin from those of single bins."""
-    exact = np.concatenate([masks.mask for masks in of_bins])
-    fine = [np.zeros_like(of.mask) if of.fine is None else of.fine for of in of_bins]
-    return describe_masks(scores, exact, np.concatenate(fine))
+def joined(
+    run: CalibrationRun,
+    scores: LayerScores,
+    groups: Sequence[NDArray[np.int64]],
+    levels: Sequence[Sequence[int]],
+) -> LayerMasks:
+    """Masks of a layer's every bin and head.
+
+    Args:
+        run: of the calibration.
+        scores: of the layer.
+        groups: int64 [G] each, the heads of each group.
+        levels: as of `LayerChoice`.
+    """
+    exact, fine = np.zeros((2, *scores.error.shape), dtype=bool)
+    for mask_bin, of_bin in enumerate(levels):
+        for heads, level in zip(groups, of_bin, strict=True):
+            masks = level_masks(run, scores, mask_bin, run.settings.levels[level], heads)
+            exact[mask_bin, heads] = masks.mask[0]
+            if masks.fine is not None:
+                fine[mask_bin, heads] = masks.fine[0]
+    return describe_masks(scores, exact, fine)
 
 
 def choose(
@@ -206,9 +254,10 @@ def choose(
         point = knapsack.within_error(whole, most**2)
     else:
         point = knapsack.within_time(whole, budget)
-    per_layer = whole.choice[point].reshape(len(effects), -1)
+    ends = np.cumsum([of.choice.shape[1] for of in fronts])[:-1]
+    per_layer = np.split(whole.choice[point], ends)
     return tuple(
-        _choice(run, layer, of_layer, int(row[0]), [int(level) for level in row[1:]])
+        _choice(run, layer, of_layer, int(row[0]), row[1:])
         for layer, (of_layer, row) in enumerate(zip(effects, per_layer, strict=True))
     )
 
@@ -216,19 +265,18 @@ def choose(
 def _layer_front(
     run: CalibrationRun, layer: int, effects: Mapping[str, NDArray[Any]]
 ) -> knapsack.Front:
-    """Choices of a layer: the index of its bits, and a level for each bin."""
-    errors, times = (
-        relative(effects, LEVELS, run.bin_weights()),
-        effects[KEYS] * run.bin_shares()[:, None],
-    )
+    """Choices of a layer: the index of its bits, and a level for each bin and group of heads."""
+    levels = effects[LEVELS].shape[-1]
+    errors = effects[LEVELS].reshape(-1, levels)
+    times = _shares_of_keys(run, layer, effects).reshape(-1, levels)
     fronts = []
     for pair in bit_pairs(run, layer):
         whole = time_of(run, layer, *pair)
-        of_bins = [
+        of_parts = [
             knapsack.front(time * whole, error) for time, error in zip(times, errors, strict=True)
         ]
-        found = reduce(lambda a, b: knapsack.add(a, b, _LAYER_LIMIT), of_bins)
-        fronts.append(found._replace(error=found.error + _of_bits(run, effects, pair)))
+        found = reduce(lambda a, b: knapsack.add(a, b, _LAYER_LIMIT), of_parts)
+        fronts.append(found._replace(error=found.error + _of_bits(effects, pair)))
     return knapsack.merge(fronts, _LAYER_LIMIT)
 
 
@@ -237,25 +285,58 @@ def _choice(
     layer: int,
     effects: Mapping[str, NDArray[Any]],
     pair_index: int,
-    levels: Sequence[int],
+    levels: NDArray[np.int32],
 ) -> LayerChoice:
-    pair, bins = bit_pairs(run, layer)[pair_index], range(len(levels))
-    kept = float((effects[KEYS][bins, levels] * run.bin_shares()).sum())
-    effect = float(relative(effects, LEVELS, run.bin_weights())[bins, levels].sum()) + _of_bits(
-        run, effects, pair
+    pair = bit_pairs(run, layer)[pair_index]
+    of_parts = levels.reshape(effects[LEVELS].shape[:-1])
+
+    def chosen(of_levels: NDArray[np.float64]) -> float:
+        return float(np.take_along_axis(of_levels, of_parts[..., None], axis=-1).sum())
+
+    return LayerChoice(
+        *pair,
+        tuple(tuple(int(level) for level in of_bin) for of_bin in of_parts),
+        chosen(effects[LEVELS]) + _of_bits(effects, pair),
+        chosen(_shares_of_keys(run, layer, effects)) * time_of(run, layer, *pair),
     )
-    return LayerChoice(*pair, tuple(levels), effect, kept * time_of(run, layer, *pair))
 
 
-def _of_bits(
-    run: CalibrationRun, effects: Mapping[str, NDArray[Any]], pair: tuple[int, int]
-) -> float:
+def _shares_of_keys(
+    run: CalibrationRun, layer: int, effects: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float64]:
+    """f64 [T, groups, levels]: what each level of a part adds to the layer's keys / S."""
+    sizes = np.array(group_sizes(run, layer))
+    parts = run.bin_shares()[:, None] * (sizes / sizes.sum())
+    return np.asarray(effects[KEYS] * parts[..., None])
+
+
+def _of_bits(effects: Mapping[str, NDArray[Any]], pair: tuple[int, int]) -> float:
     names = [
         width_name(product, bits)
         for product, bits in zip((Product.QK, Product.PV), pair, strict=True)
         if bits != 16
     ]
-    return float(sum(relative(effects, name, run.bin_weights()).sum() for name in names))
+    return float(sum(effects[name].sum() for name in names))
+
+
+def _part(
+    scores: LayerScores, mask_bin: int, heads: NDArray[np.int64] | slice = slice(None)
+) -> LayerScores:
+    """Scores of some heads in one bin; the first dimension is 1."""
+    return LayerScores(
+        *(None if part is None else part[mask_bin : mask_bin + 1, heads] for part in scores)  # type: ignore[arg-type]
+    )
+
+
+def _masks_at(
+    run: CalibrationRun, part: LayerScores, level: float, allocation: Allocation
+) -> LayerMasks:
+    """Masks of what has these scores at a level below 1."""
+    settings, share = run.settings, max(level, _LEAST)
+    if settings.mixes:
+        return select_mixes([part], run.forced, share, run.tokens, settings.block_k, allocation)[0]
+    target = MaskTarget(density=share)
+    return select_masks([part], run.forced, target, settings.mask_metric, allocation)[0]
 
 
 def _uniform_keys(run: CalibrationRun) -> float:

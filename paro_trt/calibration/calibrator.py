@@ -256,10 +256,14 @@ class _Calibrator:
         return [choose([self._scores(layer)])[0] for layer in self.layers]
 
     def _alternative(self, layer: int, masks: LayerMasks) -> Alternative:
-        settings = self.run.settings
+        settings, heads = self.run.settings, self.run.sites[layer].heads
         cost = KeyCost(self.run.tokens, settings.block_q, settings.block_k)
-        shared = settings.allocation is not Allocation.HEAD
-        return Alternative(self._scores(layer), masks, self.run.forced, cost, shared=shared)
+        payers: Sequence[NDArray[np.int64]] | None = None
+        if self.allocation is not None:
+            payers = self.allocation.head_groups(layer)
+        elif settings.allocation is Allocation.HEAD:
+            payers = np.split(np.arange(heads), heads)
+        return Alternative(self._scores(layer), masks, self.run.forced, cost, payers)
 
     def _try_features(self, orders: Sequence[NDArray[np.int32]]) -> None:
         run = self.run

@@ -7,7 +7,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,33 @@ class RecordedCall:
             and dicts of them.
         timestep: in 0..1000, 1000 being pure noise.
         key_length: tokens of the attention sequence that exist; None: text is never padded.
+        negative: arguments of the same step's call for the negative prompt, which was guided away
+            from; None: there was none, it was in the same batch, or the run ended before it.
+        negative_length: its `key_length`.
+        guidance: w of the prediction v_negative + w (v - v_negative); 1 without `negative`.
     """
 
     arguments: Mapping[str, Any]
     timestep: float
     key_length: int | None = None
+    negative: Mapping[str, Any] | None = None
+    negative_length: int | None = None
+    guidance: float = 1.0
+
+    def guided_by(self, negative: RecordedCall, guidance: float) -> RecordedCall:
+        """With the call of the negative prompt."""
+        return replace(
+            self,
+            negative=negative.arguments,
+            negative_length=negative.key_length,
+            guidance=guidance,
+        )
+
+    def negative_call(self) -> RecordedCall | None:
+        """The call of the negative prompt, if it was recorded."""
+        if self.negative is None:
+            return None
+        return RecordedCall(self.negative, self.timestep, self.negative_length)
 
     def to(self, device: torch.device) -> dict[str, Any]:
         """The arguments, their tensors on a device."""

@@ -13,10 +13,14 @@ from ..families.base import AttentionSite, Geometry
 from ..models.in_place import PaddedHandler, handled_attention
 from ..models.load import LoadedModel
 from .calls import RecordedCall
+from .inputs import LayerInputs
 
 Consumer: TypeAlias = Callable[[int, AttentionSite, Tensor, Tensor, Tensor, float], None]
 """(index of the site, site, query [S, H, D], key and value [S, Hk, D], scale); layer by layer,
 nothing is kept beyond what the consumer keeps."""
+
+Attend: TypeAlias = Callable[[int, LayerInputs], Tensor | None]
+"""(index of the site, its inputs) -> attention [S, H, D] by token; None: dense."""
 
 
 def capture_attention(
@@ -35,6 +39,22 @@ def capture_attention(
         device: where the model computes.
         consumer: called once a site, in the order of execution.
     """
+
+    def show(layer: int, inputs: LayerInputs) -> None:
+        consumer(layer, inputs.site, inputs.query, inputs.key, inputs.value, inputs.scale)
+
+    replay_attended(loaded, geometry, call, device, show)
+
+
+def replay_attended(
+    loaded: LoadedModel,
+    geometry: Geometry,
+    call: RecordedCall,
+    device: torch.device,
+    attend: Attend,
+) -> Tensor:
+    """The model's prediction on a recorded call where `attend` computes what it wants of the
+    sites' attention; arguments as of `capture_attention`."""
     sites = loaded.family.sites(loaded.config)
     indices = {site.name: index for index, site in enumerate(sites)}
 
@@ -46,10 +66,13 @@ def capture_attention(
         value: Tensor,
         scale: float,
     ) -> Tensor:
-        consumer(indices[site.name], site, query[0], key[0], value[0], scale)
-        return dense_attention(query, key, value, scale, padding)
+        inputs = LayerInputs(site, query[0], key[0], value[0], scale, call.key_length)
+        attended = attend(indices[site.name], inputs)
+        if attended is None:
+            return dense_attention(query, key, value, scale, padding)
+        return attended.to(query.dtype)[None]
 
-    replay(loaded, geometry, call, device, handle)
+    return replay(loaded, geometry, call, device, handle)
 
 
 @torch.no_grad()

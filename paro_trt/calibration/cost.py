@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from .allocate import tried_widths
+from .allocate import group_sizes, tried_widths
 from .run import CalibrationRun
 
 MANY_TOKENS = 8192
@@ -75,9 +75,11 @@ def cost_note(run: CalibrationRun, heldout: CalibrationRun | None) -> str:
     ]
     if count.effects:
         calls, levels = len(run.effect_captures()), len(run.settings.levels) - 1
+        groups = max(len(group_sizes(run, layer)) for layer in range(len(run.sites)))
+        of_heads = f" for each of {groups} groups of heads" if groups > 1 else ""
         parts.append(
             f"{count.bits} replays and {count.effects} forwards to measure effects ({calls} calls; "
-            f"for each layer {levels} levels of blocks and its bits)"
+            f"for each layer {levels} levels of blocks{of_heads} and its bits)"
         )
     if count.heldout:
         parts.append(f"{count.heldout} forwards for the held-out prompt")
@@ -101,6 +103,12 @@ def time_note(run: CalibrationRun, seconds_a_step: float) -> str:
     if run.source.device.type == "cpu" and run.loaded.dtype is not torch.float32:
         note += "; most CPUs are much faster in float32 (--dtype float32)"
     return note
+
+
+def layers_note(stage: str, seconds: float, left: int) -> str:
+    """An estimate for a stage from its first layer: `left` more take `seconds` each."""
+    note = f"{stage}: {seconds:.3g} s a layer and call, about {_duration(seconds * left)} left"
+    return f"{note} for one process"
 
 
 def forward_flops(run: CalibrationRun) -> float:
@@ -131,10 +139,15 @@ def _dense_forwards(run: CalibrationRun) -> int:
 
 
 def _effect_forwards(run: CalibrationRun) -> int:
-    """One for each option of every layer, one dense and one of the whole plan, on each call."""
+    """One for each option of every layer, one dense and two of the whole plan on each call, and as
+    many for the negative prompt where its call was recorded."""
     levels = len(run.settings.levels) - 1
-    options = sum(levels + len(tried_widths(run, layer)) for layer in range(len(run.sites)))
-    return len(run.effect_captures()) * (options + 3)
+    options = sum(
+        levels * len(group_sizes(run, layer)) + len(tried_widths(run, layer))
+        for layer in range(len(run.sites))
+    )
+    calls = sum(1 + run.has_negative(capture.step) for capture in run.effect_captures())
+    return calls * (options + 3)
 
 
 def _duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from ..op.quantization import ChannelAffine
 from ..op.smoothing import head_signs
 from ..op.spec import AttentionConfig, block_count
 from .calls import RecordedCall
-from .capture import dense_attention, replay
+from .capture import dense_attention, replay_attended
 from .inputs import LayerInputs
 from .op_error import PlannedHead, attended_rows, head_extras, identity_affine
 from .passes import quantized_config, rotation_on
@@ -25,27 +25,35 @@ from .run import CalibrationRun, Capture
 from .select_mask import LayerMasks
 from .work import Contribution
 
-ENERGY, LEVELS, KEYS = "energy", "levels", "keys"
+LEVELS, KEYS = "levels", "keys"
 """Arrays of a layer's effects; in addition "qk8" and so on, as `width_name` says."""
+
+_TINY = 1e-300
+
+
+class HeadGroup(NamedTuple):
+    """Heads of a layer that keep blocks by one level.
+
+    heads: int64 [G], rising. levels: masks of these heads in one bin at each level, densest
+    first; the first is dense. keys: f64 [levels], that a query meets, as a share of S.
+    """
+
+    heads: NDArray[np.int64]
+    levels: Sequence[LayerMasks]
+    keys: NDArray[np.float64]
 
 
 class LayerOptions(NamedTuple):
     """What is tried on one layer.
 
-    orders: int64 [H, S]. levels: the masks of one bin at each level, densest first; the first is
-    dense. keys: f64 [levels], that a query meets, as a share of S. widths: the quantization of
-    one product alone, by product and bits.
+    orders: int64 [H, S]. groups: every head is in one. dense: masks of all heads with every
+    block. widths: the quantization of one product alone, by product and bits.
     """
 
     orders: Tensor
-    levels: Sequence[LayerMasks]
-    keys: NDArray[np.float64]
+    groups: Sequence[HeadGroup]
+    dense: LayerMasks
     widths: Mapping[tuple[Product, int], QuantizationChoice]
-
-    @property
-    def forwards(self) -> int:
-        """Of the model, for one call."""
-        return len(self.levels) - 1 + len(self.widths)
 
 
 def width_name(product: Product, bits: int) -> str:
@@ -62,44 +70,52 @@ def measured_effects(
 ) -> Iterator[tuple[int, Contribution]]:
     """The effects of every option of some layers on one recorded call, layer by layer.
 
+    An effect is the squared error of the prediction over the dense prediction's squares, times
+    what the call counts (`CalibrationRun.effect_weights`): summed over calls it is that of a run.
+
     Args:
         run: of the calibration.
-        capture: of the call.
+        capture: of the call, one of `CalibrationRun.effect_captures`.
         call: a call of the dense model.
         layers: which to measure.
         options: (layer, bin) -> what to try.
 
     Yields:
-        The layer, and sums of squares, zero outside the bin: "energy" [T, 1] of the dense
-        prediction, "levels" [T, levels] of what each level changes, and of each width [T, 1];
-        maxima "keys" [T, levels].
+        The layer, and sums, zero outside the bin: "levels" f64 [T, groups, levels], and of each
+        width f64 [T]; maxima "keys" f64 [T, groups, levels].
     """
     dense = prediction(run, call, {})
+    factor = run.effect_weights()[capture] / max(squared(dense), _TINY)
     for layer in layers:
         site, tried = run.sites[layer], options(layer, capture.mask_bin)
 
         def changed(
             masks: LayerMasks,
             choice: QuantizationChoice | None,
+            heads: NDArray[np.int64] | None = None,
             site: AttentionSite = site,
             orders: Tensor = tried.orders,
         ) -> float:
             config = quantized_config(run.settings, choice)
-            planned = planned_attention(orders, masks, 0, choice, config)
-            return squared(prediction(run, call, {site.name: planned}) - dense)
+            planned = planned_attention(orders, masks, 0, choice, config, heads)
+            return factor * squared(prediction(run, call, {site.name: planned}) - dense)
 
-        def in_bin(*values: float) -> NDArray[np.float64]:
-            of_bins = np.zeros((run.settings.bins, len(values)))
+        def in_bin(values: Any) -> NDArray[np.float64]:
+            of_bins = np.zeros((run.settings.bins, *np.shape(values)))
             of_bins[capture.mask_bin] = values
             return of_bins
 
         sums = {
-            ENERGY: in_bin(squared(dense)),
-            LEVELS: in_bin(0.0, *(changed(masks, None) for masks in tried.levels[1:])),
+            LEVELS: in_bin(
+                [
+                    [0.0, *(changed(masks, None, group.heads) for masks in group.levels[1:])]
+                    for group in tried.groups
+                ]
+            )
         }
         for (product, bits), choice in tried.widths.items():
-            sums[width_name(product, bits)] = in_bin(changed(tried.levels[0], choice))
-        yield layer, Contribution(sums, {KEYS: in_bin(*tried.keys)})
+            sums[width_name(product, bits)] = in_bin(changed(tried.dense, choice))
+        yield layer, Contribution(sums, {KEYS: in_bin([group.keys for group in tried.groups])})
 
 
 def prediction(
@@ -107,7 +123,8 @@ def prediction(
     call: RecordedCall,
     planned: Mapping[str, Callable[[LayerInputs], Tensor]],
 ) -> Tensor:
-    """What the model predicts in a call, f32.
+    """What the model predicts in a call, f32; with guidance, where the call of the negative prompt
+    was recorded.
 
     Args:
         run: of the calibration.
@@ -115,21 +132,18 @@ def prediction(
         planned: attention of sites, by name; all others are dense.
     """
 
-    def handle(
-        padding: Tensor | None,
-        site: AttentionSite,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float,
-    ) -> Tensor:
-        attend = planned.get(site.name)
-        if attend is None:
-            return dense_attention(query, key, value, scale, padding)
-        inputs = LayerInputs(site, query[0], key[0], value[0], scale, call.key_length)
-        return attend(inputs).to(query.dtype)[None]
+    def attend(_layer: int, inputs: LayerInputs) -> Tensor | None:
+        of_site = planned.get(inputs.site.name)
+        return None if of_site is None else of_site(inputs)
 
-    return replay(run.loaded, run.geometry, call, run.source.device, handle).float()
+    def of(each: RecordedCall) -> Tensor:
+        return replay_attended(run.loaded, run.geometry, each, run.source.device, attend).float()
+
+    own, negative = of(call), call.negative_call()
+    if negative is None:
+        return own
+    other = of(negative)
+    return other + call.guidance * (own - other)
 
 
 def planned_attention(
@@ -138,15 +152,17 @@ def planned_attention(
     mask_bin: int,
     quantization: QuantizationChoice | None,
     config: AttentionConfig,
+    heads: NDArray[np.int64] | None = None,
 ) -> Callable[[LayerInputs], Tensor]:
     """A layer's attention by its decisions: f32 [S, H, D] in the order of the tokens.
 
     Args:
         orders: int64 [H, S].
-        masks: of the layer.
+        masks: of `heads`.
         mask_bin: which of their bins.
         quantization: its affine and rotation; None: the identity, of 16 bits.
         config: block sizes, bits and pooling.
+        heads: that the masks are of, all others are dense; None: every head of the layer.
     """
 
     def attend(inputs: LayerInputs) -> Tensor:
@@ -154,8 +170,11 @@ def planned_attention(
         query_blocks = range(block_count(inputs.length, config.block_q))
         exact = torch.from_numpy(masks.mask[mask_bin]).to(device)
         extras = head_extras(masks, mask_bin, device)
-        output = torch.zeros(inputs.query.shape, device=device)
-        for head in range(site.heads):
+        if heads is None:
+            output = torch.zeros(inputs.query.shape, device=device)
+        else:
+            output = dense_layer(inputs)
+        for index, head in enumerate(range(site.heads) if heads is None else heads.tolist()):
             order = orders[head].to(device)
             affine, signs = identity_affine(site.head_dim, device), None
             if quantization is not None:
@@ -163,7 +182,7 @@ def planned_attention(
                 kv_head = head * site.kv_heads // site.heads
                 affine = ChannelAffine.of_head(rows, kv_head, config)
                 signs = head_signs(rotation_on(quantization, device), kv_head)
-            planned = PlannedHead(order, exact[head], affine, *extras[head], signs)
+            planned = PlannedHead(order, exact[index], affine, *extras[index], signs)
             attended = attended_rows(inputs.head(head), planned, config, query_blocks)
             output[order[: inputs.length], head] = attended
         return output
@@ -171,20 +190,13 @@ def planned_attention(
     return attend
 
 
+def dense_layer(inputs: LayerInputs) -> Tensor:
+    """Dense attention of a layer, f32 [S, H, D]."""
+    length = None if inputs.key_length is None else torch.tensor([inputs.key_length])
+    query, key, value = (tensor[None] for tensor in (inputs.query, inputs.key, inputs.value))
+    return dense_attention(query, key, value, inputs.scale, length)[0].float()
+
+
 def squared(values: Tensor) -> float:
     """The sum of squares, in f64."""
     return float(values.double().square().sum())
-
-
-def relative(
-    effects: Mapping[str, NDArray[Any]], name: str, bin_weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Squared relative errors of the prediction, f64 [T, options], which sum to that of the run.
-
-    Args:
-        effects: the summed contributions of a layer.
-        name: of the options.
-        bin_weights: f64 [T], see `CalibrationRun.bin_weights`.
-    """
-    energy = np.maximum(effects[ENERGY], 1e-300)
-    return np.asarray(effects[name] / energy * bin_weights[:, None])

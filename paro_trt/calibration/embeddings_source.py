@@ -71,6 +71,7 @@ class EmbeddingsSource(CallSource):
         self.timesteps = self._sampler.timesteps()
         scales = [self._guidance(timestep) for timestep in self.timesteps]
         self.forwards = tuple(1 if scale == 1.0 else 2 for scale in scales)
+        self.guided = tuple(forwards == 2 for forwards in self.forwards)
         if max(self.forwards) == 2 and prompts.negative is None:
             raise ArgumentError(
                 "guidance_scale",
@@ -98,20 +99,27 @@ class EmbeddingsSource(CallSource):
         """See `CallSource`."""
         loaded = self.loaded
         conditioning = self._conditioning(prompt)
-        existing = existing_tokens(loaded.family, self.geometry, conditioning)
+        negative = self._prompts.negative_rows([prompt])
+        unwanted = None if negative is None else self._complete(negative)
         calls: dict[int, RecordedCall] = {}
         step = 0
 
         def watch(_model: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
             # A step's first call is that of the prompt; the negative prompt's follows.
-            if step in wanted and step not in calls:
-                calls[step] = RecordedCall(
-                    one_sample(arguments, batch=1),
-                    self.timesteps[step],
-                    None if existing is None else int(existing),
-                )
-                if step == max(wanted):
-                    raise AllRecordedError
+            if step not in wanted:
+                return
+            timestep = self.timesteps[step]
+            of = conditioning if step not in calls else unwanted
+            assert of is not None
+            existing = existing_tokens(loaded.family, self.geometry, of)
+            length = None if existing is None else int(existing)
+            call = RecordedCall(one_sample(arguments, batch=1), timestep, length)
+            if step in calls:
+                calls[step] = calls[step].guided_by(call, self._guidance(timestep))
+                return
+            calls[step] = call
+            if step == max(wanted):
+                raise AllRecordedError
 
         def next_step(index: int, _timestep: float, _latents: Tensor) -> None:
             nonlocal step
@@ -119,7 +127,6 @@ class EmbeddingsSource(CallSource):
             on_step(step)
 
         shape = loaded.family.latent_shape(loaded.config, self.geometry)
-        negative = self._prompts.negative_rows([prompt])
         with suppress(AllRecordedError), watched_calls([loaded.model], watch):
             denoise_by(
                 self._sampler.scheduler(),
@@ -127,7 +134,7 @@ class EmbeddingsSource(CallSource):
                 seeded_noise((1, *shape), seed).to(self.device),
                 conditioning,
                 guidance=self._guidance,
-                negative=None if negative is None else self._complete(negative),
+                negative=unwanted,
                 on_step=next_step,
             )
         return calls

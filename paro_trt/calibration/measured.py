@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..plan import EFFECT, TIME_SHARE, figure_name
-from .allocate import LayerChoice, choose, joined, kept_keys, level_masks, tried_widths
+from .allocate import LayerChoice, choose, grouped, head_groups, joined, tried_widths
 from .assemble import LayerDecision
 from .calls import RecordedCall
 from .effects import (
@@ -54,6 +54,8 @@ class MeasuredAllocation:
     ) -> None:
         self._run, self._store, self._visits = run, store, visits
         self._scores, self._ranges = scores, ranges
+        self.head_groups = cache(lambda layer: head_groups(run, scores(layer), layer))
+        """The heads of each group of a layer, int64 [G] each; they share their blocks."""
 
     def measure(self, orders: Sequence[NDArray[np.int32]]) -> None:
         """Measure what the store lacks.
@@ -93,12 +95,8 @@ class MeasuredAllocation:
 
     def masks(self, layer: int) -> LayerMasks:
         """What is chosen of a layer's blocks."""
-        scores, levels = self._scores(layer), self._run.settings.levels
-        chosen = enumerate(self.choices[layer].levels)
-        return joined(
-            scores,
-            [level_masks(self._run, scores, of_bin, levels[level]) for of_bin, level in chosen],
-        )
+        levels = self.choices[layer].levels
+        return joined(self._run, self._scores(layer), self.head_groups(layer), levels)
 
     def quantization(self, layer: int, measured: Mapping[str, NDArray[Any]]) -> QuantizationChoice:
         """The chosen bits of a layer and their channel affines.
@@ -109,8 +107,12 @@ class MeasuredAllocation:
         """
         chosen = self.choices[layer]
         found = self._of_bits(measured, self._ranges(layer), chosen.qk_bits, chosen.pv_bits)
-        levels = self._run.settings.levels
-        kept = " / ".join(_level_name(levels[level]) for level in chosen.levels)
+        levels, groups = self._run.settings.levels, self.head_groups(layer)
+        kept = " / ".join(
+            " + ".join(_level_name(levels[level]) for level in of_bin) for of_bin in chosen.levels
+        )
+        if len(groups) > 1:
+            kept += f" (heads {' + '.join(','.join(map(str, heads)) for heads in groups)})"
         reason = (
             f"QK {chosen.qk_bits}, PV {chosen.pv_bits} and blocks at {kept}: chosen by measured "
             f"effect, adds {chosen.effect**0.5:.2%} to the prediction"
@@ -135,19 +137,17 @@ class MeasuredAllocation:
         return figures
 
     def _prediction_error(self, layers: Sequence[LayerDecision]) -> float:
-        run = self._run
-        error, energy = np.zeros((2, run.settings.bins))
-        for capture in run.effect_captures():
-            call, of_bin = self._visits.recorded_call(capture), capture.mask_bin
+        run, error = self._run, 0.0
+        for capture, weight in run.effect_weights().items():
+            call = self._visits.recorded_call(capture)
             dense = prediction(run, call, {})
-            planned = prediction(run, call, planned_sites(run, layers, of_bin))
-            error[of_bin] += squared(planned - dense)
-            energy[of_bin] += squared(dense)
-        return float((error / np.maximum(energy, 1e-300) @ run.bin_weights()) ** 0.5)
+            planned = prediction(run, call, planned_sites(run, layers, capture.mask_bin))
+            error += weight * squared(planned - dense) / max(squared(dense), 1e-300)
+        return float(error**0.5)
 
     def _options(self, orders: NDArray[np.int32], layer: int, mask_bin: int) -> LayerOptions:
         run, scores = self._run, self._scores(layer)
-        levels = [level_masks(run, scores, mask_bin, of) for of in run.settings.levels]
+        groups = grouped(run, scores, mask_bin, self.head_groups(layer))
         measured, ranges = self._store.arrays(_bits(layer)), self._ranges(layer)
         widths = {
             (product, bits): self._of_bits(
@@ -158,8 +158,8 @@ class MeasuredAllocation:
             )
             for product, bits in tried_widths(run, layer)
         }
-        keys = np.array([kept_keys(run, masks) for masks in levels])
-        return LayerOptions(head_orders(run.candidates, orders), levels, keys, widths)
+        dense = _all_blocks(scores)
+        return LayerOptions(head_orders(run.candidates, orders), groups, dense, widths)
 
     def _of_bits(
         self,

@@ -16,6 +16,7 @@ from ..errors import ArgumentError, ModelError
 from ..families.base import Geometry, ModelCall, ModelFamily
 from ..families.shared.adapt import replaced
 from ..models.calls import fitted_call
+from ..models.experts import ExpertRole
 from ..models.load import LoadedModel
 from ..models.pipeline_errors import pipeline_call
 from ..models.schedules import describe_scheduler, public_config
@@ -24,6 +25,13 @@ from .source import AllRecordedError, CallSource, OnStep
 from .unfinished import as_output
 
 _CALLBACK = "callback_on_step_end"
+
+_GUIDED_CALLS = 2
+"""Of a transformer in a step: for the prompt, then for the negative prompt."""
+
+_SCALES: tuple[str, ...] = ("true_cfg_scale", "guidance_scale", "guidance_scale_2")
+"""Arguments that scale the difference of the two, first the one that counts; of an expert for
+steps of little noise it is the last."""
 
 
 class _Rehearsed(NamedTuple):
@@ -76,6 +84,8 @@ class PipelineSource(CallSource):
         self.geometry = self._common_geometry(rehearsed.geometry, text_tokens)
         self.timesteps = rehearsed.timesteps
         self.steps, self.forwards = len(rehearsed.timesteps), rehearsed.forwards
+        guides = self._guidance() is not None
+        self.guided = tuple(guides and calls == _GUIDED_CALLS for calls in self.forwards)
         served = rehearsed.served
         self.served = range(served[0], served[-1] + 1) if served else range(0)
 
@@ -89,11 +99,15 @@ class PipelineSource(CallSource):
     ) -> dict[int, RecordedCall]:
         """See `CallSource`."""
         calls: dict[int, RecordedCall] = {}
-        step = 0
+        step, scale = 0, self._guidance()
 
         def watch(model: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
             # A step's first call is that of the prompt; the negative prompt's follows.
-            if model is not self.loaded.model or step not in wanted or step in calls:
+            if model is not self.loaded.model or step not in wanted:
+                return
+            if step in calls:
+                if self.guided[step] and scale is not None:
+                    calls[step] = calls[step].guided_by(self._recorded(arguments), scale)
                 return
             calls[step] = self._recorded(arguments)
             if step == max(wanted):
@@ -199,6 +213,20 @@ class PipelineSource(CallSource):
         if call.geometry.text.padded:
             length = int(family.text_length(call.inputs)) + call.geometry.grid.tokens
         return RecordedCall(sample, float(call.timestep.max()), length)
+
+    def _guidance(self) -> float | None:
+        """The scale of the pipeline's guidance, where it is an argument of the call."""
+        parameters = inspect.signature(type(self._pipe).__call__).parameters
+        expert, names = self.loaded.expert, _SCALES
+        if expert is not None and expert.role is ExpertRole.LOW_NOISE:
+            names = tuple(reversed(_SCALES))
+        for name in names:
+            scale = self._arguments.get(name)
+            if scale is None and name in parameters:
+                scale = parameters[name].default
+            if isinstance(scale, (int, float)):
+                return float(scale)
+        return None
 
     def _run(self, prompt: int, seed: int, next_step: Callable[[], None]) -> None:
         """One call of the pipeline; `next_step` hears of the end of every step."""

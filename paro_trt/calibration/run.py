@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -147,23 +147,46 @@ class CalibrationRun:
 
     def effect_captures(self) -> tuple[Capture, ...]:
         """The captures that effects on the prediction are measured on: in each bin as many as asked
-        for, the middle step of every prompt before others, and the last prompts first, which chose
-        the fewest blocks. None unless effects are measured."""
+        for. None unless effects are measured.
+
+        Steps get captures in proportion to what the errors near them count, and the last prompts
+        come first, which chose the fewest blocks.
+        """
         settings = self.settings
         if settings.allocation is not Allocation.MEASURED:
             return ()
         chosen: list[Capture] = []
         for mask_bin, steps in enumerate(self.captured_steps):
-            middle = steps[len(steps) // 2]
-            ranked = sorted(
-                (of for of in self.captures() if of.mask_bin == mask_bin),
-                key=lambda of: (of.step != middle, -of.prompt, of.step),
-            )
-            chosen += ranked[: settings.effect_calls]
+            counted, prompts = self._counted(mask_bin, steps), self.prompts_used
+            taken = dict.fromkeys(steps, 0)
+            for _ in range(min(settings.effect_calls, len(steps) * len(prompts))):
+                free = [step for step in steps if taken[step] < len(prompts)]
+                step = max(free, key=lambda of: (counted[of] / (taken[of] + 1), -of))
+                taken[step] += 1
+                chosen.append(Capture(prompts[-taken[step]], step, mask_bin))
         return tuple(sorted(chosen))
 
-    def bin_weights(self) -> NDArray[np.float64]:
-        """f64 [T], of sum 1: what a squared relative error of the prediction in each bin counts.
+    def effect_weights(self) -> dict[Capture, float]:
+        """What a squared relative error of the prediction counts in each of `effect_captures`, of
+        sum 1: a capture stands for the steps of its bin that it is nearest to, and shares them
+        with other prompts' captures of its step."""
+        captures, weights = self.effect_captures(), {}
+        for mask_bin in range(self.settings.bins):
+            of_bin = [capture for capture in captures if capture.mask_bin == mask_bin]
+            counted = self._counted(mask_bin, sorted({capture.step for capture in of_bin}))
+            for capture in of_bin:
+                sharing = sum(of.step == capture.step for of in of_bin)
+                weights[capture] = counted[capture.step] / sharing
+        return weights
+
+    def has_negative(self, step: int) -> bool:
+        """Whether a captured step's call comes with that of the negative prompt, which effects
+        then count as guidance does: not in the last step that is recorded."""
+        return self.source.guided[step] and step != max(self.recorded_steps())
+
+    def step_weights(self) -> NDArray[np.float64]:
+        """f64 [steps], of sum 1 over the served steps and 0 elsewhere: what a squared relative
+        error of the prediction counts in each step.
 
         With sigma = timestep / 1000, a step from sigma to sigma' moves the sample by the prediction
         times sigma - sigma', and the signal that it then holds is 1 - sigma' of it: errors are
@@ -171,10 +194,18 @@ class CalibrationRun:
         """
         sigmas = np.array([*self.source.timesteps, 0.0]) / MAX_TIMESTEP
         signal = np.maximum(1.0 - sigmas[1:], _LEAST_SIGNAL)
-        of_steps = np.square(np.diff(sigmas) / signal)
-        starts = self.settings.bin_starts(self.source.served)
-        of_bins = np.add.reduceat(of_steps[: self.source.served.stop], starts)
-        return np.asarray(of_bins / of_bins.sum())
+        of_steps = np.zeros(len(sigmas) - 1)
+        served = slice(self.source.served.start, self.source.served.stop)
+        of_steps[served] = np.square(np.diff(sigmas) / signal)[served]
+        return np.asarray(of_steps / of_steps.sum())
+
+    def _counted(self, mask_bin: int, steps: Sequence[int]) -> dict[int, float]:
+        """The weights of a bin's steps, each to the nearest of `steps`, of two the earlier."""
+        starts = *self.settings.bin_starts(self.source.served), self.source.served.stop
+        weights, counted = self.step_weights(), dict.fromkeys(steps, 0.0)
+        for step in range(starts[mask_bin], starts[mask_bin + 1]):
+            counted[min(steps, key=lambda of: (abs(of - step), of))] += float(weights[step])
+        return counted
 
     def bin_shares(self) -> NDArray[np.float64]:
         """f64 [T]: share of each bin in the served steps."""

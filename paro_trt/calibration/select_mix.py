@@ -39,6 +39,19 @@ class BlockMix(NamedTuple):
         return BlockCounts(exact, fine, self.exact.size - exact - fine).keys(block_k)
 
 
+class BlockErrors(NamedTuple):
+    """What a mix of blocks is chosen by.
+
+    coarse, fine: f32 [..., NQ, NK], squared error that a coarse and that a fine block costs.
+    forced: bool [NQ, NK], blocks that are exact in any case. block_k: tokens in a key block.
+    """
+
+    coarse: NDArray[np.float32]
+    fine: NDArray[np.float32]
+    forced: NDArray[np.bool_]
+    block_k: int
+
+
 def select_mixes(
     layers: Sequence[LayerScores],
     forced: NDArray[np.bool_],
@@ -65,7 +78,8 @@ def select_mixes(
 
     def best(error: NDArray[np.float32], fine_error: NDArray[np.float32]) -> BlockMix:
         rows = error.size // error.shape[-1]
-        return smooth_mix(error, fine_error, forced, block_budget(cost, rows * tokens), block_k)
+        errors = BlockErrors(error, fine_error, forced, block_k)
+        return smooth_mix(errors, block_budget(cost, rows * tokens))
 
     if allocation is Allocation.MODEL:
         whole = best(np.stack(errors), np.stack(fine_errors))
@@ -96,22 +110,17 @@ def _fine_error(layer: LayerScores) -> NDArray[np.float32]:
     return layer.error if layer.fine_error is None else layer.fine_error
 
 
-def smooth_mix(
-    error: NDArray[np.float32],
-    fine_error: NDArray[np.float32],
-    forced: NDArray[np.bool_],
-    budget: int,
-    block_k: int,
-) -> BlockMix:
+def smooth_mix(errors: BlockErrors, budget: int) -> BlockMix:
     """As `best_mix`, but blocks near the price follow their neighbours in the best mix.
 
     A step gains more where the block's neighbours (the key blocks before and after it, the same
     key block of the query blocks before and after) take it, and less where they do not.
     """
-    best = best_mix(error, fine_error, forced, budget, block_k)
-    pulled = fine_error * _pull(best.exact)
-    saved = np.maximum(error - fine_error, np.float32(0)) * _pull(best.exact | best.fine)
-    return best_mix(pulled + saved, pulled, forced, budget, block_k)
+    best = best_mix(errors, budget)
+    pulled = errors.fine * _pull(best.exact)
+    gain = np.maximum(errors.coarse - errors.fine, np.float32(0))
+    saved = gain * _pull(best.exact | best.fine)
+    return best_mix(errors._replace(coarse=pulled + saved, fine=pulled), budget)
 
 
 def _pull(chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -125,25 +134,16 @@ def _pull(chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.exp(np.float32(NEIGHBOURS_PULL) * (share - np.float32(0.5)))[number]
 
 
-def best_mix(
-    error: NDArray[np.float32],
-    fine_error: NDArray[np.float32],
-    forced: NDArray[np.bool_],
-    budget: int,
-    block_k: int,
-) -> BlockMix:
+def best_mix(errors: BlockErrors, budget: int) -> BlockMix:
     """The mix of least error within a budget of keys, up to less than one block.
 
     Where the forced blocks alone exceed the budget, they are exact and the rest is coarse.
 
     Args:
-        error: [..., NQ, NK], squared error that a coarse block costs.
-        fine_error: the same of a fine block.
-        forced: bool [NQ, NK], blocks that are exact in any case.
+        errors: of the blocks that share the budget.
         budget: keys.
-        block_k: tokens in a key block.
     """
-    steps = _hull_steps(error, fine_error, forced, block_k)
+    steps, block_k = _hull_steps(errors), errors.block_k
     left = budget - BlockMix(steps.forced, np.zeros_like(steps.forced)).keys(block_k)
     threshold = _least_threshold(steps, left)
     first, second = steps.first > threshold, steps.second > threshold
@@ -179,12 +179,8 @@ class _HullSteps(NamedTuple):
         return of_first + self.second_keys * int(second.sum())
 
 
-def _hull_steps(
-    error: NDArray[np.float32],
-    fine_error: NDArray[np.float32],
-    forced: NDArray[np.bool_],
-    block_k: int,
-) -> _HullSteps:
+def _hull_steps(errors: BlockErrors) -> _HullSteps:
+    error, fine_error, forced, block_k = errors
     to_fine, to_exact = FINE_SUMMARIES - COARSE_KEYS, block_k - FINE_SUMMARIES
     at_once = to_fine + to_exact
     forced = np.broadcast_to(forced, error.shape)

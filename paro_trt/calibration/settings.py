@@ -37,6 +37,7 @@ _COUNTS = (
     "order_rows",
     "error_query_blocks",
     "effect_calls",
+    "head_groups",
     "bins",
 )
 
@@ -82,6 +83,8 @@ class CalibrationSettings:
             with `Allocation.MEASURED`, in addition to all blocks and to the forced ones alone;
             None: half to twice what every layer would keep.
         effect_calls: recorded calls of each bin that effects are measured on.
+        head_groups: groups of a layer's heads, by the error that a head leaves, that have a level
+            of blocks each with `Allocation.MEASURED`; at most its heads.
 
     Raises:
         ArgumentError: an option is out of range.
@@ -114,6 +117,7 @@ class CalibrationSettings:
     time_target: Target = Target.GENERIC
     cost_levels: tuple[float, ...] | None = None
     effect_calls: int = 1
+    head_groups: int = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "time_target", _target(self.time_target))

@@ -28,6 +28,7 @@ class CallSource(ABC):
         timesteps: of each step, in 0..1000, noisiest first.
         served: the steps that the transformer serves: all, or an expert's.
         forwards: calls of any transformer in each step: two where guidance calls it twice.
+        guided: of each step, whether the negative prompt's call is recorded as well.
         device: where the transformer computes.
     """
 
@@ -39,13 +40,14 @@ class CallSource(ABC):
     timesteps: tuple[float, ...]
     served: range
     forwards: tuple[int, ...]
+    guided: tuple[bool, ...]
     device: torch.device
 
     @abstractmethod
     def record(
         self, prompt: int, seed: int, wanted: Collection[int], on_step: OnStep
     ) -> dict[int, RecordedCall]:
-        """Run one prompt up to the last wanted step.
+        """Run one prompt up to its call in the last wanted step.
 
         Args:
             prompt: index into `texts`.
@@ -54,7 +56,8 @@ class CallSource(ABC):
             on_step: told of finished steps; an exception of it ends the run.
 
         Returns:
-            The call for the prompt, not the negative one, in each wanted step.
+            The call for the prompt in each wanted step; in all but the last, where guidance makes
+            two calls, with that of the negative prompt.
 
         Raises:
             ModelError: the calls do not fit the geometry, or hold NaN or infinity.

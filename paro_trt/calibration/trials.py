@@ -10,7 +10,7 @@ again for what is left; a head has a feature only if it gains more than these bl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,7 +24,7 @@ from .inputs import LayerInputs
 from .op_error import HeadExtras, PlannedHead, attended_rows, dense_rows, identity_affine
 from .passes import quantized_config
 from .select_mask import LayerMasks, LayerScores, describe_masks
-from .select_mix import BlockMix, smooth_mix
+from .select_mix import BlockErrors, BlockMix, smooth_mix
 from .settings import CalibrationSettings
 from .statistics import sampled_query_blocks
 from .work import Contribution
@@ -38,7 +38,7 @@ noise."""
 
 _ERRORS, _ENERGY = "errors", "energy"
 
-_Place: TypeAlias = "tuple[int, int | slice]"
+_Place: TypeAlias = "tuple[int, int | NDArray[np.int64]]"
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -50,7 +50,8 @@ class Alternative:
         masks: of the layer, without these features.
         forced: bool [NQ, NK], blocks that are exact in any case.
         cost: of heads of the layer.
-        shared: the heads of a bin pay together; else each for itself.
+        payers: int64 [G] each, the heads that share a budget, which pay together in each bin; every
+            head is in one. None: all of them together.
     """
 
     def __init__(
@@ -59,8 +60,7 @@ class Alternative:
         masks: LayerMasks,
         forced: NDArray[np.bool_],
         cost: KeyCost,
-        *,
-        shared: bool = True,
+        payers: Sequence[NDArray[np.int64]] | None = None,
     ) -> None:
         self._error = scores.error
         self._fine_error = scores.error if scores.fine_error is None else scores.fine_error
@@ -69,7 +69,7 @@ class Alternative:
         )
         self._forced, self._cost = forced, cost
         bins, heads, self._query_blocks, _ = scores.error.shape
-        sets = [slice(None)] if shared else [slice(head, head + 1) for head in range(heads)]
+        sets = [np.arange(heads)] if payers is None else payers
         self._payers = [(mask_bin, of) for mask_bin in range(bins) for of in sets]
 
     def routed(
@@ -150,8 +150,8 @@ class Alternative:
         return heads * BlockMix(self._forced, np.zeros_like(self._forced)).keys(self._cost.block_k)
 
     def _chosen(self, at: _Place, budget: int) -> BlockMix:
-        errors = self._error[at], self._fine_error[at]
-        return smooth_mix(*errors, self._forced, budget, self._cost.block_k)
+        of_blocks = self._error[at], self._fine_error[at]
+        return smooth_mix(BlockErrors(*of_blocks, self._forced, self._cost.block_k), budget)
 
     def _left(self, mix: BlockMix, at: _Place | tuple[()] = ()) -> NDArray[np.float64]:
         """Errors of heads with a mix, summed over their blocks."""

@@ -15,7 +15,7 @@ from ..errors import ModelError, ParoError
 from ..families.base import AttentionSite
 from .calls import RecordedCall
 from .capture import capture_attention
-from .cost import time_note
+from .cost import layers_note, time_note
 from .fp16_guard import peak_arrays, recorded_peaks
 from .inputs import LayerInputs
 from .progress import Progress
@@ -108,16 +108,23 @@ class Visits:
     def visit_calls(
         self, stage: str, captures: Sequence[Capture], state: StateName, measure: Measure
     ) -> None:
-        """Show every capture's call to `measure` and store what it yields for a layer at once."""
+        """Show every capture's call to `measure` and store what it yields for a layer at once; the
+        first layer's time says how long the rest takes."""
         by_prompt = _by_prompt(captures)
+        timed = False
 
         def of_prompt(prompt: int) -> None:
+            nonlocal timed
             for capture in by_prompt[prompt]:
                 if layers := sorted(self._lacking(capture, state)):
-                    call = self.recorded_call(capture)
+                    call, started = self.recorded_call(capture), time.perf_counter()
                     for layer, learned in measure(capture, call, layers):
                         self._store.add(state(layer, capture), prompt, capture.name, learned)
                         self._progress.advance()
+                        if not timed:
+                            timed, seconds = True, time.perf_counter() - started
+                            left = sum(len(self._lacking(of, state)) for of in captures)
+                            self._progress.note(layers_note(stage, seconds, left))
             self._fold(by_prompt, state)
 
         layers = len(self._run.sites)

@@ -210,6 +210,12 @@ def calibrate(
     effect_calls: Annotated[
         int, typer.Option(help="With --allocate measured: recorded calls measured on in each bin.")
     ] = 1,
+    head_groups: Annotated[
+        int,
+        typer.Option(
+            help="With --allocate measured: groups of each layer's heads that keep blocks apart."
+        ),
+    ] = 2,
     seed: Annotated[int, typer.Option(help="Of the runs' noise.")] = 0,
     heldout: Annotated[
         Path | None, typer.Option(help="Prompts to measure the finished plan on.")
@@ -284,6 +290,7 @@ def calibrate(
             prompt_limit=prompt_limit,
             time_target=Target(target),
             effect_calls=effect_calls,
+            head_groups=head_groups,
             seed=seed,
             **dimensions,
             **chosen,

@@ -28,7 +28,7 @@ import zstandard
 
 from paro_trt.calibration.inputs import HeadInputs
 from paro_trt.calibration.select_mask import block_budget, forced_blocks
-from paro_trt.calibration.select_mix import best_mix, smooth_mix
+from paro_trt.calibration.select_mix import BlockErrors, best_mix, smooth_mix
 from paro_trt.calibration.statistics import Tiling, block_statistics
 from paro_trt.op.mask import pack_block_mask
 from paro_trt.op.spec import block_count
@@ -149,7 +149,7 @@ def print_mix(heads: int, rows: range) -> None:
         errors = [x if bins == 2 else x.mean(axis=0, keepdims=True) for x in (error, fine_error)]
         budget = block_budget(cost, bins * heads * len(rows) * TOKENS)
         for choose in (best_mix, smooth_mix):
-            mix = choose(*errors, forced, budget, MIX_TILING.block_k)
+            mix = choose(BlockErrors(*errors, forced, MIX_TILING.block_k), budget)
             left = np.where(mix.exact, 0, np.where(mix.fine, fine_error, error)).sum()
             if (bins, choose) == (2, best_mix):
                 least[cost] = left

@@ -10,6 +10,7 @@ from paro_trt.calibration import CalibrationSettings, calibrate
 from paro_trt.calibration.calls import RecordedCall, load_values, one_sample
 from paro_trt.calibration.capture import capture_attention
 from paro_trt.calibration.cost import count_forwards
+from paro_trt.calibration.effects import prediction
 from paro_trt.calibration.embeddings_source import EmbeddingsSource
 from paro_trt.calibration.run import CalibrationRun
 from paro_trt.errors import ArgumentError, ModelError
@@ -84,6 +85,32 @@ def test_recorded_calls_are_those_of_the_pipelines_own_run(name):
     tiny.run(pipe, seed=7, prompt=TEXTS[1], num_inference_steps=4, guidance_scale=4.0)
     expected = seen[sum(made.forwards[:2])][-1:]
     assert torch.equal(calls[2].arguments["hidden_states"], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "transformer"), [("wan", None), ("wan-2.2-a14b", "transformer_2")]
+)
+def test_predictions_are_guided_as_the_pipeline_guides_them(name, transformer):
+    """What the scheduler is given, from the recorded calls of both prompts."""
+    tiny = pipeline_of(name)
+    pipe = tiny.build()
+    scales = {"guidance_scale": 4.0, **({"guidance_scale_2": 2.5} if transformer else {})}
+    made = source(tiny, pipe, steps=8, transformer=transformer, **scales)
+    step = made.served[0]
+    calls = made.record(1, 7, {step, step + 1}, lambda _step: None)
+    assert calls[step].guidance == list(scales.values())[-1]
+    # The run ends before the negative prompt's call.
+    assert calls[step + 1].negative is None
+    given, own = [], pipe.scheduler.step
+
+    def watched(prediction, *arguments, **options):
+        given.append(prediction)
+        return own(prediction, *arguments, **options)
+
+    pipe.scheduler.step = watched
+    tiny.run(pipe, seed=7, prompt=TEXTS[1], num_inference_steps=8, **scales)
+    found = prediction(CalibrationRun(made, SETTINGS), calls[step], {})
+    torch.testing.assert_close(found, given[step].float(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_replay_shows_the_attention_inputs_of_the_run():

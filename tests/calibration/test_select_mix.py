@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from paro_trt.calibration.select_mask import SHARED_BUDGETS, Allocation, LayerScores, forced_blocks
-from paro_trt.calibration.select_mix import BlockMix, best_mix, select_mixes, smooth_mix
+from paro_trt.calibration.select_mix import (
+    BlockErrors,
+    BlockMix,
+    best_mix,
+    select_mixes,
+    smooth_mix,
+)
 from paro_trt.calibration.statistics import Tiling
 from paro_trt.plan import TextLayout
 
@@ -85,7 +91,7 @@ def test_no_mix_within_the_budget_is_better_by_more_than_one_step():
     fine_error = (error * rng.uniform(0, 1, (1, 4))).astype(np.float32)
     none = np.zeros((1, 4), bool)
     for budget in range(4, 4 * BLOCK_K + 1, 3):
-        found = best_mix(error, fine_error, none, budget, BLOCK_K)
+        found = best_mix(BlockErrors(error, fine_error, none, BLOCK_K), budget)
         assert found.keys(BLOCK_K) <= budget
         spent, mine = found.keys(BLOCK_K), error_of(found, error, fine_error)
         for kinds in itertools.product(range(3), repeat=4):
@@ -109,7 +115,8 @@ def test_blocks_near_the_price_follow_their_neighbours():
     none = np.zeros((48, 64), bool)
     budget = error.size * BLOCK_K // 4
     best, found = (
-        choose(error, fine_error, none, budget, BLOCK_K) for choose in (best_mix, smooth_mix)
+        choose(BlockErrors(error, fine_error, none, BLOCK_K), budget)
+        for choose in (best_mix, smooth_mix)
     )
     assert budget - BLOCK_K < found.keys(BLOCK_K) <= budget
     assert edges(found.exact) < 0.95 * edges(best.exact)
@@ -127,7 +134,7 @@ def test_neighbours_overrule_no_large_gain_and_no_forced_block():
     error = np.ones((1, 8, 8), np.float32)
     error[0, 4, 4] = 10.0
     forced = np.eye(8, dtype=bool)
-    mix = smooth_mix(error, error, forced, 64 + 9 * (BLOCK_K - 1), BLOCK_K)
+    mix = smooth_mix(BlockErrors(error, error, forced, BLOCK_K), 64 + 9 * (BLOCK_K - 1))
     assert mix.exact[0].sum() == 9
     assert mix.exact[0, 4, 4]
     assert mix.exact[0][forced].all()
@@ -136,14 +143,14 @@ def test_neighbours_overrule_no_large_gain_and_no_forced_block():
 def test_equal_gains_go_to_the_lower_index():
     error = np.ones((2, 8), np.float32)
     none = np.zeros((2, 8), bool)
-    mix = best_mix(error, error, none, 16 + 5 * (BLOCK_K - 1) + 10, BLOCK_K)
+    mix = best_mix(BlockErrors(error, error, none, BLOCK_K), 16 + 5 * (BLOCK_K - 1) + 10)
     assert mix.exact.ravel().tolist() == [True] * 5 + [False] * 11
     assert not mix.fine.any()
 
 
 def test_blocks_that_lose_nothing_may_still_fill_the_budget():
     error = np.zeros((2, 8), np.float32)
-    mix = best_mix(error, error, np.zeros((2, 8), bool), 10_000, BLOCK_K)
+    mix = best_mix(BlockErrors(error, error, np.zeros((2, 8), bool), BLOCK_K), 10_000)
     assert mix.exact.all()
 
 

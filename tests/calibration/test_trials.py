@@ -71,7 +71,8 @@ def spent(mix, numbers, corrected) -> list[float]:
 @pytest.mark.parametrize(("dynamic", "corrected"), [(True, False), (False, True), (True, True)])
 def test_features_replace_blocks_of_equal_cost(scored, dynamic, corrected, shared):
     scores, masks = scored
-    alternative = Alternative(scores, masks, FORCED, COST, shared=shared)
+    payers = None if shared else np.split(np.arange(HEADS), HEADS)
+    alternative = Alternative(scores, masks, FORCED, COST, payers)
     flags = np.array([corrected, False])
     routed = np.array([[dynamic, False], [False, False]])
     mix, numbers = alternative.pay(flags, routed)

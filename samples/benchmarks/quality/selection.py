@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from paro_trt.calibration.select_mask import block_budget
-from paro_trt.calibration.select_mix import BlockMix, best_mix
+from paro_trt.calibration.select_mix import BlockErrors, BlockMix, best_mix
 
 from .blocks import KEYS, Kind
 from .sources import BLOCK_K
@@ -29,7 +29,7 @@ def cheapest_kinds(
     if budget < int(least):
         return None
     errors = [x.float().numpy() for x in (coarse, coarse if fine is None else fine)]
-    return kinds_of(best_mix(*errors, forced.numpy(), budget, BLOCK_K))
+    return kinds_of(best_mix(BlockErrors(*errors, forced.numpy(), BLOCK_K), budget))
 
 
 def kinds_of(mix: BlockMix) -> Tensor:
