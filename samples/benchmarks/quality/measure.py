@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,18 +52,38 @@ DRIFT_COSTS = (0.30, 0.20, 0.10)
 
 
 def measure_errors(
-    source: Source, costs: Sequence[float] = COSTS, names: Sequence[str] = POLICIES
+    source: Source,
+    costs: Sequence[float] = COSTS,
+    names: Sequence[str] = POLICIES,
+    layers: Sequence[int] | None = None,
 ) -> list[CallError]:
-    """Every policy at every cost."""
+    """Every named policy at every cost.
+
+    Args:
+        source: captures in splits.
+        costs: keys that a query meets, as shares of S.
+        names: of policies.
+        layers: those to measure; None: all.
+    """
     calibrated = Calibrated(source)
     policies = {
         (name, cost): make_policy(name, cost, calibrated) for name in names for cost in costs
     }
-    return _measured(calibrated, policies, source.name)
+    return _measured(calibrated, policies, layers, source.name)
 
 
-def measure_drift(source: Source, costs: Sequence[float] = DRIFT_COSTS) -> list[CallError]:
-    """Version 1 and 2 with masks made of other captures; policies are named "policy: drift"."""
+def measure_drift(
+    source: Source,
+    costs: Sequence[float] = DRIFT_COSTS,
+    names: Sequence[str] = DRIFT_POLICIES,
+    layers: Sequence[int] | None = None,
+) -> list[CallError]:
+    """Static policies with masks made of other captures; results are named "policy: drift".
+
+    Args:
+        source, costs, layers: as of `measure_errors`.
+        names: of policies in `RECIPES`.
+    """
     calibrated = Calibrated(source)
     drifts = {
         name: learned
@@ -72,19 +92,42 @@ def measure_drift(source: Source, costs: Sequence[float] = DRIFT_COSTS) -> list[
     }
     policies = {
         (f"{name}: {drift}", cost): CalibratedPolicy(calibrated, RECIPES[name], cost, learned)
-        for name in DRIFT_POLICIES
+        for name in names
         for drift, learned in drifts.items()
         for cost in costs
     }
-    return _measured(calibrated, policies, f"{source.name}, drift")
+    return _measured(calibrated, policies, layers, f"{source.name}, drift")
+
+
+def measure_missing(
+    measure: Callable[..., list[CallError]], names: Sequence[str], source: Source, path: Path
+) -> None:
+    """Measure what `path` lacks of the named policies, and write it after every layer.
+
+    Args:
+        measure: `measure_errors` or `measure_drift`.
+        names: of policies.
+        source: captures in splits.
+        path: JSON of `save_errors`.
+    """
+    known = load_errors(path) if path.exists() else []
+    for layer in source.layers:
+        done = {error.policy.partition(":")[0] for error in known if error.layer == layer}
+        missing = [name for name in names if name not in done]
+        if missing:
+            known += measure(source, names=missing, layers=[layer])
+            save_errors(known, path)
 
 
 def _measured(
-    calibrated: Calibrated, policies: Mapping[tuple[str, float], Policy | SvgEar], title: str
+    calibrated: Calibrated,
+    policies: Mapping[tuple[str, float], Policy | SvgEar],
+    layers: Sequence[int] | None,
+    title: str,
 ) -> list[CallError]:
     found: list[CallError] = []
     source = calibrated.source
-    for layer in source.layers:
+    for layer in source.layers if layers is None else layers:
         calls = source.of(Split.HELDOUT, layer)
         for call in track(calls, description=f"{title}, layer {layer}"):
             found += call_errors(calibrated, policies, call)
