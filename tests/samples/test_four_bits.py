@@ -83,7 +83,7 @@ def test_layers_that_were_measured_are_kept(source: Source, tmp_path: Path) -> N
     changed = json.loads(path.read_text())
     changed[0]["rotated"] = 77
     path.write_text(json.dumps(changed))
-    assert measure_errors(source, 1, 128, path)[0].rotated == 77
+    assert [layer.rotated for layer in measure_errors(source, 1, 128, path)] == [77]
 
 
 def test_videos_that_were_measured_are_kept(source: Source, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from paro_trt.op.reference import attend_query_block, prepare_query_block
 
 from ..quality.calibrated import Calibrated
 from ..quality.sources import LayerCall, Source, Split
-from .modes import BLOCK_Q, DENSITY, EXACT, MODES, Bits
+from .modes import DENSITY, EXACT, MODES, Bits
 from .planned import Agreement, Planned, plan_layer
 
 PV_TRIALS = (
@@ -168,9 +168,8 @@ def error_page(name: str, block_q: int, found: Sequence[LayerFound]) -> list[str
     for call in (call for layer in found for call in layer.calls):
         cells[call.mode, call.sparse].append(call)
     count = len(cells[str(EXACT), True])
-    rows = f"{block_q} rows in a query block" + (", the default" if block_q == BLOCK_Q else "")
     lines = [
-        f"## {name}: {count} held-out calls of a layer, {rows}", "",
+        f"## {name}: {count} held-out calls of a layer, {block_q} rows in a query block", "",
         f"| bits | dense | cosine, dense | density {DENSITY} |", "|---|---|---|---|",
     ]  # fmt: skip
     for mode in dict.fromkeys(mode for mode, _ in cells):
