@@ -13,11 +13,10 @@ from rich.progress import track
 from paro_trt.files import atomic_write
 
 from .blocks import Choice, attend, terms
-from .calibrated import AS_PLANNED, Calibrated, Half, Learned
+from .calibrated import DRIFTS, Calibrated, Half
 from .clusters import SvgEar
-from .policies import COSTS, POLICIES, RECIPES, STATIC_2, VERSION_1, VERSION_2, Policy, make_policy
+from .policies import COSTS, POLICIES, STATIC_2, VERSION_1, VERSION_2, Policy, make_policy
 from .sources import LayerCall, Source, Split
-from .static import CalibratedPolicy
 
 
 @dataclass(frozen=True)
@@ -36,16 +35,6 @@ class CallError:
     error: float
     keys: float
 
-
-DRIFTS = {
-    "other prompts": AS_PLANNED,
-    "same calls": Learned(Split.HELDOUT),
-    "same prompts, other seeds": Learned(Split.RESEEDED),
-    "other half of the schedule": Learned(half=Half.OTHER),
-    "both halves": Learned(half=Half.BOTH),
-}
-"""Which captures masks are made of; the first is how plans of two bins are made, the last how
-those of one bin are."""
 
 DRIFT_POLICIES = (VERSION_1, "64 rows + mix", "64 rows + mix + run-time", STATIC_2, VERSION_2)
 DRIFT_COSTS = (0.30, 0.20, 0.10)
@@ -85,15 +74,15 @@ def measure_drift(
         names: of policies in `RECIPES`.
     """
     calibrated = Calibrated(source)
-    drifts = {
-        name: learned
+    drifts = [
+        name
         for name, learned in DRIFTS.items()
         if source.calls[learned.split] and (learned.half is Half.OWN or len(source.halves) == 2)
-    }
+    ]
     policies = {
-        (f"{name}: {drift}", cost): CalibratedPolicy(calibrated, RECIPES[name], cost, learned)
+        (f"{name}: {drift}", cost): make_policy(f"{name}: {drift}", cost, calibrated)
         for name in names
-        for drift, learned in drifts.items()
+        for drift in drifts
         for cost in costs
     }
     return _measured(calibrated, policies, layers, f"{source.name}, drift")

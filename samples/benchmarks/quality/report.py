@@ -16,7 +16,8 @@ import torch
 
 from paro_trt.errors import ArgumentError
 
-from .measure import DRIFT_COSTS, DRIFTS, CallError, load_errors
+from .calibrated import DRIFTS
+from .measure import DRIFT_COSTS, CallError, load_errors
 from .policies import COSTS, OTHERS, RECIPES, STATIC_2, VERSION_1, VERSION_2
 from .videos import VideoQuality, load_videos
 

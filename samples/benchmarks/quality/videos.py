@@ -21,13 +21,21 @@ from .blocks import Choice, Kind
 from .calibrated import Calibrated
 from .clusters import SvgEar
 from .included import included_pipeline
-from .policies import COUNTED_SVG_EAR, STATIC_2, VERSION_1, VERSION_2, Policy, make_policy
+from .policies import (
+    COUNTED_SVG_EAR,
+    ONE_BIN_2,
+    STATIC_2,
+    VERSION_1,
+    VERSION_2,
+    Policy,
+    make_policy,
+)
 from .rendering import STEPS, rendered
 from .sources import BLOCK_K, BLOCK_Q, BLOCKS_PER_RUN, LayerCall, Source
 
 CELLS = tuple(
     (name, cost)
-    for name in (VERSION_2, STATIC_2, "SVG-EAR", COUNTED_SVG_EAR, VERSION_1, "Sol-Attn")
+    for name in (VERSION_2, ONE_BIN_2, STATIC_2, "SVG-EAR", COUNTED_SVG_EAR, VERSION_1, "Sol-Attn")
     for cost in (0.30, 0.10)
 )
 """Version 2 and 1, and the best policies of other projects by attention error."""
