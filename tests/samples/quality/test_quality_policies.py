@@ -16,7 +16,7 @@ from paro_trt.calibration.trials import Alternative, trial_contribution, with_fe
 from paro_trt.families.base import AttentionSite
 from paro_trt.plan import KeyCost
 from samples.benchmarks.quality.blocks import Kind, terms
-from samples.benchmarks.quality.calibrated import Calibrated, Learned
+from samples.benchmarks.quality.calibrated import Calibrated
 from samples.benchmarks.quality.clusters import CHOICE_COST, SvgEar
 from samples.benchmarks.quality.measure import (
     CallError,
@@ -153,8 +153,8 @@ def test_run_time_blocks_follow_the_call(calibrated: Calibrated, source: Source)
 
 def test_masks_of_the_calls_themselves_are_best(calibrated: Calibrated, source: Source) -> None:
     policies = {
-        (name, 0.45): CalibratedPolicy(calibrated, RECIPES["64 rows"], 0.45, learned)
-        for name, learned in (("own", Learned(Split.HELDOUT)), ("others", Learned()))
+        (name, 0.45): make_policy(drift, 0.45, calibrated)
+        for name, drift in (("own", "64 rows: same calls"), ("others", "64 rows"))
     }
     found = [
         error for call in source.of(Split.HELDOUT, 0)
