@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from .included import included_source
-from .measure import load_errors, measure_drift, measure_errors, save_errors
+from .measure import DRIFT_POLICIES, measure_drift, measure_errors, measure_missing
 from .policies import POLICIES
 from .report import write_report
 from .sources import Source
@@ -60,12 +60,9 @@ def errors(
         Path | None, typer.Option(help="the UNet's ONNX file; default: the installed package's")
     ] = None,
 ) -> None:
-    """Attention errors of every policy at every cost; those that have results are kept."""
-    path = work / f"errors-{source.value}.json"
-    known = load_errors(path) if path.exists() else []
-    missing = [name for name in POLICIES if name not in {error.policy for error in known}]
-    found = measure_errors(open_source(source, work, terrain_model), names=missing)
-    save_errors([*known, *found], path)
+    """Attention errors of every policy at every cost; goes on where it was interrupted."""
+    captured = open_source(source, work, terrain_model)
+    measure_missing(measure_errors, POLICIES, captured, work / f"errors-{source.value}.json")
 
 
 @app.command()
@@ -74,9 +71,9 @@ def drift(
     work: Work = WORK,
     terrain_model: Annotated[Path | None, typer.Option(help="as of errors")] = None,
 ) -> None:
-    """Attention errors with masks of other captures."""
-    found = measure_drift(open_source(source, work, terrain_model))
-    save_errors(found, work / f"drift-{source.value}.json")
+    """Attention errors with masks of other captures; goes on where it was interrupted."""
+    captured = open_source(source, work, terrain_model)
+    measure_missing(measure_drift, DRIFT_POLICIES, captured, work / f"drift-{source.value}.json")
 
 
 @app.command()

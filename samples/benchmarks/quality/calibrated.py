@@ -67,7 +67,19 @@ class Learned(NamedTuple):
 
 
 AS_PLANNED = Learned()
-"""How plans are made."""
+"""How plans of two bins are made."""
+
+ONE_BIN = "both halves"
+
+DRIFTS = {
+    "other prompts": AS_PLANNED,
+    "same calls": Learned(Split.HELDOUT),
+    "same prompts, other seeds": Learned(Split.RESEEDED),
+    "other half of the schedule": Learned(half=Half.OTHER),
+    ONE_BIN: Learned(half=Half.BOTH),
+}
+"""Which captures masks are made of; the first is how plans of two bins are made, the last how
+those of one bin are."""
 
 
 class Calibrated:

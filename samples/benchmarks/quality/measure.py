@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,11 +13,10 @@ from rich.progress import track
 from paro_trt.files import atomic_write
 
 from .blocks import Choice, attend, terms
-from .calibrated import AS_PLANNED, Calibrated, Half, Learned
+from .calibrated import DRIFTS, Calibrated, Half
 from .clusters import SvgEar
-from .policies import COSTS, POLICIES, RECIPES, STATIC_2, VERSION_1, VERSION_2, Policy, make_policy
+from .policies import COSTS, POLICIES, STATIC_2, VERSION_1, VERSION_2, Policy, make_policy
 from .sources import LayerCall, Source, Split
-from .static import CalibratedPolicy
 
 
 @dataclass(frozen=True)
@@ -37,54 +36,87 @@ class CallError:
     keys: float
 
 
-DRIFTS = {
-    "other prompts": AS_PLANNED,
-    "same calls": Learned(Split.HELDOUT),
-    "same prompts, other seeds": Learned(Split.RESEEDED),
-    "other half of the schedule": Learned(half=Half.OTHER),
-    "both halves": Learned(half=Half.BOTH),
-}
-"""Which captures masks are made of; the first is how plans of two bins are made, the last how
-those of one bin are."""
-
 DRIFT_POLICIES = (VERSION_1, "64 rows + mix", "64 rows + mix + run-time", STATIC_2, VERSION_2)
 DRIFT_COSTS = (0.30, 0.20, 0.10)
 
 
 def measure_errors(
-    source: Source, costs: Sequence[float] = COSTS, names: Sequence[str] = POLICIES
+    source: Source,
+    costs: Sequence[float] = COSTS,
+    names: Sequence[str] = POLICIES,
+    layers: Sequence[int] | None = None,
 ) -> list[CallError]:
-    """Every policy at every cost."""
+    """Every named policy at every cost.
+
+    Args:
+        source: captures in splits.
+        costs: keys that a query meets, as shares of S.
+        names: of policies.
+        layers: those to measure; None: all.
+    """
     calibrated = Calibrated(source)
     policies = {
         (name, cost): make_policy(name, cost, calibrated) for name in names for cost in costs
     }
-    return _measured(calibrated, policies, source.name)
+    return _measured(calibrated, policies, layers, source.name)
 
 
-def measure_drift(source: Source, costs: Sequence[float] = DRIFT_COSTS) -> list[CallError]:
-    """Version 1 and 2 with masks made of other captures; policies are named "policy: drift"."""
+def measure_drift(
+    source: Source,
+    costs: Sequence[float] = DRIFT_COSTS,
+    names: Sequence[str] = DRIFT_POLICIES,
+    layers: Sequence[int] | None = None,
+) -> list[CallError]:
+    """Static policies with masks made of other captures; results are named "policy: drift".
+
+    Args:
+        source, costs, layers: as of `measure_errors`.
+        names: of policies in `RECIPES`.
+    """
     calibrated = Calibrated(source)
-    drifts = {
-        name: learned
+    drifts = [
+        name
         for name, learned in DRIFTS.items()
         if source.calls[learned.split] and (learned.half is Half.OWN or len(source.halves) == 2)
-    }
+    ]
     policies = {
-        (f"{name}: {drift}", cost): CalibratedPolicy(calibrated, RECIPES[name], cost, learned)
-        for name in DRIFT_POLICIES
-        for drift, learned in drifts.items()
+        (f"{name}: {drift}", cost): make_policy(f"{name}: {drift}", cost, calibrated)
+        for name in names
+        for drift in drifts
         for cost in costs
     }
-    return _measured(calibrated, policies, f"{source.name}, drift")
+    return _measured(calibrated, policies, layers, f"{source.name}, drift")
+
+
+def measure_missing(
+    measure: Callable[..., list[CallError]], names: Sequence[str], source: Source, path: Path
+) -> None:
+    """Measure what `path` lacks of the named policies, and write it after every layer.
+
+    Args:
+        measure: `measure_errors` or `measure_drift`.
+        names: of policies.
+        source: captures in splits.
+        path: JSON of `save_errors`.
+    """
+    known = load_errors(path) if path.exists() else []
+    for layer in source.layers:
+        done = {error.policy.partition(":")[0] for error in known if error.layer == layer}
+        missing = [name for name in names if name not in done]
+        if missing:
+            known += measure(source, names=missing, layers=[layer])
+            save_errors(known, path)
 
 
 def _measured(
-    calibrated: Calibrated, policies: Mapping[tuple[str, float], Policy | SvgEar], title: str
+    calibrated: Calibrated,
+    policies: Mapping[tuple[str, float], Policy | SvgEar],
+    layers: Sequence[int] | None,
+    title: str,
 ) -> list[CallError]:
     found: list[CallError] = []
     source = calibrated.source
-    for layer in source.layers:
+    for layer in source.layers if layers is None else layers:
         calls = source.of(Split.HELDOUT, layer)
         for call in track(calls, description=f"{title}, layer {layer}"):
             found += call_errors(calibrated, policies, call)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from .blocks import Choice
-from .calibrated import Calibrated
+from .calibrated import AS_PLANNED, DRIFTS, ONE_BIN, Calibrated
 from .clusters import CHOICE_COST, SvgEar
 from .peers import SlidingWindows, SolAttn, SolAttnCorrected, SpargeAttn, SpatialTemporal
 from .sources import LayerCall
@@ -19,6 +19,7 @@ the choice at run time take (`KeyCost`)."""
 VERSION_1 = "version 1"
 STATIC_2 = "64 rows + mix + correction"
 VERSION_2 = "version 2"
+ONE_BIN_2 = f"{VERSION_2}: {ONE_BIN}"
 
 RECIPES = {
     VERSION_1: Recipe(),
@@ -63,9 +64,11 @@ OTHERS: dict[str, MakePolicy] = {
 
 
 def make_policy(name: str, cost: float, calibrated: Calibrated) -> Policy | SvgEar:
-    """The named policy at a cost."""
-    if name in RECIPES:
-        return CalibratedPolicy(calibrated, RECIPES[name], cost)
+    """The named policy at a cost; "NAME: DRIFT" has masks of other captures (`DRIFTS`)."""
+    recipe, _, drift = name.partition(": ")
+    if recipe in RECIPES:
+        learned = DRIFTS[drift] if drift else AS_PLANNED
+        return CalibratedPolicy(calibrated, RECIPES[recipe], cost, learned)
     return OTHERS[name](calibrated, cost)
 
 

@@ -16,7 +16,8 @@ import torch
 
 from paro_trt.errors import ArgumentError
 
-from .measure import DRIFT_COSTS, DRIFTS, CallError, load_errors
+from .calibrated import DRIFTS, ONE_BIN
+from .measure import DRIFT_COSTS, CallError, load_errors
 from .policies import COSTS, OTHERS, RECIPES, STATIC_2, VERSION_1, VERSION_2
 from .videos import VideoQuality, load_videos
 
@@ -161,7 +162,10 @@ def write_report(work: Path, output: Path) -> None:
     if videos:
         rows = [(v.policy, v.cost, v.video, round(v.psnr, 3), round(v.ssim, 4)) for v in videos]
         write_csv(VIDEO_COLUMNS, rows, output.with_name(f"{output.name}-videos.csv"))
-        lines += ["## Videos of the included pipeline", "", *video_table(videos), ""]
+        lines += ["## Videos of the included pipeline", ""]
+        if any(ONE_BIN in video.policy for video in videos):
+            lines += [f'"{ONE_BIN}": as a plan of one bin, whose masks are made of both.', ""]
+        lines += [*video_table(videos), ""]
     output.with_suffix(".md").write_text("\n".join(lines))
 
 

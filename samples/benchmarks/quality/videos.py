@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
-from paro_trt.calibration.capture import dense_attention
 from paro_trt.calibration.inputs import HeadInputs
-from paro_trt.calibration.pipeline_source import PipelineSource
-from paro_trt.families.base import AttentionSite
 from paro_trt.files import atomic_write
-from paro_trt.models.in_place import handled_attention
-from paro_trt.models.live import open_model
 from paro_trt.op.spec import CORRECTION_ROWS, FINE_SUMMARIES
 from paro_trt.verification.metrics import psnr, ssim
-from samples.tiny_wan.scenes import HELDOUT_SCENES
 
 from .blocks import Choice, Kind
 from .calibrated import Calibrated
 from .clusters import SvgEar
-from .included import call_arguments, half_of, included_pipeline
-from .policies import COUNTED_SVG_EAR, STATIC_2, VERSION_1, VERSION_2, Policy, make_policy
+from .included import included_pipeline
+from .policies import (
+    COUNTED_SVG_EAR,
+    ONE_BIN_2,
+    STATIC_2,
+    VERSION_1,
+    VERSION_2,
+    Policy,
+    make_policy,
+)
+from .rendering import STEPS, rendered
 from .sources import BLOCK_K, BLOCK_Q, BLOCKS_PER_RUN, LayerCall, Source
 
 CELLS = tuple(
     (name, cost)
-    for name in (VERSION_2, STATIC_2, "SVG-EAR", COUNTED_SVG_EAR, VERSION_1, "Sol-Attn")
+    for name in (VERSION_2, ONE_BIN_2, STATIC_2, "SVG-EAR", COUNTED_SVG_EAR, VERSION_1, "Sol-Attn")
     for cost in (0.30, 0.10)
 )
 """Version 2 and 1, and the best policies of other projects by attention error."""
-
-STEPS = 8
-"""Of a video; captures are of longer runs."""
 
 FIRST_SEED = 5000
 """Of the videos: no capture has it."""
@@ -80,12 +78,13 @@ def measure_videos(
     for video in track(range(videos), description="videos"):
         done = {(x.policy, x.cost) for x in found if x.video == video}
         missing = [cell for cell in cells if cell not in done]
-        dense = _video(pipe, video, steps, _dense) if missing else torch.empty(0)
+        seed = FIRST_SEED + video
+        dense = rendered(pipe, video, seed, steps) if missing else torch.empty(0)
         for cell in missing:
             if cell not in policies:
                 policies[cell] = make_policy(*cell, calibrated)
-            picture = _video(
-                pipe, video, steps, lambda call, cell=cell: _attended(policies[cell], call)
+            picture = rendered(
+                pipe, video, seed, steps, lambda call, cell=cell: _attended(policies[cell], call)
             )
             quality = psnr(picture, dense, 1.0), ssim(picture, dense, 1.0)
             found.append(VideoQuality(*cell, video, *quality))
@@ -96,11 +95,6 @@ def measure_videos(
 def load_videos(path: Path) -> list[VideoQuality]:
     """Read what `measure_videos` wrote."""
     return [VideoQuality(**values) for values in json.loads(path.read_text())]
-
-
-def _dense(call: LayerCall) -> Tensor:
-    batched = (x[None] for x in (call.query, call.key, call.value))
-    return dense_attention(*batched, call.scale)[0]
 
 
 def _attended(policy: Policy | SvgEar, call: LayerCall) -> Tensor:
@@ -157,47 +151,3 @@ def _softmax_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | float = 0.0
 ) -> Tensor:
     return (query @ key.T + bias).softmax(dim=1) @ value
-
-
-def _video(pipe: Any, video: int, steps: int, attend: Callable[[LayerCall], Tensor]) -> Tensor:
-    """[1, 3, F, H, W] in [0, 1], with the attention of every layer computed by `attend`."""
-    prompt = HELDOUT_SCENES[video % len(HELDOUT_SCENES)].prompt
-    with _attention_by(pipe, steps, attend) as next_step:
-        frames = pipe(
-            prompt,
-            generator=torch.Generator().manual_seed(FIRST_SEED + video),
-            output_type="pt",
-            callback_on_step_end=next_step,
-            **call_arguments(steps),
-        ).frames
-    return frames.float().transpose(1, 2)
-
-
-@contextmanager
-def _attention_by(
-    pipe: Any, steps: int, attend: Callable[[LayerCall], Tensor]
-) -> Iterator[Callable[..., dict[str, Any]]]:
-    """The pipeline's attention by `attend`; gives what to call at the end of each step."""
-    loaded = open_model(pipe)
-    sites = loaded.family.sites(loaded.config)
-    layers = {site.name: index for index, site in enumerate(sites)}
-    geometry = PipelineSource(pipe, loaded, ["a"], call_arguments(steps)).geometry
-    step = 0
-
-    def next_step(_pipe: Any, _step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        nonlocal step
-        step += 1
-        return values
-
-    def handle(
-        _: Tensor | None, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor,
-        scale: float,
-    ) -> Tensor:  # fmt: skip
-        outputs = [
-            attend(LayerCall(layers[site.name], half_of(step, steps), 0, *inputs, scale))
-            for inputs in zip(query, key, value, strict=True)
-        ]
-        return torch.stack(outputs)
-
-    with handled_attention(loaded.model, loaded.family, geometry, handle):
-        yield next_step

@@ -1,0 +1,1 @@
+"""What 4-bit products cost in attention error and in videos."""
