@@ -118,7 +118,8 @@ def calibrate(
             model, given, size, latents, str(device), dtype, schedule, transformer
         )
     if not bins_asked_for:
-        options = bins_for_steps(options, source.served)
+        heads = sum(site.heads for site in source.loaded.family.sites(source.loaded.config))
+        options = bins_for_steps(options, source.served, heads, source.geometry.tokens)
     check_cpu_is_meant(CalibrationRun(source, options), str(device))
     return run_calibration(
         source, options, Path(output), heldout=measured, progress=progress, memory=memory

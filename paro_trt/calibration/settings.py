@@ -19,6 +19,9 @@ COST_BLOCK_Q = 64
 at density .3 and .2."""
 
 FEW_STEPS = 8
+MOST_MASK_BITS = 2_500_000_000
+"""Of a plane of masks in all bins: at a cost, two planes of as many bits take up to 80 MB in a plan
+(paro_trt/plan/FORMAT.md)."""
 """Steps up to which each has masks of its own, where no number of bins is asked for."""
 
 _LEVEL_FACTORS = (2.0, 1.4, 1.0, 0.7, 0.5)
@@ -266,18 +269,27 @@ def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def bins_for_steps(settings: CalibrationSettings, served: range) -> CalibrationSettings:
-    """The settings with the bins that follow from their budget and the served steps.
+def bins_for_steps(
+    settings: CalibrationSettings, served: range, heads: int, tokens: int
+) -> CalibrationSettings:
+    """The settings with the bins that follow from their budget, the served steps and the model.
 
-    Each of 2 to `FEW_STEPS` steps has a bin and is captured. With more, a cost has one bin that
-    sees as many steps as two would: masks of two halves of the schedule have 2 to 4 % less error,
-    masks of the wrong half 10 to 16 % more, and plans are twice as large
-    (docs/measurements/2026-11-30-quality-counted.md). Other settings stay as they are.
+    Each of 2 to `FEW_STEPS` steps has a bin and is captured. With more, a cost keeps two bins
+    where their masks fit `MOST_MASK_BITS`: the second is worth up to 2.5 dB of video
+    (docs/measurements/2026-11-30-allocation-videos.md). Larger plans have one bin that sees as many
+    steps as two would. Other settings stay as they are.
+
+    Args:
+        settings: whose bins nobody chose.
+        served: the steps that the transformer serves.
+        heads: of all layers together.
+        tokens: S of a sample.
     """
     if 2 <= len(served) <= FEW_STEPS:
         return replace(settings, bins=len(served), captured_steps=1)
     of_blocks = settings.cost is not None and settings.allocation is not Allocation.MEASURED
-    if of_blocks and len(served) > FEW_STEPS:
+    blocks = -(-tokens // settings.block_q) * -(-tokens // settings.block_k)
+    if of_blocks and len(served) > FEW_STEPS and settings.bins * heads * blocks > MOST_MASK_BITS:
         steps = settings.bins * settings.captured_steps
         return replace(settings, bins=1, captured_steps=steps)
     return settings

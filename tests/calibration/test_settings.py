@@ -60,18 +60,23 @@ def test_bins_are_equal_and_captured_steps_spread_over_them():
     ("steps", "expected"), [(1, (2, 2)), (2, (2, 1)), (4, (4, 1)), (8, (8, 1)), (9, (2, 2))]
 )
 def test_each_of_a_few_steps_gets_a_bin(steps, expected):
-    found = bins_for_steps(CalibrationSettings(), range(steps))
+    found = bins_for_steps(CalibrationSettings(), range(steps), 1600, 75_600)
     assert (found.bins, found.captured_steps) == expected
 
 
-def test_a_cost_has_one_bin_of_as_many_captured_steps():
-    cost = CalibrationSettings(density=None, cost=0.2)
-    found = bins_for_steps(cost, range(50))
+def test_a_cost_has_two_bins_unless_their_masks_are_too_large():
+    cost = CalibrationSettings(density=None, cost=0.2, block_q=64, block_k=64)
+    wan_480p, wan_720p = (1600, 32_760), (1600, 75_600)
+    assert bins_for_steps(cost, range(50), *wan_480p) == cost
+    found = bins_for_steps(cost, range(50), *wan_720p)
     assert (found.bins, found.captured_steps) == (1, 4)
-    assert bins_for_steps(cost, range(4)).bins == 4
-    assert bins_for_steps(cost, range(1)) == cost
+    assert bins_for_steps(replace(cost, block_q=128), range(50), *wan_720p) == replace(
+        cost, block_q=128
+    )
+    assert bins_for_steps(cost, range(4), *wan_720p).bins == 4
+    assert bins_for_steps(cost, range(1), *wan_720p) == cost
     measured = replace(cost, allocation=Allocation.MEASURED)
-    assert bins_for_steps(measured, range(50)) == measured
+    assert bins_for_steps(measured, range(50), *wan_720p) == measured
 
 
 def test_defaults_follow_from_budget_and_target():
