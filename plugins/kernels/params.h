@@ -203,7 +203,9 @@ struct SmoothingParams {
   SmoothedKeys keys;
   const uint32_t* routed_mask;  // as in AttentionParams
   uint16_t* mean_query;  // [heads of the launch, NQ, D] of query blocks, in the inputs' type
-  float* bias;           // [heads of the launch, NQ, NK, block_k], written where the mask has a block
+  // [heads of the launch, NQ, NK, block_k / 16, 4, 4], written where the mask has a block. Of 16
+  // keys, [i] has 2 i, 2 i + 1, 2 i + 8 and 2 i + 9: what lane i of a quad reads at once.
+  float* bias;
   float logit_scale;     // softmax scale * log2(e)
 };
 

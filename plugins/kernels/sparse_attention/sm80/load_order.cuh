@@ -17,6 +17,15 @@ constexpr bool on_hopper = true;
 #else
 constexpr bool on_hopper = false;
 #endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 800
+constexpr bool on_sm_80 = true;
+#else
+constexpr bool on_sm_80 = false;
+#endif
+
+// Whether the 4-bit keys of a variant are residuals (smoothed_memory.cuh).
+template <class V>
+constexpr bool is_smoothed = V::qk == Number::s4 && requires { V::is_smoothed; };
 
 template <class V>
 struct LoadOrder {
@@ -33,7 +42,8 @@ struct LoadOrder {
   static constexpr bool keeps_mask = !by_fine_scores || V::query_blocks == 1 || on_hopper;
   // How many fragments of 8 channels of V are loaded at once.
   static constexpr uint32_t channel_fragments =
-      full && (V::step_keys == 128 || (V::qk == Number::s8 && V::pv == Number::s4) ||
+      is_smoothed<V> && full && V::step_keys == 64 && on_sm_80 ? 2
+      : full && (V::step_keys == 128 || (V::qk == Number::s8 && V::pv == Number::s4) ||
                (V::qk == Number::s4 && V::pv == Number::s8 && !on_hopper))
           ? 8
           : V::head_dim / 8;

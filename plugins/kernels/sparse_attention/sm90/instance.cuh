@@ -39,7 +39,7 @@ constexpr Kernel kernel_of() {
       .function = sparse_attention_wgmma<V>,
 #endif
       .allowed = &allowed_devices<V>,
-#if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
+#if !defined(PARO_ROWS_ALONE)
       .fine_function = sparse_attention_wgmma_fine<V>,
 #endif
       .fine_allowed = &fine_devices<V>};
