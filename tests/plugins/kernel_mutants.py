@@ -26,10 +26,6 @@ _KERNEL, _SOFTMAX, _VARIANT = "sm90/kernel.cuh", "sm90/softmax.cuh", "sm90/varia
 _ATTEND, _GATHER, _FINE = "sm90/attend.cuh", "sm90/gather.cuh", "sm90/fine_step.cuh"
 _TILES, _STORE = "sm90/tiles.cuh", "sm90/store_rows.cuh"
 _STAGE1 = "../reorder_quantize/kernel.cuh"
-_TILE = """    attend<V, Fine>(ring, turns, operands, ring.shared.row_factors, at, state);
-    store_rows(p, tile, state.rows[0], state.out);
-"""
-_LEFT = "    ring.arrive(ring.left(number));\n"
 
 MUTANTS = [
     Mutant("none", _RING, "at.parity ^ 1", "at.parity ^ 1"),
@@ -101,7 +97,6 @@ MUTANTS = [
     Mutant("place of the producer not carried over", _KERNEL,
            "    if (tile.work.index < 0) return;\n",
            "    if (tile.work.index < 0) return;\n    at = {};\n"),
-    Mutant("data of a tile released early", _KERNEL, _TILE + _LEFT, _LEFT + _TILE),
     Mutant("missing wait for the tile left", _TILES, "ring.wait_left(number);", ""),
     Mutant("missing wait for the tile found", _TILES, "ring.wait_published(number);", ""),
     Mutant("missing wait for the queries", _KERNEL, "ring.wait_query_full(number);", ""),
