@@ -33,6 +33,7 @@ struct Choice {
   Shape shape;
   int32_t sm;
   int32_t units;              // at once
+  int32_t processors;         // SMs of the device; 0 where nothing is launched
   const char* against_wgmma;  // null where wgmma is used
   const Kernel* kernel;       // of stage 2
   Body body;                  // of the kernel
@@ -162,6 +163,7 @@ paro_status choose(const paro_attention* call, const paro_launch* launch, bool r
   PARO_RETURN_IF_ERROR(choose_sm(*call, *launch, runs_here, &choice->sm));
   choice->shape = Shape::of(*call);
   PARO_RETURN_IF_ERROR(choose_units(*call, *launch, choice->shape, &choice->units));
+  if (runs_here) PARO_RETURN_IF_ERROR(processor_count(&choice->processors));
   return choose_kernel(*call, choice);
 }
 
@@ -319,10 +321,13 @@ LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                               .smoothed = workspace.smoothed,
                               .key_number = selection.qk,
                               .value_number = selection.pv,
-                              .layout = layout_of(selection)};
+                              .layout = layout_of(selection),
+                              .tiles_taken = workspace.tiles_taken};
   const LaunchStatus reordered =
       reorder_quantize::launch_stage(stage1_of(call), reorder, stream);
   if (reordered != LaunchStatus::ok) return reordered;
+  const int samples = (geometry.first_unit + geometry.units - 1) / geometry.kv_heads -
+                      geometry.first_unit / geometry.kv_heads + 1;
   const AttentionParams attention{.geometry = geometry,
                                   .plan = plan,
                                   .query = call.query,
@@ -335,14 +340,15 @@ LaunchStatus launch_stages(const paro_attention& call, const Choice& choice,
                                   .correction = workspace.correction,
                                   .smoothed = workspace.smoothed,
                                   .mean_query = workspace.smoothing_query,
-                                  .bias = workspace.bias};
+                                  .bias = workspace.bias,
+                                  .tiles = call.heads * choice.shape.query_blocks * samples,
+                                  .tiles_taken = workspace.tiles_taken};
   const LaunchStatus between = launch_version_2(call, choice, attention, workspace, stream);
   if (between != LaunchStatus::ok) return between;
-  const int samples = (geometry.first_unit + geometry.units - 1) / geometry.kv_heads -
-                      geometry.first_unit / geometry.kv_heads + 1;
-  const auto blocks = static_cast<unsigned>(call.heads * choice.shape.query_blocks * samples);
-  return sparse_attention::launch(*choice.kernel, choice.body, attention, blocks,
-                                  choice.shared_bytes, stream);
+  const int blocks =
+      choice.kernel->is_persistent ? std::min(attention.tiles, choice.processors) : attention.tiles;
+  return sparse_attention::launch(*choice.kernel, choice.body, attention,
+                                  static_cast<unsigned>(blocks), choice.shared_bytes, stream);
 }
 
 }  // namespace

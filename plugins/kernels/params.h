@@ -193,6 +193,7 @@ struct ReorderParams {
   Number key_number;    // of `prepared.key`
   Number value_number;  // of `prepared.value`
   TileLayout layout;    // of both; swizzled: both are s8
+  int32_t* tiles_taken;  // of AttentionParams: set to 0 for the stage that follows
 };
 
 // Between the stages of a smoothed call: mean queries, and the part of the logits that they give.
@@ -225,6 +226,10 @@ struct AttentionParams {
   SmoothedKeys smoothed;
   const uint16_t* mean_query;  // of SmoothingParams
   const float* bias;
+  // Query blocks of all samples, and how many of them thread blocks that compute several have taken,
+  // in addition to a first one each.
+  int32_t tiles;
+  int32_t* tiles_taken;
 };
 
 // The mean correction. A row is the mean query of the run that a query block lies in.

@@ -20,7 +20,8 @@ OTHERS = ("kernels/backend.cpp", "kernels/instructions.cpp", "kernels/device_cud
           "common/check.cpp", "common/error.cpp", "common/describe_call.cpp",
           "tensorrt/plugin.cpp", "tensorrt/attributes.cpp", "tensorrt/tensors.cpp",
           "tensorrt/log.cpp", "tensorrt/build_id.cpp", RUNTIME / "launches.cpp")  # fmt: skip
-CHECKS = ("in_two_threads", "prepared_elsewhere", "once_for_each_device", "absent_kernel",
+CHECKS = ("in_two_threads", "prepared_elsewhere", "once_for_each_device",
+          "as_many_blocks_as_processors", "absent_kernel",
           "failed_launch", "error_of_others", "too_many_tokens", "refused_by_the_builder",
           "bits_left_out", "no_device", "built_without_a_gpu")  # fmt: skip
 COMPILER = ["g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-undef",

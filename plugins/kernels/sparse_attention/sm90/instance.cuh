@@ -35,6 +35,7 @@ constexpr Kernel kernel_of() {
       .shared_bytes = sizeof(SharedMemory<V>),
       .fine_bytes = with_fine - sizeof(SharedMemory<V>),
       .query_blocks = V::query_blocks,
+      .is_persistent = true,
 #if !defined(PARO_ROWS_ALONE)
       .function = sparse_attention_wgmma<V>,
 #endif
