@@ -19,6 +19,9 @@ _LOCAL_MEMORY = r"(LDL|STL)\b"
 _WGMMA_SCORES = r"IGMMA\.64x(\d+)x32\.S8\.S8"
 _WGMMA_ROWS, _WGMMA_LANES, _WGMMA_DEPTH = 64, 128, 32
 
+# Folders of what version 2 computes between the stages; their kernels are named with them.
+_BETWEEN_STAGES = ("routing", "smoothing", "summaries")
+
 # Keys of one mma, which is the same for both products; elements of an accumulator tile a lane.
 _PRODUCT_DEPTH = {"f16": 16, "bf16": 16, "s8": 32, "s4": 64}
 _TILE_SCORES = 4
@@ -75,6 +78,11 @@ class Kernel:
     def has_products(self) -> bool:
         """Whether it is stage 2."""
         return self.name.startswith("sparse_attention")
+
+    @property
+    def is_stage_1(self) -> bool:
+        """Whether it is of stage 1, whose sums have an order."""
+        return not self.has_products and "::" not in self.name
 
     @property
     def uses_wgmma(self) -> bool:
@@ -213,12 +221,17 @@ def kernels_of(functions: list[Function]) -> list[tuple[Kernel, Function]]:
 def _kernel(demangled: str) -> Kernel:
     number_names = _enumerators("params.h", "Number")
     four_bit_names = _enumerators("params.h", "FourBit")
-    arguments = demangled[demangled.index("<") : demangled.rindex(">")]
-    function = re.findall(r"(\w+)<", demangled)[0]
+    path, opened = re.findall(r"^(?:void )?([\w:]+)(<?)", demangled)[0]
+    arguments = demangled[demangled.index("<") : demangled.rindex(">")] if opened else ""
+    _, _, folder, *_, function = path.split("::")
     sizes = tuple(int(size) for size in re.findall(r"[<,] ?(\d+)(?=[,>]|$)", arguments))
     numbers = tuple(number_names[int(i)] for i in re.findall(r"Number\)(\d+)", arguments))
     four_bit = [four_bit_names[int(i)] for i in re.findall(r"FourBit\)(\d+)", arguments)]
     used = four_bit[0] if four_bit and "s4" in numbers else ""
+    if folder in _BETWEEN_STAGES:
+        source = {"<true": "bf16", "<false": "f16"}.get(arguments.split(",")[0], "")
+        words = [f"{folder}::{function}", source, "x".join(map(str, sizes))]
+        return Kernel(" ".join(filter(None, words)), sizes, (), "")
     pooled = "pooled" if arguments.endswith("true") else ""
     words = [function, "x".join(map(str, sizes)), "-".join(numbers), used, pooled]
     return Kernel(" ".join(filter(None, words)), sizes, numbers, used)

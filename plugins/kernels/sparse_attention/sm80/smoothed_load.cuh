@@ -77,8 +77,7 @@ struct LanePlaces {
   uint32_t factors_from, offsets_from;
 };
 
-// computed_here for all of them at once: one at a time, registers are spilled in the hot loop on
-// sm_89 (nvcc 13.0).
+// computed_here for all of them at once.
 PTX_FN void hold([[maybe_unused]] LanePlaces& p) {
 #if !PARO_EMULATED
   asm volatile("" : "+l"(p.key), "+l"(p.value), "+l"(p.factors));
