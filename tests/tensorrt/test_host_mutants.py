@@ -17,7 +17,7 @@ from tests.support.numerics import compare
 from .harness import SOURCES, HostBuild, host_build, write_case
 
 CASE = OpCase(
-    "everything", 203, batch=2, heads=4, kv_heads=2, bins=2, key_length=(203, 77),
+    "everything", 203, batch=2, heads=4, kv_heads=2, bins=2, density=0.1, key_length=(203, 77),
     dtype=torch.bfloat16,
     config=AttentionConfig(block_q=128, block_k=64, qk_bits=8, pv_bits=4, pool_dropped=True,
                            scale=0.2),
