@@ -15,7 +15,8 @@ from .emulator_builds import run
 
 RUNTIME = Path(__file__).with_name("cuda_device")
 MUTATED = ("ptx/launch.cuh", "kernels/sparse_attention/launch.cpp")
-OTHERS = ("kernels/backend.cpp", "kernels/instructions.cpp", "kernels/device_cuda.cpp",
+OTHERS = ("kernels/backend.cpp", "kernels/choice.cpp", "kernels/stages.cpp",
+          "kernels/instructions.cpp", "kernels/device_cuda.cpp",
           "kernels/sparse_attention/launch_correction.cpp",
           "common/check.cpp", "common/error.cpp", "common/describe_call.cpp",
           "tensorrt/plugin.cpp", "tensorrt/attributes.cpp", "tensorrt/tensors.cpp",
