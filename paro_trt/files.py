@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import ParoError
+from .errors import ArgumentError, ParoError
 
 _HASH_CHUNK = 1 << 20
 
@@ -81,6 +81,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise _refusal(path, error) from error
         raise
     _sync_directory(path.parent)
+
+
+def check_writable(directory: Path, subject: str) -> None:
+    """Make a file in `directory` and remove it: permission bits do not say whether that works.
+
+    Raises:
+        ArgumentError: the directory takes no files; the error names `subject`.
+    """
+    probe = directory / f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise ArgumentError(
+            subject,
+            expected="a file in a directory that takes files",
+            actual=f"{error.strerror or error} in {directory}",
+            remedy="choose another directory, or check its permissions and free space",
+        ) from error
 
 
 def _sync_directory(directory: Path) -> None:

@@ -115,7 +115,7 @@ def ours(
     config = replace(
         problem.case.config, qk_bits=bits, pv_bits=8 if smoothing else bits, smoothing=smoothing
     )
-    inputs = problem.inputs(problem.mask(density), rotated=smoothing)
+    inputs = problem.inputs(problem.mask(density), config, problem.fine_mask(density))
     check = checked(problem, density, reordered=True)
     precision = f"int{bits}" if bits < 16 else DTYPE_NAMES[problem.case.dtype]
     on_cpu = problem.device.type == "cpu"
@@ -159,7 +159,7 @@ def _stage1_calls(
 ) -> Stage1Calls:
     def inputs(listed: bool) -> list[AttentionInputs]:
         mask = torch.full_like(problem.ranks, listed, dtype=torch.bool)
-        return problem.inputs(mask, rotated=config.smoothing)
+        return problem.inputs(mask, config)
 
     unlisted = inputs(False)
     empty = [each._replace(key_length=torch.zeros_like(each.key_length)) for each in inputs(True)]

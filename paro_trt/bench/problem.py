@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
 from ..op.mask import pack_block_mask, tile_order
-from ..op.spec import AttentionInputs, block_count
+from ..op.spec import (
+    CORRECTION_ROWS,
+    FINE_SUMMARIES,
+    AttentionConfig,
+    AttentionInputs,
+    block_count,
+)
 from .case import OpCase
 
 SAMPLED_BLOCKS = 5
@@ -70,10 +77,28 @@ class Problem:
         """bool [H,NQ,NK]: the diagonal and random blocks."""
         return self.ranks < self.kept_blocks(density)[..., None]
 
-    def inputs(self, mask: Tensor, *, rotated: bool = False) -> list[AttentionInputs]:
+    def fine_mask(self, density: float) -> Tensor:
+        """bool [H,NQ,NK]: as many blocks again as `mask` has, where there are as many."""
+        kept = self.kept_blocks(density)[..., None]
+        return (self.ranks >= kept) & (self.ranks < 2 * kept)
+
+    @property
+    def corrected(self) -> list[bool]:
+        """Whether a head's mean is corrected: every other one's, where the case corrects any."""
+        return [
+            self.case.config.mean_correction and head % 2 == 1 for head in range(self.case.heads)
+        ]
+
+    def inputs(
+        self, mask: Tensor, config: AttentionConfig, fine: Tensor | None = None
+    ) -> list[AttentionInputs]:
         """The op's inputs with this mask, one for each set; they share the plan's tensors.
 
-        rotated: with the signs of a rotation for each head, which smoothing takes.
+        Args:
+            mask: bool [H,NQ,NK].
+            config: of the call; where it smooths, every head is rotated.
+            fine: bool [H,NQ,NK]; where the config has fine summaries and this is None, no block is
+                fine.
         """
         words = pack_block_mask(mask.cpu().numpy())[None]
         plan = {
@@ -84,7 +109,12 @@ class Problem:
             "mask_bin": torch.zeros(1, dtype=torch.int32),
             "key_length": torch.full((1,), self.case.tokens, dtype=torch.int32),
         }
-        if rotated:
+        if config.fine_summaries:
+            planes = torch.zeros_like(mask) if fine is None else fine
+            plan["fine_mask"] = torch.from_numpy(pack_block_mask(planes.cpu().numpy())[None])
+        if config.mean_correction:
+            plan["corrected_heads"] = torch.tensor(self.corrected, dtype=torch.int32)
+        if config.smoothing:
             odd = torch.arange(self.case.heads * self.case.head_dim) % 3 % 2
             signs = (1 - 2 * odd).reshape(self.case.heads, self.case.head_dim)
             plan["rotation"] = signs.int()
@@ -107,26 +137,29 @@ class Problem:
     def expected(self, density: float | None, *, reordered: bool) -> Tensor:
         """float64 [rows,H,D] for set 0 and `sampled_rows`; density None for no mask.
 
-        Blocks that a mask drops are summary tokens where the case pools them.
+        Blocks that a mask drops are summary tokens where the case pools them, and `fine_mask` and
+        `corrected` hold where the case has fine summaries and corrects means.
         """
-        rows, config = self.sampled_rows(), self.case.config
-        mask = None if density is None else self.mask(density)
+        rows, block_q = self.sampled_rows(), self.case.config.block_q
         order = self.token_order.long().to(self.device)
         outputs = []
         for head, order_row in enumerate(self.head_order):
             tokens = order[order_row if reordered else 0]
             query, key, value = (x[0, tokens, head].double() for x in self.sets[0])
-            logits = query[rows] @ key.T / math.sqrt(self.case.head_dim)
-            if mask is not None:
-                blocks = mask[head, rows // config.block_q]
-                listed = blocks.repeat_interleave(config.block_k, dim=1)[:, : self.case.tokens]
-                logits = logits.masked_fill(~listed, -math.inf)
-                if config.pool_dropped:
-                    counts, (keys, values) = _block_means(config.block_k, key, value)
-                    pooled = query[rows] @ keys.T / math.sqrt(self.case.head_dim) + counts.log()
-                    logits = torch.cat([logits, pooled.masked_fill(blocks, -math.inf)], dim=1)
-                    value = torch.cat([value, values])
-            outputs.append(logits.softmax(dim=1) @ value)
+            if density is None:
+                outputs.append(_attended(query[rows], [Keys(key, value)]))
+                continue
+            sources = _sources(
+                key, value, self.mask(density)[head], self.fine_mask(density)[head],
+                self.case.config,
+            )  # fmt: skip
+            output = _attended(query[rows], [each.of_rows(rows // block_q) for each in sources])
+            if self.corrected[head]:
+                runs = query.split(CORRECTION_ROWS)
+                means = torch.stack([x.mean(dim=0) for x in runs])[rows // CORRECTION_ROWS]
+                sparse = _attended(means, [each.of_rows(rows // block_q) for each in sources])
+                output = output + _attended(means, [Keys(key, value)]) - sparse
+            outputs.append(output)
         return torch.stack(outputs, dim=1)
 
     def sample(self, output: Tensor, *, reordered: bool) -> Tensor:
@@ -182,12 +215,63 @@ def make_problem(
     return Problem(case, device, sets, token_order, ranks, shares / shares.mean())
 
 
-def _block_means(block_k: int, *tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Tokens of each key block [NK], and the means over them of tensors [S,D]: [NK,D] each."""
-    blocks = [tensor.split(block_k) for tensor in tensors]
-    counts = [len(block) for block in blocks[0]]
-    means = [torch.stack([block.mean(dim=0) for block in of_one]) for of_one in blocks]
-    return torch.tensor(counts, device=means[0].device, dtype=means[0].dtype), means
+class Keys(NamedTuple):
+    """Keys and values [N,D] that rows meet; `bias` is added to the logits, [N], and what `listed`,
+    bool [rows,N], does not have is left out."""
+
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None = None
+    listed: Tensor | None = None
+
+    def of_rows(self, blocks: Tensor) -> Keys:
+        """For rows in these query blocks, where `listed` is by query block."""
+        return self if self.listed is None else self._replace(listed=self.listed[blocks])
+
+
+def _sources(
+    key: Tensor, value: Tensor, mask: Tensor, fine: Tensor, config: AttentionConfig
+) -> list[Keys]:
+    """What the query blocks of a head attend: tokens of exact blocks, fine and coarse summaries.
+
+    Args:
+        key, value: [S,D] in the head's order.
+        mask, fine: bool [NQ,NK].
+        config: which summaries there are.
+    """
+    block_k, tokens = config.block_k, len(key)
+    sources = [Keys(key, value, listed=mask.repeat_interleave(block_k, dim=1)[:, :tokens])]
+    if not config.pool_dropped:
+        return sources
+    coarse = ~mask
+    if config.fine_summaries:
+        coarse = coarse & ~fine
+        run = block_k // FINE_SUMMARIES
+        summaries = _means(run, key, value)
+        listed = fine.repeat_interleave(FINE_SUMMARIES, dim=1)[:, : len(summaries.key)]
+        sources.append(summaries._replace(listed=listed))
+    return [*sources, _means(block_k, key, value)._replace(listed=coarse)]
+
+
+def _means(run: int, key: Tensor, value: Tensor) -> Keys:
+    """Means over runs of consecutive tokens, whose logits have the logarithm of their number."""
+    keys, values = (torch.stack([x.mean(dim=0) for x in of.split(run)]) for of in (key, value))
+    counts = torch.tensor([len(x) for x in key.split(run)], device=key.device, dtype=key.dtype)
+    return Keys(keys, values, bias=counts.log())
+
+
+def _attended(query: Tensor, sources: list[Keys]) -> Tensor:
+    """[rows,D] of attention over all sources, one softmax."""
+    logits = []
+    for each in sources:
+        products = query @ each.key.T / math.sqrt(query.shape[1])
+        if each.bias is not None:
+            products = products + each.bias
+        if each.listed is not None:
+            products = products.masked_fill(~each.listed, -math.inf)
+        logits.append(products)
+    weights = torch.cat(logits, dim=1).softmax(dim=1)
+    return weights @ torch.cat([each.value for each in sources])
 
 
 def _affine(key: Tensor, value: Tensor) -> Tensor:

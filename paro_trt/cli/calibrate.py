@@ -134,8 +134,8 @@ def calibrate(
     bins: Annotated[
         int | None,
         typer.Option(
-            help="Parts of the schedule with their own masks. [default: 2; 1 with --cost; one for "
-            "each step where there are at most 8]"
+            help="Parts of the schedule with their own masks. [default: 2; with --cost 1 where the "
+            "masks of two take over 80 MB; one for each step where there are at most 8]"
         ),
     ] = None,
     prompt_limit: Annotated[

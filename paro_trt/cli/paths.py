@@ -12,14 +12,15 @@ from typing import Annotated, TypeAlias
 import typer
 
 from ..errors import ArgumentError
+from ..file_kinds import FileKind, file_kind
+from ..files import check_writable
 
 ForceOption: TypeAlias = Annotated[
     bool, typer.Option("--force", help="Replace whatever file has the name of the output.")
 ]
 
-_PLAN = b'{"__metadata__":{"paro_plan"'
-_READ = 64
-"""Bytes of a file that tell its kind."""
+_READ = 16
+"""Bytes of a page, a table or media that tell its kind."""
 
 
 class Kind(Enum):
@@ -35,22 +36,23 @@ class Kind(Enum):
 
     def describes(self, path: Path) -> bool:
         """Whether the file at `path` is of this kind, by its first bytes."""
-        with path.open("rb") as file:
-            start = file.read(_READ)
-        if self is Kind.PLAN:
-            return start[8:].startswith(_PLAN)
-        # The length of a safetensors header comes first, and may begin like an ONNX model.
-        tensors = start[8:9] == b"{"
-        if self is Kind.TENSORS:
-            return tensors and not start[8:].startswith(_PLAN)
-        if self is Kind.ONNX:
-            return start[:1] == b"\x08" and not tensors
+        if self in _FILE_KINDS:
+            return file_kind(path) is _FILE_KINDS[self]
         if self is Kind.ENGINE:
             return path.with_name(f"{path.name}.json").is_file()
+        with path.open("rb") as file:
+            start = file.read(_READ)
         if self is Kind.MEDIA:
             return start[4:8] == b"ftyp" or start.startswith(b"\x89PNG")
         begins = {Kind.PAGE: b"<!DOCTYPE html>", Kind.TABLE: b"group,tokens,"}
         return start.startswith(begins[self])
+
+
+_FILE_KINDS = {
+    Kind.PLAN: FileKind.PLAN,
+    Kind.TENSORS: FileKind.TENSORS,
+    Kind.ONNX: FileKind.ONNX,
+}
 
 
 def check_output(
@@ -75,7 +77,7 @@ def check_output(
 
     Raises:
         ArgumentError: the name is that of a directory, of one of `reads` or of a file of another
-            kind, or its directory does not exist.
+            kind, or its directory does not exist or takes no files.
     """
     subject = f"{option} {path}"
     if path.is_dir():
@@ -87,6 +89,7 @@ def check_output(
             actual=f"no directory {path.parent}",
             remedy=shlex.join(("mkdir", "-p", str(path.parent))),
         )
+    check_writable(path.parent, subject)
     if not path.exists():
         return path
     if any(other.exists() and path.samefile(other) for other in reads):

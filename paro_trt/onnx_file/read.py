@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OnnxFileError
+from ..file_kinds import FileKind, file_kind
 from ..op.spec import DOMAIN, OP_TYPE, OP_VERSION_2, op_inputs
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         actual = "a directory" if path.is_dir() else "no such file"
         raise OnnxFileError(str(path), expected="an ONNX file", actual=actual)
+    if (kind := file_kind(path)) not in (FileKind.ONNX, None):
+        raise OnnxFileError(str(path), expected="an ONNX file", actual=kind.value)
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's decoding errors vary with its implementation

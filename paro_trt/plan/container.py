@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..documents import convert_document, shown, strict_json
 from ..errors import PlanError
+from ..file_kinds import FileKind, file_kind
 from . import checks
 from .limits import MAX_HEADER_BYTES
 
@@ -113,6 +114,8 @@ def open_container(path: Path) -> Iterator[Container]:
             # A pipe or device would block or never end.
             if not path.is_file():
                 raise PlanError("file", expected="a regular file", actual="something else")
+            if (kind := file_kind(path)) in (FileKind.ONNX, FileKind.JSON):
+                raise PlanError("file", expected=FileKind.PLAN.value, actual=kind.value)
             with path.open("rb") as file:
                 yield Container(file)
         except OSError as error:

@@ -11,7 +11,7 @@ import torch
 from paro_trt.bench import measure
 from paro_trt.bench.baselines import dense_baselines
 from paro_trt.bench.case import OpCase
-from paro_trt.bench.contenders import SMOOTHED_BITS, ours
+from paro_trt.bench.contenders import SMOOTHED_BITS, Contender, ours
 from paro_trt.bench.measure import (
     CPU_PRECISIONS,
     Bench,
@@ -116,6 +116,26 @@ def test_dropped_blocks_are_pooled_where_the_case_says_so(bench, bits, fresh_see
     assert contender.check(contender.run(0)) <= contender.largest_error
     (dropping,) = ours(small_problem(fresh_seed), bench.library, bits, 0.4, 1)
     assert contender.check(dropping.run(0)) > contender.largest_error
+
+
+@pytest.mark.parametrize("bits", [16, 8, SMOOTHED_BITS])
+@pytest.mark.parametrize("block_q", [64, 128])
+def test_fine_summaries_and_the_correction_are_checked_too(bench, bits, block_q, fresh_seed):
+    pooled = AttentionConfig(block_q, 64, pool_dropped=True)
+    whole = replace(pooled, fine_summaries=True, mean_correction=True)
+
+    def contender(config: AttentionConfig) -> Contender:
+        case = replace(SMALL, dtype=torch.float32, config=config)
+        problem = make_problem(case, CPU, token_order=orders(fresh_seed), seed=fresh_seed)
+        (found,) = ours(problem, bench.library, bits, 0.2, 1)
+        return found
+
+    checked = contender(whole)
+    assert checked.check(checked.run(0)) <= checked.largest_error
+    if bits < 16:
+        return  # its error on noise is as large as what either feature changes
+    for config in (replace(whole, fine_summaries=False), replace(whole, mean_correction=False)):
+        assert checked.check(contender(config).run(0)) > checked.largest_error
 
 
 def test_calls_take_the_sets_of_inputs_in_turn(bench, fresh_seed):
@@ -250,6 +270,9 @@ def test_kernels_are_told_apart_by_the_function_and_not_by_its_arguments():
     mixed = "void paro::kernels::reorder_quantize::f<paro::kernels::sparse_attention::Variant>"
     times = {stage2: 30.0, mixed: 4.0, "at::native::fill": 99.0}
     assert split_by_stage(times) == (4.0, 30.0)
+    between = ("summaries::make_fine_groups", "routing::select_blocks", "smoothing::key_biases")
+    times |= {f"void paro::kernels::{name}(Params)": 1.0 for name in between}
+    assert split_by_stage(times) == (4.0, 33.0)
     with pytest.raises(ValueError, match="of no stage: paro::other"):
         split_by_stage({**times, "paro::other": 1.0})
     with pytest.raises(ValueError, match="both stages"):

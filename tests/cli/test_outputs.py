@@ -59,6 +59,32 @@ def test_free_names_empty_files_and_places_where_no_file_can_be(tmp_path, capsys
         check_output(tmp_path / "no such" / "file")
 
 
+def test_a_directory_that_takes_no_files_is_refused_before_any_work(plan_file, paro):
+    # /proc takes none, not even from root, for whom permission bits say nothing.
+    refused = paro("report", plan_file, "-o", "/proc/page.html")
+    refused.assert_refused("-o /proc/page.html: expected a file in a directory that takes files")
+    assert not list(Path("/proc").glob(".paro-*"))
+
+
+def test_files_of_other_kinds_are_refused_by_their_kind(
+    paro, plan_file, onnx_file, prompts_file, tmp_path
+):
+    manifest = tmp_path / "a.onnx"
+    manifest.write_text('  {"format": 1}')
+    for other, kind in (
+        (plan_file, "a plan (safetensors)"),
+        (prompts_file, "a safetensors file"),
+        (manifest, "a JSON document"),
+    ):
+        refused = paro("doctor", "--file", other)
+        refused.assert_refused(f"{other}: expected an ONNX file, got {kind}")
+    page = tmp_path / "page.html"
+    for other, kind in ((onnx_file, "an ONNX model"), (manifest, "a JSON document")):
+        refused = paro("report", other, "-o", page)
+        refused.assert_refused(f"expected a plan (safetensors), got {kind}")
+    assert not page.exists()
+
+
 def test_what_is_read_is_never_replaced(paro, plan_file, onnx_file, prompts_file, tmp_path):
     link = tmp_path / "link.safetensors"
     link.symlink_to(prompts_file)

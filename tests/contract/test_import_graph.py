@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 LAYERS = (
-    ("errors", "files", "documents", "library_files", "nvidia"),
+    ("errors", "files", "file_kinds", "documents", "library_files", "nvidia"),
     ("op",),
     ("plan",),
     ("families",),

@@ -25,7 +25,7 @@ def test_sanitized_calls_are_calls_that_a_library_takes(tmp_path):
     options = ["-std=c++20", "-Wall", "-Wextra", "-Wshadow", "-Werror", f"-I{STUB}"]
     options += [f"-I{ROOT / 'plugins' / 'include'}", "-x", "c++"]
     run(["g++", *options, SUITE / "sanitized_calls.cu", "-o", program, "-ldl"])
-    assert run([program, library_path("cpu")]).startswith("16 calls, kernels: ")
+    assert run([program, library_path("cpu")]).startswith("32 calls, kernels: ")
     with pytest.raises(pytest.fail.Exception, match="ended with 2"):
         run([program, tmp_path / "no-such.so"])
 

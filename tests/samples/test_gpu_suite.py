@@ -114,7 +114,7 @@ def test_a_bare_machine_has_what_the_suite_imports():
         "import sys\n"
         f"for name in {absent}: sys.modules[name] = None\n"
         "import samples.benchmarks.gpu.suite, samples.benchmarks.gpu.attention\n"
-        "import tests.plugins.test_cuda_gpu\n"
+        "import tests.plugins.test_cuda_gpu_version_2\n"
         "import torch; print('ok')\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -99,9 +99,22 @@ std::vector<int32_t> random_mask(int query_blocks, int key_blocks) {
   return words;
 }
 
+// `version_2`: with fine summaries, blocks chosen at run time and the mean correction, and 4-bit Q K^T
+// is smoothed.
 struct Case {
   int head_dim, block_q, block_k, qk_bits, pv_bits;
+  bool version_2;
 };
+
+// Every second head rotated, by random signs.
+std::vector<int32_t> random_rotation(int head_dim) {
+  std::vector<int32_t> signs(static_cast<size_t>(kv_heads * head_dim));
+  for (size_t i = 0; i < signs.size(); i++) {
+    const bool rotated = i / static_cast<size_t>(head_dim) % 2 == 1;
+    signs[i] = !rotated ? 0 : generator() % 2 == 0 ? 1 : -1;
+  }
+  return signs;
+}
 
 // The inputs of a case, random; needs at most 32 key blocks.
 paro_attention make_call(const Case& c, Buffers& buffers) {
@@ -146,6 +159,14 @@ paro_attention make_call(const Case& c, Buffers& buffers) {
   call.channel_affine = buffers.upload(affine);
   call.mask_bin = buffers.upload(std::vector<int32_t>{1, 0});
   call.key_length = buffers.upload(std::vector<int32_t>{tokens, 171});
+  if (c.version_2) {
+    call.fine_summaries = call.mean_correction = call.routing = 1;
+    call.fine_mask = buffers.upload(random_mask(query_blocks, key_blocks));
+    call.corrected_heads = buffers.upload(std::vector<int32_t>{1, 0, 1, 1});
+    call.dynamic_blocks = buffers.upload(std::vector<int32_t>{1, 0, 2, 1, 0, 3, 1, 1});
+    call.smoothing = c.qk_bits == 4 ? 1 : 0;
+    if (call.smoothing) call.rotation = buffers.upload(random_rotation(c.head_dim));
+  }
   call.output = buffers.take(batch * tokens * heads * channels * sizeof(uint16_t));
   return call;
 }
@@ -214,20 +235,26 @@ int run(const char* path) {
   const std::pair<int, int> bits[] = {{16, 16}, {8, 8}, {4, 4}, {8, 16}};
   int calls = 0;
   std::string kernels;
-  for (const int32_t sm : generations) {
-    for (const int head_dim : {64, 128}) {
-      for (const auto& [qk, pv] : bits) {
-        for (const int block : {64, 128}) {
-          std::string kernel;
-          if (!run_case(library, {head_dim, 192 - block, block, qk, pv}, sm, &kernel)) {
-            std::fprintf(stderr, "sm %d head_dim %d bits %d %d block_k %d\n", sm, head_dim, qk, pv,
-                         block);
-            return 1;
-          }
-          if (kernels.find(kernel) == std::string::npos) kernels += " " + kernel;
-          calls++;
+  std::vector<Case> cases;
+  for (const int head_dim : {64, 128}) {
+    for (const auto& [qk, pv] : bits) {
+      for (const int block : {64, 128}) {
+        for (const bool version_2 : {false, true}) {
+          cases.push_back({head_dim, 192 - block, block, qk, pv, version_2});
         }
       }
+    }
+  }
+  for (const int32_t sm : generations) {
+    for (const Case& c : cases) {
+      std::string kernel;
+      if (!run_case(library, c, sm, &kernel)) {
+        std::fprintf(stderr, "sm %d head_dim %d bits %d %d block_k %d version %d\n", sm, c.head_dim,
+                     c.qk_bits, c.pv_bits, c.block_k, c.version_2 ? 2 : 1);
+        return 1;
+      }
+      if (kernels.find(kernel) == std::string::npos) kernels += " " + kernel;
+      calls++;
     }
   }
   std::printf("%d calls, kernels:%s\n", calls, kernels.c_str());

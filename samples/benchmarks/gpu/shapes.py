@@ -62,6 +62,7 @@ def group_of(
     block_k: int = 64,
     peers: bool = False,
     pooled: bool = False,
+    version_2: bool = False,
 ) -> Group:
     """Dense baselines and the library in bfloat16.
 
@@ -72,14 +73,21 @@ def group_of(
         block_k: of the masks.
         peers: FlexAttention with the same masks, and SageAttention where it is installed.
         pooled: blocks that a mask drops become summary tokens, which stage 1 prepares as well.
+        version_2: pooled, with as many fine blocks as exact ones, every other head corrected, and
+            query blocks of 64 rows, as `calibrate --cost` makes plans.
     """
-    blocks = f"{'+'.join(map(str, bits))} bits, {BLOCK_Q} x {block_k} blocks"
+    block_q = 64 if version_2 else BLOCK_Q
+    blocks = f"{'+'.join(map(str, bits))} bits, {block_q} x {block_k} blocks"
     shares = ",".join(f"{density:g}" for density in densities)
     case = OpCase(
-        f"{layer.name}, {blocks}, density {shares}{', peers' * peers}{', pooled' * pooled}",
+        f"{layer.name}, {blocks}, density {shares}{', peers' * peers}{', pooled' * pooled}"
+        f"{', version 2' * version_2}",
         layer.tokens,
         heads=layer.heads, kv_heads=layer.heads, head_dim=layer.head_dim, dtype=torch.bfloat16,
-        config=AttentionConfig(BLOCK_Q, block_k, pool_dropped=pooled),
+        config=AttentionConfig(
+            block_q, block_k, pool_dropped=pooled or version_2, fine_summaries=version_2,
+            mean_correction=version_2,
+        ),
     )  # fmt: skip
     precisions = tuple((torch.bfloat16, each) for each in bits)
     return Group(case, precisions, densities, layer.orders, flex=peers, sage=peers)
@@ -91,8 +99,10 @@ def plan() -> list[Group]:
     main = (COGVIDEOX, WAN_480P, WAN_720P)
     groups = [group_of(layer, (8,), targets) for layer in main]
     groups += [group_of(layer, (8,), (0.25,), pooled=True) for layer in (COGVIDEOX, WAN_480P)]
+    groups += [group_of(layer, (8, 4), (0.2,), version_2=True) for layer in (COGVIDEOX, WAN_480P)]
     groups += [group_of(layer, (8,), others) for layer in main]
     groups += [group_of(layer, (8,), targets, block_k=128) for layer in main]
+    groups += [group_of(layer, (8, 4), (0.2,), 128, version_2=True) for layer in main]
     groups += [group_of(FLUX, (8,), DENSITIES)]
     groups += [group_of(layer, (16,), targets) for layer in (*main, FLUX)]
     groups += [group_of(layer, (8,), (0.25,), peers=True) for layer in (COGVIDEOX, WAN_480P)]

@@ -35,6 +35,8 @@ ATTENTION_SECONDS = 150.0
 ALONE = "allocates_nothing or current_stream or streams_of_their_own"
 """Tests that look at the GPU's free memory or at how far its work is: nothing else may run."""
 
+GPU_TESTS = ("tests/plugins/test_cuda_gpu.py", "tests/plugins/test_cuda_gpu_version_2.py")
+
 STEPS = ("build", "conformance", "tests", "sanitizer", "rates", "attention")
 
 
@@ -98,14 +100,14 @@ def conformance_step(out: Path) -> Step:
 def tests_step() -> Step:
     """Every kernel against the reference: fresh random inputs, poisoned outputs."""
     options = ("-q", "--timeout=100", "-p", "no:cacheprovider")
-    pytest = (sys.executable, "-m", "pytest", "tests/plugins/test_cuda_gpu.py", *options)
+    pytest = (sys.executable, "-m", "pytest", *GPU_TESTS, *options)
     # Where the library or the GPU is not found all tests are skipped, with status 0.
     passed = r"[1-9]\d* passed"
     commands = (
         Command((*pytest, "-n", "8", "-k", f"not ({ALONE})"), says=passed),
         Command((*pytest, "-n", "0", "-k", ALONE), says=passed),
     )
-    return Step("tests", 120, commands)
+    return Step("tests", 180, commands)
 
 
 def sanitizer_step(machine: Machine) -> Step:
@@ -126,7 +128,7 @@ def sanitizer_step(machine: Machine) -> Step:
         watched("synccheck", clean),
         watched("initcheck", clean),
     )
-    return Step("sanitizer", 100, commands)
+    return Step("sanitizer", 130, commands)
 
 
 def attention_step(out: Path) -> Step:
