@@ -15,7 +15,7 @@ ABI_VERSION = 3
 """PARO_ABI_VERSION of plugins/include/paro/paro_c.h."""
 
 LIBRARY_DIRECTORY_VARIABLE = "PARO_LIBRARY_DIR"
-"""Environment variable: a directory to look in before the installed ones."""
+"""Environment variable: the directory to look in, instead of the installed ones."""
 
 BUILD_COMMANDS = {
     "attention": "make plugin",
@@ -44,9 +44,10 @@ def library_path(name: str) -> Path:
             return directory / file_name
     command = BUILD_COMMANDS.get(name)
     compiler = "install a C++20 compiler (g++ 11 or later), then: pip install --force-reinstall ."
+    unset = f"; or unset {LIBRARY_DIRECTORY_VARIABLE}, now {own}" if own else ""
     raise BackendUnavailableError(
         file_name,
         expected=f"{file_name} in {' or '.join(map(str, directories))}",
         actual="no such file",
-        remedy=f"build it: {command}" if command else compiler,
+        remedy=(f"build it: {command}" if command else compiler) + unset,
     )

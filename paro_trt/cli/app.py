@@ -94,8 +94,8 @@ for verb in app.registered_commands:
     verb.cls = PolicyCommand
 
 
-def main() -> None:
-    """Entry point of `paro-trt`."""
+def run_verbs() -> None:
+    """Run the command line as the process."""
     if _COMPLETE in os.environ:
         from typer._completion_classes import completion_init
 

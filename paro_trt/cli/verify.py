@@ -196,6 +196,8 @@ def _show(report: VerifyReport, backend: str) -> None:
         console.print(_pictures(report))
     for failure in report.failures:
         console.print(f"failed: {failure}", style="red", soft_wrap=True)
+    if report.remedy is not None:
+        console.print(f"fix: {report.remedy}", soft_wrap=True)
     if report.ok:
         cosine = report.lowest_cosine
         lowest = "" if cosine is None else f": lowest cosine {cosine:.5f}"

@@ -112,7 +112,8 @@ def examine() -> Diagnosis:
 def _backends(parts: dict[str, Component], mismatches: tuple[str, ...]) -> tuple[Backend, ...]:
     def needs(*names: str) -> tuple[State, str]:
         lacking = [name for name in names if not parts[name].present]
-        remedy = parts[lacking[0]].remedy if len(lacking) == 1 else ""
+        remedies = {parts[name].remedy for name in lacking}
+        remedy = remedies.pop() if len(remedies) == 1 else ""
         why_not = f"needs {', '.join(lacking)}" + (f": {remedy}" if remedy else "")
         return (State.MISSING, why_not) if lacking else (State.RUNS, "")
 

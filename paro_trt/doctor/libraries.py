@@ -5,18 +5,19 @@ Each library that exists is loaded in a process of its own.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import ParoError
-from ..library_files import library_path
+from ..library_files import LIBRARY_DIRECTORY_VARIABLE, library_path
 from .probes import Component, in_process
 
 PLUGIN, AUTOREG, ORT_CUDA = "attention", "attention_autoreg", "onnxruntime_cuda"
 
 _INSTALL = "install g++ 11 or later, then: python -m pip install --force-reinstall --no-deps -e ."
-_MAKE_EMULATED = "make emulated; or set PARO_LIBRARY_DIR to its directory"
-_MAKE_PLUGIN = "make plugin (docs/tensorrt-plugin.md); or set PARO_LIBRARY_DIR to its directory"
+_MAKE_EMULATED = "make emulated"
+_MAKE_PLUGIN = "make plugin (docs/tensorrt-plugin.md)"
 
 KNOWN = {
     "cpu": ("the op on the CPU, fast", _INSTALL),
@@ -55,8 +56,19 @@ def _component(name: str) -> Component:
         present, detail = _tried(name, library_path(name))
     except ParoError as error:
         present, detail = False, error.actual
-    purpose, remedy = KNOWN[name]
-    return Component(f"libparo_{name}", present, detail, purpose, "" if present else remedy)
+    purpose, command = KNOWN[name]
+    remedy = "" if present else _remedy(command)
+    return Component(f"libparo_{name}", present, detail, purpose, remedy)
+
+
+def _remedy(command: str) -> str:
+    """The command that makes a library, and what the variable has to do with its absence."""
+    own = os.environ.get(LIBRARY_DIRECTORY_VARIABLE)
+    if own:
+        return f"{command}; or unset {LIBRARY_DIRECTORY_VARIABLE}, now {own}"
+    if command == _INSTALL:
+        return command
+    return f"{command}; or set {LIBRARY_DIRECTORY_VARIABLE} to its directory"
 
 
 def _tried(name: str, path: Path) -> tuple[bool, str]:

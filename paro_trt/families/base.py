@@ -348,6 +348,7 @@ def joint_text_count(prompt: Mapping[str, Shape], name: str, largest: int) -> in
             f"text tokens of {name}",
             expected=f"1 to {largest}, what the model takes",
             actual=str(count),
-            remedy="embed the prompts again with the text encoder's max_sequence_length",
+            remedy=f"embed the prompts again with max_sequence_length {largest}; of a pipeline: "
+            f"--argument max_sequence_length={largest}",
         )
     return count

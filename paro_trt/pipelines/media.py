@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _SEPARATOR = 4
 _WHITE, _BLACK = 255, 0
 _CRF = 17
 """x264's quality: 17 can hardly be told from the frames themselves."""
+_FFMPEG_PART = re.compile(r"^\[\S+ @ 0x[0-9a-f]+\] ")
+"""The part of ffmpeg and its address, in front of what it says."""
 
 
 def check_media_path(path: Path, *, video: bool) -> None:
@@ -115,13 +118,18 @@ def _write_video(path: Path, frames: Frames, fps: float) -> None:
         # leave a short file and no error.
         done = subprocess.run(command, input=padded.tobytes(), capture_output=True, check=False)
         if done.returncode != 0 or not temporary.is_file():
-            said = done.stderr.decode(errors="replace").strip().splitlines()
             raise ParoError(
                 str(path),
                 expected="a video that ffmpeg can write",
-                actual=said[-1][:200] if said else f"exit status {done.returncode} of ffmpeg",
-                remedy="check permissions and free space; nothing was changed",
+                actual=_reason(done) or f"exit status {done.returncode} of ffmpeg",
+                remedy="check permissions and free space; this file was not changed",
             )
+
+
+def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Why ffmpeg failed: its first line; the later ones say what followed from it."""
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return _FFMPEG_PART.sub("", said[0])[:200] if said else ""
 
 
 def _write_image(path: Path, frame: Frames) -> None:

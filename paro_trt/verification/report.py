@@ -97,6 +97,28 @@ class VerifyReport:
         cosines = [check.dense.cosine for check in self.velocities]
         return math.nan if any(map(math.isnan, cosines)) else min(cosines, default=None)
 
+    @property
+    def remedy(self) -> str | None:
+        """What to do where velocities of a plan's file are too far from the dense model's.
+
+        None where they are not, and where the file also differs from its plan in PyTorch: another
+        plan does not help there.
+        """
+        cosine = self.lowest_cosine
+        if self.plan_hash is None or self.min_cosine is None or cosine is None:
+            return None
+        if not cosine < self.min_cosine:
+            return None
+        if self.eager_bound is None:
+            return "compare with the plan too (--plan), which tells its error from the file's"
+        if any(c.eager is None or c.eager.relative_l2 > self.eager_bound for c in self.velocities):
+            return None
+        return (
+            "the file computes what the plan does in PyTorch, so this is the plan's own error: "
+            "calibrate with more prompts and steps, a higher density or cost, or 8 bits; or accept "
+            f"it with --min-cosine {math.floor(cosine * 1000) / 1000:g}"
+        )
+
     def to_json(self) -> str:
         """All fields, `ok` and `lowest_cosine`; NaN and infinity as strings: JSON has none."""
         fields = {"ok": self.ok, "lowest_cosine": self.lowest_cosine, **asdict(self)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import shutil
 
 import pytest
@@ -114,6 +115,10 @@ def test_native_libraries_that_are_missing_are_named(paro, tmp_path, monkeypatch
     assert backends["emulated"]["state"] == "missing"
     assert "needs libparo_emulated: make emulated" in backends["emulated"]["detail"]
     assert "libparo_attention" in backends["cuda"]["detail"]
+    where = f"or unset PARO_LIBRARY_DIR, now {tmp_path}"
+    assert backends["cpu"]["detail"].endswith(where)  # both libraries have one remedy
+    with pytest.raises(BackendUnavailableError, match=re.escape(where)):
+        library_path("cpu")
 
 
 def library_parts():

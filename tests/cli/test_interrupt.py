@@ -68,6 +68,15 @@ def test_the_status_is_ours_wherever_ctrl_c_comes(tmp_path):
     assert subprocess.run(command, env=paths, stderr=subprocess.DEVNULL).returncode == 130
 
 
+def test_ctrl_c_while_the_verbs_are_imported_is_one_line(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    command = [sys.executable, "-m", "paro_trt", "--version"]
+    ended = subprocess.run(command, env=paths, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "interrupted: nothing was written\n"
+
+
 @pytest.mark.long
 def test_export_leaves_nothing(interrupted, model_dir, plan_file, tmp_path):
     outcome = interrupted(

@@ -41,7 +41,9 @@ def test_latents_lead_with_frames_and_1_5_patches_time():
 
 
 def test_text_longer_than_the_limit_is_refused():
-    with pytest.raises(ModelError, match=r"text tokens .* 1 to 12.* got 13"):
+    with pytest.raises(
+        ModelError, match=r"text tokens .* 1 to 12.* got 13.*max_sequence_length=12"
+    ):
         FAMILY.text_layout(OLD.full_config, {"encoder_hidden_states": (13, 16)})
     assert FAMILY.text_layout(OLD.full_config, {"encoder_hidden_states": (7, 16)}).count == 7
     with pytest.raises(ModelError, match="position embeddings count on them"):

@@ -100,6 +100,21 @@ def test_a_missing_ffmpeg_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_error_is_the_cause_that_ffmpeg_names_first(tmp_path: Path, monkeypatch) -> None:
+    program = tmp_path / "ffmpeg"
+    program.write_text(
+        "#!/bin/sh\n"
+        "echo '[out#0/mp4 @ 0x55f0aed0c5c0] Could not write header: No space left on device' >&2\n"
+        "echo '[out#0/mp4 @ 0x55f0aed0c5c0] Nothing was written into output file.' >&2\n"
+        "exit 228\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    with pytest.raises(ParoError, match="got Could not write header: No space left on device;"):
+        write_media(tmp_path / "a.mp4", picture(2, 16, 16), 10)
+    assert list(tmp_path.iterdir()) == [program]
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     """A limit on the size of files ends ffmpeg as a full disk does: in the middle."""
     path = tmp_path / "a.mp4"

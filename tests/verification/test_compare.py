@@ -194,6 +194,12 @@ def test_low_cosine_fails(loaded, plan, prompts):
         dataclasses.replace(QUICK, min_cosine=1.0),
     )
     assert any("with the dense model is below 1" in line for line in report.failures)
+    assert report.remedy.startswith("the file computes what the plan does")
+    alone = dataclasses.replace(report, eager_bound=None)
+    assert "--plan" in alone.remedy
+    wrong = dataclasses.replace(report, eager_bound=-1.0)
+    assert wrong.remedy is None  # the file is not its plan: another plan would not help
+    assert dataclasses.replace(report, min_cosine=-1.0).remedy is None
 
 
 def test_sampling_uses_guidance_and_every_prompt(loaded, plan, prompts):
