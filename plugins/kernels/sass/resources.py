@@ -102,12 +102,13 @@ def call_of(kernel: str, tokens: int = TOKENS) -> CAttention:
     head_dim, block_q, step_keys = map(int, words[1].split("x"))
     numbers = ["s8", "s8"] if "wgmma" in words[0] else words[2].split("-")
     bits = {"f16": 16, "bf16": 16, "s8": 8, "s4": 4}
+    fine = words[0].endswith("_fine")
     return CAttention(
         struct_size=ctypes.sizeof(CAttention), batch=1, tokens=tokens, heads=1, kv_heads=1,
         head_dim=head_dim, orders=1, bins=1, block_q=block_q, block_k=step_keys,
         dtype=DTYPE_CODES["bfloat16" if "bf16" in numbers else "float16"],
         qk_bits=bits[numbers[0]], pv_bits=bits[numbers[1]],
-        fine_summaries=words[0].endswith("_fine"), smoothing=words[0].endswith("_smoothed"),
+        pool_dropped=fine, fine_summaries=fine, smoothing=words[0].endswith("_smoothed"),
     )  # fmt: skip
 
 
