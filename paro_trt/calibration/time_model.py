@@ -65,9 +65,9 @@ _FP32 = {16: (3.4, 5.5), 8: (5.9, 8.3), 4: (7.9, 11.8)}
 """FP32 instructions for each score, by the bits of P V."""
 
 _SMOOTHED_TOPS = {
-    (Target.SM_80, 64): (302, 324), (Target.SM_80, 128): (381, 399),
-    (Target.SM_86, 64): (487, 428), (Target.SM_86, 128): (524, 703),
-    (Target.SM_89, 64): (487, 428), (Target.SM_89, 128): (524, 703),
+    (Target.SM_80, 64): (322, 323), (Target.SM_80, 128): (343, 399),
+    (Target.SM_86, 64): (496, 428), (Target.SM_86, 128): (492, 703),
+    (Target.SM_89, 64): (496, 428), (Target.SM_89, 128): (492, 703),
 }  # fmt: skip
 """Of 8 bits and of smoothed 4-bit Q K, by target and tokens in a key block: of the model in
 docs/kernels.md, D = 128 and 8-bit values, whose 4090 stands for sm_86 too. Elsewhere 4 bits save
