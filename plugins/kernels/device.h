@@ -11,6 +11,9 @@ const char* library_name() noexcept;
 // 10 * major + minor of the GPU that runs, or a status with its message.
 paro_status current_sm(int32_t* sm) noexcept;
 
+// SMs of the current device, or a status with its message.
+paro_status processor_count(int32_t* count) noexcept;
+
 // Whether kernels of every generation run, whatever `current_sm` says.
 bool runs_any_sm() noexcept;
 

@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -88,6 +89,22 @@ paro_status current_sm(int32_t* sm) noexcept {
                 PARO_CUDA_TARGETS, PARO_CUDA_PTX, device, found, found);
   }
   *sm = found;
+  return PARO_OK;
+}
+
+// Asked once for each of the first 64 devices; 0 is not known yet.
+paro_status processor_count(int32_t* count) noexcept {
+  static std::array<std::atomic<int32_t>, 64> known{};
+  int device = 0, found = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  const auto place = static_cast<size_t>(device);
+  if (error == cudaSuccess && place < known.size()) found = known[place].load();
+  if (error == cudaSuccess && found == 0) {
+    error = cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, device);
+    if (error == cudaSuccess && place < known.size()) known[place].store(found);
+  }
+  if (error != cudaSuccess) return no_device(error);
+  *count = found;
   return PARO_OK;
 }
 

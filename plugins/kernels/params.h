@@ -193,6 +193,7 @@ struct ReorderParams {
   Number key_number;    // of `prepared.key`
   Number value_number;  // of `prepared.value`
   TileLayout layout;    // of both; swizzled: both are s8
+  int32_t* tiles_taken;  // of AttentionParams: set to 0 for the stage that follows
 };
 
 // Between the stages of a smoothed call: mean queries, and the part of the logits that they give.
@@ -203,7 +204,9 @@ struct SmoothingParams {
   SmoothedKeys keys;
   const uint32_t* routed_mask;  // as in AttentionParams
   uint16_t* mean_query;  // [heads of the launch, NQ, D] of query blocks, in the inputs' type
-  float* bias;           // [heads of the launch, NQ, NK, block_k], written where the mask has a block
+  // [heads of the launch, NQ, NK, block_k / 16, 4, 4], written where the mask has a block. Of 16
+  // keys, [i] has 2 i, 2 i + 1, 2 i + 8 and 2 i + 9: what lane i of a quad reads at once.
+  float* bias;
   float logit_scale;     // softmax scale * log2(e)
 };
 
@@ -223,6 +226,10 @@ struct AttentionParams {
   SmoothedKeys smoothed;
   const uint16_t* mean_query;  // of SmoothingParams
   const float* bias;
+  // Query blocks of all samples, and how many of them thread blocks that compute several have taken,
+  // in addition to a first one each.
+  int32_t tiles;
+  int32_t* tiles_taken;
 };
 
 // The mean correction. A row is the mean query of the run that a query block lies in.

@@ -13,6 +13,7 @@ constexpr size_t workspace_alignment = 256;
 // What the workspace of `units` units holds.
 struct Workspace {
   PreparedKeys prepared;
+  int32_t* tiles_taken;
   BlockMeans means;
   SmoothedKeys smoothed;
   uint16_t* smoothing_query;
@@ -60,6 +61,7 @@ inline Workspace cut_workspace(const paro_attention& call, const Shape& shape, i
   w.prepared.value = take(elements * call.pv_bits / 8);
   w.prepared.key_scale = take_floats(blocks);
   w.prepared.value_scale = take_floats(call.pv_bits == 4 ? blocks * call.head_dim : blocks);
+  w.tiles_taken = reinterpret_cast<int32_t*>(take(sizeof(int32_t)));
   w.means = {take_floats(call.smoothing ? all_means : means), take_floats(means)};
   const int64_t heads = units * (call.heads / call.kv_heads);
   const int64_t rows = units * shape.key_blocks * call.block_k;

@@ -57,6 +57,11 @@ uint32_t saturated_bytes(float x0, float x1, float x2, float x3) {
 }  // namespace detail
 #endif
 
+// An int32 accumulator that starts here holds, as float bits, 1.5 * 2^23 plus its sum: no
+// conversion instruction. Exact for sums within +-2^22.
+constexpr int32_t biased_zero = 0x4B400000;
+constexpr float bias_value = 12582912.0f;
+
 // Four floats to bytes, x0 lowest: round half to even, saturate, NaN gives 0.
 // cvt.rni.s32.f32 and cvt.pack.sat, which nvcc fuses to F2IP from sm_86 on.
 PTX_FN uint32_t pack_u8x4(float x0, float x1, float x2, float x3) {
@@ -77,14 +82,29 @@ PTX_FN uint32_t pack_u8x4(float x0, float x1, float x2, float x3) {
 // The same for floats already in [0, 255.5): on sm_80, where a conversion takes the unit of ex2 as
 // long as an ex2 does, additions and permutes do it instead. Adding 1.5 * 2^23 rounds half to even and leaves the
 // code in the lowest byte.
-PTX_FN uint32_t pack_u8x4_in_range(float x0, float x1, float x2, float x3) {
-#if !PARO_EMULATED && __CUDA_ARCH__ >= 860
-  return pack_u8x4(x0, x1, x2, x3);
+#if PARO_EMULATED || __CUDA_ARCH__ < 860
+constexpr bool packs_by_addition = true;
 #else
-  const auto code = [](float x) { return __float_as_uint(__fadd_rn(x, 12582912.0f)); };
-  return __byte_perm(__byte_perm(code(x0), code(x1), 0x0040),
-                     __byte_perm(code(x2), code(x3), 0x0040), 0x5410);
+constexpr bool packs_by_addition = false;
 #endif
+
+namespace detail {
+PTX_FN uint32_t pack_lowest_bytes(float x0, float x1, float x2, float x3) {
+  return __byte_perm(__byte_perm(__float_as_uint(x0), __float_as_uint(x1), 0x0040),
+                     __byte_perm(__float_as_uint(x2), __float_as_uint(x3), 0x0040), 0x5410);
+}
+}  // namespace detail
+
+PTX_FN uint32_t pack_u8x4_in_range(float x0, float x1, float x2, float x3) {
+  if constexpr (!packs_by_addition) return pack_u8x4(x0, x1, x2, x3);
+  const auto code = [](float x) { return __fadd_rn(x, bias_value); };
+  return detail::pack_lowest_bytes(code(x0), code(x1), code(x2), code(x3));
+}
+
+// The same of products with a factor, which the addition takes with it.
+PTX_FN uint32_t pack_u8x4_in_range(float x0, float x1, float x2, float x3, float factor) {
+  const auto code = [factor](float x) { return __fmaf_rn(x, factor, bias_value); };
+  return detail::pack_lowest_bytes(code(x0), code(x1), code(x2), code(x3));
 }
 
 PTX_FN uint32_t pack_s8x4(float x0, float x1, float x2, float x3) {
@@ -144,11 +164,6 @@ PTX_FN uint32_t pack_bf16x2(float x0, float x1) {
   return packed;
 #endif
 }
-
-// An int32 accumulator that starts here holds, as float bits, 1.5 * 2^23 plus its sum: no
-// conversion instruction. Exact for sums within +-2^22.
-constexpr int32_t biased_zero = 0x4B400000;
-constexpr float bias_value = 12582912.0f;
 
 // Four registers that hold `value`, opaque to the compiler: an mma reads its start from four
 // consecutive ones, and would have them written anew each time if their content were known.

@@ -25,6 +25,22 @@ PTX_FN void cp_async_16(uint32_t destination, const void* source, bool valid = t
 #endif
 }
 
+// As cp_async_16, with a policy of cache_policy.cuh.
+PTX_FN void cp_async_16_with_policy(uint32_t destination, const void* source, bool valid,
+                                    uint64_t policy, Place place = Place::current()) {
+  const uint32_t source_bytes = valid ? 16 : 0;
+#if PARO_EMULATED
+  (void)policy;
+  emulator::async_copy(destination, source, 16, source_bytes, place);
+#else
+  (void)place;
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(
+                   destination),
+               "l"(source), "r"(source_bytes), "l"(policy)
+               : "memory");
+#endif
+}
+
 // cp.async.ca.shared.global for 4 or 8 bytes, aligned to their size.
 template <int Bytes>
 PTX_FN void cp_async_small(uint32_t destination, const void* source, bool valid = true,

@@ -71,9 +71,9 @@ def test_four_bits_pay_on_sm_89_and_16_alone_can_be_asked_for():
     assert worthwhile_bits(Target.GENERIC, 128, 8, 16) == ((16, 16), (8, 16))
 
 
-def test_smoothed_products_pay_on_sm_86_and_89_with_wide_key_blocks():
+def test_smoothed_products_pay_where_4_bits_are_native_with_wide_key_blocks():
     for target in Target:
         for keys in (64, 128):
             pairs = worthwhile_bits(target, 128, 4, 8, keys)
-            pays = target in (Target.SM_86, Target.SM_89) and keys == 128
+            pays = target in (Target.SM_80, Target.SM_86, Target.SM_89) and keys == 128
             assert [pair for pair in pairs if pair[0] == 4] == ([(4, 8)] if pays else [])

@@ -47,7 +47,7 @@ from pathlib import Path
 from paro_trt.op import native
 folder, (calls, expected, modes) = Path(sys.argv[2]), torch.load(sys.argv[3], weights_only=False)
 for number, (name, mode) in enumerate(modes.items()):
-    for variable in ("PARO_EMULATOR_LATE", "PARO_EMULATOR_SEED"):
+    for variable in ("PARO_EMULATOR_LATE", "PARO_EMULATOR_SEED", "PARO_EMULATOR_THREADS"):
         os.environ.pop(variable, None)
     os.environ.update(mode)
     copy = shutil.copy(sys.argv[1], folder / f"copy{number}.so")

@@ -24,8 +24,8 @@ _UNIT = f'#include "kernels/sparse_attention/{_INSTANCE}"\n'
 _CONSUME, _PRODUCE, _RING = "sm90/consume.cuh", "sm90/produce.cuh", "sm90/ring.cuh"
 _KERNEL, _SOFTMAX, _VARIANT = "sm90/kernel.cuh", "sm90/softmax.cuh", "sm90/variant.h"
 _ATTEND, _GATHER, _FINE = "sm90/attend.cuh", "sm90/gather.cuh", "sm90/fine_step.cuh"
-_BEFORE_OUTPUT = "  // sync: every consumer has left the tiles, which the output overwrites\n"
-_CONSUMER_BARRIER = "  ptx::named_barrier_sync(consumers, V::compute_threads);\n"
+_TILES, _STORE = "sm90/tiles.cuh", "sm90/store_rows.cuh"
+_STAGE1 = "../reorder_quantize/kernel.cuh"
 
 MUTANTS = [
     Mutant("none", _RING, "at.parity ^ 1", "at.parity ^ 1"),
@@ -38,7 +38,7 @@ MUTANTS = [
     ),
     Mutant("missing fence of the barriers", _RING, "ptx::fence_mbarrier_init();", ""),
     Mutant("too few arrivals", _RING, "if (threadIdx.x % 32 == 0) ptx::mb", "if (false) ptx::mb"),
-    Mutant("barriers used before init", _KERNEL, "__syncthreads();  // sync: the mask", "// mask"),
+    Mutant("barriers used before init", _KERNEL, "__syncthreads();  // sync: the barr", "// barr"),
     Mutant("too many arrivals", _RING, "if (threadIdx.x % 32 == 0) ptx::mb", "ptx::mb"),
     Mutant(
         "slot released early",
@@ -60,12 +60,24 @@ MUTANTS = [
     Mutant("missing rescale", _CONSUME, "if (weights.moved) rescale(weights, state);", ""),
     Mutant("pending weights not rescaled", _CONSUME, "state.weight[block][row] *= keep", ""),
     Mutant("values of one half alone", _CONSUME, "i % tile_instructions", "0 * tile_instructions"),
-    Mutant("rows of the other warpgroup", _CONSUME, "warpgroup * warpgroup_rows", "warpgroup_rows"),
+    Mutant("rows of the other warpgroup", _CONSUME, "warpgroup * (warpgroup_rows",
+           "(warpgroup_rows"),
     Mutant("bytes announced too few", _PRODUCE, "(2 * bytes * step.count)", "(bytes * step.count)"),
     Mutant("tail off by one", _PRODUCE, "taken_++ < count_.plain}", "taken_++ <= count_.plain}"),
-    Mutant("scales of another block", _PRODUCE, "key_scales_ + index_", "key_scales_ + lane"),
-    Mutant("a missing block that weighs", _PRODUCE, "exists ? 0.0f : lowest_logit", "0.0f"),
-    Mutant("factor of another row", _SOFTMAX, "row_factors[row + 8]", "row_factors[row]"),
+    Mutant("scales of another block", _PRODUCE, "prepared_.key_scale + block",
+           "prepared_.key_scale + lane"),
+    Mutant("a missing block that weighs", _PRODUCE, "!exists ? lowest_logit :", "!exists ? 0.0f :"),
+    Mutant("summaries that weigh as tokens", _PRODUCE, "group >= 0 ? summary_shift",
+           "false ? 0.0f"),
+    Mutant("the last summary weighs in full", _PRODUCE, "extras.last_key = i * V",
+           "[[maybe_unused]] int unused = i * V"),
+    Mutant("an absent key that weighs", _PRODUCE, "is_attended ? 0xFF : 0;", "0xFF;"),
+    Mutant("an absent key as the maximum", _PRODUCE, "is_attended ? 0 : absent_penalty", "0"),
+    Mutant("the shift not in the codes", _SOFTMAX, "if (!plain) offset[row] +=",
+           "if (false) offset[row] +="),
+    Mutant("the last summary of another key", _SOFTMAX, "column == i / 4 * 8 + j",
+           "column == i + j"),
+    Mutant("factor of another row", _SOFTMAX, "row_factors[row + 8 * i]", "row_factors[row]"),
     Mutant(
         "wrong swizzle", _VARIANT, "value_swizzle = Swizzle::b64", "value_swizzle = Swizzle::b32"
     ),
@@ -75,16 +87,26 @@ MUTANTS = [
         "ptx::registers_decrease<Layout<V>::producer_registers>();",
         "",
     ),
-    Mutant(
-        "wrong scatter", "common/store_output.cuh", "token_at(g, q.order, position)", "position"
-    ),
-    Mutant(
-        "output written over tiles in use",
-        _KERNEL,
-        "  // sync: every consumer has left the tiles, which the output overwrites\n"
-        + _CONSUMER_BARRIER,
-        "",
-    ),
+    Mutant("wrong scatter", _STORE, "tile.token[row]", "position"),
+    Mutant("words of another lane stored", _STORE, "is_upper ? words[i] : words[i + distance];",
+           "words[i];"),
+    Mutant("tiles counted on from the call before", _STAGE1, "*p.tiles_taken = 0;", ";"),
+    Mutant("a tile that no block takes", _TILES, "return gridDim.x +", "return gridDim.x + 1 +"),
+    Mutant("parity of the slots not carried over", _KERNEL, "    LoopState<V> state;\n",
+           "    at.parity = 0;\n    LoopState<V> state;\n"),
+    Mutant("place of the producer not carried over", _KERNEL,
+           "    if (tile.work.index < 0) return;\n",
+           "    if (tile.work.index < 0) return;\n    at = {};\n"),
+    Mutant("missing wait for the tile left", _TILES, "ring.wait_left(number);", ""),
+    Mutant("missing wait for the tile found", _TILES, "ring.wait_published(number);", ""),
+    Mutant("missing wait for the queries", _KERNEL, "ring.wait_query_full(number);", ""),
+    Mutant("queries overwritten while read", _TILES, "ring.wait_query_empty(number);", ""),
+    Mutant("missing wait for the copies of queries", _TILES, "ptx::cp_async_wait_all();", ""),
+    Mutant("queries of other channels", _TILES, "equalizer[first_channel + i]", "equalizer[i]"),
+    Mutant("last slot kept", _ATTEND, "    ring.release(previous);\n", ""),
+    Mutant("slot of the end kept", _ATTEND, "ring.release(at.slot);  // the end", ""),
+    Mutant("masks of the tile before", _KERNEL, "__syncwarp();  // sync: the masks are written",
+           ""),
     Mutant("groups of another quad", _GATHER, "static_cast<int>(quad * 4 + in_quad)",
            "static_cast<int>(in_quad)"),
     Mutant("values of another quad", _GATHER, "(part, quad)", "(part, 0)"),
@@ -96,12 +118,12 @@ MUTANTS = [
     Mutant("shares not in the codes", _FINE, " + log2_share[i / 8]", ""),
     Mutant("shares left in the sums", _FINE, "inverse[i / 8]", "1.0f"),
     Mutant("key scale of another group", _FINE, "scales[i / 8]", "scales[0]"),
-    Mutant("products before the groups lost", _ATTEND, "if (pends || (", "if ((false) || ("),
+    Mutant("products before the groups lost", _ATTEND, "if (previous != at.slot) {",
+           "if (previous != at.slot && kind != StepKind::fine) {"),
     Mutant("products of the groups lost", _FINE, "  add_last_products<F>",
            "  if (false) add_last_products<F>"),
-    Mutant("slot kept before the groups", _ATTEND, "if (pends) ring.release(previous);", ""),
-    Mutant("turn kept before the groups", _ATTEND, "(previous), has_fine, state",
-           "(previous), false, state"),
+    Mutant("turn kept by the last products", _CONSUME, "turns.pass();\n  accumulate<V, 0>",
+           "accumulate<V, 0>"),
     Mutant("slots of the other rows kept", _CONSUME, "ring.release(at.slot);", ""),
     Mutant("products that hold a slot", _CONSUME, "if (pends && at.slot == previous) {",
            "if (false) {"),
@@ -110,25 +132,32 @@ MUTANTS = [
     Mutant("steps of the other rows", _RING, "attending >> warpgroup",
            "attending >> (1 - warpgroup)"),
     Mutant("mask of the first rows for both", _KERNEL,
-           "min(block, g.query_blocks - 1 - q.index) * g.mask_words", "0"),
+           "min(block, g.query_blocks - 1 - tile.work.index) * g.mask_words", "0"),
     Mutant("groups of the other rows", _GATHER, "attending = 1u << i", "attending = 2u >> i"),
 ]  # fmt: skip
 
 
 def build_mutant(mutant: Mutant, folder: Path) -> Path:
-    """The emulated library with the mutant in place of its wgmma kernels."""
-    shutil.copytree(PLUGINS / STAGE2, folder / STAGE2)
+    """The emulated library with the mutant in place of its wgmma kernels, or of its stage 1."""
+    built, replaced = emulated_kernels_build(), ["wgmma"]
+    shutil.copytree(PLUGINS / "kernels", folder / "kernels")
     mutant.plant(folder / STAGE2)
     instance = folder / STAGE2 / _INSTANCE
     instance.write_text(_OTHER_KERNELS.sub("", instance.read_text()))
-    unit, built = folder / "unit.cpp", emulated_kernels_build()
+    unit = folder / "unit.cpp"
     unit.write_text(_UNIT)
+    units = [unit]
+    if mutant.file == _STAGE1:
+        replaced.append("reorder_quantize")
+        units.append(built / "kernels/instances/reorder_quantize.cpp")
     compiler = ["g++", "-std=c++20", "-O1", "-fPIC", "-DPARO_EMULATED=1", "-w"]
     includes = [f"-I{folder}", f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}"]
-    run([*compiler, *includes, "-c", unit, "-o", folder / "unit.o"])
+    compiled = [folder / f"{source.stem}.o" for source in units]
+    for source, target in zip(units, compiled, strict=True):
+        run([*compiler, *includes, "-c", source, "-o", target])
     objects = (built / "kernels/CMakeFiles/paro_emulated_objects.dir").rglob("*.o")
-    others = [path for path in objects if "wgmma" not in path.name]
+    others = [path for path in objects if not any(word in path.name for word in replaced)]
     library = folder / "mutant.so"
     emulator = built / "emulator" / "libparo_emulator.a"
-    run(["g++", "-shared", folder / "unit.o", *others, emulator, "-o", library])
+    run(["g++", "-shared", *compiled, *others, emulator, "-o", library])
     return library

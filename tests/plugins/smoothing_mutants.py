@@ -33,26 +33,31 @@ template <> Stage stage_of<Number::bf16, 128>(const Selection&) { return {}; }
 OBJECTS = ("keys_s4_native", "reorder_quantize", "version_2")
 
 _STAGE1, _STAGE2 = "reorder_quantize/smoothed.cuh", "sparse_attention/sm80/smoothed.cuh"
+_QUERY, _LOAD, _STEP = (
+    f"sparse_attention/sm80/smoothed_{part}.cuh" for part in ("query", "load", "step")
+)
 _BIASES, _MEANS = "smoothing/key_biases.cuh", "smoothing/mean_queries.cuh"
 _CORRECT, _FINE = "sparse_attention/sm80/correct_means.cuh", "summaries/fine_groups.cuh"
 
-_BARRIER = "    __syncthreads();\n    if (place == 0)"
+_AHEAD = "      if (place + 1 < left)"
 
 MUTANTS = [
     Mutant("none", _BIASES, "first += 16", "first += 16"),
     Mutant("mean not subtracted from keys", _STAGE1,
            "rows[i].x[c] = __fadd_rn(rows[i].x[c], -mean.x[c]);", ";"),
-    Mutant("mean not subtracted from queries", _STAGE2,
+    Mutant("mean not subtracted from queries", _QUERY,
            "x.x[i] = __fadd_rn(x.x[i], -mean.x[i]);", ";"),
-    Mutant("bias of another query block", _STAGE2, "p.bias + row *", "p.bias + (row ^ 1) *"),
-    Mutant("bias of another key block", _STAGE2, "sources.bias - scale_copies * 4",
-           "sources.bias - scale_copies * 4 + V::step_keys"),
-    Mutant("mean of another block", _STAGE2, "sources.mean + int64_t{mine}",
+    Mutant("bias of another query block", _LOAD, "p.bias + row *", "p.bias + (row ^ 1) *"),
+    Mutant("bias of another key block", _LOAD, "sources.key_scale : sources.bias)",
+           "sources.key_scale : sources.bias + V::step_keys)"),
+    Mutant("bias of another key", _BIASES, "column * 4 + n % 2 * 2", "column * 4"),
+    Mutant("spans listed in one place", _LOAD, "__popc(bits & ((1u << lane) - 1))", "0"),
+    Mutant("mean of another block", _STEP, "sources.mean + int64_t{mine}",
            "sources.mean + int64_t{mine ^ 1}"),
-    Mutant("offsets of another step", _STAGE2, "shared.offsets[warp][place]",
-           "shared.offsets[warp][0]"),
-    Mutant("offset of another row", _STAGE2, "offsets[a * 2 + 1]};", "offsets[a * 2]};"),
-    Mutant("scale of another key", _STAGE2, "factors.scale[n * 4 + lane]", "factors.scale[lane]"),
+    Mutant("offsets of another step", _STAGE2, "static_cast<uint32_t>(place) *", "0u *"),
+    Mutant("value scale of another step", _STAGE2, "value_scale[place]", "value_scale[0]"),
+    Mutant("offset of another row", _STEP, "offsets[a * 2 + 1]};", "offsets[a * 2]};"),
+    Mutant("scale of another key", _STEP, "lane_keys[n * 4]", "lane_keys[0]"),
     Mutant("sign of the rotation ignored", "rotate.cuh", "(rotation.negative >> i & 1u) << 31",
            "0u"),
     Mutant("rotation of every head", "rotate.cuh", "__ldg(signs) != 0, 0u", "true, 0u"),
@@ -61,10 +66,9 @@ MUTANTS = [
     Mutant("absent keys with a bias", _BIASES, "left > 1 ?", "true ?"),
     Mutant("plan's mask instead of the chosen one", _BIASES, "if (p.routed_mask != nullptr)",
            "if (false)"),
-    Mutant("missing barrier before a step", _STAGE2, _BARRIER, "    if (place == 0)"),
+    Mutant("missing barrier before a step", _STAGE2, f"      __syncthreads();\n{_AHEAD}", _AHEAD),
     Mutant("missing wait for a step", _STAGE2,
-           "place = step % offset_blocks;\n    ptx::cp_async_wait_all();",
-           "place = step % offset_blocks;"),
+           "slot = place % 2;\n      ptx::cp_async_wait_all();", "slot = place % 2;"),
     Mutant("correction without offsets", _CORRECT,
            "block_offsets<C>(attention, unit.index, block, query_tile, lane_factors, zero,"
            " offset);", ""),

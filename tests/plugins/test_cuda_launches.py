@@ -15,12 +15,14 @@ from .emulator_builds import run
 
 RUNTIME = Path(__file__).with_name("cuda_device")
 MUTATED = ("ptx/launch.cuh", "kernels/sparse_attention/launch.cpp")
-OTHERS = ("kernels/backend.cpp", "kernels/instructions.cpp", "kernels/device_cuda.cpp",
+OTHERS = ("kernels/backend.cpp", "kernels/choice.cpp", "kernels/stages.cpp",
+          "kernels/instructions.cpp", "kernels/device_cuda.cpp",
           "kernels/sparse_attention/launch_correction.cpp",
           "common/check.cpp", "common/error.cpp", "common/describe_call.cpp",
           "tensorrt/plugin.cpp", "tensorrt/attributes.cpp", "tensorrt/tensors.cpp",
           "tensorrt/log.cpp", "tensorrt/build_id.cpp", RUNTIME / "launches.cpp")  # fmt: skip
-CHECKS = ("in_two_threads", "prepared_elsewhere", "once_for_each_device", "absent_kernel",
+CHECKS = ("in_two_threads", "prepared_elsewhere", "once_for_each_device",
+          "as_many_blocks_as_processors", "absent_kernel",
           "failed_launch", "error_of_others", "too_many_tokens", "refused_by_the_builder",
           "bits_left_out", "no_device", "built_without_a_gpu")  # fmt: skip
 COMPILER = ["g++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-undef",

@@ -46,6 +46,10 @@ def calls():
     # The first of two query blocks waits for more steps of the second than the ring has slots.
     masks = torch.tensor([2**20 + 1, 2**21 - 1]).repeat(11)[:21].int().view(1, 1, 21, 1)
     arguments[-1] = inputs._replace(block_mask=masks), config
+    # Tiles of a step or two: the ring holds the next one while a tile is finished.
+    short = OpCase("short", 24 * 64, density=0.05, config=AttentionConfig(128, 64), **shape)
+    short = short.with_bits(8, 8, False)
+    arguments.append((random_inputs(short, 1), short.config))
     # Spans, then fine steps, together more than the ring has slots; fine steps alone.
     config = AttentionConfig(128, 64, 8, 8, pool_dropped=True, fine_summaries=True)
     mixed = OpCase("mixed", 64 * 150 + 5, density=0.05, config=config, **shape)

@@ -78,17 +78,42 @@ def test_references_that_move(library, fresh_seed):
     assert result.ok, result
 
 
+def with_empty_rows(inputs: AttentionInputs) -> AttentionInputs:
+    """Query blocks that attend nothing, before and after others of a thread block."""
+    masks = inputs.block_mask.clone()
+    masks[:, ::2, 1:] = 0
+    return inputs._replace(block_mask=masks)
+
+
+@pytest.mark.parametrize("block_q", [64, 128])
+def test_tiles_without_steps(block_q, library, fresh_seed):
+    case = replace(SMALL, config=AttentionConfig(block_q, 64)).with_bits(8, 8, False)
+    inputs = with_empty_rows(random_inputs(case, fresh_seed))
+    result = outcome(library, inputs, case.config)
+    assert result.ok, result
+
+
+@pytest.mark.parametrize("tokens", [100, 200], ids=["one-tile", "two-tiles"])
+def test_fewer_tiles_than_thread_blocks_fit(tokens, library, fresh_seed):
+    case = OpCase("few", tokens, heads=1, kv_heads=1, dtype=torch.float16).with_bits(8, 8, True)
+    result = outcome(library, random_inputs(case, fresh_seed), case.config)
+    assert result.ok, result
+
+
 def test_schedules_do_not_change_a_bit(tmp_path, library, fresh_seed):
-    """Late copies and products, and random schedules."""
+    """Late copies and products, random schedules, and thread blocks that take tiles at a time."""
     cases = [
         replace(SMALL, head_dim=head_dim, config=AttentionConfig(block_q, block_k))
         for head_dim, block_q, block_k in [(64, 128, 64), (128, 128, 128), (128, 64, 64)]
     ]
     cases = [case.with_bits(8, 8, True) for case in cases]
     calls = [(random_inputs(case, fresh_seed), case.config) for case in cases]
+    empty = cases[-1].with_bits(8, 8, False)
+    calls.append((with_empty_rows(random_inputs(empty, fresh_seed)), empty.config))
     expected = [library.forward(*call, sm=HOPPER) for call in calls]
     modes = {**MODES, "seeded again": {"PARO_EMULATOR_SEED": "5"}}
     modes["late-seeded again"] = {"PARO_EMULATOR_SEED": "6", "PARO_EMULATOR_LATE": "1"}
+    modes["at a time"] = {"PARO_EMULATOR_SEED": "7", "PARO_EMULATOR_THREADS": "3"}
     seen = seen_in_modes(library.path, calls, expected, modes, tmp_path)
     assert seen == dict.fromkeys(modes, "-")
 

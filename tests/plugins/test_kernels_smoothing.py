@@ -68,6 +68,29 @@ def test_every_kernel_equals_the_reference(
     assert result.ok, result
 
 
+def test_spans_of_several_words_equal_the_reference(library, fresh_seed):
+    """A mask row of 70 blocks: its spans are listed a word at a time."""
+    case = OpCase("words", 64 * 69 + 9, heads=1, kv_heads=1, density=0.15, dtype=torch.float16,
+                  config=replace(SMOOTHED, block_q=128))  # fmt: skip
+    inputs = random_inputs(case, fresh_seed)
+    result = compare(library.forward(inputs, case.config, sm=MMA), inputs, case.config)
+    assert result.ok, result
+
+
+@pytest.mark.parametrize("factor", [-12.0, 12.0])
+def test_large_logits_equal_the_reference(factor, library, fresh_seed):
+    """Below and above those that 2 is raised to as they are (moderate_logit), in some rows."""
+    case = OpCase("large", 200, heads=1, kv_heads=1, dtype=torch.float16, config=SMOOTHED)
+    inputs = random_inputs(case, fresh_seed)
+    key = inputs.key.clone()
+    key[:, 64:128] = inputs.key[:, 64:128] * 0.2 + inputs.query[:, 130:131] * abs(factor)
+    query = inputs.query.clone()
+    query[:, 130:160] *= math.copysign(4.0, factor)
+    inputs = inputs._replace(query=query, key=key)
+    result = compare(library.forward(inputs, case.config, sm=MMA), inputs, case.config)
+    assert result.ok, result
+
+
 @pytest.mark.parametrize("stress", STRESSES, ids=lambda stress: stress.name)
 def test_stress_makes_no_nan(stress, library, fresh_seed):
     dtype, sm = DTYPES[fresh_seed % 2], [MMA, HOPPER][fresh_seed // 2 % 2]

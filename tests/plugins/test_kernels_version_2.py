@@ -103,7 +103,8 @@ def test_a_walk_of_fine_steps_longer_than_the_ring(head_dim, library, fresh_seed
                   dtype=torch.float16, config=config)  # fmt: skip
     case = at_bits(case, 8, 8)
     inputs = only_fine(case, fresh_seed)
-    result = compare(library.forward(inputs, case.config, sm=HOPPER), inputs, case.config)
+    output = library.forward(inputs, case.config, sm=(MMA, HOPPER)[fresh_seed % 2])
+    result = compare(output, inputs, case.config)
     assert result.ok, result
 
 

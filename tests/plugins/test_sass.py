@@ -68,6 +68,39 @@ def test_spills_are_counted_wherever_they_are():
     assert measured("STL [R1], R2", *HOT, *COLD, "@P0 LDL.64 R1, [R2]").local == 2
 
 
+FINE = MANGLED.replace("16sparse_attentionINS", "21sparse_attention_fineINS")
+SMOOTHED = (
+    "_ZN4paro7kernels16sparse_attention4sm8025sparse_attention_smoothedINS2_13OneQueryBloc"
+    "kINS2_7VariantILi64ELi128ELi64ELNS0_6NumberE4ELS6_3ELNS0_7FourBitE0EEEEEEEvNS0_15AttentionParamsE"
+)
+
+
+def test_the_loop_of_fine_summaries_is_not_the_hot_one():
+    """It is the shortest of three."""
+    lines = [*COLD, *HOT, *loop("3", *["FFMA R1, R2, R3, R4"] * 9)]
+    ((kernel, function),) = kernels_of(parse(listing(*lines).replace(MANGLED, FINE)))
+    assert kernel.name == NAME.replace("attention", "attention_fine", 1)
+    assert kernel.measure(function, 200, "89").per_score == 2.0
+    ((kernel, function),) = kernels_of(parse(listing(*HOT, *COLD).replace(MANGLED, FINE)))
+    with pytest.raises(ValueError, match="expected one of 3, got 2"):
+        kernel.measure(function, 200, "89")
+
+
+def test_a_smoothed_step_has_an_eighth_of_what_runs_once_in_eight():
+    """And none of what a branch over arithmetic passes."""
+    products = ["IMMA.16864.S4.S4 R8, R4, R5, R8"] * 16 + ["IMMA.16832.U8.S8 R8, R4, R5, R8"] * 32
+    slow = ["@P0 BRA `(.L_x_9)", *["FADD R1, R2, R3"] * 30, ".L_x_9:"]
+    step = [".L_x_1:", *products, *slow, *["FFMA R1, R2, R3, R4"] * 14, "@!P0 BRA `(.L_x_1)"]
+    once = [".L_x_0:", *["MOV R1, R2"] * 15]
+    rounds = [*once, *step, "@!P0 BRA `(.L_x_0)"]
+    ((kernel, function),) = kernels_of(parse(listing(*rounds).replace(MANGLED, SMOOTHED)))
+    assert kernel.name == "sparse_attention_smoothed 64x128x64 s4-s8 native"
+    assert kernel.measure(function, 255, "80").per_score == pytest.approx(66 / 64, abs=5e-4)
+    ((kernel, function),) = kernels_of(parse(listing(*step).replace(MANGLED, SMOOTHED)))
+    with pytest.raises(ValueError, match="expected one around it"):
+        kernel.measure(function, 255, "80")
+
+
 @pytest.mark.parametrize(
     "lines",
     [
@@ -176,7 +209,7 @@ def test_the_file_covers_every_target_and_has_no_stale_reason(tmp_path, monkeypa
     }
     assert len(wgmma.pop("90a")) == 8
     assert not any(wgmma.values())
-    counts = {len(e) - 8 * (target == "90a") for target, e in recorded.kernels.items()}
+    counts = {sum("wgmma" not in name for name in e) for e in recorded.kernels.values()}
     assert len(counts) == 1
     for pattern, reason in recorded.spills.items():
         only = replace(recorded, spills={pattern: reason})
@@ -396,5 +429,6 @@ def test_what_an_sm_cannot_hold_is_refused_by_name(target):
         with pytest.raises(ValueError, match="tokens: expected at most"):
             said(kernel, int(found[1]) + 1)
     assert refused or most > 128 * 1024
-    # With more memory, only masks of two query blocks are too long.
-    assert most < 128 * 1024 or all("x64x" in name for name in refused)
+    # With more memory, only masks of two query blocks, of two planes and of two tiles are too long.
+    double = ("x64x", "_fine", "_wgmma")
+    assert most < 128 * 1024 or all(any(x in name for x in double) for name in refused)

@@ -83,7 +83,7 @@ MUTANTS = [
     Mutant("exact blocks chosen again", _SELECT, "|| (__ldg(mask", "|| (0u & __ldg(mask"),
     Mutant("summary not subtracted", _ESTIMATE, "pooled ? -ptx", "pooled ? ptx"),
     Mutant("low part of the output lost", _ESTIMATE,
-           "    multiply_channels<IsBfloat16>(c, e.low[j], b);\n", ""),
+           "        multiply_channels<IsBfloat16>(c[f], e.low[j], b);\n", ""),
     # Two query blocks in a thread block.
     Mutant("one mask for both query blocks", _RING, "mask.has(span, block)", "mask.has(span)"),
     Mutant("summaries of the other query block", _STEP, "absent[own_block<V>()], zero",

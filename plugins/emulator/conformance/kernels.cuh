@@ -86,7 +86,12 @@ constexpr unsigned load_words = 4 * 8 + 3;
 __global__ void shared_loads(const uint4* in, uint32_t* out) {
   DYN_SMEM(shared);
   const uint32_t base = ptx::shared_u32(shared), lane = threadIdx.x;
-  for (uint32_t i = lane; i < 256; i += 32) ptx::cp_async_16(base + i * 16, in + i, i % 7 != 0);
+  const uint64_t policy = ptx::evict_first_policy();
+  for (uint32_t i = lane; i < 256; i += 32) {
+    const uint32_t to = base + i * 16;
+    if (i < 128) ptx::cp_async_16(to, in + i, i % 7 != 0);
+    if (i >= 128) ptx::cp_async_16_with_policy(to, in + i, i % 7 != 0, policy);
+  }
   ptx::cp_async_commit();
   ptx::cp_async_small<8>(base + 4096 + lane * 8, in + lane, lane % 5 != 0);
   ptx::cp_async_small<4>(base + 4352 + lane * 4, in + lane);

@@ -87,6 +87,7 @@ __global__ void __launch_bounds__(TileMap<D, BlockK>::threads, blocks_an_sm)
     reorder_tokens(const ReorderParams p) {
   DYN_SMEM(memory);
   auto& shared = *reinterpret_cast<SharedMemory<D, BlockK>*>(memory);
+  if (blockIdx.x + blockIdx.y + blockIdx.z + threadIdx.x == 0) *p.tiles_taken = 0;
   if (blockIdx.z == 0) {
     prepare_run_as<Side::key, Source, Pooled>(p, p.key_number, shared);
   } else {

@@ -61,6 +61,9 @@ DEVICE_FN float log2_tokens(int length, int first, int size) {
   return count == 0 ? lowest_logit : ptx::log2_approx(static_cast<float>(count));
 }
 
+constexpr float log2_run = 4.0f;
+static_assert(routing_run == 1 << 4, "its logarithm");
+
 // What one lane needs of the keys and values of its unit.
 template <int D, int R>
 struct Sources {
@@ -73,17 +76,22 @@ struct Sources {
     const int64_t first = static_cast<int64_t>(unit) * routing_blocks(p.geometry.key_blocks);
     const RoutingMeans& m = p.means;
     return {m.key + first * R * D, m.value + first * R * D, m.transposed_value + first * R * D,
-            m.block_key + first * D, m.block_value + first * D, m.gram + first * routing_products(R),
-            length, static_cast<int>(threadIdx.x % 32)};
+            m.block_key + first * D, m.block_value + first * D,
+            m.gram + first * routing_products(R), length, static_cast<int>(threadIdx.x % 32)};
   }
 
-  // The lane's part of the row that column g of a fragment stands for, channels 32 j ...
-  __device__ __forceinline__ uint4 chunk(const uint16_t* rows, int64_t row, int j) const {
-    return __ldg(reinterpret_cast<const uint4*>(rows + row * D + j * 32 + lane % 4 * 8));
+  // The lane's part of row `row`, channels 0, 1 .. of its first 32.
+  __device__ __forceinline__ const uint16_t* part(const uint16_t* rows, int64_t row) const {
+    return rows + row * D + lane % 4 * 8;
   }
-  __device__ __forceinline__ int64_t run_row(int step, int fragment) const {
+  // The same of the run that column g of fragment 0 stands for; of fragment f it is 2 f rows later.
+  __device__ __forceinline__ const uint16_t* run_part(const uint16_t* rows, int step) const {
     const int column = lane / 4;
-    return int64_t{step * step_blocks + column / 2} * R + 2 * fragment + column % 2;
+    return part(rows, int64_t{step * step_blocks + column / 2} * R + column % 2);
+  }
+  // Steps whose blocks are all full.
+  __device__ __forceinline__ int whole_steps() const {
+    return length / (step_blocks * R * routing_run);
   }
   __device__ __forceinline__ int64_t block_row(int step) const {
     return step * step_blocks + lane / 8;
@@ -94,26 +102,37 @@ struct Sources {
   }
 };
 
-// Base-2 logits of the lane's runs of a step, each plus log2 of its tokens: [run][row].
-template <bool IsBfloat16, int D, int R>
+// Channels 32 j .. of a lane's part of a row, or of one `rows` after it.
+template <int D>
+DEVICE_FN uint4 chunk(const uint16_t* part, int rows, int j) {
+  return __ldg(reinterpret_cast<const uint4*>(part + rows * D + j * 32));
+}
+
+// Base-2 logits of the lane's runs of a step, each plus log2 of its tokens: [run][row]. `Whole`: no
+// run of the step is cut short. Products of one fragment wait for each other: fragments alternate.
+template <bool IsBfloat16, bool Whole, int D, int R>
 DEVICE_FN void run_logits(const Sources<D, R>& s, const RowOperand<D>& query, float logit_scale,
                           int step, float (&logit)[R][2]) {
+  const uint16_t* keys = s.run_part(s.key, step);
+  float c[R / 2][4] = {};
+#pragma unroll
+  for (int j = 0; j < D / 32; j++) {
+#pragma unroll
+    for (int f = 0; f < R / 2; f++) {
+      multiply_channels<IsBfloat16>(c[f], query[j], chunk<D>(keys, 2 * f, j));
+    }
+  }
 #pragma unroll
   for (int f = 0; f < R / 2; f++) {
-    float c[4] = {};
-#pragma unroll
-    for (int j = 0; j < D / 32; j++) {
-      multiply_channels<IsBfloat16>(c, query[j], s.chunk(s.key, s.run_row(step, f), j));
-    }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const int run = 2 * f + i;
       const int first = (s.own_block(step) * R + run) * routing_run;
-      const float weight = log2_tokens(s.length, first, routing_run);
+      const float weight = Whole ? log2_run : log2_tokens(s.length, first, routing_run);
 #pragma unroll
       for (int row = 0; row < 2; row++) {
         // A run without a token has a row of zeros.
-        logit[run][row] = fmaf(c[2 * row + i], logit_scale, weight);
+        logit[run][row] = fmaf(c[f][2 * row + i], logit_scale, weight);
       }
     }
   }
@@ -146,10 +165,11 @@ DEVICE_FN void add_values(const Sources<D, R>& s, int step, const float (&p)[R][
   // the channels of a RowOperand.
   const int column = s.lane / 4;
   const uint16_t* tile =
-      s.transposed_value + int64_t{step} * D * step_blocks * R + s.lane % 4 * R;
+      s.transposed_value + int64_t{step} * D * step_blocks * R + s.lane % 4 * R +
+      (column / 2 * 8 + column % 2) * step_blocks * R;
 #pragma unroll
   for (int m = 0; m < D / 8; m++) {
-    const int channel = m / 4 * 32 + column / 2 * 8 + m % 4 * 2 + column % 2;
+    const int channel = m / 4 * 32 + m % 4 * 2;  // after the lane's first
     const auto* runs = reinterpret_cast<const uint2*>(tile + channel * step_blocks * R);
 #pragma unroll
     for (int pair = 0; pair < R / 4; pair++) {
@@ -164,10 +184,9 @@ template <bool IsBfloat16, int D, int R>
 DEVICE_FN void attend_means(const Sources<D, R>& s, const RowOperand<D>& query, float logit_scale,
                             int steps, Estimate<D>& result) {
   float maximum[2] = {lowest_logit, lowest_logit}, sum[2] = {}, out[D / 8][4] = {};
-#pragma unroll 1
-  for (int step = 0; step < steps; step++) {
+  const auto attend = [&]<bool Whole>(int step) {
     float p[R][2];
-    run_logits<IsBfloat16>(s, query, logit_scale, step, p);
+    run_logits<IsBfloat16, Whole>(s, query, logit_scale, step, p);
     float keep[2];
 #pragma unroll
     for (int row = 0; row < 2; row++) {
@@ -192,7 +211,12 @@ DEVICE_FN void attend_means(const Sources<D, R>& s, const RowOperand<D>& query, 
       }
     }
     add_values<IsBfloat16>(s, step, p, out);
-  }
+  };
+  int step = 0;
+#pragma unroll 1
+  for (; step < s.whole_steps(); step++) attend.template operator()<true>(step);
+#pragma unroll 1
+  for (; step < steps; step++) attend.template operator()<false>(step);
 #pragma unroll
   for (int row = 0; row < 2; row++) {
     sum[row] += __shfl_xor_sync(~0u, sum[row], 1);
@@ -218,35 +242,25 @@ DEVICE_FN void attend_means(const Sources<D, R>& s, const RowOperand<D>& query, 
   }
 }
 
-// Adds row `row` of `rows` times o to c, for the lane's column.
-template <bool IsBfloat16, int D, int R>
-DEVICE_FN void multiply_output(const Sources<D, R>& s, const Estimate<D>& e, const uint16_t* rows,
-                               int64_t row, float (&c)[4]) {
-#pragma unroll
-  for (int j = 0; j < D / 32; j++) {
-    const uint4 b = s.chunk(rows, row, j);
-    multiply_channels<IsBfloat16>(c, e.high[j], b);
-    multiply_channels<IsBfloat16>(c, e.low[j], b);
-  }
-}
-
 // The errors of the lane's block of a step, for rows g and g + 8.
-template <bool IsBfloat16, int D, int R>
+template <bool IsBfloat16, bool Whole, int D, int R>
 DEVICE_FN void block_errors(const Sources<D, R>& s, const RowOperand<D>& query,
                             const Estimate<D>& e, float logit_scale, bool pooled, int step,
                             float (&error)[2]) {
   float x[R + 1][2], dot[R + 1][2];  // of the runs, then of the block
   {
     float logit[R][2];
-    run_logits<IsBfloat16>(s, query, logit_scale, step, logit);
-    float c[4] = {}, d[4] = {};
+    run_logits<IsBfloat16, Whole>(s, query, logit_scale, step, logit);
+    const uint16_t* block_keys = s.part(s.block_key, s.block_row(step));
+    float c[4] = {};
 #pragma unroll
     for (int j = 0; j < D / 32; j++) {
-      multiply_channels<IsBfloat16>(c, query[j], s.chunk(s.block_key, s.block_row(step), j));
+      multiply_channels<IsBfloat16>(c, query[j], chunk<D>(block_keys, 0, j));
     }
-    multiply_output<IsBfloat16>(s, e, s.block_value, s.block_row(step), d);
     constexpr int block_k = R * routing_run;
-    const float weight = log2_tokens(s.length, s.own_block(step) * block_k, block_k);
+    constexpr float log2_block = log2_run + (R == 4 ? 2.0f : 3.0f);
+    const float weight =
+        Whole ? log2_block : log2_tokens(s.length, s.own_block(step) * block_k, block_k);
 #pragma unroll
     for (int row = 0; row < 2; row++) {
 #pragma unroll
@@ -256,15 +270,28 @@ DEVICE_FN void block_errors(const Sources<D, R>& s, const RowOperand<D>& query,
       // Both columns of a lane are its block.
       x[R][row] =
           pooled ? -ptx::exp2_approx(fmaf(c[2 * row], logit_scale, weight) - e.lse[row]) : 0.0f;
-      dot[R][row] = d[2 * row];
     }
   }
+  {
+    const uint16_t* values = s.run_part(s.value, step);
+    const uint16_t* block_values = s.part(s.block_value, s.block_row(step));
+    float c[R / 2 + 1][4] = {};  // values times o; the last: of the block
 #pragma unroll
-  for (int f = 0; f < R / 2; f++) {
-    float d[4] = {};
-    multiply_output<IsBfloat16>(s, e, s.value, s.run_row(step, f), d);
+    for (int j = 0; j < D / 32; j++) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) dot[2 * f + i % 2][i / 2] = d[i];
+      for (int f = 0; f <= R / 2; f++) {
+        const uint4 b =
+            f < R / 2 ? chunk<D>(values, 2 * f, j) : chunk<D>(block_values, 0, j);
+        multiply_channels<IsBfloat16>(c[f], e.high[j], b);
+        multiply_channels<IsBfloat16>(c[f], e.low[j], b);
+      }
+    }
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+#pragma unroll
+      for (int run = 0; run < R; run++) dot[run][row] = c[run / 2][2 * row + run % 2];
+      dot[R][row] = c[R / 2][2 * row];
+    }
   }
   const float* gram = s.gram + int64_t{s.own_block(step)} * routing_products(R);
   float sum[2] = {}, linear[2] = {}, square[2] = {};
@@ -308,21 +335,22 @@ __global__ void __launch_bounds__(threads) estimate_errors(const RoutingParams p
   const int blocks = (length + R * routing_run - 1) / (R * routing_run);
   const int steps = (blocks + step_blocks - 1) / step_blocks;
   RowOperand<D> query;
-  const int64_t first_row = static_cast<int64_t>(index) * routing_query_runs(g.query_blocks, g.block_q) + first_run;
+  const int64_t rows = routing_query_runs(g.query_blocks, g.block_q);
+  const int64_t first_row = index * rows + first_run;
 #pragma unroll
   for (int j = 0; j < D / 32; j++) {
 #pragma unroll
     for (int row = 0; row < 2; row++) {
-      query[j][row] = sources.chunk(p.means.query, first_row + lane / 4 + row * 8, j);
+      query[j][row] = chunk<D>(sources.part(p.means.query, first_row + lane / 4), row * 8, j);
     }
   }
   Estimate<D> estimate;
   attend_means<IsBfloat16>(sources, query, p.logit_scale, steps, estimate);
-  const int runs = g.block_q / routing_run;  // of a query block: 4 or 8 rows of the operands
-#pragma unroll 1
-  for (int step = 0; step < steps; step++) {
+  // Of a query block: 4 or 8 rows of the operands.
+  const int log2_runs = g.block_q == 64 ? 2 : 3, runs = 1 << log2_runs;
+  const auto store_errors = [&]<bool Whole>(int step) {
     float error[2];
-    block_errors<IsBfloat16>(sources, query, estimate, p.logit_scale, p.pooled, step, error);
+    block_errors<IsBfloat16, Whole>(sources, query, estimate, p.logit_scale, p.pooled, step, error);
     const int block = sources.own_block(step);
 #pragma unroll
     for (int row = 0; row < 2; row++) {
@@ -332,11 +360,16 @@ __global__ void __launch_bounds__(threads) estimate_errors(const RoutingParams p
       sum += __shfl_xor_sync(~0u, sum, 8);
       const float other = __shfl_xor_sync(~0u, sum, 16);
       if (runs == 8) sum += other;
-      if (run % runs != 0 || run * routing_run >= length || block >= blocks) continue;
-      const int64_t to = static_cast<int64_t>(index) * g.query_blocks + run / runs;
+      if ((run & (runs - 1)) != 0 || run * routing_run >= length || block >= blocks) continue;
+      const int64_t to = static_cast<int64_t>(index) * g.query_blocks + (run >> log2_runs);
       p.means.error[to * g.key_blocks + block] = sum;
     }
-  }
+  };
+  int step = 0;
+#pragma unroll 1
+  for (; step < sources.whole_steps(); step++) store_errors.template operator()<true>(step);
+#pragma unroll 1
+  for (; step < steps; step++) store_errors.template operator()<false>(step);
 }
 
 }  // namespace paro::kernels::routing

@@ -44,7 +44,7 @@ def check_source(tools: Toolchain, source: Path, target: str) -> Checked:
             between = products_in_flight.between_products(function)
             if between > products_in_flight.MOST_BETWEEN:
                 faults.append(f"{where}: {between} instructions between products of a group")
-        if not kernel.has_products:
+        if kernel.is_stage_1:
             faults += [f"{where}: {fault}" for fault in contraction.contracted(function)]
         registers = compiled.registers[function.mangled_name]
         try:

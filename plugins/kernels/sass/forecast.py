@@ -42,14 +42,14 @@ class Gpu:
         name: of the product, and how its kernels multiply where there are two ways.
         target: that the kernels are compiled for.
         ghz: boost clock; 1.7 for H200, whose boost clock no such kernel keeps.
-        source: of the kernels.
+        sources: of the kernels.
     """
 
     name: str
     target: str
     sms: int
     ghz: float
-    source: str = "sparse_attention_s8-s8"
+    sources: tuple[str, ...]
 
     def tops(self, head_dim: int, warps: int, scores: float, clocks: float) -> int:
         """10^12 operations a second, 4 D for each score.
@@ -64,12 +64,13 @@ class Gpu:
         return round(4 * head_dim * a_clock * self.ghz / 1000)
 
 
+_EIGHT, _FOUR = "sparse_attention_s8-s8", "sparse_attention_s4-s8"
 GPUS = (
-    Gpu("A100", "80", 108, 1.41),
-    Gpu("RTX 4090", "89", 128, 2.52),
-    Gpu("H200 by mma.sync", "90a", 132, 1.7),
-    Gpu("RTX 5090", "120", 170, 2.41),
-    Gpu("H200 by wgmma", "90a", 132, 1.7, "sparse_attention_wgmma"),
+    Gpu("A100", "80", 108, 1.41, (_EIGHT, f"{_FOUR}_native")),
+    Gpu("RTX 4090", "89", 128, 2.52, (_EIGHT, f"{_FOUR}_native")),
+    Gpu("H200 by mma.sync", "90a", 132, 1.7, (_EIGHT, f"{_FOUR}_unpacked")),
+    Gpu("RTX 5090", "120", 170, 2.41, (_EIGHT, f"{_FOUR}_unpacked")),
+    Gpu("H200 by wgmma", "90a", 132, 1.7, ("sparse_attention_wgmma",)),
 )
 
 
@@ -94,11 +95,12 @@ def load() -> list[Forecast]:
 
 
 def forecasts(tools: Toolchain, gpu: Gpu, source: Path) -> Iterator[Forecast]:
-    """Of the kernels with 128 query rows in a source file."""
+    """Of the kernels with 128 query rows in a source file, without those of fine summaries, whose
+    other steps are the same."""
     functions = parse(tools.disassemble(source, gpu.target).listing)
     for kernel, function in kernels_of(functions):
         head_dim, block_q = kernel.sizes[:2]
-        if block_q == 128:
+        if block_q == 128 and not kernel.is_fine:
             loop = kernel.hot_loop(function)
             warps = _warps_of(kernel.name, gpu.target)
             clocks = clocks_of_loop(function, loop, gpu.target, warps, has_turns=kernel.uses_wgmma)
@@ -120,17 +122,17 @@ def _warps_of(kernel: str, target: str) -> int:
 
 
 def all_forecasts(tools: Toolchain) -> list[Forecast]:
-    """Of every GPU, the smaller head_dim and step first."""
+    """Of every GPU: 8 bits, 4 bits, smoothed ones; the smaller head_dim and step first."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         paths = {path.stem: path for path in toolchain.sources(Path(folder))}
-        found = pool.map(lambda gpu: list(forecasts(tools, gpu, paths[gpu.source])), GPUS)
-        return [
-            each
-            for rows in found
-            for each in sorted(
-                rows, key=lambda row: [int(n) for n in row.kernel.split()[1].split("x")]
-            )
-        ]
+        cases = [(gpu, paths[source]) for gpu in GPUS for source in gpu.sources]
+        found = pool.map(lambda case: list(forecasts(tools, *case)), cases)
+        return [each for rows in found for each in sorted(rows, key=lambda row: _order(row.kernel))]
+
+
+def _order(kernel: str) -> tuple[str, list[int]]:
+    name, sizes, *_ = kernel.split()
+    return name, [int(size) for size in sizes.split("x")]
 
 
 def differences(recorded: list[Forecast], found: list[Forecast]) -> list[str]:

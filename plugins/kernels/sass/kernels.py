@@ -19,6 +19,9 @@ _LOCAL_MEMORY = r"(LDL|STL)\b"
 _WGMMA_SCORES = r"IGMMA\.64x(\d+)x32\.S8\.S8"
 _WGMMA_ROWS, _WGMMA_LANES, _WGMMA_DEPTH = 64, 128, 32
 
+# Folders of what version 2 computes between the stages; their kernels are named with them.
+_BETWEEN_STAGES = ("routing", "smoothing", "summaries")
+
 # Keys of one mma, which is the same for both products; elements of an accumulator tile a lane.
 _PRODUCT_DEPTH = {"f16": 16, "bf16": 16, "s8": 32, "s4": 64}
 _TILE_SCORES = 4
@@ -30,7 +33,9 @@ class Measured:
 
     registers: of a thread.
     local: instructions that access local memory, which is where registers are spilled.
-    per_score: of stage 2: instructions of the hot loop for each element of S; 0 for others.
+    per_score: of stage 2: instructions of the hot loop for each element of S; 0 for others. Of
+        smoothed kernels: those that a step executes for moderate logits, and its share of what
+        runs once in eight.
     per_byte: of stage 1: instructions for each byte that the costliest of its loops moves
         (`stage1.instructions_per_byte`); 0 for others.
     clocks: that a warp's hot loop holds each pipe of a partition, and its issue slot (pipes.py).
@@ -75,9 +80,24 @@ class Kernel:
         return self.name.startswith("sparse_attention")
 
     @property
+    def is_stage_1(self) -> bool:
+        """Whether it is of stage 1, whose sums have an order."""
+        return not self.has_products and "::" not in self.name
+
+    @property
     def uses_wgmma(self) -> bool:
         """Whether it is stage 2 for Hopper."""
-        return self.name.startswith("sparse_attention_wgmma ")
+        return self.name.startswith("sparse_attention_wgmma")
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether it is stage 2 with fine summaries."""
+        return self.name.split()[0].endswith("_fine")
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether it is stage 2 of smoothed 4-bit QK, with or without fine summaries."""
+        return self.name.startswith("sparse_attention_smoothed ")
 
     def wanted_opcodes(self) -> list[str]:
         """Patterns of instructions that it cannot do without."""
@@ -104,7 +124,7 @@ class Kernel:
         return Measured(
             registers,
             local,
-            per_score=round(self._per_score(function.in_loop(loop)), 3),
+            per_score=round(self._per_score(function, loop, target), 3),
             clocks=pipes.clocks_per_pipe(function.in_loop(loop), target),
             stalls=sum(each.stall for each in function.controls[loop.first : loop.last + 1]),
             between=products_in_flight.between_products(function) if self.uses_wgmma else 0,
@@ -128,8 +148,12 @@ class Kernel:
             raise ValueError(f"hot loop: expected a multiple of 32 scores a lane, got {scores:g}")
         return scores
 
-    def _per_score(self, loop: list[str]) -> float:
-        return len(loop) / self.scores_a_lane(loop)
+    def _per_score(self, function: Function, loop: Loop, target: str) -> float:
+        count: float = loop.last - loop.first + 1
+        if self.is_smoothed:
+            count -= len(pipes.skipped_arithmetic(function, loop, target))
+            count += _outside(function, loop) / _smoothed_steps()
+        return count / self.scores_a_lane(function.in_loop(loop))
 
     def _per_byte(self, function: Function) -> float:
         return max(stage1.instructions_per_byte(function, *self.sizes).values())
@@ -147,7 +171,9 @@ class Kernel:
         return sum(widths) * _WGMMA_DEPTH / self.sizes[0] * _WGMMA_ROWS / _WGMMA_LANES
 
     def hot_loop(self, function: Function) -> Loop:
-        """The shorter of two: both attend, the other one asks how many tokens a key stands for.
+        """Of steps whose keys are all attended. Of two loops of steps, the shorter: the other one
+        asks how many tokens a key stands for. Those of fine summaries follow, and where smoothed
+        ones multiply 8 bits, of coarse ones too.
 
         Raises:
             ValueError: there are more or fewer.
@@ -158,17 +184,28 @@ class Kernel:
             for loop in function.loops
             if any(re.match(scores, opcode) for opcode in function.in_loop(loop))
         ]
-        innermost = [
-            loop
-            for loop in with_products
-            if not any(o != loop and loop.first <= o.first and o.last <= loop.last
-                       for o in with_products)
-        ]  # fmt: skip
-        if len(innermost) != 2:
+        innermost = sorted(
+            (
+                loop
+                for loop in with_products
+                if not any(o != loop and loop.first <= o.first and o.last <= loop.last
+                           for o in with_products)
+            ),
+            key=lambda loop: loop.first,
+        )  # fmt: skip
+        candidates, others = self._loops()
+        if len(innermost) != candidates + others:
             raise ValueError(
-                f"hot loop: expected one of 2, got {len(innermost)} of {len(function.loops)} loops"
+                f"hot loop: expected one of {candidates + others}, got {len(innermost)} of "
+                f"{len(function.loops)} loops"
             )
-        return min(innermost, key=lambda loop: loop.last - loop.first)
+        return min(innermost[:candidates], key=lambda loop: loop.last - loop.first)
+
+    def _loops(self) -> tuple[int, int]:
+        """How many loops have products of the hot one's kind: of steps, and after them."""
+        if self.is_smoothed:
+            return 1, 0 if self.four_bit == "native" else 2
+        return 2, int(self.is_fine)
 
 
 def kernels_of(functions: list[Function]) -> list[tuple[Kernel, Function]]:
@@ -184,12 +221,17 @@ def kernels_of(functions: list[Function]) -> list[tuple[Kernel, Function]]:
 def _kernel(demangled: str) -> Kernel:
     number_names = _enumerators("params.h", "Number")
     four_bit_names = _enumerators("params.h", "FourBit")
-    arguments = demangled[demangled.index("<") : demangled.rindex(">")]
-    function = re.findall(r"(\w+)<", demangled)[0]
+    path, opened = re.findall(r"^(?:void )?([\w:]+)(<?)", demangled)[0]
+    arguments = demangled[demangled.index("<") : demangled.rindex(">")] if opened else ""
+    _, _, folder, *_, function = path.split("::")
     sizes = tuple(int(size) for size in re.findall(r"[<,] ?(\d+)(?=[,>]|$)", arguments))
     numbers = tuple(number_names[int(i)] for i in re.findall(r"Number\)(\d+)", arguments))
     four_bit = [four_bit_names[int(i)] for i in re.findall(r"FourBit\)(\d+)", arguments)]
     used = four_bit[0] if four_bit and "s4" in numbers else ""
+    if folder in _BETWEEN_STAGES:
+        source = {"<true": "bf16", "<false": "f16"}.get(arguments.split(",")[0], "")
+        words = [f"{folder}::{function}", source, "x".join(map(str, sizes))]
+        return Kernel(" ".join(filter(None, words)), sizes, (), "")
     pooled = "pooled" if arguments.endswith("true") else ""
     words = [function, "x".join(map(str, sizes)), "-".join(numbers), used, pooled]
     return Kernel(" ".join(filter(None, words)), sizes, numbers, used)
@@ -198,6 +240,23 @@ def _kernel(demangled: str) -> Kernel:
 def _enumerators(header: str, name: str) -> list[str]:
     source = (KERNELS / header).read_text()
     return re.findall(r"\w+", re.findall(rf"enum class {name} {{(.*?)}}", source)[0])
+
+
+def _outside(function: Function, loop: Loop) -> int:
+    """Instructions of the loop around another one, without those of loops in it."""
+    around = [
+        o for o in function.loops if o != loop and o.first <= loop.first < loop.last <= o.last
+    ]
+    if not around:
+        raise ValueError("hot loop: expected one around it, got none")
+    outer = min(around, key=lambda o: o.last - o.first)
+    return outer.last - outer.first - (loop.last - loop.first)
+
+
+def _smoothed_steps() -> int:
+    """Steps whose offsets a smoothed kernel computes at once."""
+    text = (KERNELS / "sparse_attention" / "sm80" / "smoothed_memory.cuh").read_text()
+    return int(re.findall(r"int offset_blocks = (\d+);", text)[0])
 
 
 def _is_product(opcode: str) -> bool:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from .listing import Function, Loop
+
 
 class Pipe(Enum):
     """Where an instruction goes; NONE: branches, barriers and waits."""
@@ -128,3 +130,15 @@ def clocks_per_pipe(opcodes: Iterable[str], target: str) -> dict[str, int]:
         if used.clocks:
             clocks[used.pipe.value] += used.clocks
     return {name: round(total) for name, total in sorted(clocks.items())}
+
+
+def skipped_arithmetic(function: Function, loop: Loop, target: str) -> set[int]:
+    """Places in a loop that a branch over arithmetic alone passes, as most steps take it: it moves
+    a reference, or makes large logits small, once or twice in a walk."""
+    arithmetic = {Pipe.FP32, Pipe.ALU, Pipe.TRANSCENDENTAL, Pipe.UNIFORM}
+    skipped: set[int] = set()
+    for first, last in function.jumps:
+        used = {use(opcode, target).pipe for opcode in function.opcodes[first:last]}
+        if loop.first <= first and last <= loop.last and used <= arithmetic:
+            skipped |= set(range(first, last))
+    return skipped

@@ -100,19 +100,21 @@ def call_of(kernel: str, tokens: int = TOKENS) -> CAttention:
     """A call that a kernel of budget.json computes."""
     words = kernel.split()
     head_dim, block_q, step_keys = map(int, words[1].split("x"))
-    numbers = words[2].split("-") if words[0] == "sparse_attention" else ["s8", "s8"]
+    numbers = ["s8", "s8"] if "wgmma" in words[0] else words[2].split("-")
     bits = {"f16": 16, "bf16": 16, "s8": 8, "s4": 4}
+    fine = words[0].endswith("_fine")
     return CAttention(
         struct_size=ctypes.sizeof(CAttention), batch=1, tokens=tokens, heads=1, kv_heads=1,
         head_dim=head_dim, orders=1, bins=1, block_q=block_q, block_k=step_keys,
         dtype=DTYPE_CODES["bfloat16" if "bf16" in numbers else "float16"],
         qk_bits=bits[numbers[0]], pv_bits=bits[numbers[1]],
+        pool_dropped=fine, fine_summaries=fine, smoothing=words[0].endswith("_smoothed"),
     )  # fmt: skip
 
 
 def generation_of(kernel: str, target: str) -> int:
     """The `sm` that chooses this kernel: on a Hopper, sm_100 asks for mma.sync."""
-    if kernel.startswith("sparse_attention_wgmma "):
+    if kernel.startswith("sparse_attention_wgmma"):
         return 90
     return 100 if target == "90a" else int(target)
 
@@ -127,7 +129,7 @@ def resources_of(
     """
     said = describer.describe(call_of(kernel, tokens), generation_of(kernel, target))
     found = re.match(_DESCRIBED, said)
-    if found is None or (found[1] == "wgmma") != kernel.startswith("sparse_attention_wgmma "):
+    if found is None or (found[1] == "wgmma") != kernel.startswith("sparse_attention_wgmma"):
         raise ValueError(f"{kernel}: expected to be described, got '{said}'")
     threads, shared_bytes = int(found[2]), int(found[3])
     sm = SMS[target]

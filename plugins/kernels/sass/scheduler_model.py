@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from . import pipes
 from .listing import BARRIERS, Control, Function, Loop
 from .pipes import RATES, Pipe, Use, use
 
@@ -179,12 +180,7 @@ def _period(partition: _Partition) -> float:
 def _steps(function: Function, loop: Loop, target: str) -> Iterator[_Step]:
     """What a warp executes; a branch over arithmetic alone is taken. It moves a reference, as a
     walk does once or twice."""
-    skipped: set[int] = set()
-    for first, last in function.jumps:
-        if loop.first <= first and last <= loop.last:
-            pipes = {use(opcode, target).pipe for opcode in function.opcodes[first:last]}
-            if pipes <= {Pipe.FP32, Pipe.ALU, Pipe.TRANSCENDENTAL, Pipe.UNIFORM}:
-                skipped |= set(range(first, last))
+    skipped = pipes.skipped_arithmetic(function, loop, target)
     for place in range(loop.first, loop.last + 1):
         if place not in skipped:
             opcode, operands = function.opcodes[place], function.operands[place]

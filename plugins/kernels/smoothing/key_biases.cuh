@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(bias_threads) key_biases(const SmoothingParams
       for (int n = 0; n < fragments; n++) {
         const int key = warp * warp_keys + n * 8 + column * 2;
         const int left = length - block * BlockK - key;
-        *reinterpret_cast<float2*>(target + key) = {
+        *reinterpret_cast<float2*>(target + key / 16 * 16 + column * 4 + n % 2 * 2) = {
             left > 0 ? sum[n][2 * half] * factor : absent_bias,
             left > 1 ? sum[n][2 * half + 1] * factor : absent_bias};
       }

@@ -48,7 +48,8 @@ struct Kernel {
   int blocks_an_sm;     // as in its __launch_bounds__
   size_t shared_bytes;  // of a thread block, without the words of the span mask
   size_t fine_bytes = 0;  // more of them for the steps of fine summaries
-  int query_blocks = 1;   // of a thread block, each with rows of the span mask
+  int query_blocks = 1;   // of a tile, each with rows of the span mask
+  bool is_persistent = false;  // a thread block computes tiles until none is left
   void (*function)(AttentionParams) = nullptr;  // null: no target of the build has its instructions
   DeviceSet* allowed;  // devices that let it have all the shared memory of a thread block
   // The kernel of calls with fine summaries.

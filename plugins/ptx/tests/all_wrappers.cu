@@ -17,6 +17,7 @@ __global__ void ampere(const uint4* in, uint32_t* out, float x, int barrier_id) 
   DYN_SMEM(shared);
   const uint32_t base = ptx::shared_u32(shared), lane = threadIdx.x;
   ptx::cp_async_16(base + lane * 16, in + lane, lane != 3);
+  ptx::cp_async_16_with_policy(base + lane * 16, in + lane, lane != 3, ptx::evict_first_policy());
   ptx::cp_async_small<4>(base + 1024 + lane * 4, in + lane);
   ptx::cp_async_small<8>(base + 2048 + lane * 8, in + lane, lane != 5);
   ptx::cp_async_commit();

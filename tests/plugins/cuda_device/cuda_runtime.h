@@ -22,6 +22,7 @@ enum cudaError_t {
   cudaErrorNoDevice = 100
 };
 enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrComputeCapabilityMinor = 76,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
@@ -47,6 +48,8 @@ inline std::mutex lock;
 inline std::map<Function, int> limits;    // of dynamic shared memory
 inline std::map<Function, int> limited;   // how often
 inline std::map<Function, int> launched;  // how often
+inline std::map<Function, unsigned> blocks;  // of the last launch
+inline std::map<int, int> counted;           // how often a device was asked for its SMs
 inline std::set<const void*> absent;      // kernels without code for the devices
 
 inline cudaError_t report(cudaError_t error) {
@@ -70,6 +73,9 @@ inline int most_shared_bytes() {
   return sm() >= 90 && sm() < 120 ? 227 << 10 : 99 << 10;
 }
 
+// Devices differ.
+inline int processors(int device) { return 4 + device; }
+
 // Other threads run, as they may at any time.
 inline void yield() { std::this_thread::sleep_for(std::chrono::microseconds(200)); }
 
@@ -90,8 +96,14 @@ inline cudaError_t cudaGetDevice(int* device) {
   return fake_cuda::report(static_cast<cudaError_t>(fake_cuda::from_environment("FAKE_ERROR")));
 }
 
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: {
+      const std::lock_guard hold(fake_cuda::lock);
+      fake_cuda::counted[device]++;
+      *value = fake_cuda::processors(device);
+      break;
+    }
     case cudaDevAttrComputeCapabilityMajor: *value = fake_cuda::sm() / 10; break;
     case cudaDevAttrComputeCapabilityMinor: *value = fake_cuda::sm() % 10; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = fake_cuda::most_shared_bytes(); break;
@@ -127,8 +139,8 @@ inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, i
   return cudaSuccess;
 }
 
-inline cudaError_t cudaLaunchKernel(const void* kernel, dim3, dim3, void**, size_t shared_bytes,
-                                    cudaStream_t) {
+inline cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3, void**,
+                                    size_t shared_bytes, cudaStream_t) {
   const std::lock_guard hold(fake_cuda::lock);
   const fake_cuda::Function function{fake_cuda::device, kernel};
   const auto found = fake_cuda::limits.find(function);
@@ -138,5 +150,6 @@ inline cudaError_t cudaLaunchKernel(const void* kernel, dim3, dim3, void**, size
   }
   if (shared_bytes > static_cast<size_t>(limit)) return fake_cuda::report(cudaErrorInvalidValue);
   fake_cuda::launched[function]++;
+  fake_cuda::blocks[function] = grid.x;
   return cudaSuccess;
 }

@@ -52,8 +52,9 @@ static void stage2_16bit(AttentionParams) {}
 const sparse_attention::Kernel* sparse_attention::find_kernel(const Selection& selection) {
   static DeviceSet allowed_8bit, allowed_16bit;
   static const Kernel kernel_8bit{.selection = selection, .threads = 128, .blocks_an_sm = 2,
-                                  .shared_bytes = 60000, .function = stage2_8bit,
-                                  .allowed = &allowed_8bit};
+                                  .shared_bytes = 60000,
+                                  .is_persistent = true,
+                                  .function = stage2_8bit, .allowed = &allowed_8bit};
   static const Kernel kernel_16bit{.selection = selection, .threads = 128, .blocks_an_sm = 2,
                                    .shared_bytes = 76000, .function = stage2_16bit,
                                    .allowed = &allowed_16bit};
@@ -141,6 +142,26 @@ void once_for_each_device() {
   expect(fake_cuda::limited.size() == 2, "limits: expected those of one kernel on two devices");
   const int most = fake_cuda::most_shared_bytes();
   for (const auto& [function, limit] : fake_cuda::limits) expect(limit == most, "another limit");
+}
+
+// Thread blocks that compute several tiles: one for each SM of the device, which is asked once, and
+// no more than there are tiles. Others: one for each tile.
+void as_many_blocks_as_processors() {
+  const auto blocks = [](void (*kernel)(paro::kernels::AttentionParams)) {
+    return fake_cuda::blocks[{fake_cuda::device, reinterpret_cast<const void*>(kernel)}];
+  };
+  for (const int device : {3, 0, 3}) {
+    fake_cuda::device = device;
+    expect(PARO_OK, forward(64 * 100), "a launch of 100 tiles");
+    const auto processors = static_cast<unsigned>(fake_cuda::processors(device));
+    expect(blocks(paro::kernels::stage2_8bit) == processors, "blocks: expected one for each SM");
+    expect(PARO_OK, forward(64 * 2), "a launch of two tiles");
+    expect(blocks(paro::kernels::stage2_8bit) == 2, "blocks: expected one for each tile");
+    expect(PARO_OK, forward(64 * 100, 16), "a launch of other kernels");
+    expect(blocks(paro::kernels::stage2_16bit) == 100, "others: expected a block for each tile");
+  }
+  for (const auto& [device, count] : fake_cuda::counted) expect(count == 1, "SMs asked again");
+  expect(fake_cuda::counted.size() == 2, "SMs: expected those of two devices");
 }
 
 // A kernel that the device does not have leaves nothing behind, and is tried again later.
@@ -260,6 +281,7 @@ constexpr struct {
 } checks[] = {{"in_two_threads", in_two_threads},
               {"prepared_elsewhere", prepared_elsewhere},
               {"once_for_each_device", once_for_each_device},
+              {"as_many_blocks_as_processors", as_many_blocks_as_processors},
               {"absent_kernel", absent_kernel},
               {"failed_launch", failed_launch},
               {"error_of_others", error_of_others},

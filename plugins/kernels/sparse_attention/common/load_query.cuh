@@ -2,7 +2,8 @@
 // equalized, quantized, and written to shared memory. A query row belongs to one query block alone,
 // so stage 1 would only write the result to memory for stage 2 to read it again.
 //
-// Grid: x runs over all pairs of a query block of a head and a sample, in the order of tile_order.
+// Query blocks of a launch are numbered in the order of tile_order, and each number once for every
+// sample.
 #pragma once
 
 #include "kernels/quantize.cuh"
@@ -32,16 +33,18 @@ DEVICE_FN int launch_head(const Geometry& g, const Unit& unit, int head) {
   return unit.index * group + head % group;
 }
 
-// Finds the query block and its masks. False where its head belongs to another group of units, or
-// where another thread block computes it: a tile of two query blocks runs when the even one of them
-// is due. Their rows list nearly as many keys, so that the order of tile_order is nearly kept.
+// Finds query block `number` of the launch, in the order of tile_order, and its masks. False where
+// its head belongs to another group of units, or where it is part of another tile: a tile of two
+// query blocks runs when the even one of them is due. Their rows list nearly as many keys, so that
+// the order of tile_order is nearly kept.
 template <int QueryBlocks = 1>
-DEVICE_FN bool find_query_block(const AttentionParams& p, QueryBlock& q, MaskRows& rows) {
+DEVICE_FN bool find_query_block(const AttentionParams& p, QueryBlock& q, MaskRows& rows,
+                                int number = static_cast<int>(blockIdx.x)) {
   const Geometry& g = p.geometry;
   const int first_sample = g.first_unit / g.kv_heads;
   const int samples = (g.first_unit + g.units - 1) / g.kv_heads - first_sample + 1;
-  const int rank = static_cast<int>(blockIdx.x) / samples;
-  const int sample = first_sample + static_cast<int>(blockIdx.x) % samples;
+  const int rank = number / samples;
+  const int sample = first_sample + number % samples;
   const int count = g.heads * g.query_blocks;
   const int bin = min(max(__ldg(p.plan.mask_bin + sample), 0), g.bins - 1);
   const int place = clamp_index(__ldg(p.plan.tile_order + static_cast<int64_t>(bin) * count + rank),
@@ -97,8 +100,24 @@ DEVICE_FN void store_query_codes(uint8_t* tile, int row, int first_channel, cons
   }
 }
 
-// Fills the tile and row_factors [tile_rows]. A row's factor, times the scale of the keys, turns the
-// row's products into base-2 logits. Rows without a token are zeros.
+// Quantizes a row of which this lane has eight channels, and the head_dim / 8 lanes around it all.
+// Its factor, times the scale of the keys, turns the row's products into base-2 logits.
+template <class V>
+DEVICE_FN void write_query_row(const AttentionParams& p, const uint4& raw,
+                               const float (&equalizer)[8], int row, int first_channel,
+                               uint8_t* tile, float* row_factors) {
+  const Channels8 x = scaled(channels_from_16bit(raw, p.is_bfloat16), equalizer);
+  uint32_t largest = largest_magnitude(x);
+#pragma unroll
+  for (int distance = 1; distance < V::head_dim / 8; distance *= 2) {
+    largest = max(largest, __shfl_xor_sync(~0u, largest, distance));
+  }
+  const Scale scale = scale_of(largest, levels_of(V::qk));
+  store_query_codes<V>(tile, row, first_channel, scaled(x, scale.inverse));
+  if (first_channel == 0) row_factors[row] = scale.scale * p.logit_scale;
+}
+
+// Fills the tile and row_factors [tile_rows]. Rows without a token are zeros.
 template <class V>
 DEVICE_FN void load_query(const AttentionParams& p, const QueryBlock& q, uint8_t* tile,
                           float* row_factors) {
@@ -129,15 +148,7 @@ DEVICE_FN void load_query(const AttentionParams& p, const QueryBlock& q, uint8_t
       *reinterpret_cast<uint4*>(tile + offset) = raw;
       if (first_channel == 0) row_factors[row] = p.logit_scale;
     } else {
-      const Channels8 x = scaled(channels_from_16bit(raw, p.is_bfloat16), equalizer);
-      uint32_t largest = largest_magnitude(x);
-#pragma unroll
-      for (int distance = 1; distance < lanes; distance *= 2) {
-        largest = max(largest, __shfl_xor_sync(~0u, largest, distance));
-      }
-      const Scale scale = scale_of(largest, levels_of(V::qk));
-      store_query_codes<V>(tile, row, first_channel, scaled(x, scale.inverse));
-      if (first_channel == 0) row_factors[row] = scale.scale * p.logit_scale;
+      write_query_row<V>(p, raw, equalizer, row, first_channel, tile, row_factors);
     }
   }
 }

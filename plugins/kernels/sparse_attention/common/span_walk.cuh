@@ -237,6 +237,8 @@ template <int QueryBlocks>
 DEVICE_FN SpanCount count_spans(const TileMask<QueryBlocks>& mask, const Extent& e) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   int listed = 0, summaries = 0;
+  // Not unrolled: a thread block of several tiles would keep what that needs in registers.
+#pragma unroll 1
   for (int i = lane; i < mask.word_count; i += 32) listed += __popc(mask.listed(i));
   listed = __reduce_add_sync(~0u, listed);
   for (int group = 0; group < e.summary_spans(); group += 32) {

@@ -27,11 +27,8 @@ DEVICE_FN const float* correction_of(const AttentionParams& p, const QueryBlock&
   return p.correction + (head * p.geometry.query_blocks + index) * head_dim;
 }
 
-// Writes 16 normalised rows of the warp to `rows` in shared memory. Rows that attend nothing are 0.
-template <class V>
-PTX_FN void write_rows(const AttentionParams& p, const QueryBlock& q, const RowState& state,
-                       const float (&out)[V::head_dim / 8][4], uint8_t* rows) {
-  float inverse[2];
+// 1 / the sum of each row, over the four lanes that hold it; 0 of a row that attends nothing.
+DEVICE_FN void invert_sums(const RowState& state, float (&inverse)[2]) {
 #pragma unroll
   for (int row = 0; row < 2; row++) {
     float sum = state.sum[row];
@@ -39,6 +36,14 @@ PTX_FN void write_rows(const AttentionParams& p, const QueryBlock& q, const RowS
     sum += __shfl_xor_sync(~0u, sum, 2);
     inverse[row] = sum == 0.0f ? 0.0f : __fdiv_rn(1.0f, sum);
   }
+}
+
+// Writes 16 normalised rows of the warp to `rows` in shared memory. Rows that attend nothing are 0.
+template <class V>
+PTX_FN void write_rows(const AttentionParams& p, const QueryBlock& q, const RowState& state,
+                       const float (&out)[V::head_dim / 8][4], uint8_t* rows) {
+  float inverse[2];
+  invert_sums(state, inverse);
   const int lane = static_cast<int>(threadIdx.x % 32), kv_head = q.unit.kv_head;
   const float* mean = affine_row(p.geometry, p.plan, PARO_VALUE_MEAN, kv_head, V::head_dim);
   const float* scale = affine_row(p.geometry, p.plan, PARO_VALUE_SCALE, kv_head, V::head_dim);

@@ -114,19 +114,26 @@ PTX_FN void add_product(const int32_t (&c)[4], const float (&keep)[2], const flo
   }
 }
 
-// B operands of channel fragments d and d + 1, all keys of the step.
+// B operands of channel fragments d and d + 1, all keys of the step. `start`: the tile plus the
+// lane's place in it.
 template <class V>
-PTX_FN void load_values(uint32_t value_tile, uint32_t d,
-                        ValueFragments<V> (&fragments)[Layout<V>::value_tiles]) {
+PTX_FN void load_values_at(uint32_t start, uint32_t d,
+                           ValueFragments<V> (&fragments)[Layout<V>::value_tiles]) {
 #pragma unroll
   for (int v = 0; v < Layout<V>::value_tiles; v++) {
-    load_value_tile<V>(value_tile + v * Layout<V>::value_tile_bytes, d, fragments[v]);
+    load_value_tile<V>(start + v * Layout<V>::value_tile_bytes, d, fragments[v]);
   }
 }
 
-// out = out * keep + P V * take.
 template <class V>
-PTX_FN void value_product(uint32_t value_tile, const float* value_scale, const BiasedZero& zero,
+PTX_FN void load_values(uint32_t value_tile, uint32_t d,
+                        ValueFragments<V> (&fragments)[Layout<V>::value_tiles]) {
+  load_values_at<V>(value_tile + value_place<V>(), d, fragments);
+}
+
+// out = out * keep + P V * take. `start`: as of load_values_at.
+template <class V>
+PTX_FN void value_product_at(uint32_t start, const float* value_scale, const BiasedZero& zero,
                           const Probabilities<V> (&p)[row_fragments<V>],
                           StepWeights (&weights)[row_fragments<V>], Output<V>& out) {
   constexpr int value_tiles = Layout<V>::value_tiles;
@@ -140,7 +147,7 @@ PTX_FN void value_product(uint32_t value_tile, const float* value_scale, const B
   for (uint32_t d = 0; d < V::head_dim / 8; d += 2) {
     hold_loads_back(d > 0 && d % LoadOrder<V>::channel_fragments == 0);
     ValueFragments<V> fragments[value_tiles];
-    load_values<V>(value_tile, d, fragments);
+    load_values_at<V>(start, d, fragments);
 #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
       float2 scale{};
@@ -164,6 +171,13 @@ PTX_FN void value_product(uint32_t value_tile, const float* value_scale, const B
       }
     }
   }
+}
+
+template <class V>
+PTX_FN void value_product(uint32_t value_tile, const float* value_scale, const BiasedZero& zero,
+                          const Probabilities<V> (&p)[row_fragments<V>],
+                          StepWeights (&weights)[row_fragments<V>], Output<V>& out) {
+  value_product_at<V>(value_tile + value_place<V>(), value_scale, zero, p, weights, out);
 }
 
 // The tile's query block that the warp's rows are of.

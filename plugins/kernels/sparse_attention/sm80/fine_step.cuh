@@ -182,7 +182,7 @@ template <class V>
 constexpr float fine_levels = V::pv == Number::s4 ? 15.0f / 255.0f : 1.0f;
 
 // out = out * keep + P V * take, as value_product does for all rows of a warp.
-template <class F>
+template <class V, class F = FineVariant<V>>
 PTX_FN void add_fine_values(uint32_t value_tile, const BiasedZero& zero, const Probabilities<F>& p,
                             const StepWeights& weights, float (&out)[F::head_dim / 8][4]) {
   if constexpr (!is_integer(F::pv)) {
@@ -194,7 +194,7 @@ PTX_FN void add_fine_values(uint32_t value_tile, const BiasedZero& zero, const P
   }
 #pragma unroll
   for (uint32_t d = 0; d < F::head_dim / 8; d += 2) {
-    hold_loads_back(d > 0 && d % LoadOrder<F>::channel_fragments == 0);
+    hold_loads_back(d > 0 && d % LoadOrder<V>::fine_fragments == 0);
     ValueFragments<F> fragments[1];
     load_values<F>(value_tile, d, fragments);
 #pragma unroll
@@ -241,7 +241,7 @@ PTX_FN void attend_fine_rows(uint32_t query_rows, const float* lane_factors, uin
     p = pack_probabilities<F>(x, weights, rows);
   }
   const uint32_t value_tile = key_tile + static_cast<uint32_t>(offsetof(Slot<F>, value));
-  add_fine_values<F>(value_tile, zero, p, weights, out);
+  add_fine_values<V>(value_tile, zero, p, weights, out);
 }
 
 // Every row attends every group of a step.

@@ -45,8 +45,10 @@ constexpr Kernel with_smoothing(Kernel kernel) {
                   "the correction runs on every GPU");
     kernel.smoothed_correction_bytes = sizeof(CorrectionMemory<C>);
     kernel.smoothed_correction_allowed = &smoothed_correction_devices<C>;
-#if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
+#if !defined(PARO_ROWS_ALONE)
     kernel.smoothed_function = sparse_attention_smoothed<V>;
+#endif
+#if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
     kernel.smoothed_correction = correct_means<C, true>;
 #endif
   }
@@ -79,7 +81,7 @@ constexpr Kernel kernel_of() {
       .function = sparse_attention<V>,
 #endif
       .allowed = &allowed_devices<V>,
-#if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
+#if !defined(PARO_ROWS_ALONE)
       .fine_function = sparse_attention_fine<V>,
 #endif
       .fine_allowed = &fine_devices<V>,

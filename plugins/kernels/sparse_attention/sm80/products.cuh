@@ -109,23 +109,32 @@ PTX_FN SomeKeys<V> some_keys(const uint32_t (&absent)[V::step_keys / 32], const 
   return keys;
 }
 
+// What this lane's loads of S = Q K^T start at.
+template <class V>
+PTX_FN uint32_t query_place() {
+  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  return swizzled_offset<V::query_row_bytes>(warp * V::rows_per_warp + lane % 16, lane / 16);
+}
+
+// The four matrices of a load: four key fragments, or the two halves of two.
+template <class V>
+PTX_FN uint32_t key_place() {
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t key_row = V::unpacks_keys ? lane : lane % 8 + lane / 16 * 8;
+  const uint32_t key_chunk = V::unpacks_keys ? 0 : lane / 8 % 2;
+  return swizzled_offset<Layout<V>::key_row_bytes>(key_row, key_chunk);
+}
+
 // S = Q K^T. An instruction takes 32 bytes of a query row, whatever the type, and the same channels
-// of a key row: 32 bytes, or 16 that unpack to 32. Products of
-// floats start at the addends of `keys`.
+// of a key row: 32 bytes, or 16 that unpack to 32. Products of floats start at the addends of
+// `keys`. The addresses are those of the tiles plus the lane's places.
 template <class V, class Keys>
-PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZero& zero,
-                          const Keys& keys, Scores<V>& scores) {
+PTX_FN void score_product_at(uint32_t query_address, uint32_t key_address, const BiasedZero& zero,
+                             const Keys& keys, Scores<V>& scores) {
   using L = Layout<V>;
   constexpr uint32_t rows = row_fragments<V>, depth = V::query_row_bytes / 32;
   constexpr uint32_t key_depth_bytes = L::key_row_bytes / depth;
   constexpr uint32_t fragments_a_load = V::unpacks_keys ? 4 : 2;
-  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const uint32_t query_address = query_tile + swizzled_offset<V::query_row_bytes>(
-                                                  warp * V::rows_per_warp + lane % 16, lane / 16);
-  // The four matrices of a load: four key fragments, or the two halves of two.
-  const uint32_t key_row = V::unpacks_keys ? lane : lane % 8 + lane / 16 * 8;
-  const uint32_t key_chunk = V::unpacks_keys ? 0 : lane / 8 % 2;
-  const uint32_t key_address = key_tile + swizzled_offset<L::key_row_bytes>(key_row, key_chunk);
 #pragma unroll
   for (uint32_t k = 0; k < depth; k++) {
     hold_loads_back(LoadOrder<V>::by_depth && k > 0);
@@ -154,6 +163,12 @@ PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZe
   }
 }
 
+template <class V, class Keys>
+PTX_FN void score_product(uint32_t query_tile, uint32_t key_tile, const BiasedZero& zero,
+                          const Keys& keys, Scores<V>& scores) {
+  score_product_at<V>(query_tile + query_place<V>(), key_tile + key_place<V>(), zero, keys, scores);
+}
+
 // P of 16 rows as the A operand of P V, for `instructions` products.
 template <class V>
 struct Probabilities {
@@ -171,15 +186,24 @@ struct ValueFragments {
   uint32_t b[2][instructions][2];
 };
 
+// Where in a value tile this lane's loads start.
 template <class V>
-PTX_FN void load_value_tile(uint32_t value_tile, uint32_t d, ValueFragments<V>& fragments) {
-  using L = Layout<V>;
+PTX_FN uint32_t value_place() {
   const uint32_t lane = threadIdx.x % 32;
+  constexpr int row_bytes = Layout<V>::value_row_bytes;
+  if constexpr (!is_integer(V::pv)) return swizzled_offset<row_bytes>(lane % 16, lane / 16);
+  if constexpr (V::pv == Number::s8) return swizzled_offset<row_bytes>(lane % 8, lane / 8);
+  return swizzled_offset<row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+}
+
+// `start`: the tile plus the lane's place in it.
+template <class V>
+PTX_FN void load_value_tile(uint32_t start, uint32_t d, ValueFragments<V>& fragments) {
+  using L = Layout<V>;
   uint32_t r[4];
   if constexpr (!is_integer(V::pv)) {
     // Rows are keys: ldmatrix transposes them.
-    const uint32_t address =
-        (value_tile + swizzled_offset<L::value_row_bytes>(lane % 16, lane / 16)) ^ ((d % 8) << 4);
+    const uint32_t address = start ^ ((d % 8) << 4);
 #pragma unroll
     for (uint32_t k = 0; k < 4; k++) {
       ptx::ldmatrix_x4_trans(r, address + d / 8 * 128 + k * 16 * L::value_row_bytes);
@@ -187,17 +211,14 @@ PTX_FN void load_value_tile(uint32_t value_tile, uint32_t d, ValueFragments<V>& 
       fragments.b[1][k][0] = r[2], fragments.b[1][k][1] = r[3];
     }
   } else if constexpr (V::pv == Number::s8) {
-    const uint32_t address = value_tile + swizzled_offset<L::value_row_bytes>(lane % 8, lane / 8);
 #pragma unroll
     for (uint32_t i = 0; i < 2; i++) {
-      ptx::ldmatrix_x4(r, address + (d + i) * 8 * L::value_row_bytes);
+      ptx::ldmatrix_x4(r, start + (d + i) * 8 * L::value_row_bytes);
       fragments.b[i][0][0] = r[0], fragments.b[i][0][1] = r[1];
       fragments.b[i][1][0] = r[2], fragments.b[i][1][1] = r[3];
     }
   } else {
-    const uint32_t address =
-        value_tile + swizzled_offset<L::value_row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-    ptx::ldmatrix_x4(r, address + d * 8 * L::value_row_bytes);
+    ptx::ldmatrix_x4(r, start + d * 8 * L::value_row_bytes);
 #pragma unroll
     for (uint32_t i = 0; i < 2; i++) {
       if constexpr (V::unpacks_values) {

@@ -92,22 +92,37 @@ constexpr int blocks_an_sm = [] {
   return by_registers < by_memory ? by_registers : by_memory;
 }();
 
-// cp.async of a dense tile by all threads of the block. A warp takes consecutive bytes, so that
-// what one lane copies lies close enough together for the offsets that the instruction can hold.
+// A dense tile is copied by all threads of the block. A warp takes consecutive bytes, so that what
+// one lane copies lies close enough together for the offsets that the instruction can hold.
 template <int RowBytes, int Rows, int Threads>
-DEVICE_FN void copy_tile(uint32_t tile, const uint8_t* source) {
-  constexpr uint32_t pass_bytes = 32 * 16, pass_rows = pass_bytes / RowBytes;
-  constexpr uint32_t passes = RowBytes * Rows / (Threads * 16);
+struct TileCopy {
+  static constexpr uint32_t pass_bytes = 32 * 16, pass_rows = pass_bytes / RowBytes;
+  static constexpr uint32_t passes = RowBytes * Rows / (Threads * 16);
   static_assert(RowBytes * Rows % (Threads * 16) == 0, "every thread copies as many chunks");
   static_assert(pass_rows * passes % 8 == 0 || passes == 1, "a warp starts where the swizzle does");
-  const uint32_t first = threadIdx.x / 32 * (passes * pass_bytes) + threadIdx.x % 32 * 16;
-  const uint32_t to = tile + swizzled_offset<RowBytes>(first / RowBytes, first % RowBytes / 16);
-#pragma unroll
-  for (uint32_t i = 0; i < passes; i++) {
-    // Further rows add their part of the permutation, which has no carry, and a constant distance.
-    const uint32_t permuted = swizzled_offset<RowBytes>(i * pass_rows % 8, 0) % RowBytes;
-    ptx::cp_async_16((to ^ permuted) + i * pass_bytes, source + first + i * pass_bytes);
+
+  // The thread's first bytes, and where they go.
+  static __device__ __forceinline__ uint32_t first() {
+    return threadIdx.x / 32 * (passes * pass_bytes) + threadIdx.x % 32 * 16;
   }
+  static __device__ __forceinline__ uint32_t place() {
+    return swizzled_offset<RowBytes>(first() / RowBytes, first() % RowBytes / 16);
+  }
+  // cp.async of the thread's part: `to` and `from` are the tiles' addresses plus those two.
+  static __device__ __forceinline__ void start(uint32_t to, const uint8_t* from) {
+#pragma unroll
+    for (uint32_t i = 0; i < passes; i++) {
+      // Further rows add their part of the permutation, which has no carry, and a constant distance.
+      const uint32_t permuted = swizzled_offset<RowBytes>(i * pass_rows % 8, 0) % RowBytes;
+      ptx::cp_async_16((to ^ permuted) + i * pass_bytes, from + i * pass_bytes);
+    }
+  }
+};
+
+template <int RowBytes, int Rows, int Threads>
+DEVICE_FN void copy_tile(uint32_t tile, const uint8_t* source) {
+  using Copy = TileCopy<RowBytes, Rows, Threads>;
+  Copy::start(tile + Copy::place(), source + Copy::first());
 }
 
 // Starts the copies of a span's K tile and of its scale.

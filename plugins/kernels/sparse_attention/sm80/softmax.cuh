@@ -64,12 +64,47 @@ PTX_FN StepWeights exponentiate(float (&x)[key_fragments<V>][4], const float (&f
   return weights;
 }
 
-// Adds this lane's P to the row sums, and gives P as operand. Integer P is summed as its codes.
+// Adds this lane's integer P to the row sums, as its codes, and gives them as operand.
+// `pack(x0, x1, x2, x3, row)`: four codes of a row.
+template <class V, class Pack>
+PTX_FN Probabilities<V> pack_codes(const float (&x)[key_fragments<V>][4],
+                                   const StepWeights& weights, RowState& state, const Pack& pack) {
+  Probabilities<V> p;
+  uint32_t sum[2] = {};
+#pragma unroll
+  for (int n = 0; n < key_fragments<V>; n += 2) {
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+      const uint32_t codes =
+          pack(x[n][2 * row], x[n][2 * row + 1], x[n + 1][2 * row], x[n + 1][2 * row + 1], row);
+      sum[row] = __dp4a(codes, 0x01010101u, sum[row]);
+      if constexpr (Probabilities<V>::keys_each == 32) {
+        p.a[n / 4][n / 2 % 2 * 2 + row] = codes;
+      } else {
+        // 4 bits: the low 16 of 32 keys become the even nibbles (value_order.h).
+        uint32_t& nibbles = p.a[n / 8][n / 4 % 2 * 2 + row];
+        nibbles = n / 2 % 2 == 0 ? codes : nibbles | codes << 4;
+      }
+    }
+  }
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    state.sum[row] =
+        state.sum[row] * weights.keep[row] + weights.take[row] * static_cast<float>(sum[row]);
+  }
+  return p;
+}
+
+// Adds this lane's P to the row sums, and gives P as operand.
 template <class V>
 PTX_FN Probabilities<V> pack_probabilities(const float (&x)[key_fragments<V>][4],
                                            const StepWeights& weights, RowState& state) {
-  Probabilities<V> p;
-  if constexpr (!is_integer(V::pv)) {
+  if constexpr (is_integer(V::pv)) {
+    return pack_codes<V>(x, weights, state, [](float x0, float x1, float x2, float x3, int) {
+      return ptx::pack_u8x4_in_range(x0, x1, x2, x3);
+    });
+  } else {
+    Probabilities<V> p;
     float sum[2] = {};
 #pragma unroll
     for (int n = 0; n < key_fragments<V>; n++) {
@@ -86,31 +121,8 @@ PTX_FN Probabilities<V> pack_probabilities(const float (&x)[key_fragments<V>][4]
     for (int row = 0; row < 2; row++) {
       state.sum[row] = state.sum[row] * weights.keep[row] + sum[row];
     }
-  } else {
-    uint32_t sum[2] = {};
-#pragma unroll
-    for (int n = 0; n < key_fragments<V>; n += 2) {
-#pragma unroll
-      for (int row = 0; row < 2; row++) {
-        const uint32_t codes = ptx::pack_u8x4_in_range(x[n][2 * row], x[n][2 * row + 1],
-                                                       x[n + 1][2 * row], x[n + 1][2 * row + 1]);
-        sum[row] = __dp4a(codes, 0x01010101u, sum[row]);
-        if constexpr (Probabilities<V>::keys_each == 32) {
-          p.a[n / 4][n / 2 % 2 * 2 + row] = codes;
-        } else {
-          // 4 bits: the low 16 of 32 keys become the even nibbles (value_order.h).
-          uint32_t& nibbles = p.a[n / 8][n / 4 % 2 * 2 + row];
-          nibbles = n / 2 % 2 == 0 ? codes : nibbles | codes << 4;
-        }
-      }
-    }
-#pragma unroll
-    for (int row = 0; row < 2; row++) {
-      state.sum[row] =
-          state.sum[row] * weights.keep[row] + weights.take[row] * static_cast<float>(sum[row]);
-    }
+    return p;
   }
-  return p;
 }
 
 }  // namespace paro::kernels::sparse_attention::sm80

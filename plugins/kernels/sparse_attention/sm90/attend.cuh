@@ -1,4 +1,4 @@
-// All steps of a consumer warpgroup.
+// All steps of a tile, by a consumer warpgroup.
 #pragma once
 
 #include "kernels/sparse_attention/sm90/fine_step.cuh"
@@ -9,25 +9,10 @@ namespace paro::kernels::sparse_attention::sm90 {
 
 // Until the producer ends the walk. `Fine`: with fine summaries, whose steps are the last.
 template <class V, bool Fine>
-DEVICE_FN void attend(const Ring<V>& ring, const float* row_factors, LoopState<V>& state) {
-  // The shuffle tells the compiler that the value is uniform: descriptors are in uniform registers.
-  const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / warpgroup_threads, 0);
-  const Turns<V> turns{warpgroup};
-  const Operands operands = operands_of(ring, warpgroup);
-  clear_state(state);
-  RingPlace<V> at;
-  ring.wait_full(at);
-  if constexpr (V::query_blocks > 1) {
-    while (!ring.attends(at.slot, warpgroup)) {
-      ring.release(at.slot);
-      at.advance();
-      ring.wait_full(at);
-    }
-  }
+DEVICE_FN void attend_steps(const Ring<V>& ring, const Turns<V>& turns, const Operands& operands,
+                            const float* row_factors, RingPlace<V>& at, LoopState<V>& state) {
   int previous = at.slot;
   StepKind kind = ring.extras(at.slot).kind;
-  if (kind == StepKind::end) return;
-  turns.begin();
   const auto advance = [&] {
     advance_step<V>(ring, turns, operands, at, previous, state);
     kind = ring.extras(at.slot).kind;
@@ -42,16 +27,31 @@ DEVICE_FN void attend(const Ring<V>& ring, const float* row_factors, LoopState<V
     attend_step<V, false>(ring, turns, operands, row_factors, at.slot, previous, state);
     advance();
   }
-  const bool has_fine = Fine && kind == StepKind::fine;
-  const bool pends = previous != at.slot;
-  if (pends || (!Fine && V::query_blocks == 1)) {
-    add_last_products(turns, operands, slot_offset<V>(previous), has_fine, state);
+  if (previous != at.slot) {
+    add_last_products(turns, operands, slot_offset<V>(previous), state);
+    ring.release(previous);
   }
   if constexpr (Fine) {
-    if (!has_fine) return;
-    if (pends) ring.release(previous);
-    attend_fine_steps(ring, turns, operands, row_factors, at, state);
+    if (kind == StepKind::fine) attend_fine_steps(ring, turns, operands, row_factors, at, state);
   }
+}
+
+// From the first slot of a tile to the first of the next.
+template <class V, bool Fine>
+DEVICE_FN void attend(const Ring<V>& ring, const Turns<V>& turns, const Operands& operands,
+                      const float* row_factors, RingPlace<V>& at, LoopState<V>& state) {
+  clear_state(state);
+  ring.wait_full(at);
+  if constexpr (V::query_blocks > 1) {
+    while (!ring.attends(at.slot, turns.warpgroup)) {
+      ring.release(at.slot);
+      at.advance();
+      ring.wait_full(at);
+    }
+  }
+  attend_steps<V, Fine>(ring, turns, operands, row_factors, at, state);
+  ring.release(at.slot);  // the end
+  at.advance();
 }
 
 }  // namespace paro::kernels::sparse_attention::sm90

@@ -48,8 +48,11 @@ struct Operands {
 };
 
 template <class V>
-DEVICE_FN Operands operands_of(const Ring<V>& ring, int warpgroup) {
-  const uint32_t rows = static_cast<uint32_t>(warpgroup * warpgroup_rows * V::head_dim);
+DEVICE_FN Operands operands_of(const Ring<V>& ring) {
+  // The shuffle tells the compiler that the value is uniform, so that descriptors are in uniform
+  // registers. One of the product leaves it nothing to compute anew in each step.
+  const uint32_t warpgroup = threadIdx.x / warpgroup_threads;
+  const uint32_t rows = __shfl_sync(~0u, warpgroup * (warpgroup_rows * V::head_dim), 0);
   return {ptx::wgmma_descriptor(ring.query_tile() + rows, Layout<V>::query_key_swizzle),
           ptx::wgmma_descriptor(ring.key_tile(0), Layout<V>::query_key_swizzle),
           ptx::wgmma_descriptor(ring.value_tile(0), Layout<V>::value_swizzle)};
@@ -119,8 +122,8 @@ DEVICE_FN void rescale(const StepWeights<V>& weights, LoopState<V>& state) {
   }
 }
 
-// Which warpgroup issues products next. Warpgroups with masks of their own have different numbers
-// of steps, and take none.
+// Which warpgroup issues products next, from the first tile to the last: one may be in the next tile
+// already. Warpgroups with masks of their own have different numbers of steps, and take none.
 template <class V>
 struct Turns {
   static constexpr int threads = V::compute_threads;
@@ -131,6 +134,10 @@ struct Turns {
   // The first warpgroup has the first turn.
   __device__ __forceinline__ void begin() const {
     if (warpgroup == 1) pass();
+  }
+  // And the last, which the other has passed to it.
+  __device__ __forceinline__ void end() const {
+    if (warpgroup == 0) wait();
   }
   __device__ __forceinline__ void wait() const {
     // sync: the other warpgroup has issued its products
@@ -161,9 +168,9 @@ DEVICE_FN void attend_step(const Ring<V>& ring, const Turns<V>& turns, const Ope
   const StepExtras<V>& extras = ring.extras(slot);
   float p[score_registers<V>];
   RowState& rows = state.rows[0];
+  const AttendedKeys<V>& keys = extras.keys[turns.warpgroup % V::query_blocks];
   const StepWeights<V> weights =
-      weigh_scores<V, plain>(extras, extras.weight[turns.warpgroup % V::query_blocks], row_factors,
-                             state.scores, p, rows);
+      weigh_scores<V, plain>(extras, keys, row_factors, state.scores, rows);
   if (weights.moved) rescale(weights, state);
   exponentiate<V, plain, 0>(extras, row_factors, state.scores, weights, p);
   accumulate<V, 0>(state);
@@ -171,24 +178,25 @@ DEVICE_FN void attend_step(const Ring<V>& ring, const Turns<V>& turns, const Ope
     ptx::wgmma_fence();
     issue_products<V, 1>(operands, slot_offset<V>(previous), state);
   }
-  pack_probabilities<V, 0>(p, weights, extras.value_scale[0], state.p[0], state.weight[0], rows);
+  pack_probabilities<V, plain, 0>(keys, p, weights, extras.value_scale[0], state.p[0],
+                                  state.weight[0], rows);
   if constexpr (V::blocks_a_step == 2) {
     exponentiate<V, plain, 1>(extras, row_factors, state.scores, weights, p);
     accumulate<V, 1>(state);
-    pack_probabilities<V, 1>(p, weights, extras.value_scale[1], state.p[1], state.weight[1], rows);
+    pack_probabilities<V, plain, 1>(keys, p, weights, extras.value_scale[1], state.p[1],
+                                    state.weight[1], rows);
   }
   if (previous != slot) ring.release(previous);
 }
 
-// Adds P V of a step that no other follows at once, whose tiles are at `offset`. `V`: of the step. `passes`: the other
-// warpgroup issues again.
+// Adds P V of a step that no other follows at once, whose tiles are at `offset`. `V`: of the step.
 template <class V, class T>
 DEVICE_FN void add_last_products(const T& turns, const Operands& operands, uint32_t offset,
-                                 bool passes, LoopState<V>& state) {
+                                 LoopState<V>& state) {
   turns.wait();
   ptx::wgmma_fence();
   issue_products<V, 0>(operands, offset, state);
-  if (turns.warpgroup == 0 || passes) turns.pass();
+  turns.pass();
   accumulate<V, 0>(state);
   if constexpr (V::blocks_a_step == 2) {
     ptx::wgmma_fence();
@@ -211,7 +219,7 @@ DEVICE_FN void advance_step(const Ring<V>& ring, const Turns<V>& turns, const Op
       ring.release(at.slot);
       at.advance();
       if (pends && at.slot == previous) {  // the producer waits for this slot
-        add_last_products<S>(turns, operands, slot_offset<V>(previous), false, state);
+        add_last_products<S>(turns, operands, slot_offset<V>(previous), state);
         ring.release(previous);
 #pragma unroll
         for (int row = 0; row < 2; row++) state.weight[0][row] = 0.0f;

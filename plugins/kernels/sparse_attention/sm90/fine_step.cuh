@@ -104,8 +104,9 @@ DEVICE_FN void attend_fine_steps(const Ring<V>& ring, const Turns<V>& turns,
     attend_fine_step(ring, turns, operands, row_factors, at.slot, previous, fine);
     advance_step<V>(ring, turns, operands, at, previous, fine);
   }
-  if (V::query_blocks == 1 || previous != at.slot) {
-    add_last_products<F>(turns, operands, slot_offset<V>(previous), false, fine);
+  if (previous != at.slot) {
+    add_last_products<F>(turns, operands, slot_offset<V>(previous), fine);
+    ring.release(previous);
   }
   state.rows[0] = fine.rows[0];
 #pragma unroll

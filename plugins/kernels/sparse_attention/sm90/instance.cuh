@@ -35,11 +35,12 @@ constexpr Kernel kernel_of() {
       .shared_bytes = sizeof(SharedMemory<V>),
       .fine_bytes = with_fine - sizeof(SharedMemory<V>),
       .query_blocks = V::query_blocks,
+      .is_persistent = true,
 #if !defined(PARO_ROWS_ALONE)
       .function = sparse_attention_wgmma<V>,
 #endif
       .allowed = &allowed_devices<V>,
-#if !defined(PARO_ROWS_ALONE) && !defined(PARO_BUDGETED_ALONE)
+#if !defined(PARO_ROWS_ALONE)
       .fine_function = sparse_attention_wgmma_fine<V>,
 #endif
       .fine_allowed = &fine_devices<V>};

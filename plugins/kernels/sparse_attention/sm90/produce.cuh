@@ -42,10 +42,11 @@ DEVICE_FN uint32_t attending(const TileMask<QueryBlocks>& mask, const Extent& e,
 template <int QueryBlocks>
 class SpanQueue {
  public:
-  __device__ __forceinline__ SpanQueue(const float* key_scale, const float* value_scale,
+  // `first_block`: as in `produce`.
+  __device__ __forceinline__ SpanQueue(const PreparedKeys& prepared, const int64_t& first_block,
                                        const TileMask<QueryBlocks>& mask, const Extent& extent)
-      : key_scales_(key_scale),
-        value_scales_(value_scale),
+      : prepared_(prepared),
+        first_block_(first_block),
         extent_(extent),
         walk_(mask),
         count_(count_spans(mask, extent)) {}
@@ -69,12 +70,13 @@ class SpanQueue {
       if (i == lane) index_ = span;
     }
     if (lane >= left) return;
-    key_scale_ = __ldg(key_scales_ + index_);
-    value_scale_ = __ldg(value_scales_ + index_);
+    const int64_t block = first_block_ + index_;
+    key_scale_ = __ldg(prepared_.key_scale + block);
+    value_scale_ = __ldg(prepared_.value_scale + block);
   }
 
-  const float* key_scales_;
-  const float* value_scales_;
+  const PreparedKeys& prepared_;
+  const int64_t& first_block_;
   const Extent& extent_;
   TileWalk<QueryBlocks> walk_;
   SpanCount count_;
@@ -102,19 +104,24 @@ struct Step {
   }
 };
 
-// Writes what each key of a step stands for. Plain steps do not need it.
+// Writes which keys of a step are attended. Plain steps do not need it.
 template <class V>
-DEVICE_FN void write_weights(const Step<V>& step, const TileMask<V::query_blocks>& mask,
-                             const Extent& extent, StepExtras<V>& extras) {
+DEVICE_FN void write_keys(const Step<V>& step, const TileMask<V::query_blocks>& mask,
+                          const Extent& extent, StepExtras<V>& extras) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll 1
   for (int block = 0; block < V::query_blocks; block++) {
     const SpanMask row = row_of(mask, block);
+    AttendedKeys<V>& keys = extras.keys[block];
 #pragma unroll
     for (int i = 0; i < V::blocks_a_step; i++) {
-      for (int key = static_cast<int>(threadIdx.x % 32); key < V::block_k; key += 32) {
-        const int tokens = i < step.count ? token_count(row, extent, step.spans[i].index, key) : 0;
-        extras.weight[block][i * V::block_k + key] =
-            tokens == 0 ? lowest_logit : ptx::log2_approx(static_cast<float>(tokens));
+#pragma unroll 1
+      for (int key = lane; key < V::block_k; key += 32) {
+        const bool is_attended =
+            i < step.count && token_count(row, extent, step.spans[i].index, key) != 0;
+        const int of_lane = key % 8 / 2, place = (i * V::block_k + key) / 8 * 2 + key % 2;
+        keys.penalty[of_lane][place] = is_attended ? 0 : absent_penalty;
+        keys.code[of_lane][place] = is_attended ? 0xFF : 0;
       }
     }
   }
@@ -125,12 +132,21 @@ DEVICE_FN void write_weights(const Step<V>& step, const TileMask<V::query_blocks
 template <class V>
 DEVICE_FN void write_scales(const Step<V>& step, const TileMask<V::query_blocks>& mask,
                             const Extent& extent, StepExtras<V>& extras) {
+  extras.last_key = -1;
 #pragma unroll
   for (int i = 0; i < V::blocks_a_step; i++) {
     const bool exists = i < step.count;
     extras.key_scale[i] = exists ? step.spans[i].key_scale : 0.0f;
     extras.value_scale[i] = exists ? step.spans[i].value_scale : 0.0f;
-    extras.shift[i] = exists ? 0.0f : lowest_logit;
+    const int group = step.spans[i].index - extent.token_spans;  // of summaries, if not negative
+    const auto summary_shift = static_cast<float>(extent.span_shift);
+    extras.shift[i] = !exists ? lowest_logit : group >= 0 ? summary_shift : 0.0f;
+    const int last = ((extent.length - 1) >> extent.span_shift) - (group << extent.span_shift);
+    const int tokens = extent.length & (extent.span_keys() - 1);
+    if (exists && group >= 0 && last < V::block_k && tokens != 0) {
+      extras.last_key = i * V::block_k + last;
+      extras.lack = ptx::log2_approx(static_cast<float>(tokens)) - summary_shift;
+    }
   }
   if constexpr (V::query_blocks > 1) {
     extras.attending = attending(mask, extent, step.spans[0].index);
@@ -140,52 +156,53 @@ DEVICE_FN void write_scales(const Step<V>& step, const TileMask<V::query_blocks>
 
 // Stage 1 wrote the tiles as wgmma reads them, so each is a run of bytes. By one lane.
 template <class V>
-DEVICE_FN void load_tiles(const uint8_t* keys, const uint8_t* values, const Step<V>& step,
-                          const Ring<V>& ring, int slot) {
+DEVICE_FN void load_tiles(const PreparedKeys& prepared, const int64_t& first_block,
+                          const Step<V>& step, const Ring<V>& ring, int slot) {
   constexpr int bytes = Layout<V>::block_bytes;
   const uint32_t barrier = ring.full(slot);
   ptx::mbarrier_arrive_expect(barrier, static_cast<uint32_t>(2 * bytes * step.count));
 #pragma unroll
   for (int i = 0; i < V::blocks_a_step; i++) {
     if (i >= step.count) break;
-    const int64_t from = static_cast<int64_t>(step.spans[i].index) * bytes;
+    const int64_t from = (first_block + step.spans[i].index) * bytes;
     const auto to = static_cast<uint32_t>(i * bytes);
-    ptx::bulk_load(ring.key_tile(slot) + to, keys + from, bytes, barrier);
-    ptx::bulk_load(ring.value_tile(slot) + to, values + from, bytes, barrier);
+    ptx::bulk_load(ring.key_tile(slot) + to, prepared.key + from, bytes, barrier);
+    ptx::bulk_load(ring.value_tile(slot) + to, prepared.value + from, bytes, barrier);
   }
 }
 
-// By one warp. `first_block`: index of the unit's first key block in the workspace.
+// By one warp. `first_block`: index of the unit's first key block in the workspace. It is read from
+// shared memory in each step: the pointers that follow from it would take registers, of which there
+// are few.
 template <class V>
-DEVICE_FN void produce(const PreparedKeys& prepared, int64_t first_block,
-                       const TileMask<V::query_blocks>& mask, const Extent& extent, const Ring<V>& ring, RingPlace<V>& at) {
+DEVICE_FN void produce(const PreparedKeys& prepared, const int64_t& first_block,
+                       const TileMask<V::query_blocks>& mask, const Extent& extent,
+                       const Ring<V>& ring, RingPlace<V>& at) {
   const bool is_leader = threadIdx.x % 32 == 0;
-  const uint8_t* keys = prepared.key + first_block * Layout<V>::block_bytes;
-  const uint8_t* values = prepared.value + first_block * Layout<V>::block_bytes;
-  SpanQueue<V::query_blocks> queue(prepared.key_scale + first_block, prepared.value_scale + first_block, mask,
-                  extent);
+  SpanQueue<V::query_blocks> queue(prepared, first_block, mask, extent);
 #pragma unroll 1
   while (!queue.is_empty()) {
     const Step<V> step(queue);
     ring.wait_empty(at);
     StepExtras<V>& extras = ring.extras(at.slot);
-    if (!step.is_plain) write_weights(step, mask, extent, extras);
+    if (!step.is_plain) write_keys(step, mask, extent, extras);
     if (is_leader) write_scales(step, mask, extent, extras);
     __syncwarp();  // sync: the extras are written before the leader arrives for all
-    if (is_leader) load_tiles(keys, values, step, ring, at.slot);
+    if (is_leader) load_tiles(prepared, first_block, step, ring, at.slot);
     at.advance();
   }
 }
 
 // By one warp, after the last step.
 template <class V>
-DEVICE_FN void end_walk(const Ring<V>& ring, const RingPlace<V>& at) {
+DEVICE_FN void end_walk(const Ring<V>& ring, RingPlace<V>& at) {
   ring.wait_empty(at);
   if (threadIdx.x % 32 == 0) {
     ring.extras(at.slot).kind = StepKind::end;
     ring.extras(at.slot).attending = ~0u;
     ptx::mbarrier_arrive(ring.full(at.slot));
   }
+  at.advance();
 }
 
 }  // namespace paro::kernels::sparse_attention::sm90
