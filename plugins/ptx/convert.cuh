@@ -88,23 +88,22 @@ constexpr bool packs_by_addition = true;
 constexpr bool packs_by_addition = false;
 #endif
 
-namespace detail {
+// The lowest bytes of the floats' own words.
 PTX_FN uint32_t pack_lowest_bytes(float x0, float x1, float x2, float x3) {
   return __byte_perm(__byte_perm(__float_as_uint(x0), __float_as_uint(x1), 0x0040),
                      __byte_perm(__float_as_uint(x2), __float_as_uint(x3), 0x0040), 0x5410);
 }
-}  // namespace detail
 
 PTX_FN uint32_t pack_u8x4_in_range(float x0, float x1, float x2, float x3) {
   if constexpr (!packs_by_addition) return pack_u8x4(x0, x1, x2, x3);
   const auto code = [](float x) { return __fadd_rn(x, bias_value); };
-  return detail::pack_lowest_bytes(code(x0), code(x1), code(x2), code(x3));
+  return pack_lowest_bytes(code(x0), code(x1), code(x2), code(x3));
 }
 
 // The same of products with a factor, which the addition takes with it.
 PTX_FN uint32_t pack_u8x4_in_range(float x0, float x1, float x2, float x3, float factor) {
   const auto code = [factor](float x) { return __fmaf_rn(x, factor, bias_value); };
-  return detail::pack_lowest_bytes(code(x0), code(x1), code(x2), code(x3));
+  return pack_lowest_bytes(code(x0), code(x1), code(x2), code(x3));
 }
 
 PTX_FN uint32_t pack_s8x4(float x0, float x1, float x2, float x3) {
@@ -181,6 +180,20 @@ PTX_FN void hold(int32_t (&registers)[4], int32_t value, Place place = Place::cu
                  : "r"(value));
   }
 #endif
+}
+
+// A word or an address that the compiler computes where it is asked for. It keeps no register for it
+// before, and does not compute it again.
+template <class T>
+PTX_FN T computed_here(T x) {
+#if !PARO_EMULATED
+  if constexpr (sizeof(T) == 8) {
+    asm volatile("" : "+l"(x));
+  } else {
+    asm volatile("" : "+r"(x));
+  }
+#endif
+  return x;
 }
 
 PTX_FN float float_from_biased(int32_t accumulator) {

@@ -315,7 +315,7 @@ def test_recorded_kernels_of_stage_1_leave_memory_the_limit():
     ("source", "targets"),
     [
         ("sparse_attention_s8-s8", ["120"]),
-        ("sparse_attention_wgmma", ["90a"]),
+        pytest.param("sparse_attention_wgmma", ["90a"], marks=pytest.mark.long),
         ("reorder_quantize_f16-64", ["90a"]),
     ],
     ids=["s8", "wgmma", "stage1"],

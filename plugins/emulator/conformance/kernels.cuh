@@ -121,7 +121,7 @@ __global__ void scalars(const float* in, uint32_t* words, float* powers, float* 
   uint32_t* mine = words + threadIdx.x * scalar_words;
   const uint32_t bytes = ptx::pack_u8x4(x[0], x[1], x[2], x[3]);
   const ptx::BytePair unpacked = ptx::unpack_s4_times_16(bytes);
-  mine[0] = bytes;
+  mine[0] = ptx::computed_here(bytes);
   mine[1] = ptx::pack_s8x4(x[0], x[1], x[2], x[3]);
   mine[2] = ptx::pack_f16x2(x[0], x[1]);
   mine[3] = ptx::pack_bf16x2(x[2], x[3]);
@@ -137,7 +137,8 @@ __global__ void scalars(const float* in, uint32_t* words, float* powers, float* 
   const auto in_range = [](float value) { return fminf(fabsf(value), 255.0f); };
   mine[12] = ptx::pack_u8x4_in_range(in_range(x[0]), in_range(x[1]), in_range(x[2]), in_range(x[3]));
   // Nibbles of the selector at and above 8 spread a sign.
-  mine[13] = ptx::permute_bytes(mine[1], bytes, mine[4]);
+  mine[13] = ptx::permute_bytes(mine[1], bytes, mine[4]) ^
+             ptx::pack_lowest_bytes(x[0], x[1], x[2], x[3]);
   powers[threadIdx.x] = ptx::exp2_approx(-fabsf(x[0]) * 0.25f);
   logarithms[threadIdx.x] = ptx::log2_approx(1.0f + in_range(x[1]));
 }

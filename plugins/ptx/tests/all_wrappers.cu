@@ -55,6 +55,8 @@ __global__ void ampere(const uint4* in, uint32_t* out, float x, int barrier_id) 
   const ptx::BytePair p = ptx::unpack_s4_times_16(a[0]);
   out[lane] = ptx::pack_u8x4(x, y, f[0], f[1]) ^ ptx::pack_s8x4(x, y, f[2], f[3]) ^
               ptx::pack_u8x4_in_range(x, y, f[0], ptx::log2_approx(x)) ^
+              ptx::pack_u8x4_in_range(x, y, f[0], f[1], f[2]) ^
+              ptx::pack_lowest_bytes(x, y, f[0], f[1]) ^ ptx::computed_here(a[1]) ^
               ptx::permute_bytes(p.low, a[1], 0xBA98) ^
               ptx::pack_f16x2(x, y) ^ ptx::pack_bf16x2(x, y) ^ p.low ^ p.high ^
               static_cast<uint32_t>(c[1] ^ c[2] ^ c[3]);

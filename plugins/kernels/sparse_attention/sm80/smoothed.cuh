@@ -100,7 +100,7 @@ PTX_FN void attend_smoothed_block(const AttentionParams& p) {
 #pragma unroll 1
   for (int first = 0; first < shared.listed; first += offset_blocks) {
     const int left = shared.listed - first;
-    const uint32_t thread = computed_here(threadIdx.x);
+    const uint32_t thread = ptx::computed_here(threadIdx.x);
     write_step_factors<V>(thread, first, left, zero, shared);
     // The barriers of this round's steps come before the next round reads them.
     if (thread < 32) list_spans(mask, first + 3 * offset_blocks, shared.listing, shared);

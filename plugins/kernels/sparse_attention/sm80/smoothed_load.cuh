@@ -46,15 +46,6 @@ DEVICE_FN void load_smoothed_values(const SmoothedSources& sources, int span, ui
   if constexpr (V::pv == Number::s4) copy_channel_scales<V>(sources, span, value_scale);
 }
 
-// A value that the compiler computes where it is asked for. It keeps no register for it before, and
-// does not compute it again.
-PTX_FN uint32_t computed_here(uint32_t x) {
-#if !PARO_EMULATED
-  asm volatile("" : "+r"(x));
-#endif
-  return x;
-}
-
 template <class V>
 using KeyCopy = TileCopy<Layout<V>::key_row_bytes, V::step_keys, V::compute_threads>;
 template <class V>
@@ -77,14 +68,21 @@ struct LanePlaces {
   uint32_t factors_from, offsets_from;
 };
 
-// computed_here for all of them at once.
-PTX_FN void hold([[maybe_unused]] LanePlaces& p) {
-#if !PARO_EMULATED
-  asm volatile("" : "+l"(p.key), "+l"(p.value), "+l"(p.factors));
-  asm volatile("" : "+r"(p.factor_stride), "+r"(p.key_to), "+r"(p.value_to), "+r"(p.factors_to));
-  asm volatile("" : "+r"(p.query_from), "+r"(p.key_from), "+r"(p.value_from));
-  asm volatile("" : "+r"(p.factors_from), "+r"(p.offsets_from));
-#endif
+// The compiler computes none of them again.
+DEVICE_FN LanePlaces held(const LanePlaces& p) {
+  using ptx::computed_here;
+  return {.key = computed_here(p.key),
+          .value = computed_here(p.value),
+          .factors = computed_here(p.factors),
+          .factor_stride = computed_here(p.factor_stride),
+          .key_to = computed_here(p.key_to),
+          .value_to = computed_here(p.value_to),
+          .factors_to = computed_here(p.factors_to),
+          .query_from = computed_here(p.query_from),
+          .key_from = computed_here(p.key_from),
+          .value_from = computed_here(p.value_from),
+          .factors_from = computed_here(p.factors_from),
+          .offsets_from = computed_here(p.offsets_from)};
 }
 
 template <class V>
@@ -99,21 +97,20 @@ DEVICE_FN LanePlaces lane_places(SmoothedMemory<V>& shared) {
   const bool is_scale = thread < scale_copies;
   const auto* first = reinterpret_cast<const uint8_t*>(is_scale ? sources.key_scale : sources.bias);
   const uint32_t piece = is_scale ? thread : thread - scale_copies;
-  LanePlaces places{.key = sources.key + KeyCopy<V>::first(),
-                    .value = sources.value + ValueCopy<V>::first(),
-                    .factors = thread < copies ? first + piece * 16 : nullptr,
-                    .factor_stride = V::step_keys * (is_scale ? 8u : 4u),
-                    .key_to = keys + KeyCopy<V>::place(),
-                    .value_to = values + ValueCopy<V>::place(),
-                    .factors_to = ptx::shared_u32(shared.factors) + thread * 16,
-                    .query_from = ptx::shared_u32(shared.tiles.residual) + query_place<V>(),
-                    .key_from = keys + key_place<V>(),
-                    .value_from = values + value_place<V>(),
-                    .factors_from = lane % 4 * 16,
-                    .offsets_from = warp * static_cast<uint32_t>(sizeof(StepFactors<V>)) +
-                                        lane / 4 * (V::rows_per_warp / 8) * 4};
-  hold(places);
-  return places;
+  const LanePlaces places{.key = sources.key + KeyCopy<V>::first(),
+                          .value = sources.value + ValueCopy<V>::first(),
+                          .factors = thread < copies ? first + piece * 16 : nullptr,
+                          .factor_stride = V::step_keys * (is_scale ? 8u : 4u),
+                          .key_to = keys + KeyCopy<V>::place(),
+                          .value_to = values + ValueCopy<V>::place(),
+                          .factors_to = ptx::shared_u32(shared.factors) + thread * 16,
+                          .query_from = ptx::shared_u32(shared.tiles.residual) + query_place<V>(),
+                          .key_from = keys + key_place<V>(),
+                          .value_from = values + value_place<V>(),
+                          .factors_from = lane % 4 * 16,
+                          .offsets_from = warp * static_cast<uint32_t>(sizeof(StepFactors<V>)) +
+                                              lane / 4 * (V::rows_per_warp / 8) * 4};
+  return held(places);
 }
 
 // Starts the copies of a listed span's tiles and factors.
