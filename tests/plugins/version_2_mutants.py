@@ -121,5 +121,7 @@ def build_mutant(
     includes = [f"-I{folder}", f"-I{PLUGINS}", f"-I{PLUGINS / 'include'}"]
     run([*compiler, *includes, "-c", unit, "-o", folder / "unit.o"])
     library = folder / "mutant.so"
-    run(["g++", "-shared", folder / "unit.o", *others, "-o", library])
+    # As the library itself: with names of its own, several copies live in one process.
+    exports = f"-Wl,--version-script={PLUGINS / 'cmake' / 'exports.map'}"
+    run(["g++", "-shared", exports, folder / "unit.o", *others, "-o", library])
     return library
