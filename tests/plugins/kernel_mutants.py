@@ -159,5 +159,7 @@ def build_mutant(mutant: Mutant, folder: Path) -> Path:
     others = [path for path in objects if not any(word in path.name for word in replaced)]
     library = folder / "mutant.so"
     emulator = built / "emulator" / "libparo_emulator.a"
-    run(["g++", "-shared", *compiled, *others, emulator, "-o", library])
+    # As the library itself: with names of its own, several copies live in one process.
+    exports = f"-Wl,--version-script={PLUGINS / 'cmake' / 'exports.map'}"
+    run(["g++", "-shared", exports, *compiled, *others, emulator, "-o", library])
     return library
